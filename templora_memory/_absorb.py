@@ -1,0 +1,304 @@
+"""Learning: from journalled text to committed revisions.
+
+One unit of text at a time is trained and committed, so that a crash or a cancel in the middle of
+a book keeps what was done. If another writer commits in between, the unit is planned again from
+the new manifest; a unit that is covered by then is not trained twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from templora_memory._jobs import Job
+from templora_memory._journal import Journal
+from templora_memory._manifest import Manifest, Revision
+from templora_memory._messages import PASSAGE_CHARACTERS, Document, Item, Message
+from templora_memory._policy import Policy
+from templora_memory._ports import Adapter, Backend, LearnRequest, Store
+from templora_memory._reports import AbsorbProgress, AbsorbReport, ChunkStats
+from templora_memory._window import turn_starts
+from templora_memory.errors import Cancelled, Conflict, UnknownMemory
+
+REPORT = "report.json"
+_TRIES = 8
+_CONTEXT_MESSAGES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unit:
+    """What one training call learns, and what the revision after it will have absorbed."""
+
+    items: tuple[Item, ...]
+    before: tuple[Item, ...]
+    parent: Revision | None
+    dialogue: str
+    messages: int
+    documents: tuple[str, ...]
+    left: int  # characters of this absorb that come after this unit
+
+
+class _Tally:
+    """Adds up chunks over units, and turns a unit's progress into the whole absorb's."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._started = time.monotonic()
+        self.chunks: list[ChunkStats] = []
+
+    def progress(self, unit: _Unit) -> Callable[[AbsorbProgress], None]:
+        done, size = len(self.chunks), sum(_characters(item) for item in unit.items)
+
+        def note(now: AbsorbProgress) -> None:
+            later = round(unit.left / size * now.chunks) if size else 0
+            self._job.note(
+                replace(now, chunk=done + now.chunk, chunks=done + now.chunks + later)
+            )
+
+        return note
+
+    def report(self, revision: Revision | None) -> AbsorbReport:
+        tokens = sum(chunk.tokens for chunk in self.chunks)
+        measured = [c for c in self.chunks if c.nll_after is not None and c.recalled is not None]
+        return AbsorbReport(
+            revision=revision.name if revision else None,
+            tokens=tokens,
+            chunks=len(self.chunks),
+            perplexity_before=_perplexity([(c.nll_before, c.tokens) for c in self.chunks]),
+            perplexity_after=_perplexity([(c.nll_after or 0.0, c.tokens) for c in measured]),
+            recalled=sum(c.recalled or 0 for c in measured) / tokens if measured else None,
+            seconds=time.monotonic() - self._started,
+            bytes=revision.bytes if revision else 0,
+        )
+
+
+class Absorber:
+    """Plans and trains; every method runs on a job's thread and returns the job's report."""
+
+    def __init__(self, backend: Backend, store: Store, policy: Policy) -> None:
+        self._backend = backend
+        self._store = store
+        self._policy = policy
+
+    def adapter(self, manifest: Manifest, revision: Revision | None) -> Adapter | None:
+        """Where a revision lies, with a version that only this content has."""
+        if revision is None:
+            return None
+        manifest.check_base(self._backend.identity)
+        content = "".join(file.sha256 for file in revision.files)
+        version = f"{manifest.id}/{hashlib.sha256((revision.name + content).encode()).hexdigest()}"
+        return Adapter(folder=self._store.folder(manifest.id, revision), version=version)
+
+    def documents(self, digests: Sequence[str], job: Job) -> AbsorbReport:
+        """Learn journalled documents on top of the head; those it knows cost nothing."""
+
+        def plan(manifest: Manifest, journal: Journal) -> _Unit | None:
+            parent = manifest.newest
+            return _documents_unit(journal, parent, [d for d in digests if d not in _docs(parent)])
+
+        return self._run(plan, job)
+
+    def dialogue(self, target: str, job: Job) -> AbsorbReport:
+        """Learn a journalled conversation up to the message with digest `target`.
+
+        Starts from the revision that covers most of it. Documents that the head has learned and
+        that revision has not (after an edit) are learned first.
+        """
+
+        def plan(manifest: Manifest, journal: Journal) -> _Unit | None:
+            near = journal.nearest(target, {r.dialogue for r in manifest.revisions})
+            same = [r for r in manifest.revisions if r.dialogue == near]
+            parent = max(same, key=lambda r: len(r.documents)) if same else None
+            if missing := [d for d in _docs(manifest.newest) if d not in _docs(parent)]:
+                return _documents_unit(journal, parent, missing)
+            return _dialogue_unit(manifest, journal, parent, target)
+
+        return self._run(plan, job)
+
+    def _run(self, plan: Callable[[Manifest, Journal], _Unit | None], job: Job) -> AbsorbReport:
+        tally, tries = _Tally(job), 0
+        while True:
+            manifest = self._manifest(job)
+            unit = plan(manifest, self._store.journal(job.memory_id))
+            if unit is None:
+                return tally.report(manifest.newest)
+            manifest.check_base(self._backend.identity)
+            try:
+                with self._store.stage(job.memory_id) as folder:
+                    start = self.adapter(manifest, unit.parent)
+                    chunks = self._train(unit, start, folder, tally, job)
+                    self._commit(manifest, unit, chunks, folder)
+            except Conflict:
+                tries += 1
+                if tries == _TRIES:
+                    raise
+            else:
+                tally.chunks += chunks
+
+    def rebuild(self, job: Job) -> AbsorbReport:
+        """Learn everything in the journal again, on the base model at hand.
+
+        The old revisions stay until all of it is learned. Afterwards there are two: one with the
+        documents alone, one with the newest conversation as far as it had been learned.
+        """
+        old, journal = self._manifest(job), self._store.journal(job.memory_id)
+        fresh, tally = old.rebuilt(self._backend.identity), _Tally(job)
+        target = old.newest.dialogue if old.newest else old.first
+        parent: Revision | None = None
+        done: list[tuple[_Unit, list[ChunkStats], Path]] = []
+        with ExitStack() as stack:
+            while unit := (
+                _documents_unit(journal, parent, [d for d in journal.documents if d not in _docs(parent)])
+                or _dialogue_unit(fresh, journal, parent, target)
+            ):
+                folder = stack.enter_context(self._store.stage(job.memory_id))
+                start = Adapter(folder=done[-1][2], version=_temporary(done[-1][2])) if done else None
+                chunks = self._train(unit, start, folder, tally, job)
+                tally.chunks += chunks
+                done.append((unit, chunks, folder))
+                parent = self._revision(fresh, unit, chunks)
+            documents_only = [step for step in done if step[0].messages == 0]
+            for unit, chunks, folder in dict.fromkeys((*documents_only[-1:], *done[-1:])):
+                fresh = self._commit(fresh, unit, chunks, folder)
+        for _, _, folder in done:
+            self._backend.release(_temporary(folder))
+        if not done:
+            fresh = replace(fresh, epoch=fresh.epoch + 1)
+            self._store.replace(fresh, epoch=old.epoch)
+        return tally.report(fresh.newest)
+
+    def _manifest(self, job: Job) -> Manifest:
+        manifest = self._store.manifest(job.memory_id)
+        if manifest is None:
+            raise Cancelled(f"Memory {job.memory_id!r} was forgotten meanwhile.")
+        return manifest
+
+    def _train(
+        self, unit: _Unit, start: Adapter | None, folder: Path, tally: _Tally, job: Job
+    ) -> list[ChunkStats]:
+        learning = self._policy.learning
+        place = f"{learning.seed}/{job.memory_id}/{unit.messages}/{len(unit.documents)}"
+        seed = int(hashlib.sha256(place.encode()).hexdigest()[:8], 16)
+        request = LearnRequest(
+            items=unit.items,
+            before=unit.before,
+            start=start,
+            chunk=self._policy.chunk or 1,
+            recipe=self._policy.recipe,
+            settings=replace(learning, seed=seed),
+        )
+        stats = self._backend.learn(
+            request, into=folder, progress=tally.progress(unit), cancelled=job.cancelled
+        )
+        report = {"chunks": [asdict(chunk) for chunk in stats.chunks], "policy": self._policy.as_dict()}
+        (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
+        return list(stats.chunks)
+
+    def _revision(self, manifest: Manifest, unit: _Unit, chunks: Sequence[ChunkStats]) -> Revision:
+        return Revision(
+            name=manifest.name_after(unit.parent, unit.items),
+            parent=unit.parent.name if unit.parent else None,
+            dialogue=unit.dialogue,
+            messages=unit.messages,
+            documents=unit.documents,
+            tokens=(unit.parent.tokens if unit.parent else 0) + sum(c.tokens for c in chunks),
+            created=time.time(),
+            files=(),
+        )
+
+    def _commit(
+        self, manifest: Manifest, unit: _Unit, chunks: Sequence[ChunkStats], folder: Path
+    ) -> Manifest:
+        try:
+            return self._store.commit(
+                manifest,
+                self._revision(manifest, unit, chunks),
+                folder,
+                keep=self._policy.keep_revisions,
+            )
+        except UnknownMemory as error:
+            raise Cancelled(f"Memory {manifest.id!r} was forgotten meanwhile.") from error
+
+
+def _docs(revision: Revision | None) -> tuple[str, ...]:
+    return revision.documents if revision else ()
+
+
+def _characters(item: Item) -> int:
+    return len(item.text) if isinstance(item, Document) else len(item.content)
+
+
+def _documents_unit(journal: Journal, parent: Revision | None, digests: Sequence[str]) -> _Unit | None:
+    """The first of these documents, as many as make a unit."""
+    if not digests:
+        return None
+    items: list[Item] = []
+    size = 0
+    for digest in digests:
+        document = journal.document(digest)
+        size += len(document.text)
+        if items and size > PASSAGE_CHARACTERS:
+            break
+        items.append(document)
+    taken = tuple(digests[: len(items)])
+    before: tuple[Item, ...] = ()
+    if isinstance(items[0], Document) and items[0].continues:
+        earlier = journal.documents[: journal.documents.index(digests[0])]
+        before = tuple(journal.document(digest) for digest in earlier[-1:])
+    return _Unit(
+        items=tuple(items),
+        before=before,
+        parent=parent,
+        dialogue=parent.dialogue if parent else journal.first,
+        messages=parent.messages if parent else 0,
+        documents=_docs(parent) + taken,
+        left=sum(len(journal.document(digest).text) for digest in digests[len(items) :]),
+    )
+
+
+def _dialogue_unit(
+    manifest: Manifest, journal: Journal, parent: Revision | None, target: str
+) -> _Unit | None:
+    """The next whole turns of the conversation that ends in `target`, as many as make a unit."""
+    known = parent.dialogue if parent else manifest.first
+    items = journal.messages(target, after=known)
+    if not items:
+        return None
+    cut = _cut(items)
+    return _Unit(
+        items=items[:cut],
+        before=journal.messages(known, most=_CONTEXT_MESSAGES),
+        parent=parent,
+        dialogue=manifest.digest_after(known, items[:cut]),
+        messages=(parent.messages if parent else 0) + cut,
+        documents=_docs(parent),
+        left=sum(_characters(item) for item in items[cut:]),
+    )
+
+
+def _cut(items: Sequence[Message]) -> int:
+    """How many messages make a unit: whole turns, about the size of a passage."""
+    size = 0
+    starts = turn_starts(items)
+    for begin, end in zip(starts, (*starts[1:], len(items)), strict=True):
+        size += sum(_characters(item) for item in items[begin:end])
+        if size >= PASSAGE_CHARACTERS:
+            return end
+    return len(items)
+
+
+def _temporary(folder: Path) -> str:
+    return f"{folder.name}/"
+
+
+def _perplexity(losses: Sequence[tuple[float, int]]) -> float | None:
+    tokens = sum(count for _, count in losses)
+    if not tokens:
+        return None
+    return math.exp(min(700.0, sum(loss * count for loss, count in losses) / tokens))

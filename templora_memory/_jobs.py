@@ -1,0 +1,152 @@
+"""Background work: jobs of one memory run one after another, jobs of different memories together.
+
+A job runs on a thread that lives only while its memory has jobs. Threads mostly wait for the
+backend, which decides what runs when.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from templora_memory._reports import AbsorbProgress, AbsorbReport
+from templora_memory.errors import Cancelled, Closed
+
+MOST_THREADS = 16
+
+
+class Job:
+    """An absorb under way: ask for progress, wait, cancel.
+
+    Cancelling takes effect between optimizer steps. What was committed before stays; the text
+    that was not learned stays in the journal.
+    """
+
+    def __init__(self, memory_id: str, work: Callable[[Job], AbsorbReport]) -> None:
+        self.memory_id = memory_id
+        self._work = work
+        self._done = threading.Event()
+        self._cancel = threading.Event()
+        self._progress: AbsorbProgress | None = None
+        self._report: AbsorbReport | None = None
+        self._error: BaseException | None = None
+
+    def __repr__(self) -> str:
+        state = "done" if self.done else "cancelled" if self.cancelled() else "under way"
+        return f"Job({self.memory_id!r}, {state})"
+
+    @property
+    def done(self) -> bool:
+        """Whether it ended, well or badly."""
+        return self._done.is_set()
+
+    @property
+    def progress(self) -> AbsorbProgress | None:
+        """The newest progress; None before the first chunk is learned."""
+        return self._progress
+
+    @property
+    def error(self) -> BaseException | None:
+        """What it failed with, once it is done."""
+        return self._error
+
+    def cancelled(self) -> bool:
+        return self._cancel.is_set()
+
+    def cancel(self) -> None:
+        """Ask it to stop; `wait` then raises `Cancelled`."""
+        self._cancel.set()
+
+    def wait(self, timeout: float | None = None) -> AbsorbReport:
+        """Wait for the report.
+
+        Raises:
+            TimeoutError: not done after `timeout` seconds.
+            TemploraError: whatever the work raised, `Cancelled` among it.
+        """
+        if not self._done.wait(timeout):
+            raise TimeoutError(f"{self!r} is not done after {timeout} seconds.")
+        if self._error is not None:
+            raise self._error
+        assert self._report is not None  # noqa: S101  # done without an error means a report
+        return self._report
+
+    def note(self, progress: AbsorbProgress) -> None:
+        """Called by the work after each chunk."""
+        self._progress = progress
+
+    def run(self) -> None:
+        """Called once by the queue."""
+        try:
+            if self.cancelled():
+                raise Cancelled(f"The absorb into {self.memory_id!r} was cancelled before it began.")
+            self._report = self._work(self)
+        except BaseException as error:  # noqa: BLE001  # kept and raised by wait()
+            self._error = error
+        finally:
+            self._done.set()
+
+
+class JobQueue:
+    """Runs jobs: in order within a memory, together across memories."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[str, deque[Job]] = {}
+        self._places = threading.BoundedSemaphore(MOST_THREADS)
+        self._idle = threading.Condition(self._lock)
+        self._closed = False
+
+    def submit(self, job: Job) -> Job:
+        """Queue a job.
+
+        Raises:
+            Closed: the queue was closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise Closed("The service is closed: no new absorbs.")
+            queue = self._waiting.get(job.memory_id)
+            if queue is not None:
+                queue.append(job)
+                return job
+            self._waiting[job.memory_id] = deque([job])
+        threading.Thread(
+            target=self._drain, args=(job.memory_id,), name="templora-absorb", daemon=True
+        ).start()
+        return job
+
+    def _drain(self, memory_id: str) -> None:
+        with self._places:
+            while True:
+                with self._lock:
+                    queue = self._waiting[memory_id]
+                    if not queue:
+                        del self._waiting[memory_id]
+                        self._idle.notify_all()
+                        return
+                    job = queue[0]
+                job.run()
+                with self._lock:
+                    queue.popleft()
+
+    def jobs(self, memory_id: str) -> tuple[Job, ...]:
+        """Jobs of a memory that wait or run."""
+        with self._lock:
+            return tuple(self._waiting.get(memory_id, ()))
+
+    def wait(self) -> None:
+        """Wait until nothing waits or runs."""
+        with self._lock:
+            self._idle.wait_for(lambda: not self._waiting)
+
+    def close(self, *, cancel: bool) -> None:
+        """Take no more jobs; finish those there are, or cancel them. Waits either way."""
+        with self._lock:
+            self._closed = True
+            if cancel:
+                for queue in self._waiting.values():
+                    for job in queue:
+                        job.cancel()
+            self._idle.wait_for(lambda: not self._waiting)

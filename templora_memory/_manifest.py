@@ -1,0 +1,282 @@
+"""The manifest of a memory: its revisions, and which of them a history continues.
+
+Pure values; reading and writing files is the store's business. Every change makes a new manifest
+with the next `epoch`, which is what a store compares and swaps.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from templora_memory._messages import Item, Message, chain, start
+from templora_memory.errors import BaseMismatch, StoreDamaged, UnknownRevision
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelIdentity:
+    """Which base model an adapter belongs to. Name and revision inform; the hashes decide.
+
+    `weights` is a hash over sampled weights, rounded to bfloat16, so that the same model in
+    another folder or precision is recognised.
+    """
+
+    name: str
+    revision: str | None
+    config: str
+    tokenizer: str
+    weights: str
+
+    def same_model(self, other: ModelIdentity) -> bool:
+        """Whether an adapter of one may be used on the other."""
+        return (self.config, self.tokenizer, self.weights) == (
+            other.config,
+            other.tokenizer,
+            other.weights,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """A file of a revision: path relative to its folder, size in bytes, SHA-256."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """An immutable adapter and exactly what it has absorbed.
+
+    Args:
+        name: hash over everything it absorbed, in order; also the folder name.
+        parent: revision it was trained from; None: from nothing.
+        dialogue: chain digest of the absorbed part of the conversation.
+        messages: how many messages that part has, system messages not counted.
+        documents: digests of the absorbed documents, in order.
+        tokens: tokens trained in, in total.
+        created: seconds since 1970.
+        files: what the folder holds.
+    """
+
+    name: str
+    parent: str | None
+    dialogue: str
+    messages: int
+    documents: tuple[str, ...]
+    tokens: int
+    created: float
+    files: tuple[FileRecord, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a memory started from: another memory's revision, copied in."""
+
+    id: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything a store keeps about a memory besides text and weights.
+
+    `build` counts rebuilds: what is learned again gets new names, because its weights differ.
+    """
+
+    id: str
+    salt: str
+    epoch: int
+    base: ModelIdentity
+    created: float
+    revisions: tuple[Revision, ...] = ()
+    head: str | None = None
+    origin: Origin | None = None
+    ttl: float | None = None
+    build: int = 0
+
+    @property
+    def first(self) -> str:
+        """The digest of the empty history."""
+        return start(self.salt)
+
+    def chain(self, messages: Sequence[Message]) -> tuple[str, ...]:
+        """Digests of the dialogue after 0, 1, ... messages; system messages do not count."""
+        return chain(self.first, [m for m in messages if m.role != "system"])
+
+    def digest_after(self, known: str, messages: Sequence[Message]) -> str:
+        """The digest of the dialogue that ends in `known`, after more messages."""
+        return chain(known, messages)[-1]
+
+    def find(self, name: str | None) -> Revision | None:
+        return next((r for r in self.revisions if r.name == name), None)
+
+    def get(self, name: str) -> Revision:
+        """The revision with this name or unambiguous beginning of a name (8 letters or more).
+
+        Raises:
+            UnknownRevision: none or several; the message lists what there is.
+        """
+        short = 8
+        hits = [r for r in self.revisions if r.name == name]
+        if not hits and len(name) >= short:
+            hits = [r for r in self.revisions if r.name.startswith(name)]
+        if len(hits) != 1:
+            known = ", ".join(r.name[:12] for r in self.revisions) or "none"
+            raise UnknownRevision(
+                f"Memory {self.id!r} has no revision {name!r}. It has: {known}. "
+                "Older ones were retired by retention."
+            )
+        return hits[0]
+
+    @property
+    def newest(self) -> Revision | None:
+        """The head: the revision committed last, or the one rolled back to."""
+        return self.find(self.head)
+
+    def covering(self, digests: Sequence[str], limit: int) -> Revision | None:
+        """The revision that covers most of a history, at most its first `limit` messages.
+
+        A revision qualifies only if it has absorbed exactly a beginning of this history. Among
+        equals the one with more documents wins, then the newer one.
+        """
+        fitting = [
+            (r.messages, len(r.documents), index)
+            for index, r in enumerate(self.revisions)
+            if r.messages <= min(limit, len(digests) - 1) and digests[r.messages] == r.dialogue
+        ]
+        return self.revisions[max(fitting)[2]] if fitting else None
+
+    def name_after(self, parent: Revision | None, items: Sequence[Item]) -> str:
+        """The name of the revision that has absorbed `items` after `parent`."""
+        nothing = self.first if self.build == 0 else start(f"{self.salt}/{self.build}")
+        return chain(parent.name if parent else nothing, items)[-1]
+
+    def with_revision(self, revision: Revision, keep: int) -> Manifest:
+        """The manifest after a commit, without what retention retires.
+
+        Kept are the newest `keep` revisions and the newest one without any dialogue, to which an
+        edited conversation falls back.
+        """
+        every = (*(r for r in self.revisions if r.name != revision.name), revision)
+        roots = [r.name for r in every if r.messages == 0]
+        kept = {r.name for r in every[-keep:]} | set(roots[-1:])
+        return replace(
+            self,
+            epoch=self.epoch + 1,
+            revisions=tuple(r for r in every if r.name in kept),
+            head=revision.name,
+        )
+
+    def rolled_back(self, to: Revision) -> Manifest:
+        """The manifest without the revisions newer than `to`."""
+        return replace(
+            self,
+            epoch=self.epoch + 1,
+            revisions=self.revisions[: self.revisions.index(to) + 1],
+            head=to.name,
+        )
+
+    def rebuilt(self, base: ModelIdentity) -> Manifest:
+        """The manifest to learn everything again with, on `base`: no revisions, new names."""
+        return replace(self, base=base, build=self.build + 1, revisions=(), head=None)
+
+    def check_base(self, model: ModelIdentity) -> None:
+        """Refuse a base model that the memory was not learned on.
+
+        Raises:
+            BaseMismatch: names both and the way out.
+        """
+        if not self.base.same_model(model):
+            raise BaseMismatch(
+                f"Memory {self.id!r} was learned on {self.base.name!r}, but the model here is "
+                f"{model.name!r} (other configuration, tokenizer or weights). Open it with its "
+                f"model, or learn it again on this one: rebuild({self.id!r})."
+            )
+
+    def as_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: object) -> Manifest:
+        """Read what `as_json` wrote.
+
+        Raises:
+            StoreDamaged: missing or unknown fields, wrong types, a newer format.
+        """
+        try:
+            fields = dict(_mapping(value))
+            if (found := fields.pop("format", None)) != FORMAT:
+                raise StoreDamaged(
+                    f"The manifest has format {found!r}, this version reads {FORMAT}: "
+                    "use the version of templora-memory that wrote it."
+                )
+            manifest = cls(
+                **{
+                    **fields,
+                    "base": ModelIdentity(**fields["base"]),
+                    "origin": Origin(**fields["origin"]) if fields["origin"] else None,
+                    "revisions": tuple(
+                        Revision(
+                            **{
+                                **row,
+                                "documents": tuple(row["documents"]),
+                                "files": tuple(FileRecord(**file) for file in row["files"]),
+                            }
+                        )
+                        for row in fields["revisions"]
+                    ),
+                }
+            )
+            _check_types(manifest)
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise StoreDamaged(f"The manifest is not one: {error}.") from error
+        return manifest
+
+
+def new_manifest(memory_id: str, base: ModelIdentity, created: float, ttl: float | None) -> Manifest:
+    """The manifest of a memory that has absorbed nothing yet."""
+    salt = secrets.token_hex(16)
+    return Manifest(id=memory_id, salt=salt, epoch=0, base=base, created=created, ttl=ttl)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"expected an object, found {type(value).__name__}")
+    return value
+
+
+def _check_types(manifest: Manifest) -> None:
+    texts: list[object] = [manifest.id, manifest.salt, *asdict(manifest.base).values()]
+    texts.remove(manifest.base.revision)
+    numbers: list[object] = [manifest.epoch, manifest.created, manifest.build]
+    for revision in manifest.revisions:
+        texts += [revision.name, revision.dialogue, *revision.documents]
+        texts += [text for file in revision.files for text in (file.path, file.sha256)]
+        numbers += [revision.messages, revision.tokens, revision.created]
+        numbers += [file.bytes for file in revision.files]
+        if not _is_name(revision.name):
+            raise ValueError(f"{revision.name!r} is not a revision name")
+        for file in revision.files:
+            if file.path != file.path.replace("\\", "/").rsplit("/", 1)[-1] or file.path[:1] in "./":
+                raise ValueError(f"{file.path!r} is not a plain file name")
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a text field holds something else")
+    if not all(isinstance(number, (int, float)) for number in numbers):
+        raise TypeError("a number field holds something else")
+    if manifest.head is not None and manifest.find(manifest.head) is None:
+        raise ValueError(f"the head {manifest.head!r} is not among the revisions")
+
+
+def _is_name(name: object) -> bool:
+    size = 64
+    return isinstance(name, str) and len(name) == size and set(name) <= set("0123456789abcdef")

@@ -1,0 +1,183 @@
+"""Messages and documents, and the hash chain that names what a memory has absorbed.
+
+Knows nothing of tokens, models or files.
+
+A history is named by a chain: ``h_0`` is a start value of the memory, ``h_i = H(h_{i-1}, item_i)``.
+Two histories with the same digest are the same history; a longer one continues a shorter one
+exactly when the shorter digest stands in the longer one's chain. System messages are outside the
+chain: they are sent with every prompt and often change every turn (retrieved text, date).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+from templora_memory.errors import InvalidText
+
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[Role, ...] = get_args(Role)
+LEARNED_ROLES: frozenset[Role] = frozenset({"user", "assistant"})
+MAX_CHARACTERS = 10_000_000
+PASSAGE_CHARACTERS = 32_768
+
+
+def _check_text(text: object, what: str) -> None:
+    if not isinstance(text, str):
+        raise InvalidText(f"{what} must be a string, not {type(text).__name__}.")
+    if len(text) > MAX_CHARACTERS:
+        raise InvalidText(
+            f"{what} has {len(text):,} characters, the limit is {MAX_CHARACTERS:,}: split it."
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidText(
+            f"{what} is not valid Unicode at character {error.start}: "
+            "decode the file with its real encoding."
+        ) from error
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Message:
+    """One message of a conversation.
+
+    `content` may be empty (an assistant message that only calls a tool); such a message counts in
+    the chain but teaches nothing. Only user and assistant messages are ever trained on.
+
+    Raises:
+        InvalidText: unknown role, content that is not Unicode text or over 10 million characters.
+    """
+
+    role: Role
+    content: str
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise InvalidText(f"Unknown role {self.role!r}: use one of {', '.join(ROLES)}.")
+        _check_text(self.content, f"The content of a {self.role} message")
+        if self.name is not None:
+            _check_text(self.name, "The name of a message")
+
+    def __repr__(self) -> str:
+        return f"Message({self.role}, {len(self.content)} characters)"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Document:
+    """A text to learn as it is: a bio, a scene, a chapter.
+
+    `continues` says that the text directly goes on from the document before it; its end is then
+    the context in which this one is learned.
+
+    Raises:
+        InvalidText: empty, not Unicode text, or over 10 million characters.
+    """
+
+    text: str
+    title: str | None = None
+    continues: bool = False
+
+    def __post_init__(self) -> None:
+        _check_text(self.text, "A document")
+        if not self.text.strip():
+            raise InvalidText("A document is empty: there is nothing to learn.")
+        if self.title is not None:
+            _check_text(self.title, "The title of a document")
+
+    def __repr__(self) -> str:
+        return f"Document({len(self.text)} characters)"
+
+
+Item: TypeAlias = Message | Document
+MessageLike: TypeAlias = Message | Mapping[str, str]
+
+
+def as_message(value: MessageLike) -> Message:
+    """A `Message` from a message or a mapping with `role`, `content` and optionally `name`.
+
+    Raises:
+        InvalidText: a missing or unknown key, or what `Message` refuses.
+    """
+    if isinstance(value, Message):
+        return value
+    if not isinstance(value, Mapping):
+        raise InvalidText(
+            f"A message must be a Message or a mapping, not {type(value).__name__}."
+        )
+    keys = set(value)
+    if not {"role", "content"} <= keys or keys - {"role", "content", "name"}:
+        raise InvalidText(
+            f"A message has the keys role, content and optionally name, not {sorted(keys)}."
+        )
+    return Message(value["role"], value["content"], value.get("name"))  # type: ignore[arg-type]
+
+
+def as_messages(values: Iterable[MessageLike]) -> tuple[Message, ...]:
+    """Messages from messages or mappings; a bare string is refused because it has no role."""
+    if isinstance(values, str):
+        raise InvalidText(
+            'A history is a list of messages: [Message("user", "...")], not a bare string.'
+        )
+    return tuple(as_message(value) for value in values)
+
+
+def dialogue(messages: Iterable[Message]) -> tuple[Message, ...]:
+    """The messages that belong to the chain: all but the system messages."""
+    return tuple(message for message in messages if message.role != "system")
+
+
+def start(salt: str) -> str:
+    """The digest of an empty history; the salt keeps digests of two memories incomparable."""
+    return hashlib.sha256(f"templora-chain-1\n{salt}".encode()).hexdigest()
+
+
+def extend(digest: str, item: Item) -> str:
+    """The digest of a history (64 hex digits) after one more item."""
+    parts: list[str | bool | None]
+    if isinstance(item, Message):
+        parts = ["message", item.role, item.name, item.content]
+    else:
+        parts = ["document", item.title, item.continues, item.text]
+    body = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(f"{digest}\n{body}".encode()).hexdigest()
+
+
+def chain(first: str, items: Sequence[Item]) -> tuple[str, ...]:
+    """Digests after 0, 1, ... len(items) items; the first is `first` itself."""
+    digests = [first]
+    for item in items:
+        digests.append(extend(digests[-1], item))
+    return tuple(digests)
+
+
+_BREAKS = tuple(re.compile(pattern) for pattern in (r"\n\s*\n", r"\n", r"(?<=[.!?])\s", r"\s"))
+
+
+def passages(document: Document, size: int = PASSAGE_CHARACTERS) -> tuple[Document, ...]:
+    """Cut a long document at paragraph, line, sentence or word ends.
+
+    The pieces, joined, are the document. A piece has at most `size` characters and is learned and
+    committed on its own, so that a long book survives a crash in the middle.
+    """
+    text, pieces, begin = document.text, [], 0
+    while len(text) - begin > size:
+        window = text[begin : begin + size]
+        ends = (max((m.end() for m in p.finditer(window, size // 2)), default=0) for p in _BREAKS)
+        begin_next = begin + next((end for end in ends if end), size)
+        pieces.append(text[begin:begin_next])
+        begin = begin_next
+    pieces.append(text[begin:])
+    whole: list[str] = []
+    for piece in pieces:  # a piece of only white space joins its neighbour
+        if whole and not (piece.strip() and whole[-1].strip()):
+            whole[-1] += piece
+        else:
+            whole.append(piece)
+    first = Document(whole[0], document.title, document.continues)
+    return (first, *(Document(piece, document.title, continues=True) for piece in whole[1:]))

@@ -1,0 +1,259 @@
+"""Settings: how much stays in the prompt, how much leaves at once, how it is learned.
+
+Frozen values. `None` means "derive it from the model"; `Policy.resolve` does that once, when the
+service opens. Presets: `default`, and `reference`, the released Temp-LoRA algorithm exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, TypeAlias, get_args
+
+from templora_memory.errors import InvalidSetting
+
+Targets: TypeAlias = Literal["all-linear", "mlp", "attention"]
+Schedule: TypeAlias = Literal["constant", "released"]
+PRESETS = ("default", "reference")
+RECIPES = ("continue",)
+DEFAULT_WINDOW = 4096  # tokens; longer prompts cost more than they give a memory in weights
+_TOKENS_MIN = 16
+
+
+def _positive(name: str, value: float | None, *, zero: bool = False) -> None:
+    if value is None:
+        return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        least = "zero or more" if zero else "more than zero"
+        raise InvalidSetting(f"{name} is {value!r}: it must be a number, {least}.")
+
+
+def _whole(name: str, value: int | None) -> None:
+    _positive(name, value)
+    if value is not None and not isinstance(value, int):
+        raise InvalidSetting(f"{name} is {value!r}: it must be a whole number.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learning:
+    """How a chunk is trained into the adapter.
+
+    Args:
+        rank, alpha: LoRA rank and scale; the branch is multiplied by alpha / rank
+            (alpha / sqrt(rank) with `rank_stabilised`, arXiv 2312.03732).
+        dropout: of the input of the LoRA branch while learning.
+        targets: which linear layers: all but the output head, only those of the MLP blocks, only
+            those of attention, or explicit module name endings.
+        rate: learning rate of AdamW.
+        epochs: optimizer steps per chunk (each chunk is one batch).
+        context: tokens before the chunk that the model sees without being trained on them
+            (L_T of the paper); None: as many as the chunk has.
+        context_gradient: keep the context inside the graph, as the released code does; otherwise
+            it enters as keys and values without gradient, which is cheaper and slightly different.
+        schedule: "constant", or "released": zero on the first chunk, half on the second
+            (a warm-up that the released code steps once per chunk).
+        carry_optimizer: go on with AdamW's moments in the next absorb, also after a restart.
+        beta1, beta2, epsilon, weight_decay, clip: AdamW and gradient norm clipping.
+        measure: score each chunk again after its last step, for the receipt (one more forward).
+        seed: of the adapter's start values and of dropout.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    rank_stabilised: bool = False
+    dropout: float = 0.0
+    targets: Targets | tuple[str, ...] = "all-linear"
+    rate: float = 1e-3
+    epochs: int = 2
+    context: int | None = None
+    context_gradient: bool = False
+    schedule: Schedule = "constant"
+    carry_optimizer: bool = False
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    measure: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "epochs"):
+            _whole(f"learning.{name}", getattr(self, name))
+        for name in ("alpha", "rate", "epsilon", "clip"):
+            _positive(f"learning.{name}", getattr(self, name))
+        _positive("learning.weight_decay", self.weight_decay, zero=True)
+        _positive("learning.context", self.context, zero=True)
+        for name in ("dropout", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InvalidSetting(
+                    f"learning.{name} is {getattr(self, name)!r}: it must be at least 0 and below 1."
+                )
+        if self.schedule not in get_args(Schedule):
+            raise InvalidSetting(
+                f"learning.schedule is {self.schedule!r}: use one of {get_args(Schedule)}."
+            )
+        if isinstance(self.targets, str) and self.targets not in get_args(Targets):
+            raise InvalidSetting(
+                f"learning.targets is {self.targets!r}: use one of {get_args(Targets)} "
+                "or a tuple of module name endings."
+            )
+
+    @property
+    def scale(self) -> float:
+        """The factor of the LoRA branch."""
+        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLimits:
+    """What a backend says about its model, in tokens."""
+
+    context: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How a service treats its memories.
+
+    Args:
+        window: tokens the model sees at once, prompt and reply together. At most the length the
+            model was trained with.
+        reply_tokens: most tokens of a reply; the prompt gets `window - reply_tokens`.
+        chunk: tokens that leave the window before one update (the paper's delta).
+        keep_turns: newest turns that stay in the prompt verbatim, at least 1.
+        recipe: what an absorb trains on: "continue" is plain next-token training, as published.
+        learning: how.
+        keep_revisions: newest revisions that stay on disk for edits and rollback.
+        ttl: seconds without use after which the start-up sweep forgets a memory; None: never.
+    """
+
+    window: int | None = None
+    reply_tokens: int | None = None
+    chunk: int | None = None
+    keep_turns: int = 2
+    recipe: str = "continue"
+    learning: Learning = field(default_factory=Learning)
+    keep_revisions: int = 4
+    ttl: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("window", "reply_tokens", "chunk", "keep_turns", "keep_revisions"):
+            _whole(name, getattr(self, name))
+        _positive("ttl", self.ttl)
+        if self.recipe not in RECIPES:
+            raise InvalidSetting(f"recipe is {self.recipe!r}: use one of {RECIPES}.")
+        if self.chunk and self.window and self.chunk > self.window:
+            raise InvalidSetting(
+                f"chunk is {self.chunk} tokens, more than the window of {self.window}: "
+                "make the chunk smaller."
+            )
+        if self.reply_tokens and self.window and self.reply_tokens >= self.window:
+            raise InvalidSetting(
+                f"reply_tokens is {self.reply_tokens}, the window {self.window}: "
+                "no room is left for the prompt."
+            )
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Policy:
+        """A named policy, with changes to its fields.
+
+        "reference" is the released algorithm (arXiv 2401.11504; rank and alpha 64, dropout 0.05,
+        every linear layer but the head, AdamW 5e-5 with epsilon 1e-7, two epochs per chunk of
+        1024 after 1024 tokens of context inside the graph, its warm-up, its carried optimizer).
+
+        Raises:
+            InvalidSetting: unknown preset or field.
+        """
+        if name not in PRESETS:
+            raise InvalidSetting(f"Unknown preset {name!r}: use one of {PRESETS}.")
+        base = cls() if name == "default" else cls(learning=_REFERENCE)
+        return base.changed(**changes)
+
+    def changed(self, **changes: Any) -> Policy:
+        """A copy with some fields replaced; a mapping for `learning` replaces fields within it.
+
+        Raises:
+            InvalidSetting: unknown field.
+        """
+        inner = changes.get("learning")
+        if isinstance(inner, Mapping):
+            _known(Learning, inner, "learning.")
+            changes = {**changes, "learning": replace(self.learning, **inner)}
+        _known(Policy, changes, "")
+        return replace(self, **changes)
+
+    def resolve(self, limits: ModelLimits) -> Policy:
+        """The same policy with every None replaced by what suits the model.
+
+        Raises:
+            InvalidSetting: a window larger than the model's, or a window with no room left.
+        """
+        window = self.window or min(limits.context, DEFAULT_WINDOW)
+        if window > limits.context:
+            raise InvalidSetting(
+                f"window is {window} tokens, but the model was trained with {limits.context}: "
+                "use a smaller window; older text belongs to the memory."
+            )
+        if window < _TOKENS_MIN:
+            raise InvalidSetting(f"window is {window} tokens: at least {_TOKENS_MIN} are needed.")
+        reply = self.reply_tokens or min(256, window // 4)
+        chunk = self.chunk or min(1024, max(_TOKENS_MIN // 2, window // 4))
+        context = self.learning.context
+        if context is None:
+            context = min(chunk, window - 1)
+        return replace(  # constructing checks the numbers against each other
+            self, window=window, reply_tokens=reply, chunk=chunk,
+            learning=replace(self.learning, context=context),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for reports."""
+        return asdict(self)
+
+
+def _known(kind: type[Policy | Learning], values: Mapping[str, Any], prefix: str) -> None:
+    names = [item.name for item in fields(kind)]
+    if unknown := [prefix + key for key in values if key not in names]:
+        raise InvalidSetting(f"Unknown settings {unknown}: use {[prefix + name for name in names]}.")
+
+
+_REFERENCE = Learning(
+    rank=64, alpha=64.0, dropout=0.05, targets="all-linear", rate=5e-5, epochs=2, context=1024,
+    context_gradient=True, schedule="released", carry_optimizer=True, epsilon=1e-7,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen. Temperature 0 is greedy and ignores top_p, top_k and seed.
+
+    Args:
+        temperature: 0 or more.
+        top_p: keep the most likely tokens that together have this probability, in (0, 1].
+        top_k: keep this many tokens; 0 keeps all.
+        repetition_penalty: over 1 makes tokens of prompt and reply less likely (CTRL, 1909.05858).
+        seed: of the random numbers; None draws a fresh one.
+        stop: texts that end the reply; they are not part of it.
+        ignore_end: forbid the model's end token (text of unlimited length).
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_end: bool = False
+
+    def __post_init__(self) -> None:
+        _positive("temperature", self.temperature, zero=True)
+        _positive("top_p", self.top_p)
+        _positive("top_k", self.top_k, zero=True)
+        _positive("repetition_penalty", self.repetition_penalty)
+        if self.top_p > 1:
+            raise InvalidSetting(f"top_p is {self.top_p!r}: it must be at most 1.")
+        if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
+            raise InvalidSetting(f"stop is {self.stop!r}: it must be a tuple of non-empty strings.")
