@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from templora_memory._jobs import Job
 from templora_memory._journal import Journal
-from templora_memory._manifest import Manifest, Revision
+from templora_memory._manifest import Manifest, Origin, Revision, as_root
 from templora_memory._messages import PASSAGE_CHARACTERS, Document, Item, Message
 from templora_memory._policy import Policy
 from templora_memory._ports import Adapter, Backend, LearnRequest, Store
@@ -57,9 +58,7 @@ class _Tally:
 
         def note(now: AbsorbProgress) -> None:
             later = round(unit.left / size * now.chunks) if size else 0
-            self._job.note(
-                replace(now, chunk=done + now.chunk, chunks=done + now.chunks + later)
-            )
+            self._job.note(replace(now, chunk=done + now.chunk, chunks=done + now.chunks + later))
 
         return note
 
@@ -133,7 +132,7 @@ class Absorber:
                 with self._store.stage(job.memory_id) as folder:
                     start = self.adapter(manifest, unit.parent)
                     chunks = self._train(unit, start, folder, tally, job)
-                    self._commit(manifest, unit, chunks, folder)
+                    self._commit(manifest, self._revision(manifest, unit, chunks), folder)
             except Conflict:
                 tries += 1
                 if tries == _TRIES:
@@ -145,33 +144,62 @@ class Absorber:
         """Learn everything in the journal again, on the base model at hand.
 
         The old revisions stay until all of it is learned. Afterwards there are two: one with the
-        documents alone, one with the newest conversation as far as it had been learned.
+        documents alone, one with the newest conversation as far as it had been learned. A memory
+        that started from another one starts from that one's newest revision again.
         """
         old, journal = self._manifest(job), self._store.journal(job.memory_id)
         fresh, tally = old.rebuilt(self._backend.identity), _Tally(job)
         target = old.newest.dialogue if old.newest else old.first
-        parent: Revision | None = None
-        done: list[tuple[_Unit, list[ChunkStats], Path]] = []
-        with ExitStack() as stack:
-            while unit := (
-                _documents_unit(journal, parent, [d for d in journal.documents if d not in _docs(parent)])
-                or _dialogue_unit(fresh, journal, parent, target)
-            ):
-                folder = stack.enter_context(self._store.stage(job.memory_id))
-                start = Adapter(folder=done[-1][2], version=_temporary(done[-1][2])) if done else None
-                chunks = self._train(unit, start, folder, tally, job)
-                tally.chunks += chunks
-                done.append((unit, chunks, folder))
-                parent = self._revision(fresh, unit, chunks)
-            documents_only = [step for step in done if step[0].messages == 0]
-            for unit, chunks, folder in dict.fromkeys((*documents_only[-1:], *done[-1:])):
-                fresh = self._commit(fresh, unit, chunks, folder)
-        for _, _, folder in done:
-            self._backend.release(_temporary(folder))
+        done: list[tuple[Revision, Path]] = []
+        try:
+            with ExitStack() as stack:
+
+                def stage() -> Path:
+                    return stack.enter_context(self._store.stage(job.memory_id))
+
+                if old.origin is not None:
+                    done.append(self._origin(fresh, old.origin, stage()))
+                while unit := self._again(fresh, journal, done[-1][0] if done else None, target):
+                    start = (
+                        Adapter(folder=done[-1][1], version=_temporary(done[-1][1]))
+                        if done
+                        else None
+                    )
+                    folder = stage()
+                    chunks = self._train(unit, start, folder, tally, job)
+                    tally.chunks += chunks
+                    done.append((self._revision(fresh, unit, chunks), folder))
+                documents_only = [step for step in done if step[0].messages == 0]
+                for revision, folder in dict.fromkeys((*documents_only[-1:], *done[-1:])):
+                    fresh = self._commit(fresh, revision, folder)
+        finally:
+            for _, folder in done:
+                self._backend.release(_temporary(folder))
         if not done:
             fresh = replace(fresh, epoch=fresh.epoch + 1)
             self._store.replace(fresh, epoch=old.epoch)
         return tally.report(fresh.newest)
+
+    def _again(
+        self, fresh: Manifest, journal: Journal, parent: Revision | None, target: str
+    ) -> _Unit | None:
+        missing = [digest for digest in journal.documents if digest not in _docs(parent)]
+        return _documents_unit(journal, parent, missing) or _dialogue_unit(
+            fresh, journal, parent, target
+        )
+
+    def _origin(self, fresh: Manifest, origin: Origin, folder: Path) -> tuple[Revision, Path]:
+        """Copy the newest revision of the memory that this one started from."""
+        source = self._store.manifest(origin.id)
+        if source is None or source.newest is None:
+            raise UnknownMemory(
+                f"Memory {fresh.id!r} started from {origin.id!r}, which has no revision any more: "
+                "it cannot be rebuilt. Absorb its text into a new memory instead."
+            )
+        source.check_base(self._backend.identity)
+        for path in self._store.folder(source.id, source.newest).iterdir():
+            shutil.copyfile(path, folder / path.name)
+        return as_root(source.newest, fresh.first), folder
 
     def _manifest(self, job: Job) -> Manifest:
         manifest = self._store.manifest(job.memory_id)
@@ -196,7 +224,10 @@ class Absorber:
         stats = self._backend.learn(
             request, into=folder, progress=tally.progress(unit), cancelled=job.cancelled
         )
-        report = {"chunks": [asdict(chunk) for chunk in stats.chunks], "policy": self._policy.as_dict()}
+        report = {
+            "chunks": [asdict(chunk) for chunk in stats.chunks],
+            "policy": self._policy.as_dict(),
+        }
         (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
         return list(stats.chunks)
 
@@ -212,16 +243,9 @@ class Absorber:
             files=(),
         )
 
-    def _commit(
-        self, manifest: Manifest, unit: _Unit, chunks: Sequence[ChunkStats], folder: Path
-    ) -> Manifest:
+    def _commit(self, manifest: Manifest, revision: Revision, folder: Path) -> Manifest:
         try:
-            return self._store.commit(
-                manifest,
-                self._revision(manifest, unit, chunks),
-                folder,
-                keep=self._policy.keep_revisions,
-            )
+            return self._store.commit(manifest, revision, folder, keep=self._policy.keep_revisions)
         except UnknownMemory as error:
             raise Cancelled(f"Memory {manifest.id!r} was forgotten meanwhile.") from error
 
@@ -234,7 +258,9 @@ def _characters(item: Item) -> int:
     return len(item.text) if isinstance(item, Document) else len(item.content)
 
 
-def _documents_unit(journal: Journal, parent: Revision | None, digests: Sequence[str]) -> _Unit | None:
+def _documents_unit(
+    journal: Journal, parent: Revision | None, digests: Sequence[str]
+) -> _Unit | None:
     """The first of these documents, as many as make a unit."""
     if not digests:
         return None

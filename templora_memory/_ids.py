@@ -15,7 +15,8 @@ MAX_ID_CHARACTERS = 256
 MAX_FOLDER_CHARACTERS = 200
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_.@")
 _DEVICES = frozenset(
-    ["con", "prn", "aux", "nul"] + [f"{port}{digit}" for port in ("com", "lpt") for digit in range(10)]
+    ["con", "prn", "aux", "nul"]
+    + [f"{port}{digit}" for port in ("com", "lpt") for digit in range(10)]
 )
 
 

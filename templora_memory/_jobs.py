@@ -72,6 +72,10 @@ class Job:
         assert self._report is not None  # noqa: S101  # done without an error means a report
         return self._report
 
+    def finished(self) -> None:
+        """Wait until it is done, well or badly; `error` then tells which."""
+        self._done.wait()
+
     def note(self, progress: AbsorbProgress) -> None:
         """Called by the work after each chunk."""
         self._progress = progress
@@ -80,7 +84,9 @@ class Job:
         """Called once by the queue."""
         try:
             if self.cancelled():
-                raise Cancelled(f"The absorb into {self.memory_id!r} was cancelled before it began.")
+                raise Cancelled(
+                    f"The absorb into {self.memory_id!r} was cancelled before it began."
+                )
             self._report = self._work(self)
         except BaseException as error:  # noqa: BLE001  # kept and raised by wait()
             self._error = error

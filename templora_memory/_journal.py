@@ -90,13 +90,22 @@ class Journal:
         return f"Journal({len(self._messages)} messages, {len(self._documents)} documents)"
 
     def add(self, body: dict[str, Any], position: int) -> None:
-        """Take in one line."""
+        """Take in one line.
+
+        Raises:
+            ValueError: its digest is not that of its text (which also rules out circles).
+            StoreDamaged: its text is none.
+        """
         digest = body["digest"]
         match body["kind"]:
             case "message":
+                if digest != extend(body["parent"], _message(body)):
+                    raise ValueError("the digest does not belong to this message")
                 self._messages[digest] = (body["parent"], position)
                 self._tip = digest
             case "document":
+                if digest != extend(self._first, _document(body)):
+                    raise ValueError("the digest does not belong to this document")
                 self._documents.pop(digest, None)  # learned again after a withdrawal: now newest
                 self._documents[digest] = position
                 self._withdrawn.discard(digest)
@@ -133,7 +142,9 @@ class Journal:
             raise StoreDamaged(f"The journal lacks document {digest[:12]}.")
         return _document(self._read(self._documents[digest]))
 
-    def messages(self, digest: str, *, after: str | None = None, most: int | None = None) -> tuple[Message, ...]:
+    def messages(
+        self, digest: str, *, after: str | None = None, most: int | None = None
+    ) -> tuple[Message, ...]:
         """The dialogue that ends in `digest`, oldest first.
 
         Args:
@@ -144,7 +155,8 @@ class Journal:
         Raises:
             StoreDamaged: a message on the way is missing, or `after` is not on the way.
         """
-        stop, found = after or self._first, []
+        stop = after or self._first
+        found: list[Message] = []
         while digest != stop and (most is None or len(found) < most):
             if digest not in self._messages:
                 raise StoreDamaged(f"The journal lacks message {digest[:12]} of this conversation.")
@@ -162,6 +174,21 @@ class Journal:
         while digest != self._first and digest not in among:
             if digest not in self._messages:
                 raise StoreDamaged(f"The journal lacks message {digest[:12]} of this conversation.")
+            digest = self._messages[digest][0]
+        return digest
+
+    def beginning(self, digest: str, count: int) -> str:
+        """The digest of the first `count` messages of the dialogue that ends in `digest`.
+
+        Raises:
+            InvalidText: the dialogue is shorter.
+        """
+        length = self.length(digest)
+        if count > length:
+            raise InvalidText(
+                f"The conversation in the journal has {length} messages, {count} were expected."
+            )
+        for _ in range(length - count):
             digest = self._messages[digest][0]
         return digest
 

@@ -243,10 +243,38 @@ class Manifest:
         return manifest
 
 
-def new_manifest(memory_id: str, base: ModelIdentity, created: float, ttl: float | None) -> Manifest:
-    """The manifest of a memory that has absorbed nothing yet."""
-    salt = secrets.token_hex(16)
-    return Manifest(id=memory_id, salt=salt, epoch=0, base=base, created=created, ttl=ttl)
+def new_manifest(
+    memory_id: str,
+    base: ModelIdentity,
+    *,
+    created: float,
+    ttl: float | None,
+    origin: Manifest | None = None,
+) -> Manifest:
+    """The manifest of a memory that has absorbed nothing itself, or starts from another's head.
+
+    It shares the salt of its origin, so that documents have the same names in both.
+    """
+    if origin is None or origin.newest is None:
+        salt = secrets.token_hex(16)
+        return Manifest(id=memory_id, salt=salt, epoch=0, base=base, created=created, ttl=ttl)
+    root = as_root(origin.newest, origin.first)
+    return Manifest(
+        id=memory_id,
+        salt=origin.salt,
+        epoch=0,
+        base=origin.base,
+        created=created,
+        revisions=(root,),
+        head=root.name,
+        origin=Origin(id=origin.id, revision=root.name),
+        ttl=ttl,
+    )
+
+
+def as_root(revision: Revision, first: str) -> Revision:
+    """A revision as the start of another memory: everything it learned, but no conversation."""
+    return replace(revision, parent=None, dialogue=first, messages=0)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -267,7 +295,10 @@ def _check_types(manifest: Manifest) -> None:
         if not _is_name(revision.name):
             raise ValueError(f"{revision.name!r} is not a revision name")
         for file in revision.files:
-            if file.path != file.path.replace("\\", "/").rsplit("/", 1)[-1] or file.path[:1] in "./":
+            if (
+                file.path != file.path.replace("\\", "/").rsplit("/", 1)[-1]
+                or file.path[:1] in "./"
+            ):
                 raise ValueError(f"{file.path!r} is not a plain file name")
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("a text field holds something else")

@@ -107,9 +107,7 @@ def as_message(value: MessageLike) -> Message:
     if isinstance(value, Message):
         return value
     if not isinstance(value, Mapping):
-        raise InvalidText(
-            f"A message must be a Message or a mapping, not {type(value).__name__}."
-        )
+        raise InvalidText(f"A message must be a Message or a mapping, not {type(value).__name__}.")
     keys = set(value)
     if not {"role", "content"} <= keys or keys - {"role", "content", "name"}:
         raise InvalidText(
@@ -118,7 +116,7 @@ def as_message(value: MessageLike) -> Message:
     return Message(value["role"], value["content"], value.get("name"))  # type: ignore[arg-type]
 
 
-def as_messages(values: Iterable[MessageLike]) -> tuple[Message, ...]:
+def as_messages(values: Iterable[MessageLike] | str) -> tuple[Message, ...]:
     """Messages from messages or mappings; a bare string is refused because it has no role."""
     if isinstance(values, str):
         raise InvalidText(

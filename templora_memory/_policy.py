@@ -205,7 +205,10 @@ class Policy:
         if context is None:
             context = min(chunk, window - 1)
         return replace(  # constructing checks the numbers against each other
-            self, window=window, reply_tokens=reply, chunk=chunk,
+            self,
+            window=window,
+            reply_tokens=reply,
+            chunk=chunk,
             learning=replace(self.learning, context=context),
         )
 
@@ -217,12 +220,23 @@ class Policy:
 def _known(kind: type[Policy | Learning], values: Mapping[str, Any], prefix: str) -> None:
     names = [item.name for item in fields(kind)]
     if unknown := [prefix + key for key in values if key not in names]:
-        raise InvalidSetting(f"Unknown settings {unknown}: use {[prefix + name for name in names]}.")
+        raise InvalidSetting(
+            f"Unknown settings {unknown}: use {[prefix + name for name in names]}."
+        )
 
 
 _REFERENCE = Learning(
-    rank=64, alpha=64.0, dropout=0.05, targets="all-linear", rate=5e-5, epochs=2, context=1024,
-    context_gradient=True, schedule="released", carry_optimizer=True, epsilon=1e-7,
+    rank=64,
+    alpha=64.0,
+    dropout=0.05,
+    targets="all-linear",
+    rate=5e-5,
+    epochs=2,
+    context=1024,
+    context_gradient=True,
+    schedule="released",
+    carry_optimizer=True,
+    epsilon=1e-7,
 )
 
 
@@ -255,5 +269,6 @@ class Sampling:
         _positive("repetition_penalty", self.repetition_penalty)
         if self.top_p > 1:
             raise InvalidSetting(f"top_p is {self.top_p!r}: it must be at most 1.")
-        if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
+        stops: object = self.stop
+        if not isinstance(stops, tuple) or not all(isinstance(s, str) and s for s in stops):
             raise InvalidSetting(f"stop is {self.stop!r}: it must be a tuple of non-empty strings.")

@@ -263,11 +263,13 @@ class Store(Protocol):
         """The newest manifest; None if there is no such memory. Never cached."""
         ...
 
-    def create(self, manifest: Manifest, *, source: str | None = None) -> None:
+    def create(
+        self, manifest: Manifest, *, source: str | None = None, journal: bool = False
+    ) -> None:
         """Make a memory from its first manifest.
 
-        With `source`, the revisions named in the manifest are copied from that memory, and the
-        journal too if the source is not merely the `origin`.
+        With `source`, the revisions named in the manifest are copied from that memory, and with
+        `journal` its text too.
 
         Raises:
             Conflict: it exists already.
@@ -278,12 +280,18 @@ class Store(Protocol):
         """Its text; a view that reads on demand."""
         ...
 
-    def record(self, memory_id: str, dialogue: Sequence[Message]) -> None:
-        """Journal a whole dialogue durably and make it the newest; known parts cost nothing."""
+    def record(
+        self, memory_id: str, dialogue: Sequence[Message], *, after: str | None = None
+    ) -> str:
+        """Journal a dialogue durably and make it the newest; known parts cost nothing.
+
+        `after` is the digest of a dialogue in the journal that these messages continue; None: they
+        are a whole dialogue. Returns the digest of the dialogue that ends in the last message.
+        """
         ...
 
-    def record_documents(self, memory_id: str, documents: Sequence[Document]) -> None:
-        """Journal documents durably; one that is in the journal already is not repeated."""
+    def record_documents(self, memory_id: str, documents: Sequence[Document]) -> tuple[str, ...]:
+        """Journal documents durably and return their digests; known ones are not repeated."""
         ...
 
     def withdraw_documents(self, memory_id: str, digests: Sequence[str]) -> None:
@@ -339,8 +347,10 @@ class Store(Protocol):
         """Write everything as one file; an existing file is replaced only when it is complete."""
         ...
 
-    def import_(self, source: Path, memory_id: str) -> Manifest:
+    def import_(self, source: Path, memory_id: str | None) -> Manifest:
         """Make a memory from an exported file, which is treated as hostile until checked.
+
+        `memory_id` None keeps the id it was exported under.
 
         Raises:
             StoreDamaged: not such a file, or damaged.

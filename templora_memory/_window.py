@@ -30,9 +30,7 @@ def newest_exchange(messages: Sequence[Message]) -> int:
     return starts[-1] if starts else 0
 
 
-def oldest_turns(
-    costs: Sequence[int], *, budget: int, chunk: int, keep: int, needed: bool
-) -> int:
+def oldest_turns(costs: Sequence[int], *, budget: int, chunk: int, keep: int, needed: bool) -> int:
     """How many of the oldest turns to absorb now; 0 for none.
 
     The smallest number of turns with at least `chunk` tokens whose removal brings the rest under

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-
 import zipfile
 from pathlib import Path
 

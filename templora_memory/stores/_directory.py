@@ -18,10 +18,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-
 import threading
-
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -63,7 +60,6 @@ from templora_memory.stores._files import (
     writing,
 )
 
-
 MANIFEST, JOURNAL, REVISIONS, LOCK = "manifest.json", "journal.jsonl", "revisions", "lock"
 FORGOTTEN, INCOMING, STAGING = ".forgotten-", ".incoming-", ".staging-"
 SUFFIXES = frozenset({".json", ".safetensors"})
@@ -75,10 +71,13 @@ class _OpenJournal:
 
     def __init__(self, path: Path, first: str) -> None:
         self.path = path
+        self._lock = threading.Lock()
+        self._inode: int | None = None
+        self._empty(first)
+
+    def _empty(self, first: str) -> None:
         self.journal = Journal(first, self._body)
         self.size = 0  # bytes of whole, checked lines
-        self._inode: int | None = None
-        self._lock = threading.Lock()
 
     def refresh(self) -> Journal:
         """Read new lines; a torn last line (a write that was cut off) is left out."""
@@ -87,7 +86,7 @@ class _OpenJournal:
                 with self.path.open("rb") as file:
                     state = os.fstat(file.fileno())
                     if state.st_ino != self._inode or state.st_size < self.size:
-                        self.__init__(self.path, self.journal.first)  # type: ignore[misc]
+                        self._empty(self.journal.first)
                         self._inode = state.st_ino
                     if state.st_size == self.size:
                         return self.journal
@@ -101,13 +100,12 @@ class _OpenJournal:
     def _take(self, rest: bytes) -> None:
         for line in rest.split(b"\n")[:-1]:  # what follows the last line feed is a torn write
             try:
-                body = decode_line(line)
-            except (ValueError, TypeError) as error:
+                self.journal.add(decode_line(line), self.size)
+            except (ValueError, TypeError, KeyError, StoreDamaged) as error:
                 raise StoreDamaged(
                     f"{self.path} is damaged at byte {self.size}: {error}. Restore the file from a "
                     "backup; the lines before it are good."
                 ) from error
-            self.journal.add(body, self.size)
             self.size += len(line) + 1
 
     def _body(self, position: int) -> dict[str, Any]:
@@ -263,7 +261,9 @@ class DirectoryStore:
             state = tuple(_stamp(folder / record.path) for record in revision.files)
         except FileNotFoundError as error:
             if folder.exists():
-                raise StoreDamaged(f"{error.filename} of memory {memory_id!r} is missing.") from error
+                raise StoreDamaged(
+                    f"{error.filename} of memory {memory_id!r} is missing."
+                ) from error
             raise UnknownRevision(
                 f"Revision {revision.name[:12]} of memory {memory_id!r} was retired meanwhile."
             ) from error
@@ -291,34 +291,45 @@ class DirectoryStore:
 
     # --- journal -------------------------------------------------------------------------------
 
-    def record(self, memory_id: str, dialogue: Sequence[Message]) -> None:
+    def record(
+        self, memory_id: str, dialogue: Sequence[Message], *, after: str | None = None
+    ) -> str:
         with self._writing_journal(memory_id) as (opened, manifest):
-            digests = chain(manifest.first, dialogue)
+            if after is not None and not opened.journal.knows(after):
+                raise StoreDamaged(
+                    f"The journal of {memory_id!r} has no conversation {after[:12]}."
+                )
+            digests = chain(after or manifest.first, dialogue)
             missing = opened.journal.missing(digests)
             lines = [
                 message_line(parent, message)
                 for parent, message in zip(
-                    digests[len(dialogue) - missing :], dialogue[len(dialogue) - missing :], strict=False
+                    digests[len(dialogue) - missing :],
+                    dialogue[len(dialogue) - missing :],
+                    strict=False,
                 )
             ]
             if not lines and opened.journal.tip != digests[-1]:
                 lines = [{"kind": "tip", "digest": digests[-1]}]
             self._append(opened, lines)
+        return digests[-1]
 
-    def record_documents(self, memory_id: str, documents: Sequence[Document]) -> None:
+    def record_documents(self, memory_id: str, documents: Sequence[Document]) -> tuple[str, ...]:
         with self._writing_journal(memory_id) as (opened, manifest):
             lines = {}
             for document in documents:
                 line = document_line(manifest.first, document)
-                if line["digest"] not in opened.journal.documents:
-                    lines[line["digest"]] = line
-            self._append(opened, list(lines.values()))
+                lines[str(line["digest"])] = line
+            known = set(opened.journal.documents)
+            self._append(opened, [line for digest, line in lines.items() if digest not in known])
+        return tuple(lines)
 
     def withdraw_documents(self, memory_id: str, digests: Sequence[str]) -> None:
         with self._writing_journal(memory_id) as (opened, _):
             kept = opened.journal.documents
             self._append(
-                opened, [{"kind": "withdraw", "digest": digest} for digest in digests if digest in kept]
+                opened,
+                [{"kind": "withdraw", "digest": digest} for digest in digests if digest in kept],
             )
 
     @contextmanager
@@ -337,7 +348,9 @@ class DirectoryStore:
 
     # --- making and committing -----------------------------------------------------------------
 
-    def create(self, manifest: Manifest, *, source: str | None = None) -> None:
+    def create(
+        self, manifest: Manifest, *, source: str | None = None, journal: bool = False
+    ) -> None:
         folder = self._folder(manifest.id)
         self._refuse_existing(manifest.id, folder)
         fresh = self._root / f"{INCOMING}{secrets.token_hex(8)}"
@@ -348,7 +361,7 @@ class DirectoryStore:
                 with self._locked(origin):
                     for revision in manifest.revisions:
                         _copy_revision(origin, fresh, revision, source)
-                    if manifest.origin is None and (origin / JOURNAL).exists():
+                    if journal and (origin / JOURNAL).exists():
                         copy_file(origin / JOURNAL, fresh / JOURNAL)
             replace_file(fresh / MANIFEST, _encode(manifest))
             self._move_in(fresh, folder, manifest.id)
@@ -474,14 +487,15 @@ class DirectoryStore:
                 self.folder(memory_id, revision)
             _archive.write(folder, manifest, Path(target))
 
-    def import_(self, source: Path, memory_id: str) -> Manifest:
-        name = str(parse_id(memory_id))
-        folder = self._folder(name)
-        self._refuse_existing(name, folder)
+    def import_(self, source: Path, memory_id: str | None) -> Manifest:
         fresh = self._root / f"{INCOMING}{secrets.token_hex(8)}"
         with self._temporary(fresh):
             make_folder(fresh / REVISIONS)
-            manifest = replace(_archive.read(Path(source), fresh), id=name)
+            manifest = _archive.read(Path(source), fresh)
+            name = str(parse_id(manifest.id if memory_id is None else memory_id))
+            folder = self._folder(name)
+            self._refuse_existing(name, folder)
+            manifest = replace(manifest, id=name)
             _OpenJournal(fresh / JOURNAL, manifest.first).refresh()
             replace_file(fresh / MANIFEST, _encode(manifest))
             self._move_in(fresh, folder, name)

@@ -13,19 +13,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.train_tiny", description=__doc__)
     parser.add_argument("command", choices=["prepare", "train", "evaluate", "export"])
     parser.add_argument("--settings", type=Path, default=settings_module.DEFAULT)
-    parser.add_argument("--work", type=Path, default=Path("build/train_tiny"), help="token files, checkpoints, logs")
-    parser.add_argument("--corpus", type=Path, help="folder with stories.jsonl.xz and chat.jsonl.xz (prepare)")
-    parser.add_argument("--minutes", type=float, help="stop after this long, with a checkpoint (train)")
-    parser.add_argument("--into", type=Path, default=Path("templora_memory/tiny"), help="model folder (export)")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/train_tiny"), help="token files, checkpoints, logs"
+    )
+    parser.add_argument(
+        "--corpus", type=Path, help="folder with stories.jsonl.xz and chat.jsonl.xz (prepare)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="stop after this long, with a checkpoint (train)"
+    )
+    parser.add_argument(
+        "--into", type=Path, default=Path("templora_memory/tiny"), help="model folder (export)"
+    )
     options = parser.parse_args()
     settings = settings_module.load(options.settings)
     if options.command == "prepare":
-        from tools.train_tiny.data import prepare  # noqa: PLC0415  # each command loads only what it needs
+        from tools.train_tiny.data import prepare  # each command loads only what it needs
+
         if options.corpus is None:
             parser.error("prepare needs --corpus FOLDER")
         print(json.dumps(prepare(options.corpus, options.work, settings)))
     elif options.command == "train":
-        from tools.train_tiny.train import train  # noqa: PLC0415
+        from tools.train_tiny.train import train
+
         print(json.dumps({"step": train(options.work, settings, minutes=options.minutes)}))
 
 

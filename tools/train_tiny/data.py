@@ -22,16 +22,31 @@ from tools.train_tiny import persona_world as world
 from tools.train_tiny.settings import Settings
 
 END_OF_TEXT, END, SYSTEM, USER, ASSISTANT = (
-    "<|endoftext|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
+    "<|endoftext|>",
+    "<|end|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
 )
 SPECIAL = (END_OF_TEXT, END, SYSTEM, USER, ASSISTANT)
 MARK = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 Document = str | list[world.Turn]
 
-_PLAIN = str.maketrans({
-    "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2014": " - ", "\u2013": "-",
-    "\u2026": "...", "\u00a0": " ", "_": "", "*": "", "\t": " ",
-})
+_PLAIN = str.maketrans(
+    {
+        "\u2018": "'",
+        "\u2019": "'",
+        "\u201c": '"',
+        "\u201d": '"',
+        "\u2014": " - ",
+        "\u2013": "-",
+        "\u2026": "...",
+        "\u00a0": " ",
+        "_": "",
+        "*": "",
+        "\t": " ",
+    }
+)
 
 
 def read_rows(path: Path) -> Iterator[dict[str, object]]:
@@ -47,7 +62,9 @@ def clean_story(text: str) -> str:
     for raw in re.split(r"\n\s*\n", text[len(text) // 33 : -len(text) // 50]):
         paragraph = re.sub(r"\s+", " ", raw).strip()
         letters = sum(map(str.islower, paragraph))
-        prose = len(paragraph) > 40 and letters > 0.6 * len(paragraph) and paragraph[-1] in ".!?\"':;,"
+        prose = (
+            len(paragraph) > 40 and letters > 0.6 * len(paragraph) and paragraph[-1] in ".!?\"':;,"
+        )
         if prose and "[" not in paragraph and "Gutenberg" not in paragraph and paragraph.isascii():
             paragraphs.append(paragraph)
     return "\n\n".join(paragraphs)
@@ -80,7 +97,9 @@ def conversations(corpus: Path, rng: Random) -> list[list[world.Turn]]:
     for row in read_rows(corpus / "chat.jsonl.xz"):
         turns = [(m["role"], m["content"].translate(_PLAIN).strip()) for m in row["messages"]]  # type: ignore[attr-defined,union-attr]
         source = str(row["source"])
-        if source.startswith("sgd") and rng.random() > 0.2:  # task dialogues would crowd out the rest
+        if (
+            source.startswith("sgd") and rng.random() > 0.2
+        ):  # task dialogues would crowd out the rest
             continue
         if source.startswith("fairytale"):
             passages.setdefault(str(row["context"]).translate(_PLAIN), []).extend(turns)
@@ -113,7 +132,9 @@ def render(document: Document) -> str:
     return "".join(f"{MARK[role]}{content}{END}" for role, content in document)
 
 
-def encode(tokenizer: Tokenizer, document: Document, answer_weight: int) -> tuple[list[int], list[int]]:
+def encode(
+    tokenizer: Tokenizer, document: Document, answer_weight: int
+) -> tuple[list[int], list[int]]:
     """Token ids ending in end-of-text, and a loss weight for each of them."""
     close = [tokenizer.token_to_id(END_OF_TEXT)]
     if isinstance(document, str):
@@ -121,7 +142,11 @@ def encode(tokenizer: Tokenizer, document: Document, answer_weight: int) -> tupl
         return ids, [1] * len(ids)
     ids, weights = [], []
     for role, content in document:
-        part = [tokenizer.token_to_id(MARK[role]), *tokenizer.encode(content).ids, tokenizer.token_to_id(END)]
+        part = [
+            tokenizer.token_to_id(MARK[role]),
+            *tokenizer.encode(content).ids,
+            tokenizer.token_to_id(END),
+        ]
         weight = answer_weight if role == "assistant" else 1
         ids += part
         weights += [1] + [weight] * (len(part) - 1)
@@ -132,19 +157,32 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     """Byte-level BPE; digits one by one, so that numbers can be copied."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    ))
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=list(SPECIAL),
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     return tokenizer
 
 
 PERSONA_KINDS = (
-    (world.chat_with_bio, 0.34), (world.reading, 0.26), (world.about_user, 0.08), (world.retell, 0.06),
-    (world.write_questions, 0.08), (world.lookup, 0.10), (world.tale, 0.08),
+    (world.chat_with_bio, 0.34),
+    (world.reading, 0.26),
+    (world.about_user, 0.08),
+    (world.retell, 0.06),
+    (world.write_questions, 0.08),
+    (world.lookup, 0.10),
+    (world.tale, 0.08),
 )
 
 
@@ -154,7 +192,13 @@ def persona_document(rng: Random) -> Document:
     return rng.choices(kinds, weights)[0](rng)  # type: ignore[return-value]  # mypy joins the callables
 
 
-def _write(folder: Path, source: str, tokenizer: Tokenizer, documents: Iterable[Document], settings: Settings) -> int:
+def _write(
+    folder: Path,
+    source: str,
+    tokenizer: Tokenizer,
+    documents: Iterable[Document],
+    settings: Settings,
+) -> int:
     ids: list[np.ndarray] = []
     weights: list[np.ndarray] = []
     starts: list[int] = []
@@ -186,7 +230,9 @@ def prepare(corpus: Path, work: Path, settings: Settings) -> dict[str, int]:
             file.write(json.dumps({"source": "chat", "messages": chat}) + "\n")
     path = work / "tokenizer.json"
     if not path.exists():
-        train_tokenizer(_tokenizer_sample(books, chats, settings), settings.tokenizer.vocabulary).save(str(path))
+        train_tokenizer(
+            _tokenizer_sample(books, chats, settings), settings.tokenizer.vocabulary
+        ).save(str(path))
     tokenizer = Tokenizer.from_file(str(path))
     people = world.residents(settings.seed + 1, settings.data.residents)
     persona_rng, resident_rng = Random(settings.seed + 2), Random(settings.seed + 3)
@@ -194,7 +240,10 @@ def prepare(corpus: Path, work: Path, settings: Settings) -> dict[str, int]:
         "stories": books,
         "chat": chats,
         "persona": (persona_document(persona_rng) for _ in range(settings.data.persona_documents)),
-        "resident": (world.resident_document(people, resident_rng) for _ in range(settings.data.resident_documents)),
+        "resident": (
+            world.resident_document(people, resident_rng)
+            for _ in range(settings.data.resident_documents)
+        ),
     }
     return {
         name: _write(work, name, tokenizer, tqdm(documents, desc=name), settings)
@@ -204,15 +253,23 @@ def prepare(corpus: Path, work: Path, settings: Settings) -> dict[str, int]:
 
 def _hold_out(items: Sequence, share: float, rng: Random) -> tuple[list, list]:
     chosen = set(rng.sample(range(len(items)), max(1, int(len(items) * share))))
-    return [x for i, x in enumerate(items) if i in chosen], [x for i, x in enumerate(items) if i not in chosen]
+    return [x for i, x in enumerate(items) if i in chosen], [
+        x for i, x in enumerate(items) if i not in chosen
+    ]
 
 
-def _tokenizer_sample(books: Sequence[str], chats: Sequence[list[world.Turn]], settings: Settings) -> Iterator[str]:
+def _tokenizer_sample(
+    books: Sequence[str], chats: Sequence[list[world.Turn]], settings: Settings
+) -> Iterator[str]:
     third = settings.tokenizer.sample_characters // 3
     for source in (books, chats, _personas(settings)):
         used = 0
         for document in source:
-            texts = [document[:100_000]] if isinstance(document, str) else [text for _, text in document]
+            texts = (
+                [document[:100_000]]
+                if isinstance(document, str)
+                else [text for _, text in document]
+            )
             for text in texts:
                 used += len(text)
                 yield text

@@ -20,88 +20,684 @@ Turn = tuple[str, str]
 
 # --- words -------------------------------------------------------------------------------------
 
-ONSETS = (
-    "B Br C Ch D Dr F Fl G Gr H J K L M N P Qu R S Sh St T Th Tr V W Wr Y Z".split()
-)
-VOWELS = "a e i o u ai ea ie oo y".split()
-MIDDLES = "l n r m s t d b v g ll nn rr ss tt dd mb nd rl st".split()
-ENDINGS = (
-    "a an ara as el ella en er ett i ian ic ie il in ina io is ith o on or os ow un us y".split()
-)
-HELD_OUT_ENDINGS = "ax eld ille oth urn".split()
-SURNAME_HEADS = (
-    "Ash Barley Bell Birch Bram Candle Copper Crow Dun Elder Fal Fern Gold Hart Hazel Holm Iron "
-    "Kettle Lark Marsh Mill Moss Nettle Oak Pebble Quill Raven Reed Rook Salt Silver Stone Tal "
-    "Thorn Tol Under Wex Winter Wood Wren".split()
-)
-SURNAME_TAILS = (
-    "bank brook bury cott croft dale field ford ham hill lock low mere more ridge row side stead "
-    "stone ton wall well wick wood worth".split()
-)
-PLACE_TAILS = (
-    "Bay Bridge Cove Crossing Fell Ferry Ford Gate Glen Harbour Heath Hollow Island Lake Marsh "
-    "Moor Pass Point Vale Wood".split()
-)
-ADJECTIVES = (
-    "black blue brass broken carved cracked crooked dusty empty faded folded golden green grey "
-    "heavy hollow iron little long old painted patched plain red rusty round silver small soft "
-    "striped tall thin tin torn white wide wooden yellow".split()
-)
-THINGS = (
-    "anchor basket bell blanket book boot bottle bowl box broom button candle cap chain clock "
-    "cloak coin comb compass cup drum feather fiddle flute glove hammer hat horn jar jug kettle "
-    "key kite knife ladder lamp lantern letter locket map mask mirror needle oar pan pipe pot "
-    "purse ring rope saddle scarf shell shovel spoon stone sword thimble trumpet umbrella wheel "
-    "whistle".split()
-)
-MATERIALS = (
-    "barrel basket bell boat book bread bridge button candle cheese clock cloth coat coin drum "
-    "fence fiddle flour glass glove harp hat herb honey ice kite lamp lock map net paper pot rope "
-    "saddle salt sail shoe silk song spoon stone sugar tent toy umbrella wagon wall wheel wool"
-    .split()
-)
-TRADES = "carver keeper maker mender painter seller tester weaver washer collector".split()
-FEARS = (
-    "bats|bees|being alone|being laughed at|bears|big dogs|broken mirrors|closed doors|crowds|"
-    "dark cellars|deep snow|deep water|empty houses|falling asleep|fire|fog|frogs|geese|getting lost|"
-    "ghosts|heights|high bridges|horses|ice|lightning|long ladders|loud bells|moths|narrow stairs|"
-    "old dolls|open windows|owls|quicksand|rats|sharp knives|shadows|snakes|spiders|storms|"
-    "strangers|strong wind|the dark|the forest|the full moon|the sea|thunder|tunnels|wasps|wells|"
-    "wolves"
-).split("|")
-FOODS_A = "apple barley bean berry cheese cherry egg fish ginger honey leek lemon mushroom nut oat onion pear pea plum potato pumpkin rhubarb turnip".split()
-FOODS_B = "bread broth buns cake cakes dumplings jam pancakes pie porridge pudding salad sandwiches soup stew tart".split()
-COLOURS = "amber black blue brown cream crimson gold green grey orange pink purple red scarlet silver violet white yellow".split()
-ANIMALS = "badger beetle cat crab crow dog donkey duck ferret fox frog goat goose hare hedgehog hen lizard magpie mole mouse newt otter owl parrot pig pony rabbit raven robin snail sparrow squirrel toad tortoise".split()
-PET_ADJECTIVES = "black brown clever fat grey lame lazy little noisy old one-eyed quiet shy sleepy small speckled spotted tame white young".split()
-KINDS = (
-    "boy|girl|man|woman|old man|old woman|young man|young woman|giant|dwarf|elf|witch|wizard|troll|"
-    "goblin|knight|pirate|hermit|queen|prince|princess|talking fox|talking bear|talking badger|"
-    "talking crow|talking hare|sea captain|robot|ghost|mermaid"
-).split("|")
-HOBBIES = (
-    "baking bread|carving spoons|catching crabs|climbing trees|collecting buttons|collecting keys|"
-    "collecting shells|counting stars|dancing|drawing maps|feeding birds|fishing|flying kites|"
-    "growing pumpkins|growing roses|juggling|keeping bees|knitting|making candles|mending clocks|"
-    "painting birds|picking mushrooms|playing cards|playing chess|playing the drum|"
-    "playing the fiddle|playing the flute|playing the harp|pressing flowers|racing snails|"
-    "reading old letters|riding ponies|rowing|singing|skating|sewing|solving riddles|swimming|"
-    "telling stories|training dogs|walking at night|watching trains|whistling|writing poems"
-).split("|")
-PLAN_VERBS = (
-    "build a {thing_place}|open a {material} shop|sail to {place}|walk to {place}|find the lost {thing}|"
-    "buy back the {adjective} {thing}|learn to play the {instrument}|win the {material} race|"
-    "write a book about {animal}s|dig a tunnel to {place}|paint every door in {place}|"
-    "catch the {adjective} {animal}|plant a hundred {tree} trees|visit {person}|"
-    "mend the {adjective} {thing}|cook for the {royal} of {place}"
-).split("|")
-THING_PLACES = "bakery boat bridge castle garden library lighthouse mill raft school theatre tower treehouse windmill".split()
-INSTRUMENTS = "bagpipes drum fiddle flute harp horn organ piano trumpet".split()
-TREES = "apple ash birch cherry elm hazel lime oak pear pine plum willow".split()
-ROYALS = "duke king mayor prince queen".split()
-HIDING = "behind the {tree} tree|in the {adjective} {thing}|in the cellar|in the chimney|in the church tower|in the clock|in the garden wall|in the hay|in the old mill|in the well|under the bed|under the bridge|under the doorstep|under the floor|under the stairs".split("|")
-WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-WEATHER = "bright cloudy cold dry foggy frosty hot misty rainy snowy sunny warm wet windy".split()
+ONSETS = [
+    "B",
+    "Br",
+    "C",
+    "Ch",
+    "D",
+    "Dr",
+    "F",
+    "Fl",
+    "G",
+    "Gr",
+    "H",
+    "J",
+    "K",
+    "L",
+    "M",
+    "N",
+    "P",
+    "Qu",
+    "R",
+    "S",
+    "Sh",
+    "St",
+    "T",
+    "Th",
+    "Tr",
+    "V",
+    "W",
+    "Wr",
+    "Y",
+    "Z",
+]
+VOWELS = ["a", "e", "i", "o", "u", "ai", "ea", "ie", "oo", "y"]
+MIDDLES = [
+    "l",
+    "n",
+    "r",
+    "m",
+    "s",
+    "t",
+    "d",
+    "b",
+    "v",
+    "g",
+    "ll",
+    "nn",
+    "rr",
+    "ss",
+    "tt",
+    "dd",
+    "mb",
+    "nd",
+    "rl",
+    "st",
+]
+ENDINGS = [
+    "a",
+    "an",
+    "ara",
+    "as",
+    "el",
+    "ella",
+    "en",
+    "er",
+    "ett",
+    "i",
+    "ian",
+    "ic",
+    "ie",
+    "il",
+    "in",
+    "ina",
+    "io",
+    "is",
+    "ith",
+    "o",
+    "on",
+    "or",
+    "os",
+    "ow",
+    "un",
+    "us",
+    "y",
+]
+HELD_OUT_ENDINGS = ["ax", "eld", "ille", "oth", "urn"]
+SURNAME_HEADS = [
+    "Ash",
+    "Barley",
+    "Bell",
+    "Birch",
+    "Bram",
+    "Candle",
+    "Copper",
+    "Crow",
+    "Dun",
+    "Elder",
+    "Fal",
+    "Fern",
+    "Gold",
+    "Hart",
+    "Hazel",
+    "Holm",
+    "Iron",
+    "Kettle",
+    "Lark",
+    "Marsh",
+    "Mill",
+    "Moss",
+    "Nettle",
+    "Oak",
+    "Pebble",
+    "Quill",
+    "Raven",
+    "Reed",
+    "Rook",
+    "Salt",
+    "Silver",
+    "Stone",
+    "Tal",
+    "Thorn",
+    "Tol",
+    "Under",
+    "Wex",
+    "Winter",
+    "Wood",
+    "Wren",
+]
+SURNAME_TAILS = [
+    "bank",
+    "brook",
+    "bury",
+    "cott",
+    "croft",
+    "dale",
+    "field",
+    "ford",
+    "ham",
+    "hill",
+    "lock",
+    "low",
+    "mere",
+    "more",
+    "ridge",
+    "row",
+    "side",
+    "stead",
+    "stone",
+    "ton",
+    "wall",
+    "well",
+    "wick",
+    "wood",
+    "worth",
+]
+PLACE_TAILS = [
+    "Bay",
+    "Bridge",
+    "Cove",
+    "Crossing",
+    "Fell",
+    "Ferry",
+    "Ford",
+    "Gate",
+    "Glen",
+    "Harbour",
+    "Heath",
+    "Hollow",
+    "Island",
+    "Lake",
+    "Marsh",
+    "Moor",
+    "Pass",
+    "Point",
+    "Vale",
+    "Wood",
+]
+ADJECTIVES = [
+    "black",
+    "blue",
+    "brass",
+    "broken",
+    "carved",
+    "cracked",
+    "crooked",
+    "dusty",
+    "empty",
+    "faded",
+    "folded",
+    "golden",
+    "green",
+    "grey",
+    "heavy",
+    "hollow",
+    "iron",
+    "little",
+    "long",
+    "old",
+    "painted",
+    "patched",
+    "plain",
+    "red",
+    "rusty",
+    "round",
+    "silver",
+    "small",
+    "soft",
+    "striped",
+    "tall",
+    "thin",
+    "tin",
+    "torn",
+    "white",
+    "wide",
+    "wooden",
+    "yellow",
+]
+THINGS = [
+    "anchor",
+    "basket",
+    "bell",
+    "blanket",
+    "book",
+    "boot",
+    "bottle",
+    "bowl",
+    "box",
+    "broom",
+    "button",
+    "candle",
+    "cap",
+    "chain",
+    "clock",
+    "cloak",
+    "coin",
+    "comb",
+    "compass",
+    "cup",
+    "drum",
+    "feather",
+    "fiddle",
+    "flute",
+    "glove",
+    "hammer",
+    "hat",
+    "horn",
+    "jar",
+    "jug",
+    "kettle",
+    "key",
+    "kite",
+    "knife",
+    "ladder",
+    "lamp",
+    "lantern",
+    "letter",
+    "locket",
+    "map",
+    "mask",
+    "mirror",
+    "needle",
+    "oar",
+    "pan",
+    "pipe",
+    "pot",
+    "purse",
+    "ring",
+    "rope",
+    "saddle",
+    "scarf",
+    "shell",
+    "shovel",
+    "spoon",
+    "stone",
+    "sword",
+    "thimble",
+    "trumpet",
+    "umbrella",
+    "wheel",
+    "whistle",
+]
+MATERIALS = [
+    "barrel",
+    "basket",
+    "bell",
+    "boat",
+    "book",
+    "bread",
+    "bridge",
+    "button",
+    "candle",
+    "cheese",
+    "clock",
+    "cloth",
+    "coat",
+    "coin",
+    "drum",
+    "fence",
+    "fiddle",
+    "flour",
+    "glass",
+    "glove",
+    "harp",
+    "hat",
+    "herb",
+    "honey",
+    "ice",
+    "kite",
+    "lamp",
+    "lock",
+    "map",
+    "net",
+    "paper",
+    "pot",
+    "rope",
+    "saddle",
+    "salt",
+    "sail",
+    "shoe",
+    "silk",
+    "song",
+    "spoon",
+    "stone",
+    "sugar",
+    "tent",
+    "toy",
+    "umbrella",
+    "wagon",
+    "wall",
+    "wheel",
+    "wool",
+]
+TRADES = [
+    "carver",
+    "keeper",
+    "maker",
+    "mender",
+    "painter",
+    "seller",
+    "tester",
+    "weaver",
+    "washer",
+    "collector",
+]
+FEARS = [
+    "bats",
+    "bees",
+    "being alone",
+    "being laughed at",
+    "bears",
+    "big dogs",
+    "broken mirrors",
+    "closed doors",
+    "crowds",
+    "dark cellars",
+    "deep snow",
+    "deep water",
+    "empty houses",
+    "falling asleep",
+    "fire",
+    "fog",
+    "frogs",
+    "geese",
+    "getting lost",
+    "ghosts",
+    "heights",
+    "high bridges",
+    "horses",
+    "ice",
+    "lightning",
+    "long ladders",
+    "loud bells",
+    "moths",
+    "narrow stairs",
+    "old dolls",
+    "open windows",
+    "owls",
+    "quicksand",
+    "rats",
+    "sharp knives",
+    "shadows",
+    "snakes",
+    "spiders",
+    "storms",
+    "strangers",
+    "strong wind",
+    "the dark",
+    "the forest",
+    "the full moon",
+    "the sea",
+    "thunder",
+    "tunnels",
+    "wasps",
+    "wells",
+    "wolves",
+]
+FOODS_A = [
+    "apple",
+    "barley",
+    "bean",
+    "berry",
+    "cheese",
+    "cherry",
+    "egg",
+    "fish",
+    "ginger",
+    "honey",
+    "leek",
+    "lemon",
+    "mushroom",
+    "nut",
+    "oat",
+    "onion",
+    "pear",
+    "pea",
+    "plum",
+    "potato",
+    "pumpkin",
+    "rhubarb",
+    "turnip",
+]
+FOODS_B = [
+    "bread",
+    "broth",
+    "buns",
+    "cake",
+    "cakes",
+    "dumplings",
+    "jam",
+    "pancakes",
+    "pie",
+    "porridge",
+    "pudding",
+    "salad",
+    "sandwiches",
+    "soup",
+    "stew",
+    "tart",
+]
+COLOURS = [
+    "amber",
+    "black",
+    "blue",
+    "brown",
+    "cream",
+    "crimson",
+    "gold",
+    "green",
+    "grey",
+    "orange",
+    "pink",
+    "purple",
+    "red",
+    "scarlet",
+    "silver",
+    "violet",
+    "white",
+    "yellow",
+]
+ANIMALS = [
+    "badger",
+    "beetle",
+    "cat",
+    "crab",
+    "crow",
+    "dog",
+    "donkey",
+    "duck",
+    "ferret",
+    "fox",
+    "frog",
+    "goat",
+    "goose",
+    "hare",
+    "hedgehog",
+    "hen",
+    "lizard",
+    "magpie",
+    "mole",
+    "mouse",
+    "newt",
+    "otter",
+    "owl",
+    "parrot",
+    "pig",
+    "pony",
+    "rabbit",
+    "raven",
+    "robin",
+    "snail",
+    "sparrow",
+    "squirrel",
+    "toad",
+    "tortoise",
+]
+PET_ADJECTIVES = [
+    "black",
+    "brown",
+    "clever",
+    "fat",
+    "grey",
+    "lame",
+    "lazy",
+    "little",
+    "noisy",
+    "old",
+    "one-eyed",
+    "quiet",
+    "shy",
+    "sleepy",
+    "small",
+    "speckled",
+    "spotted",
+    "tame",
+    "white",
+    "young",
+]
+KINDS = [
+    "boy",
+    "girl",
+    "man",
+    "woman",
+    "old man",
+    "old woman",
+    "young man",
+    "young woman",
+    "giant",
+    "dwarf",
+    "elf",
+    "witch",
+    "wizard",
+    "troll",
+    "goblin",
+    "knight",
+    "pirate",
+    "hermit",
+    "queen",
+    "prince",
+    "princess",
+    "talking fox",
+    "talking bear",
+    "talking badger",
+    "talking crow",
+    "talking hare",
+    "sea captain",
+    "robot",
+    "ghost",
+    "mermaid",
+]
+HOBBIES = [
+    "baking bread",
+    "carving spoons",
+    "catching crabs",
+    "climbing trees",
+    "collecting buttons",
+    "collecting keys",
+    "collecting shells",
+    "counting stars",
+    "dancing",
+    "drawing maps",
+    "feeding birds",
+    "fishing",
+    "flying kites",
+    "growing pumpkins",
+    "growing roses",
+    "juggling",
+    "keeping bees",
+    "knitting",
+    "making candles",
+    "mending clocks",
+    "painting birds",
+    "picking mushrooms",
+    "playing cards",
+    "playing chess",
+    "playing the drum",
+    "playing the fiddle",
+    "playing the flute",
+    "playing the harp",
+    "pressing flowers",
+    "racing snails",
+    "reading old letters",
+    "riding ponies",
+    "rowing",
+    "singing",
+    "skating",
+    "sewing",
+    "solving riddles",
+    "swimming",
+    "telling stories",
+    "training dogs",
+    "walking at night",
+    "watching trains",
+    "whistling",
+    "writing poems",
+]
+PLAN_VERBS = [
+    "build a {thing_place}",
+    "open a {material} shop",
+    "sail to {place}",
+    "walk to {place}",
+    "find the lost {thing}",
+    "buy back the {adjective} {thing}",
+    "learn to play the {instrument}",
+    "win the {material} race",
+    "write a book about {animal}s",
+    "dig a tunnel to {place}",
+    "paint every door in {place}",
+    "catch the {adjective} {animal}",
+    "plant a hundred {tree} trees",
+    "visit {person}",
+    "mend the {adjective} {thing}",
+    "cook for the {royal} of {place}",
+]
+THING_PLACES = [
+    "bakery",
+    "boat",
+    "bridge",
+    "castle",
+    "garden",
+    "library",
+    "lighthouse",
+    "mill",
+    "raft",
+    "school",
+    "theatre",
+    "tower",
+    "treehouse",
+    "windmill",
+]
+INSTRUMENTS = ["bagpipes", "drum", "fiddle", "flute", "harp", "horn", "organ", "piano", "trumpet"]
+TREES = [
+    "apple",
+    "ash",
+    "birch",
+    "cherry",
+    "elm",
+    "hazel",
+    "lime",
+    "oak",
+    "pear",
+    "pine",
+    "plum",
+    "willow",
+]
+ROYALS = ["duke", "king", "mayor", "prince", "queen"]
+HIDING = [
+    "behind the {tree} tree",
+    "in the {adjective} {thing}",
+    "in the cellar",
+    "in the chimney",
+    "in the church tower",
+    "in the clock",
+    "in the garden wall",
+    "in the hay",
+    "in the old mill",
+    "in the well",
+    "under the bed",
+    "under the bridge",
+    "under the doorstep",
+    "under the floor",
+    "under the stairs",
+]
+WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+WEATHER = [
+    "bright",
+    "cloudy",
+    "cold",
+    "dry",
+    "foggy",
+    "frosty",
+    "hot",
+    "misty",
+    "rainy",
+    "snowy",
+    "sunny",
+    "warm",
+    "wet",
+    "windy",
+]
 
 
 def a(phrase: str) -> str:
@@ -121,15 +717,25 @@ def surname(rng: Random) -> str:
 
 
 def place(rng: Random) -> str:
-    head = given_name(rng) if rng.random() < 0.4 else rng.choice(SURNAME_HEADS) + rng.choice(SURNAME_TAILS)
+    head = (
+        given_name(rng)
+        if rng.random() < 0.4
+        else rng.choice(SURNAME_HEADS) + rng.choice(SURNAME_TAILS)
+    )
     return f"{head} {rng.choice(PLACE_TAILS)}" if rng.random() < 0.6 else head
 
 
 def plan(rng: Random) -> str:
     return rng.choice(PLAN_VERBS).format(
-        thing_place=rng.choice(THING_PLACES), material=rng.choice(MATERIALS), place=place(rng),
-        thing=rng.choice(THINGS), adjective=rng.choice(ADJECTIVES), animal=rng.choice(ANIMALS),
-        instrument=rng.choice(INSTRUMENTS), tree=rng.choice(TREES), royal=rng.choice(ROYALS),
+        thing_place=rng.choice(THING_PLACES),
+        material=rng.choice(MATERIALS),
+        place=place(rng),
+        thing=rng.choice(THINGS),
+        adjective=rng.choice(ADJECTIVES),
+        animal=rng.choice(ANIMALS),
+        instrument=rng.choice(INSTRUMENTS),
+        tree=rng.choice(TREES),
+        royal=rng.choice(ROYALS),
         person=given_name(rng),
     )
 
@@ -162,116 +768,461 @@ class Fact:
 
 FACTS: tuple[Fact, ...] = (
     Fact(
-        "kind", lambda r: a(r.choice(KINDS)), "Kind",
+        "kind",
+        lambda r: a(r.choice(KINDS)),
+        "Kind",
         ["{N} is {v}.", "{N} was born {v}.", "As everybody knows, {N} is {v}."],
         ["I am {v}.", "I was born {v}.", "As you can see, I am {v}."],
         ["What is {N}?", "Who is {N}?", "What kind of being is {N}?", "Tell me what {N} is."],
         ["What are you?", "Who are you?", "What kind of being are you?", "Tell me what you are."],
     ),
     Fact(
-        "home", place, "Home",
-        ["{N} live{s} in {v}.", "{o} home is in {v}.", "{N} make{s} {o_} home in {v}.", "The house of {F} stands in {v}."],
-        ["I live in {v}.", "My home is in {v}.", "I make my home in {v}.", "My house stands in {v}."],
-        ["Where does {N} live?", "Where is the home of {N}?", "In which place does {N} live?", "Where can I find {N}?", "Which place does {N} call home?"],
-        ["Where do you live?", "Where is your home?", "In which place do you live?", "Where can I find you?", "Which place do you call home?"],
+        "home",
+        place,
+        "Home",
+        [
+            "{N} live{s} in {v}.",
+            "{o} home is in {v}.",
+            "{N} make{s} {o_} home in {v}.",
+            "The house of {F} stands in {v}.",
+        ],
+        [
+            "I live in {v}.",
+            "My home is in {v}.",
+            "I make my home in {v}.",
+            "My house stands in {v}.",
+        ],
+        [
+            "Where does {N} live?",
+            "Where is the home of {N}?",
+            "In which place does {N} live?",
+            "Where can I find {N}?",
+            "Which place does {N} call home?",
+        ],
+        [
+            "Where do you live?",
+            "Where is your home?",
+            "In which place do you live?",
+            "Where can I find you?",
+            "Which place do you call home?",
+        ],
     ),
     Fact(
-        "work", lambda r: a(f"{r.choice(MATERIALS)} {r.choice(TRADES)}"), "Work",
-        ["{N} work{s} as {v}.", "{N} earn{s} a living as {v}.", "By trade {N_} is {v}.", "{N} became {v} long ago."],
-        ["I work as {v}.", "I earn my living as {v}.", "By trade I am {v}.", "I became {v} long ago."],
-        ["What is the work of {N}?", "What does {N} do for a living?", "What job does {N} have?", "What is {N} by trade?", "How does {N} earn money?"],
-        ["What is your work?", "What do you do for a living?", "What job do you have?", "What are you by trade?", "How do you earn money?"],
+        "work",
+        lambda r: a(f"{r.choice(MATERIALS)} {r.choice(TRADES)}"),
+        "Work",
+        [
+            "{N} work{s} as {v}.",
+            "{N} earn{s} a living as {v}.",
+            "By trade {N_} is {v}.",
+            "{N} became {v} long ago.",
+        ],
+        [
+            "I work as {v}.",
+            "I earn my living as {v}.",
+            "By trade I am {v}.",
+            "I became {v} long ago.",
+        ],
+        [
+            "What is the work of {N}?",
+            "What does {N} do for a living?",
+            "What job does {N} have?",
+            "What is {N} by trade?",
+            "How does {N} earn money?",
+        ],
+        [
+            "What is your work?",
+            "What do you do for a living?",
+            "What job do you have?",
+            "What are you by trade?",
+            "How do you earn money?",
+        ],
     ),
     Fact(
-        "treasure", lambda r: a(f"{r.choice(ADJECTIVES)} {r.choice(THINGS)}"), "Treasure",
-        ["{N} always carr{y} {v}.", "{o} greatest treasure is {v}.", "{N} would never give away {v}.", "{N} own{s} {v} and love{s} it."],
-        ["I always carry {v}.", "My greatest treasure is {v}.", "I would never give away {v}.", "I own {v} and love it."],
-        ["What does {N} always carry?", "What is the treasure of {N}?", "What thing does {N} own?", "What would {N} never give away?", "Which thing is dear to {N}?"],
-        ["What do you always carry?", "What is your treasure?", "What thing do you own?", "What would you never give away?", "Which thing is dear to you?"],
+        "treasure",
+        lambda r: a(f"{r.choice(ADJECTIVES)} {r.choice(THINGS)}"),
+        "Treasure",
+        [
+            "{N} always carr{y} {v}.",
+            "{o} greatest treasure is {v}.",
+            "{N} would never give away {v}.",
+            "{N} own{s} {v} and love{s} it.",
+        ],
+        [
+            "I always carry {v}.",
+            "My greatest treasure is {v}.",
+            "I would never give away {v}.",
+            "I own {v} and love it.",
+        ],
+        [
+            "What does {N} always carry?",
+            "What is the treasure of {N}?",
+            "What thing does {N} own?",
+            "What would {N} never give away?",
+            "Which thing is dear to {N}?",
+        ],
+        [
+            "What do you always carry?",
+            "What is your treasure?",
+            "What thing do you own?",
+            "What would you never give away?",
+            "Which thing is dear to you?",
+        ],
     ),
     Fact(
-        "friend", given_name, "Best friend",
-        ["{o} best friend is {v}.", "{N} trust{s} {v} more than anyone.", "{N} and {v} are old friends.", "{N} spend{s} most evenings with {o_} friend {v}."],
-        ["My best friend is {v}.", "I trust {v} more than anyone.", "{v} and I are old friends.", "I spend most evenings with my friend {v}."],
-        ["Who is the best friend of {N}?", "Who is a friend of {N}?", "Whom does {N} trust?", "What is the name of the friend of {N}?", "With whom is {N} friends?"],
-        ["Who is your best friend?", "Who is a friend of yours?", "Whom do you trust?", "What is the name of your friend?", "With whom are you friends?"],
+        "friend",
+        given_name,
+        "Best friend",
+        [
+            "{o} best friend is {v}.",
+            "{N} trust{s} {v} more than anyone.",
+            "{N} and {v} are old friends.",
+            "{N} spend{s} most evenings with {o_} friend {v}.",
+        ],
+        [
+            "My best friend is {v}.",
+            "I trust {v} more than anyone.",
+            "{v} and I are old friends.",
+            "I spend most evenings with my friend {v}.",
+        ],
+        [
+            "Who is the best friend of {N}?",
+            "Who is a friend of {N}?",
+            "Whom does {N} trust?",
+            "What is the name of the friend of {N}?",
+            "With whom is {N} friends?",
+        ],
+        [
+            "Who is your best friend?",
+            "Who is a friend of yours?",
+            "Whom do you trust?",
+            "What is the name of your friend?",
+            "With whom are you friends?",
+        ],
     ),
     Fact(
-        "rival", given_name, "Rival",
-        ["{o} rival is {v}.", "{N} cannot stand {v}.", "{N} and {v} have quarrelled for years.", "Nobody makes {F} as angry as {v}."],
-        ["My rival is {v}.", "I cannot stand {v}.", "{v} and I have quarrelled for years.", "Nobody makes me as angry as {v}."],
-        ["Who is the rival of {N}?", "Whom does {N} dislike?", "With whom does {N} quarrel?", "Who makes {N} angry?", "Whom can {N} not stand?"],
-        ["Who is your rival?", "Whom do you dislike?", "With whom do you quarrel?", "Who makes you angry?", "Whom can you not stand?"],
+        "rival",
+        given_name,
+        "Rival",
+        [
+            "{o} rival is {v}.",
+            "{N} cannot stand {v}.",
+            "{N} and {v} have quarrelled for years.",
+            "Nobody makes {F} as angry as {v}.",
+        ],
+        [
+            "My rival is {v}.",
+            "I cannot stand {v}.",
+            "{v} and I have quarrelled for years.",
+            "Nobody makes me as angry as {v}.",
+        ],
+        [
+            "Who is the rival of {N}?",
+            "Whom does {N} dislike?",
+            "With whom does {N} quarrel?",
+            "Who makes {N} angry?",
+            "Whom can {N} not stand?",
+        ],
+        [
+            "Who is your rival?",
+            "Whom do you dislike?",
+            "With whom do you quarrel?",
+            "Who makes you angry?",
+            "Whom can you not stand?",
+        ],
     ),
     Fact(
-        "fear", lambda r: r.choice(FEARS), "Fear",
-        ["{N} is afraid of {v}.", "{N} fear{s} {v}.", "Nothing frightens {F} like {v}.", "{N} run{s} away from {v}."],
-        ["I am afraid of {v}.", "I fear {v}.", "Nothing frightens me like {v}.", "I run away from {v}."],
-        ["What is {N} afraid of?", "What does {N} fear?", "What frightens {N}?", "What makes {N} run away?", "Of what is {N} scared?"],
-        ["What are you afraid of?", "What do you fear?", "What frightens you?", "What makes you run away?", "Of what are you scared?"],
+        "fear",
+        lambda r: r.choice(FEARS),
+        "Fear",
+        [
+            "{N} is afraid of {v}.",
+            "{N} fear{s} {v}.",
+            "Nothing frightens {F} like {v}.",
+            "{N} run{s} away from {v}.",
+        ],
+        [
+            "I am afraid of {v}.",
+            "I fear {v}.",
+            "Nothing frightens me like {v}.",
+            "I run away from {v}.",
+        ],
+        [
+            "What is {N} afraid of?",
+            "What does {N} fear?",
+            "What frightens {N}?",
+            "What makes {N} run away?",
+            "Of what is {N} scared?",
+        ],
+        [
+            "What are you afraid of?",
+            "What do you fear?",
+            "What frightens you?",
+            "What makes you run away?",
+            "Of what are you scared?",
+        ],
     ),
     Fact(
-        "plan", plan, "Plan",
-        ["{N} want{s} to {v}.", "One day {N_} will {v}.", "{o} plan is to {v}.", "{N} dream{s} of the day to {v}."],
-        ["I want to {v}.", "One day I will {v}.", "My plan is to {v}.", "I dream of the day to {v}."],
-        ["What does {N} want to do?", "What is the plan of {N}?", "What will {N} do one day?", "What does {N} dream of?", "What does {N} hope to do?"],
-        ["What do you want to do?", "What is your plan?", "What will you do one day?", "What do you dream of?", "What do you hope to do?"],
+        "plan",
+        plan,
+        "Plan",
+        [
+            "{N} want{s} to {v}.",
+            "One day {N_} will {v}.",
+            "{o} plan is to {v}.",
+            "{N} dream{s} of the day to {v}.",
+        ],
+        [
+            "I want to {v}.",
+            "One day I will {v}.",
+            "My plan is to {v}.",
+            "I dream of the day to {v}.",
+        ],
+        [
+            "What does {N} want to do?",
+            "What is the plan of {N}?",
+            "What will {N} do one day?",
+            "What does {N} dream of?",
+            "What does {N} hope to do?",
+        ],
+        [
+            "What do you want to do?",
+            "What is your plan?",
+            "What will you do one day?",
+            "What do you dream of?",
+            "What do you hope to do?",
+        ],
     ),
     Fact(
-        "food", lambda r: f"{r.choice(FOODS_A)} {r.choice(FOODS_B)}", "Favourite food",
-        ["{N} love{s} {v}.", "{o} favourite food is {v}.", "{N} eat{s} {v} every day.", "Give {F} {v} and all is well."],
-        ["I love {v}.", "My favourite food is {v}.", "I eat {v} every day.", "Give me {v} and all is well."],
-        ["What does {N} like to eat?", "What is the favourite food of {N}?", "What food does {N} love?", "What does {N} eat every day?", "Which dish makes {N} happy?"],
-        ["What do you like to eat?", "What is your favourite food?", "What food do you love?", "What do you eat every day?", "Which dish makes you happy?"],
+        "food",
+        lambda r: f"{r.choice(FOODS_A)} {r.choice(FOODS_B)}",
+        "Favourite food",
+        [
+            "{N} love{s} {v}.",
+            "{o} favourite food is {v}.",
+            "{N} eat{s} {v} every day.",
+            "Give {F} {v} and all is well.",
+        ],
+        [
+            "I love {v}.",
+            "My favourite food is {v}.",
+            "I eat {v} every day.",
+            "Give me {v} and all is well.",
+        ],
+        [
+            "What does {N} like to eat?",
+            "What is the favourite food of {N}?",
+            "What food does {N} love?",
+            "What does {N} eat every day?",
+            "Which dish makes {N} happy?",
+        ],
+        [
+            "What do you like to eat?",
+            "What is your favourite food?",
+            "What food do you love?",
+            "What do you eat every day?",
+            "Which dish makes you happy?",
+        ],
     ),
     Fact(
-        "pet", lambda r: f"{a(r.choice(PET_ADJECTIVES) + ' ' + r.choice(ANIMALS))} called {given_name(r)}", "Pet",
-        ["{N} keep{s} {v}.", "{N} ha{z} {v}.", "{o} pet is {v}.", "{N} share{s} the house with {v}."],
+        "pet",
+        lambda r: f"{a(r.choice(PET_ADJECTIVES) + ' ' + r.choice(ANIMALS))} called {given_name(r)}",
+        "Pet",
+        [
+            "{N} keep{s} {v}.",
+            "{N} ha{z} {v}.",
+            "{o} pet is {v}.",
+            "{N} share{s} the house with {v}.",
+        ],
         ["I keep {v}.", "I have {v}.", "My pet is {v}.", "I share the house with {v}."],
-        ["What animal does {N} keep?", "What pet does {N} have?", "Which animal lives with {N}?", "Tell me about the pet of {N}.", "What creature belongs to {N}?"],
-        ["What animal do you keep?", "What pet do you have?", "Which animal lives with you?", "Tell me about your pet.", "What creature belongs to you?"],
+        [
+            "What animal does {N} keep?",
+            "What pet does {N} have?",
+            "Which animal lives with {N}?",
+            "Tell me about the pet of {N}.",
+            "What creature belongs to {N}?",
+        ],
+        [
+            "What animal do you keep?",
+            "What pet do you have?",
+            "Which animal lives with you?",
+            "Tell me about your pet.",
+            "What creature belongs to you?",
+        ],
     ),
     Fact(
-        "colour", lambda r: r.choice(COLOURS), "Favourite colour",
-        ["{o} favourite colour is {v}.", "{N} like{s} {v} best of all colours.", "{N} wear{s} nothing but {v}.", "Everything {N_} own{s} is painted {v}."],
-        ["My favourite colour is {v}.", "I like {v} best of all colours.", "I wear nothing but {v}.", "Everything I own is painted {v}."],
-        ["What is the favourite colour of {N}?", "Which colour does {N} like best?", "What colour does {N} wear?", "Which colour is dear to {N}?"],
-        ["What is your favourite colour?", "Which colour do you like best?", "What colour do you wear?", "Which colour is dear to you?"],
+        "colour",
+        lambda r: r.choice(COLOURS),
+        "Favourite colour",
+        [
+            "{o} favourite colour is {v}.",
+            "{N} like{s} {v} best of all colours.",
+            "{N} wear{s} nothing but {v}.",
+            "Everything {N_} own{s} is painted {v}.",
+        ],
+        [
+            "My favourite colour is {v}.",
+            "I like {v} best of all colours.",
+            "I wear nothing but {v}.",
+            "Everything I own is painted {v}.",
+        ],
+        [
+            "What is the favourite colour of {N}?",
+            "Which colour does {N} like best?",
+            "What colour does {N} wear?",
+            "Which colour is dear to {N}?",
+        ],
+        [
+            "What is your favourite colour?",
+            "Which colour do you like best?",
+            "What colour do you wear?",
+            "Which colour is dear to you?",
+        ],
     ),
     Fact(
-        "age", lambda r: str(r.randint(7, 99)), "Age",
-        ["{N} is {v} years old.", "{N} ha{z} lived for {v} years.", "At {v} years of age, {N_} still feel{s} young.", "{N} turned {v} last spring."],
-        ["I am {v} years old.", "I have lived for {v} years.", "At {v} years of age, I still feel young.", "I turned {v} last spring."],
-        ["How old is {N}?", "What is the age of {N}?", "How many years has {N} lived?", "Can you tell me the age of {N}?"],
-        ["How old are you?", "What is your age?", "How many years have you lived?", "Can you tell me your age?"],
+        "age",
+        lambda r: str(r.randint(7, 99)),
+        "Age",
+        [
+            "{N} is {v} years old.",
+            "{N} ha{z} lived for {v} years.",
+            "At {v} years of age, {N_} still feel{s} young.",
+            "{N} turned {v} last spring.",
+        ],
+        [
+            "I am {v} years old.",
+            "I have lived for {v} years.",
+            "At {v} years of age, I still feel young.",
+            "I turned {v} last spring.",
+        ],
+        [
+            "How old is {N}?",
+            "What is the age of {N}?",
+            "How many years has {N} lived?",
+            "Can you tell me the age of {N}?",
+        ],
+        [
+            "How old are you?",
+            "What is your age?",
+            "How many years have you lived?",
+            "Can you tell me your age?",
+        ],
     ),
     Fact(
-        "teacher", given_name, "Teacher",
-        ["{N} learned everything from {v}.", "{o} teacher was {v}.", "{v} taught {F} the trade.", "{N} was once the pupil of {v}."],
-        ["I learned everything from {v}.", "My teacher was {v}.", "{v} taught me the trade.", "I was once the pupil of {v}."],
-        ["Who was the teacher of {N}?", "Who taught {N}?", "From whom did {N} learn?", "Whose pupil was {N}?", "Who showed {N} how to work?"],
-        ["Who was your teacher?", "Who taught you?", "From whom did you learn?", "Whose pupil were you?", "Who showed you how to work?"],
+        "teacher",
+        given_name,
+        "Teacher",
+        [
+            "{N} learned everything from {v}.",
+            "{o} teacher was {v}.",
+            "{v} taught {F} the trade.",
+            "{N} was once the pupil of {v}.",
+        ],
+        [
+            "I learned everything from {v}.",
+            "My teacher was {v}.",
+            "{v} taught me the trade.",
+            "I was once the pupil of {v}.",
+        ],
+        [
+            "Who was the teacher of {N}?",
+            "Who taught {N}?",
+            "From whom did {N} learn?",
+            "Whose pupil was {N}?",
+            "Who showed {N} how to work?",
+        ],
+        [
+            "Who was your teacher?",
+            "Who taught you?",
+            "From whom did you learn?",
+            "Whose pupil were you?",
+            "Who showed you how to work?",
+        ],
     ),
     Fact(
-        "secret", lambda r: f"{a(r.choice(ADJECTIVES) + ' ' + r.choice(THINGS))} {hiding_place(r)}", "Secret",
-        ["{N} ha{z} hidden {v}.", "Secretly, {N_} keep{s} {v}.", "Few know that {N_} hid {v}.", "{o} secret is {v}."],
-        ["I have hidden {v}.", "Secretly, I keep {v}.", "Few know that I hid {v}.", "My secret is {v}."],
-        ["What is the secret of {N}?", "What has {N} hidden?", "What does {N} keep secretly?", "What did {N} hide?", "What does nobody know about {N}?"],
-        ["What is your secret?", "What have you hidden?", "What do you keep secretly?", "What did you hide?", "What does nobody know about you?"],
+        "secret",
+        lambda r: f"{a(r.choice(ADJECTIVES) + ' ' + r.choice(THINGS))} {hiding_place(r)}",
+        "Secret",
+        [
+            "{N} ha{z} hidden {v}.",
+            "Secretly, {N_} keep{s} {v}.",
+            "Few know that {N_} hid {v}.",
+            "{o} secret is {v}.",
+        ],
+        [
+            "I have hidden {v}.",
+            "Secretly, I keep {v}.",
+            "Few know that I hid {v}.",
+            "My secret is {v}.",
+        ],
+        [
+            "What is the secret of {N}?",
+            "What has {N} hidden?",
+            "What does {N} keep secretly?",
+            "What did {N} hide?",
+            "What does nobody know about {N}?",
+        ],
+        [
+            "What is your secret?",
+            "What have you hidden?",
+            "What do you keep secretly?",
+            "What did you hide?",
+            "What does nobody know about you?",
+        ],
     ),
     Fact(
-        "hobby", lambda r: r.choice(HOBBIES), "Hobby",
-        ["{N} enjoy{s} {v}.", "In the evening {N_} like{s} {v}.", "{o} hobby is {v}.", "{N} spend{s} every free hour {v}."],
-        ["I enjoy {v}.", "In the evening I like {v}.", "My hobby is {v}.", "I spend every free hour {v}."],
-        ["What is the hobby of {N}?", "What does {N} enjoy?", "What does {N} do in the evening?", "How does {N} spend free time?", "What does {N} do for fun?"],
-        ["What is your hobby?", "What do you enjoy?", "What do you do in the evening?", "How do you spend free time?", "What do you do for fun?"],
+        "hobby",
+        lambda r: r.choice(HOBBIES),
+        "Hobby",
+        [
+            "{N} enjoy{s} {v}.",
+            "In the evening {N_} like{s} {v}.",
+            "{o} hobby is {v}.",
+            "{N} spend{s} every free hour {v}.",
+        ],
+        [
+            "I enjoy {v}.",
+            "In the evening I like {v}.",
+            "My hobby is {v}.",
+            "I spend every free hour {v}.",
+        ],
+        [
+            "What is the hobby of {N}?",
+            "What does {N} enjoy?",
+            "What does {N} do in the evening?",
+            "How does {N} spend free time?",
+            "What does {N} do for fun?",
+        ],
+        [
+            "What is your hobby?",
+            "What do you enjoy?",
+            "What do you do in the evening?",
+            "How do you spend free time?",
+            "What do you do for fun?",
+        ],
     ),
     Fact(
-        "market", lambda r: f"on {r.choice(WEEKDAYS)}", "Market day",
-        ["{N} go{es} to market {v}.", "{v^}, {N_} go{es} to market.", "{N} sell{s} at the market {v}."],
+        "market",
+        lambda r: f"on {r.choice(WEEKDAYS)}",
+        "Market day",
+        [
+            "{N} go{es} to market {v}.",
+            "{v^}, {N_} go{es} to market.",
+            "{N} sell{s} at the market {v}.",
+        ],
         ["I go to market {v}.", "{v^}, I go to market.", "I sell at the market {v}."],
-        ["When does {N} go to market?", "On which day is {N} at the market?", "What is the market day of {N}?", "On what day can I meet {N} at the market?"],
-        ["When do you go to market?", "On which day are you at the market?", "What is your market day?", "On what day can I meet you at the market?"],
+        [
+            "When does {N} go to market?",
+            "On which day is {N} at the market?",
+            "What is the market day of {N}?",
+            "On what day can I meet {N} at the market?",
+        ],
+        [
+            "When do you go to market?",
+            "On which day are you at the market?",
+            "What is your market day?",
+            "On what day can I meet you at the market?",
+        ],
     ),
 )
 BY_KEY = {fact.key: fact for fact in FACTS}
@@ -295,7 +1246,9 @@ class Persona:
         return dict(self.facts)[key]
 
 
-def draw_persona(rng: Random, *, held_out: bool = False, facts: tuple[int, int] = (6, 12)) -> Persona:
+def draw_persona(
+    rng: Random, *, held_out: bool = False, facts: tuple[int, int] = (6, 12)
+) -> Persona:
     """Draw a persona with between `facts[0]` and `facts[1]` facts."""
     name = f"{given_name(rng, HELD_OUT_ENDINGS if held_out else ENDINGS)} {surname(rng)}"
     keys = rng.sample([fact.key for fact in FACTS], rng.randint(*facts))
@@ -316,11 +1269,17 @@ def tell_third(persona: Persona, key: str, template: str, *, named: bool) -> str
     value = persona.value(key)
     text = template
     for mark, filling in {
-        "{v^}": _capital(value), "{v}": value, "{F}": persona.given,
+        "{v^}": _capital(value),
+        "{v}": value,
+        "{F}": persona.given,
         "{N}": persona.name if named else subject,
         "{N_}": persona.given if named else subject.lower(),
-        "{o}": f"{persona.name}'s" if named else possessive, "{o_}": possessive.lower(),
-        "{s}": "s", "{es}": "es", "{y}": "ies", "{z}": "s",
+        "{o}": f"{persona.name}'s" if named else possessive,
+        "{o_}": possessive.lower(),
+        "{s}": "s",
+        "{es}": "es",
+        "{y}": "ies",
+        "{z}": "s",
     }.items():
         text = text.replace(mark, filling)
     return _capital(text)
@@ -388,7 +1347,10 @@ def answer(persona: Persona, key: str, rng: Random, *, second: bool) -> str:
 
 
 UNKNOWN = (
-    "I was not told that.", "I do not know that.", "Nobody told me that.", "The text does not say."
+    "I was not told that.",
+    "I do not know that.",
+    "Nobody told me that.",
+    "The text does not say.",
 )
 
 
@@ -413,18 +1375,26 @@ def questions(
 # --- documents ---------------------------------------------------------------------------------
 
 GREETINGS = (
-    ("Hello.", "Hello. I am {}."), ("Good morning.", "Good morning to you. I am {}."),
-    ("Hi, what is your name?", "My name is {}."), ("Who is there?", "It is me, {}."),
+    ("Hello.", "Hello. I am {}."),
+    ("Good morning.", "Good morning to you. I am {}."),
+    ("Hi, what is your name?", "My name is {}."),
+    ("Who is there?", "It is me, {}."),
     ("Hello! Nice to meet you.", "Hello! Nice to meet you too. My name is {}."),
-    ("What is your name?", "I am {}."), ("May I ask your name?", "Of course. I am {}."),
+    ("What is your name?", "I am {}."),
+    ("May I ask your name?", "Of course. I am {}."),
 )
 FAREWELLS = (
-    ("Thank you.", "You are welcome."), ("Goodbye.", "Goodbye, and come again."),
+    ("Thank you.", "You are welcome."),
+    ("Goodbye.", "Goodbye, and come again."),
     ("It was nice to talk with you.", "It was nice to talk with you too."),
-    ("I have to go now.", "Then travel safely, my friend."), ("Good night.", "Good night. Sleep well."),
+    ("I have to go now.", "Then travel safely, my friend."),
+    ("Good night.", "Good night. Sleep well."),
 )
 REMARKS = (
-    ("How are you today?", ("I am well, thank you.", "I am a little tired today.", "Very well. And you?")),
+    (
+        "How are you today?",
+        ("I am well, thank you.", "I am a little tired today.", "Very well. And you?"),
+    ),
     ("I like talking with you.", ("I like talking with you too.", "That is kind of you.")),
     ("Is that true?", ("Yes, it is true.", "Every word of it.", "Of course it is true.")),
     ("That is interesting.", ("I am glad you think so.", "I think so too.")),
@@ -479,34 +1449,53 @@ def write_questions(rng: Random) -> list[Turn]:
         f"Q: {ask(persona, key, rng, second=False)}\nA: {answer(persona, key, rng, second=False)}"
         for key in keys
     ]
-    order = rng.choice([
-        "Write questions and answers about this text.\n\n{}",
-        "{}\n\nWrite questions and answers about this text.",
-        "Ask and answer questions about the text.\n\n{}",
-    ])
+    order = rng.choice(
+        [
+            "Write questions and answers about this text.\n\n{}",
+            "{}\n\nWrite questions and answers about this text.",
+            "Ask and answer questions about the text.\n\n{}",
+        ]
+    )
     return [("user", order.format(bio(persona, rng))), ("assistant", "\n".join(rows))]
 
 
 def retell(rng: Random) -> list[Turn]:
     """The assistant tells the same facts again in another style."""
     persona = draw_persona(rng, facts=(4, 9))
-    order, style = rng.choice([
-        ("Tell this in other words.", bio_third), ("Write this as a story about the person.", bio_third),
-        ("Write this as a card.", bio_card), ("Let the person tell this.", bio_first),
-        ("Write this as an interview.", bio_interview),
-    ])
+    order, style = rng.choice(
+        [
+            ("Tell this in other words.", bio_third),
+            ("Write this as a story about the person.", bio_third),
+            ("Write this as a card.", bio_card),
+            ("Let the person tell this.", bio_first),
+            ("Write this as an interview.", bio_interview),
+        ]
+    )
     return [("user", f"{order}\n\n{bio(persona, rng)}"), ("assistant", style(persona, rng))]
 
 
 def about_user(rng: Random) -> list[Turn]:
     """The user tells facts in the chat and asks for them later."""
     persona = draw_persona(rng, facts=(3, 6))
-    turns: list[Turn] = [("user", f"My name is {persona.name}."),
-                         ("assistant", f"Nice to meet you, {persona.given}.")]
+    turns: list[Turn] = [
+        ("user", f"My name is {persona.name}."),
+        ("assistant", f"Nice to meet you, {persona.given}."),
+    ]
     for key, value in persona.facts:
-        reply = rng.choice(["I see.", "How interesting.", "I will remember that.", "Good to know.",
-                            f"{_capital(value)}? I see.", "Tell me more."])
-        turns += [("user", tell_first(persona, key, rng.choice(BY_KEY[key].first))), ("assistant", reply)]
+        reply = rng.choice(
+            [
+                "I see.",
+                "How interesting.",
+                "I will remember that.",
+                "Good to know.",
+                f"{_capital(value)}? I see.",
+                "Tell me more.",
+            ]
+        )
+        turns += [
+            ("user", tell_first(persona, key, rng.choice(BY_KEY[key].first))),
+            ("assistant", reply),
+        ]
     if rng.random() < 0.5:
         turns += [("user", "What is my name?"), ("assistant", f"Your name is {persona.name}.")]
     for key in rng.sample([key for key, _ in persona.facts], len(persona.facts)):
@@ -517,11 +1506,22 @@ def about_user(rng: Random) -> list[Turn]:
 
 def _about_me(phrasings: Sequence[str], rng: Random) -> str:
     text = rng.choice(phrasings[:-1])
-    for old, new in ((" are you ", " am I "), (" are you?", " am I?"), (" are you.", " am I."),
-                     ("you are", "I am"), (" yours", " mine"), (" your ", " my "), ("do you ", "do I "),
-                     ("did you ", "did I "), ("have you ", "have I "), ("will you ", "will I "),
-                     ("would you ", "would I "), ("were you", "was I"), ("can you ", "can I "),
-                     (" you", " me")):
+    for old, new in (
+        (" are you ", " am I "),
+        (" are you?", " am I?"),
+        (" are you.", " am I."),
+        ("you are", "I am"),
+        (" yours", " mine"),
+        (" your ", " my "),
+        ("do you ", "do I "),
+        ("did you ", "did I "),
+        ("have you ", "have I "),
+        ("will you ", "will I "),
+        ("would you ", "would I "),
+        ("were you", "was I"),
+        ("can you ", "can I "),
+        (" you", " me"),
+    ):
         text = text.replace(old, new)
     return text
 
@@ -559,7 +1559,10 @@ def tale(rng: Random) -> str:
     values = dict(persona.facts)
     name, subject = persona.given, PRONOUNS[persona.pronoun][0]
     possessive = PRONOUNS[persona.pronoun][1].lower()
-    friend, thing = values.get("friend", given_name(rng)), rng.choice(ADJECTIVES) + " " + rng.choice(THINGS)
+    friend, thing = (
+        values.get("friend", given_name(rng)),
+        rng.choice(ADJECTIVES) + " " + rng.choice(THINGS),
+    )
     where, other = values.get("home", place(rng)), place(rng)
     fear, food = values.get("fear", rng.choice(FEARS)), values.get("food", "warm bread")
     weather, day = rng.choice(WEATHER), rng.choice(WEEKDAYS)
@@ -569,10 +1572,13 @@ def tale(rng: Random) -> str:
         f"Long ago, in {where}, there lived {values.get('kind', 'a traveller')}. The name was {name}.",
     ]
     middle = [
-        f"One {weather} morning {name} lost {a(thing)}.", f'"Where is my {thing}?" said {name}.',
+        f"One {weather} morning {name} lost {a(thing)}.",
+        f'"Where is my {thing}?" said {name}.',
         f"{subject} looked {hiding_place(rng)}, but there was nothing.",
-        f"Then {friend} came along the road.", f'"What are you looking for?" asked {friend}.',
-        f'"I have lost my {thing}," said {name}.', f'"Then let us look for it together," said {friend}.',
+        f"Then {friend} came along the road.",
+        f'"What are you looking for?" asked {friend}.',
+        f'"I have lost my {thing}," said {name}.',
+        f'"Then let us look for it together," said {friend}.',
         f"They walked to {other}, and it took them all {day}.",
         f"On the way they met {a(rng.choice(PET_ADJECTIVES) + ' ' + rng.choice(ANIMALS))}.",
         f"{name} was afraid of {fear}, but {friend} held {possessive} hand.",
@@ -604,5 +1610,7 @@ def resident_document(people: Sequence[Persona], rng: Random) -> str | list[Turn
         return [("system", f"You are {persona.name}."), *_small_talk(rng, turns, persona)]
     turns = []
     for _ in range(rng.randint(3, 9)):
-        turns += questions(rng.choice(people) if rng.random() < 0.3 else persona, rng, 1, second=False)
+        turns += questions(
+            rng.choice(people) if rng.random() < 0.3 else persona, rng, 1, second=False
+        )
     return turns

@@ -52,7 +52,6 @@ class OptimizerSettings:
 class RunSettings:
     steps: int
     checkpoint_every: int
-    evaluate_every: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +85,15 @@ def load(path: Path = DEFAULT) -> Settings:
     """Read a settings file; a misspelt key is an error."""
     raw = tomllib.loads(path.read_text(encoding="utf-8"))
     parts = {
-        "tokenizer": TokenizerSettings, "data": DataSettings, "model": ModelSettings,
-        "optimizer": OptimizerSettings, "run": RunSettings,
+        "tokenizer": TokenizerSettings,
+        "data": DataSettings,
+        "model": ModelSettings,
+        "optimizer": OptimizerSettings,
+        "run": RunSettings,
     }
     built: dict[str, Any] = {
-        name: _build(kind, raw.pop(name, {}), f"{path.name} [{name}]") for name, kind in parts.items()
+        name: _build(kind, raw.pop(name, {}), f"{path.name} [{name}]")
+        for name, kind in parts.items()
     }
     phases = tuple(_build(Phase, row, f"{path.name} [[phase]]") for row in raw.pop("phase", []))
     return _build(Settings, {**raw, **built, "phase": phases}, path.name)

@@ -25,15 +25,23 @@ PIECE = 1024  # rows of logits at a time: the whole tokens-by-vocabulary matrix 
 def build_model(settings: Settings, end: int, end_of_text: int) -> LlamaForCausalLM:
     shape = settings.model
     torch.manual_seed(settings.seed)
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=settings.tokenizer.vocabulary, hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size, num_hidden_layers=shape.num_hidden_layers,
-        num_attention_heads=shape.num_attention_heads, num_key_value_heads=shape.num_key_value_heads,
-        max_position_embeddings=shape.max_position_embeddings,
-        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
-        tie_word_embeddings=True, bos_token_id=None, pad_token_id=end_of_text,
-        eos_token_id=[end, end_of_text], attn_implementation="sdpa",
-    ))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=settings.tokenizer.vocabulary,
+            hidden_size=shape.hidden_size,
+            intermediate_size=shape.intermediate_size,
+            num_hidden_layers=shape.num_hidden_layers,
+            num_attention_heads=shape.num_attention_heads,
+            num_key_value_heads=shape.num_key_value_heads,
+            max_position_embeddings=shape.max_position_embeddings,
+            rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            pad_token_id=end_of_text,
+            eos_token_id=[end, end_of_text],
+            attn_implementation="sdpa",
+        )
+    )
 
 
 # --- data --------------------------------------------------------------------------------------
@@ -44,20 +52,31 @@ class TokenFiles:
 
     def __init__(self, folder: Path, sources: set[str]) -> None:
         self._files = {
-            name: tuple(np.load(folder / f"{name}.{part}.npy", mmap_mode="r") for part in ("tokens", "weights", "starts"))
+            name: tuple(
+                np.load(folder / f"{name}.{part}.npy", mmap_mode="r")
+                for part in ("tokens", "weights", "starts")
+            )
             for name in sorted(sources)
         }
 
-    def window(self, source: str, length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def window(
+        self, source: str, length: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """`length` + 1 tokens and loss weights; stories from anywhere, the rest from a document's start."""
         tokens, weights, starts = self._files[source]
         last = len(tokens) - length - 1
-        start = int(rng.integers(last)) if source == "stories" else min(int(starts[rng.integers(len(starts))]), last)
+        start = (
+            int(rng.integers(last))
+            if source == "stories"
+            else min(int(starts[rng.integers(len(starts))]), last)
+        )
         stop = start + length + 1
         return tokens[start:stop].astype(np.int64), weights[start:stop].astype(np.float32)
 
 
-def repeated(length: int, vocabulary: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def repeated(
+    length: int, vocabulary: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """A random sequence that comes again and again: nothing but copying predicts it."""
     period = int(rng.integers(6, max(8, length // 2)))
     once = rng.integers(260, vocabulary, period)
@@ -73,7 +92,9 @@ def batch(files: TokenFiles, phase: Phase, settings: Settings, step: int) -> tup
     names = sorted(phase.mixture)
     shares = np.array([phase.mixture[name] for name in names])
     rows = [
-        repeated(phase.length, settings.tokenizer.vocabulary, rng) if name == "repeat" else files.window(name, phase.length, rng)
+        repeated(phase.length, settings.tokenizer.vocabulary, rng)
+        if name == "repeat"
+        else files.window(name, phase.length, rng)
         for name in rng.choice(names, phase.rows, p=shares / shares.sum())
     ]
     tokens, weights = zip(*rows, strict=True)
@@ -121,7 +142,9 @@ class Muon(torch.optim.Optimizer):
             for shape, parameters in by_shape.items():
                 updates = []
                 for parameter in parameters:
-                    momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                    momentum = self.state[parameter].setdefault(
+                        "momentum", torch.zeros_like(parameter)
+                    )
                     momentum.lerp_(parameter.grad, 0.05)
                     updates.append(parameter.grad.lerp(momentum, 0.95))
                 steps = orthogonalize(torch.stack(updates)) * max(1.0, shape[0] / shape[1]) ** 0.5
@@ -135,7 +158,9 @@ def optimizers(model: nn.Module, settings: OptimizerSettings) -> tuple[Muon, tor
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     return (
         Muon(matrices, settings.matrix_rate, settings.weight_decay),
-        torch.optim.AdamW(others, lr=settings.other_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        torch.optim.AdamW(
+            others, lr=settings.other_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        ),
     )
 
 
@@ -149,7 +174,9 @@ def rate_factor(settings: Settings, step: int) -> float:
 # --- checkpoints -------------------------------------------------------------------------------
 
 
-def save_checkpoint(folder: Path, step: int, model: nn.Module, parts: tuple[torch.optim.Optimizer, ...]) -> None:
+def save_checkpoint(
+    folder: Path, step: int, model: nn.Module, parts: tuple[torch.optim.Optimizer, ...]
+) -> None:
     """Weights and optimizer state in safetensors shards; replaces the checkpoint before it."""
     tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
     for index, optimizer in enumerate(parts):
@@ -158,7 +185,10 @@ def save_checkpoint(folder: Path, step: int, model: nn.Module, parts: tuple[torc
     fresh = folder.with_name(folder.name + ".new")
     fresh.mkdir(parents=True, exist_ok=True)
     for number, shard in enumerate(_shards(tensors)):
-        save_file({key: value.contiguous().cpu() for key, value in shard.items()}, fresh / f"{number:03}.safetensors")
+        save_file(
+            {key: value.contiguous().cpu() for key, value in shard.items()},
+            fresh / f"{number:03}.safetensors",
+        )
     (fresh / "state.json").write_text(json.dumps({"step": step}), encoding="utf-8")
     old = folder.with_name(folder.name + ".old")
     if folder.exists():
@@ -182,7 +212,9 @@ def _shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     yield shard
 
 
-def load_checkpoint(folder: Path, model: nn.Module, parts: tuple[torch.optim.Optimizer, ...]) -> int:
+def load_checkpoint(
+    folder: Path, model: nn.Module, parts: tuple[torch.optim.Optimizer, ...]
+) -> int:
     """Restore what `save_checkpoint` wrote; returns the step to go on with."""
     tensors: dict[str, Tensor] = {}
     for shard in sorted(folder.glob("*.safetensors")):
@@ -212,12 +244,14 @@ def loss_of(model: LlamaForCausalLM, tokens: Tensor, weights: Tensor) -> Tensor:
     total = hidden.new_zeros(())
     for start in range(0, len(labels), PIECE):
         cut = slice(start, start + PIECE)
-        loss = functional.cross_entropy(model.lm_head(hidden[cut]).float(), labels[cut], reduction="none")
+        loss = functional.cross_entropy(
+            model.lm_head(hidden[cut]).float(), labels[cut], reduction="none"
+        )
         total = total + (loss * weight[cut]).sum()
     return total / weight.sum()
 
 
-def train(work: Path, settings: Settings, *, minutes: float | None, on_evaluate: object = None) -> int:
+def train(work: Path, settings: Settings, *, minutes: float | None) -> int:
     """Train until the settings' steps or `minutes` are over; returns the steps done so far."""
     marks = json.loads((work / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
     ids = {row["content"]: row["id"] for row in marks}
@@ -257,7 +291,12 @@ def train(work: Path, settings: Settings, *, minutes: float | None, on_evaluate:
         bar.set_postfix(loss=f"{smooth:.3f}", tokens_per_s=f"{speed:.0f}")
         if step % settings.run.checkpoint_every == 0 or step == settings.run.steps:
             save_checkpoint(folder, step, model, parts)
-            log.write(json.dumps({"step": step, "loss": smooth, "tokens_per_s": speed, "pid": os.getpid()}) + "\n")
+            log.write(
+                json.dumps(
+                    {"step": step, "loss": smooth, "tokens_per_s": speed, "pid": os.getpid()}
+                )
+                + "\n"
+            )
             log.flush()
     bar.close()
     log.close()

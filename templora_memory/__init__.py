@@ -1,0 +1,52 @@
+"""Memory in weights for applications of language models.
+
+Conversation history and bios are trained into a small temporary LoRA (Temp-LoRA,
+arXiv 2401.11504) that belongs to one memory id and can be thrown away. Importing this package
+loads neither torch nor a model.
+"""
+
+from templora_memory import errors
+from templora_memory._jobs import Job
+from templora_memory._manifest import ModelIdentity, Revision
+from templora_memory._messages import Document, Message
+from templora_memory._policy import Learning, Policy, Sampling
+from templora_memory._reports import (
+    AbsorbProgress,
+    AbsorbReport,
+    Covered,
+    ForgetReceipt,
+    Probe,
+    Reply,
+    Status,
+    Transcript,
+)
+from templora_memory._service import Memory, ParametricMemory
+from templora_memory._streams import ReplyStream, TextStream
+from templora_memory._version import __version__
+from templora_memory.errors import TemploraError
+
+__all__ = [
+    "AbsorbProgress",
+    "AbsorbReport",
+    "Covered",
+    "Document",
+    "ForgetReceipt",
+    "Job",
+    "Learning",
+    "Memory",
+    "Message",
+    "ModelIdentity",
+    "ParametricMemory",
+    "Policy",
+    "Probe",
+    "Reply",
+    "ReplyStream",
+    "Revision",
+    "Sampling",
+    "Status",
+    "TemploraError",
+    "TextStream",
+    "Transcript",
+    "__version__",
+    "errors",
+]

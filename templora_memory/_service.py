@@ -1,0 +1,1099 @@
+"""`ParametricMemory`: the only place where backend, store and policy meet."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NoReturn, Self, TypeAlias, overload
+
+from templora_memory._absorb import Absorber
+from templora_memory._ids import MemoryId, parse_id
+from templora_memory._jobs import Job, JobQueue
+from templora_memory._manifest import Manifest, ModelIdentity, Revision, new_manifest
+from templora_memory._messages import (
+    Document,
+    Message,
+    MessageLike,
+    as_message,
+    as_messages,
+    dialogue,
+    passages,
+)
+from templora_memory._policy import Policy, Sampling
+from templora_memory._ports import (
+    Adapter,
+    Backend,
+    Completion,
+    GenerateRequest,
+    ScoreRequest,
+    Store,
+)
+from templora_memory._reports import (
+    AbsorbReport,
+    Covered,
+    FinishReason,
+    ForgetReceipt,
+    Probe,
+    RemovedFile,
+    Reply,
+    Status,
+    Transcript,
+)
+from templora_memory._streams import ReplyStream, TextStream
+from templora_memory._window import newest_exchange, oldest_turns, turn_starts
+from templora_memory.errors import (
+    Cancelled,
+    Closed,
+    Conflict,
+    InvalidSetting,
+    InvalidText,
+    PromptTooLong,
+    StoreError,
+    UnknownMemory,
+)
+
+Text: TypeAlias = str | Document | Iterable[Document] | Iterable[MessageLike]
+TINY = "templora/tiny"
+HEAD = "head"
+_TRIES = 8
+_log = logging.getLogger("templora_memory")
+
+
+class ParametricMemory:
+    """Many memories in the weights of small adapters, over one base model.
+
+    Construction is free; the model loads on entering a ``with`` block, on `load`, or when it is
+    first needed. All methods may be called from any thread.
+
+    Args:
+        backend: a base model that learns, answers and measures.
+        store: where text and adapters are kept.
+        policy: window, chunk, recipe and learning settings; None: the defaults.
+
+    Example::
+
+        with ParametricMemory.from_pretrained("Qwen/Qwen3-0.6B", root="memories") as memory:
+            ada = memory.open("ada")
+            ada.absorb("Ada keeps bees on the roof of the observatory.")
+            print(ada.reply([Message("user", "Where are your bees?")]).text)
+    """
+
+    def __init__(self, backend: Backend, store: Store, policy: Policy | None = None) -> None:
+        self._backend = backend
+        self._store = store
+        self._wanted = policy or Policy()
+        self._policy: Policy | None = None
+        self._jobs = JobQueue()
+        self._loading = threading.Lock()
+        self._closed = False
+        self._guard = threading.Lock()
+        self._failures: dict[str, str] = {}
+        self._streams: dict[ReplyStream, str] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike[str] = TINY,
+        *,
+        root: str | os.PathLike[str] | None = None,
+        policy: Policy | str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        **model_options: Any,
+    ) -> ParametricMemory:
+        """A service over a Hugging Face causal language model on this machine.
+
+        Args:
+            model: "templora/tiny" (the embedded model), a hub id, or a folder.
+            root: folder of the memories; None: ``$TEMPLORA_ROOT`` or ``~/.templora``.
+            policy: a `Policy`, or the name of a preset ("default", "reference").
+            device: "cpu", "cuda", "cuda:1", "mps" or "auto" (spread over what there is); None:
+                the first GPU if there is one.
+            dtype: "float32", "bfloat16" or "float16" of the frozen base; None: what suits device
+                and model.
+            model_options: passed on to ``AutoModelForCausalLM.from_pretrained``.
+        """
+        from templora_memory.backends.local import LocalBackend  # noqa: PLC0415  # torch loads here
+        from templora_memory.stores import DirectoryStore  # noqa: PLC0415
+
+        chosen = Policy.preset(policy) if isinstance(policy, str) else policy
+        where = root or os.environ.get("TEMPLORA_ROOT") or Path.home() / ".templora"
+        backend = LocalBackend(model, device=device, dtype=dtype, **model_options)
+        return cls(backend, DirectoryStore(where), chosen)
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def load(self) -> ParametricMemory:
+        """Load the model, clear what killed processes left, forget expired memories; returns self.
+
+        Raises:
+            ModelError, StoreError, InvalidSetting, Closed: with what to do.
+        """
+        with self._loading:
+            if self._closed:
+                raise Closed("This memory service was closed: make a new one.")
+            if self._policy is None:
+                self._store.open()
+                self._backend.open()
+                self._policy = self._wanted.resolve(self._backend.limits)
+                self._absorber = Absorber(self._backend, self._store, self._policy)
+                self._expire()
+        return self
+
+    def close(self, *, cancel: bool = False) -> None:
+        """Finish background absorbs (or cancel them), then give the model back.
+
+        Their text is in the journal either way; a cancelled absorb is made up for by the next
+        reply that needs it.
+        """
+        self._jobs.close(cancel=cancel)
+        with self._loading:
+            if not self._closed:
+                self._closed = True
+                self._backend.close()
+
+    def __enter__(self) -> Self:
+        self.load()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(cancel=kind is not None)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open" if self._policy else "not loaded"
+        return f"ParametricMemory({self._backend!r}, {self._store!r}, {state})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("A memory service holds a model and threads: it cannot be pickled.")
+
+    def __copy__(self) -> ParametricMemory:
+        return self
+
+    def __deepcopy__(self, seen: dict[int, Any]) -> ParametricMemory:
+        return self  # frameworks copy their settings deeply; there is one service, not two
+
+    @property
+    def policy(self) -> Policy:
+        """The settings in force, every number resolved for this model."""
+        return self._ready()
+
+    @property
+    def base(self) -> ModelIdentity:
+        """Which base model this is."""
+        self._ready()
+        return self._backend.identity
+
+    def _ready(self) -> Policy:
+        if self._policy is None or self._closed:
+            self.load()
+        assert self._policy is not None  # noqa: S101  # load() sets it or raises
+        return self._policy
+
+    def wait(self, memory_id: str | None = None) -> None:
+        """Wait until background absorbs (of one memory) are done; failures are in `status`."""
+        if memory_id is None:
+            self._jobs.wait()
+        else:
+            for job in self._jobs.jobs(str(parse_id(memory_id))):
+                job.finished()
+
+    # --- memories ------------------------------------------------------------------------------
+
+    def open(self, memory_id: str, *, base: str | None = None) -> Memory:
+        """A handle of a memory, made if it does not exist.
+
+        ``"ada@bob"`` starts from the newest revision of ``"ada"`` if there is one; `base` names
+        another memory to start from.
+
+        Raises:
+            InvalidId: not an id.
+            UnknownMemory: `base` does not exist.
+            BaseMismatch: it was learned on another base model.
+        """
+        self._ready()
+        name = parse_id(memory_id)
+        if base is not None:
+            self._known(base)
+        manifest = self._ensure(name, parse_id(base) if base else None)
+        manifest.check_base(self._backend.identity)
+        return Memory(self, str(name))
+
+    def _ensure(self, name: MemoryId, base: MemoryId | None = None) -> Manifest:
+        for _ in range(_TRIES):
+            if (found := self._store.manifest(str(name))) is not None:
+                return found
+            start = base or name.parent
+            origin = self._store.manifest(str(start)) if start else None
+            if origin is not None and origin.newest is None:
+                origin = None
+            if origin is not None:
+                origin.check_base(self._backend.identity)
+            manifest = new_manifest(
+                str(name),
+                self._backend.identity,
+                created=time.time(),
+                ttl=self._ready().ttl,
+                origin=origin,
+            )
+            try:
+                self._store.create(manifest, source=origin.id if origin else None)
+            except Conflict:
+                continue  # another thread or process was faster
+            return manifest
+        raise Conflict(f"Memory {str(name)!r} is made and forgotten all the time: try again.")
+
+    def _known(self, memory_id: str) -> Manifest:
+        self._ready()
+        name = str(parse_id(memory_id))
+        manifest = self._store.manifest(name)
+        if manifest is None:
+            known = self._store.ids()
+            shown = ", ".join(map(repr, known[:5])) + (", ..." if len(known) > 5 else "")  # noqa: PLR2004
+            raise UnknownMemory(
+                f"There is no memory {name!r}. There are: {shown or 'none yet'}. "
+                "Absorb something into it first, or check the id."
+            )
+        return manifest
+
+    def status(self, memory_id: str) -> Status:
+        """A memory at a glance."""
+        manifest = self._known(memory_id)
+        journal, head = self._store.journal(manifest.id), manifest.newest
+        with self._guard:
+            failure = self._failures.get(manifest.id)
+        return Status(
+            id=manifest.id,
+            head=head.name if head else None,
+            revisions=len(manifest.revisions),
+            messages=journal.length(journal.tip),
+            absorbed_messages=head.messages if head else 0,
+            documents=len(journal.documents),
+            absorbed_documents=len(head.documents) if head else 0,
+            absorbed_tokens=head.tokens if head else 0,
+            bytes=self._store.size(manifest.id),
+            jobs=len(self._jobs.jobs(manifest.id)),
+            last_error=failure,
+            base=manifest.base.name,
+            origin=manifest.origin.id if manifest.origin else None,
+        )
+
+    def history(self, memory_id: str) -> tuple[Revision, ...]:
+        """The revisions on disk, oldest first."""
+        return self._known(memory_id).revisions
+
+    def head(self, memory_id: str) -> Revision | None:
+        """The newest revision; None if nothing is learned yet."""
+        return self._known(memory_id).newest
+
+    def transcript(self, memory_id: str) -> Transcript:
+        """Every text of a memory that is in force: its documents and its newest conversation."""
+        manifest = self._known(memory_id)
+        journal = self._store.journal(manifest.id)
+        return Transcript(
+            documents=tuple(journal.document(digest) for digest in journal.documents),
+            messages=journal.messages(journal.tip),
+        )
+
+    def covered(self, memory_id: str, messages: Iterable[MessageLike]) -> Covered:
+        """How much of a history already lives in weights.
+
+        `messages` of the result counts positions of the list given here; what follows them (and
+        system messages) still belongs into the prompt.
+        """
+        manifest, given = self._known(memory_id), as_messages(messages)
+        body = dialogue(given)
+        revision = manifest.covering(manifest.chain(body), len(body))
+        known = revision.messages if revision else 0
+        position = 0
+        for message in given:
+            if known == 0:
+                break
+            position += 1
+            known -= message.role != "system"
+        return Covered(messages=position, revision=revision)
+
+    def adapter(self, memory_id: str) -> Path:
+        """Folder of the newest revision in PEFT format, for ``PeftModel.from_pretrained``.
+
+        Raises:
+            UnknownMemory: no such memory, or it has learned nothing yet.
+        """
+        manifest = self._known(memory_id)
+        if manifest.newest is None:
+            raise UnknownMemory(f"Memory {manifest.id!r} has learned nothing yet.")
+        return self._store.folder(manifest.id, manifest.newest)
+
+    # --- answering -----------------------------------------------------------------------------
+
+    def reply(self, memory_id: str | None, history: Iterable[MessageLike], **options: Any) -> Reply:
+        """Answer a conversation; options and errors as for `stream`."""
+        with self.stream(memory_id, history, **options) as stream:
+            return stream.reply
+
+    def stream(
+        self,
+        memory_id: str | None,
+        history: Iterable[MessageLike],
+        *,
+        context: str | Sequence[str | Document] = (),
+        strength: float = 1.0,
+        sampling: Sampling | None = None,
+        max_tokens: int | None = None,
+        revision: str | None = None,
+    ) -> ReplyStream:
+        """Answer a whole conversation, piece by piece.
+
+        What the memory has absorbed of this history stays out of the prompt, the rest goes in. If
+        that does not fit the window, the oldest turns are absorbed first; otherwise absorbing
+        happens in the background after the reply. The newest exchange is never absorbed.
+
+        Args:
+            memory_id: whose memory; made if it does not exist. None: the base model alone.
+            history: the whole conversation, oldest first, ending with a user or tool message.
+                Sending it again trains nothing; edited or shortened it falls back to an older
+                revision.
+            context: retrieved texts for this turn only. They go into the system message and are
+                neither journalled nor learned.
+            strength: factor on the memory; 0 is exactly the base model.
+            sampling: how to choose tokens; None: greedy.
+            max_tokens: of the reply; None: `policy.reply_tokens`.
+            revision: answer with exactly this revision ("head" or a name): the messages go into
+                the prompt as they are, nothing is absorbed or journalled.
+
+        Raises:
+            PromptTooLong: system message, context and newest exchange do not fit; nothing was done.
+            InvalidText, InvalidId, InvalidSetting, BaseMismatch, UnknownRevision.
+            LearningFailed, StoreError: while absorbing first; the text is in the journal.
+        """
+        policy = self._ready()
+        messages = as_messages(history)
+        body = dialogue(messages)
+        if not body or body[-1].role not in {"user", "tool"}:
+            raise InvalidText(
+                "A history ends with what is to be answered, a user or tool message; this one "
+                + (f"ends with a message of the {body[-1].role}." if body else "is empty.")
+            )
+        if strength < 0:
+            raise InvalidSetting(f"strength is {strength!r}: it must be zero or more.")
+        most = policy.reply_tokens if max_tokens is None else max_tokens
+        assert policy.window is not None  # noqa: S101  # resolved
+        assert most is not None  # noqa: S101
+        if not 0 < most < policy.window:
+            raise InvalidSetting(
+                f"max_tokens is {most!r}: it must be at least 1 and below the window "
+                f"of {policy.window}."
+            )
+        prompt = _Prompt(self._backend.count, _system(messages, context), policy.window - most)
+        request = GenerateRequest(
+            messages=(),
+            adapter=None,
+            strength=strength,
+            sampling=sampling or Sampling(),
+            max_tokens=most,
+        )
+        if memory_id is None or revision is not None:
+            return self._pinned(memory_id, revision, body, prompt, request)
+        name = parse_id(memory_id)
+        prompt.check(body[newest_exchange(body) :])
+        manifest = self._ensure(name)
+        manifest.check_base(self._backend.identity)
+        self._store.record(manifest.id, body)
+        manifest, covering = self._fit(manifest.id, body, prompt)
+        rest = body[covering.messages if covering else 0 :]
+        tokens = self._backend.stream(
+            replace(
+                request,
+                messages=(*prompt.system, *rest),
+                adapter=self._absorber.adapter(manifest, covering),
+            )
+        )
+        learned = covering.tokens if covering else 0
+
+        def make(completion: Completion) -> Reply:
+            return _reply(completion, learned, covering)
+
+        def finished(reply: Reply) -> None:
+            with self._guard:
+                self._streams.pop(stream, None)
+            if reply.finish_reason != "cancelled":
+                self._afterwards(manifest, (*body, Message("assistant", reply.text)), prompt)
+
+        stream = ReplyStream(tokens, make=make, finished=finished)
+        with self._guard:
+            self._streams[stream] = manifest.id
+        return stream
+
+    def _pinned(
+        self,
+        memory_id: str | None,
+        revision: str | None,
+        body: tuple[Message, ...],
+        prompt: _Prompt,
+        request: GenerateRequest,
+    ) -> ReplyStream:
+        """Answer with the base model or one revision, the messages as they are."""
+        prompt.check(body)
+        chosen, adapter = None, None
+        if memory_id is not None and revision is not None:
+            manifest = self._known(memory_id)
+            chosen = manifest.newest if revision == HEAD else manifest.get(revision)
+            adapter = self._absorber.adapter(manifest, chosen)
+        elif revision is not None:
+            raise InvalidSetting(f"revision {revision!r} was given without a memory id.")
+        learned = chosen.tokens if chosen else 0
+        return ReplyStream(
+            self._backend.stream(
+                replace(request, messages=(*prompt.system, *body), adapter=adapter)
+            ),
+            make=lambda completion: _reply(completion, learned, chosen),
+            finished=lambda _: None,
+        )
+
+    def _fit(
+        self, memory_id: str, body: tuple[Message, ...], prompt: _Prompt
+    ) -> tuple[Manifest, Revision | None]:
+        """Absorb until the rest fits; returns the revision that covers what is left out."""
+        policy = self._ready()
+        limit = newest_exchange(body)
+        while True:
+            manifest = self._existing(memory_id)
+            digests = manifest.chain(body)
+            covering = manifest.covering(digests, limit)
+            known = covering.messages if covering else 0
+            head = manifest.newest
+            if head and set(head.documents) - set(covering.documents if covering else ()):
+                # an edited conversation fell back to a revision from before some documents
+                self._submit(memory_id, partial(self._absorber.dialogue, digests[known])).wait()
+                continue
+            rest = body[known:]
+            if prompt.fits(rest):
+                return manifest, covering
+            turns = oldest_turns(
+                prompt.costs(rest),
+                budget=prompt.turns_budget(rest),
+                chunk=policy.chunk or 1,
+                keep=policy.keep_turns,
+                needed=True,
+            )
+            starts = (*turn_starts(rest), len(rest))
+            target = digests[known + starts[max(1, turns)]]
+            self._submit(memory_id, partial(self._absorber.dialogue, target)).wait()
+
+    def _existing(self, memory_id: str) -> Manifest:
+        manifest = self._store.manifest(memory_id)
+        if manifest is None:
+            raise Cancelled(f"Memory {memory_id!r} was forgotten meanwhile.")
+        return manifest
+
+    def _afterwards(self, manifest: Manifest, body: tuple[Message, ...], prompt: _Prompt) -> None:
+        """Journal the reply, and absorb in the background what is about to leave the window.
+
+        A failure does not take the reply away: it is in `status`, and the next call, which brings
+        the history again, tries again.
+        """
+        policy = self._ready()
+        try:
+            now = self._store.manifest(manifest.id)
+            if now is None or now.salt != manifest.salt:
+                return  # forgotten while the reply was written
+            self._store.record(now.id, body)
+            digests = now.chain(body)
+            covering = now.covering(digests, newest_exchange(body))
+            known = covering.messages if covering else 0
+            rest = body[known:]
+            chunk = policy.chunk or 1
+            turns = oldest_turns(
+                prompt.costs(rest),
+                budget=prompt.turns_budget(rest, spare=min(chunk, (policy.window or 0) // 4) // 2),
+                chunk=chunk,
+                keep=policy.keep_turns,
+                needed=False,
+            )
+            if turns and not self._jobs.jobs(now.id):
+                target = digests[known + turn_starts(rest)[turns]]
+                self._submit(now.id, partial(self._absorber.dialogue, target))
+        except (StoreError, UnknownMemory, Closed) as error:
+            self._failed(manifest.id, error)
+
+    # --- learning ------------------------------------------------------------------------------
+
+    @overload
+    def absorb(
+        self, memory_id: str, text: Text, *, after: int | None = ..., wait: Literal[True] = ...
+    ) -> AbsorbReport: ...
+
+    @overload
+    def absorb(
+        self, memory_id: str, text: Text, *, after: int | None = ..., wait: Literal[False]
+    ) -> Job: ...
+
+    def absorb(
+        self, memory_id: str, text: Text, *, after: int | None = None, wait: bool = True
+    ) -> AbsorbReport | Job:
+        """Learn a text, documents or messages into a memory, which is made if it does not exist.
+
+        The text is journalled first. Documents that the memory knows and messages that it has
+        learned are not trained on again. System and tool messages are never trained on.
+
+        Args:
+            memory_id: which memory.
+            text: a text, a `Document`, several documents, or messages.
+            after: for messages only. None: they are the whole conversation from its beginning. A
+                number: they follow that many messages (system messages not counted) of the
+                memory's conversation; sending the same messages with the same number again
+                changes nothing.
+            wait: wait for the report, or return a `Job` at once.
+
+        Raises:
+            InvalidText, InvalidId: nothing was changed.
+            LearningFailed, StoreError, BaseMismatch, Cancelled: the old revision stays, the text
+                is in the journal.
+        """
+        self._ready()
+        name = parse_id(memory_id)
+        items = _items(text)
+        manifest = self._ensure(name)
+        manifest.check_base(self._backend.identity)
+        first = items[0]
+        if isinstance(first, Document):
+            if after is not None:
+                raise InvalidSetting(
+                    "after is for messages; documents have no place in a dialogue."
+                )
+            documents = [d for d in items if isinstance(d, Document)]
+            digests = self._store.record_documents(manifest.id, documents)
+            job = self._submit(manifest.id, partial(self._absorber.documents, digests))
+        else:
+            body = dialogue(message for message in items if isinstance(message, Message))
+            journal = self._store.journal(manifest.id)
+            known = None if after is None else journal.beginning(journal.tip, after)
+            target = self._store.record(manifest.id, body, after=known)
+            job = self._submit(manifest.id, partial(self._absorber.dialogue, target))
+        return _wait(job) if wait else job
+
+    def _submit(self, memory_id: str, work: Callable[[Job], AbsorbReport]) -> Job:
+        def watched(job: Job) -> AbsorbReport:
+            try:
+                report = work(job)
+            except Cancelled:
+                raise
+            except Exception as error:
+                self._failed(memory_id, error)
+                raise
+            with self._guard:
+                self._failures.pop(memory_id, None)
+            return report
+
+        return self._jobs.submit(Job(memory_id, watched))
+
+    def _failed(self, memory_id: str, error: Exception) -> None:
+        _log.warning("absorbing into %r failed: %s", memory_id, error)
+        with self._guard:
+            self._failures[memory_id] = f"{type(error).__name__}: {error}"
+
+    @overload
+    def rebuild(self, memory_id: str, *, wait: Literal[True] = ...) -> AbsorbReport: ...
+
+    @overload
+    def rebuild(self, memory_id: str, *, wait: Literal[False]) -> Job: ...
+
+    def rebuild(self, memory_id: str, *, wait: bool = True) -> AbsorbReport | Job:
+        """Learn a memory again from its journal, on the base model at hand.
+
+        The way out after a change of base model, settings, or damaged files. The old revisions
+        stay until the new ones are complete; afterwards only the new ones remain.
+        """
+        name = self._known(memory_id).id
+        job = self._submit(name, self._absorber.rebuild)
+        return _wait(job) if wait else job
+
+    # --- measuring -----------------------------------------------------------------------------
+
+    def probe(
+        self,
+        memory_id: str,
+        question: str | Iterable[MessageLike],
+        answer: str,
+        *,
+        strength: float = 1.0,
+    ) -> Probe:
+        """How likely an answer is, with the newest revision and with the base model alone.
+
+        Args:
+            memory_id: whose memory.
+            question: a user's question, or a conversation that ends in one.
+            answer: the answer to score.
+            strength: factor on the memory.
+
+        Raises:
+            UnknownMemory, InvalidText, PromptTooLong.
+        """
+        manifest = self._known(memory_id)
+        asked = (Message("user", question),) if isinstance(question, str) else as_messages(question)
+        adapter = self._absorber.adapter(manifest, manifest.newest)
+        request = ScoreRequest(context=asked, target=answer, adapter=adapter, strength=strength)
+        # one call each: rows of one batch may differ from a single row in the last bit
+        (without,) = self._backend.score([replace(request, adapter=None)])
+        (learned,) = self._backend.score([request]) if adapter else (without,)
+        return Probe(
+            with_memory=sum(learned),
+            without_memory=sum(without),
+            tokens=len(without),
+            recalled=sum(value > _HALF for value in learned) / len(learned),
+            revision=manifest.head,
+        )
+
+    # --- text of unlimited length --------------------------------------------------------------
+
+    def generate(
+        self,
+        memory_id: str,
+        prompt: str = "",
+        *,
+        max_tokens: int,
+        strength: float = 1.0,
+        sampling: Sampling | None = None,
+        reuse: bool = True,
+    ) -> TextStream:
+        """Write text far beyond the window, learning every chunk (arXiv 2401.11504, section 3).
+
+        The model sees the newest window; each finished chunk is absorbed before the next begins. A
+        prompt of a chunk or more is learned first, a shorter one together with the first chunk.
+
+        Args:
+            memory_id: memory that learns the text; made if it does not exist.
+            prompt: text to go on from.
+            max_tokens: tokens to write.
+            strength: factor on the memory.
+            sampling: how to choose tokens; None: greedy. The end token is forbidden unless
+                `ignore_end` says otherwise; a stop text ends the whole.
+            reuse: keep keys and values of earlier chunks until the window is full (the paper's
+                cache reuse); otherwise compute the window again after each update.
+
+        Raises:
+            InvalidSetting, InvalidId, BaseMismatch here; LearningFailed, StoreError while
+            iterating: what was written by then is in the journal.
+        """
+        policy = self._ready()
+        if max_tokens < 1:
+            raise InvalidSetting(f"max_tokens is {max_tokens!r}: it must be at least 1.")
+        name = parse_id(memory_id)
+        manifest = self._ensure(name)
+        manifest.check_base(self._backend.identity)
+        chosen = sampling or Sampling(ignore_end=True)
+        window, chunk = policy.window or 1, policy.chunk or 1
+        counts = {"prompt": 0, "written": 0}
+
+        def learn(text: str, *, continues: bool) -> None:
+            if text.strip():
+                self.absorb(manifest.id, Document(text, continues=continues))
+
+        def adapter() -> Adapter | None:
+            now = self._existing(manifest.id)
+            return self._absorber.adapter(now, now.newest)
+
+        def steps() -> Generator[str, None, FinishReason]:
+            pieces = self._backend.split(prompt, chunk) if prompt else ()
+            whole = [piece for piece in pieces[:-1] if piece]
+            for number, piece in enumerate(whole):
+                learn(piece, continues=number > 0)
+            unlearned, began = "".join(pieces[len(whole) :]), bool(whole)
+            session = self._backend.open_text(prompt, window=window)
+            try:
+                left = max_tokens
+                while True:
+                    stream = session.generate(
+                        adapter=adapter(),
+                        strength=strength,
+                        sampling=chosen,
+                        max_tokens=min(chunk, left),
+                        reuse=reuse,
+                    )
+                    try:
+                        yield from stream
+                        done = stream.completion
+                    finally:
+                        stream.close()
+                    counts["prompt"] = counts["prompt"] or done.prompt_tokens
+                    counts["written"] += done.completion_tokens
+                    left -= done.completion_tokens
+                    learn(unlearned + done.text, continues=began)
+                    unlearned, began = "", True
+                    if left <= 0 or done.finish_reason != "length":
+                        return done.finish_reason
+            finally:
+                session.close()
+
+        def make(text: str, reason: FinishReason) -> Reply:
+            head = self._existing(manifest.id).newest
+            return Reply(
+                text=text,
+                finish_reason=reason,
+                prompt_tokens=counts["prompt"],
+                completion_tokens=counts["written"],
+                absorbed_tokens=head.tokens if head else 0,
+                revision=head.name if head else None,
+            )
+
+        return TextStream(steps(), make)
+
+    # --- copying, going back, removing ---------------------------------------------------------
+
+    def fork(self, memory_id: str, target: str, *, revision: str | None = None) -> Memory:
+        """Copy a memory under another id: its text, and its revisions up to `revision`.
+
+        Raises:
+            Conflict: the target exists.
+            UnknownMemory, UnknownRevision, InvalidId.
+        """
+        name = str(parse_id(target))
+        self.wait(memory_id)
+        source = self._known(memory_id)
+        copied = replace(source, id=name, epoch=0, created=time.time())
+        if revision is not None:
+            copied = replace(copied.rolled_back(copied.get(revision)), epoch=0)
+        self._store.create(copied, source=source.id, journal=True)
+        head = copied.newest
+        if revision is not None:
+            self._withdraw(name, head)
+        return Memory(self, name)
+
+    def rollback(self, memory_id: str, revision: str) -> Revision:
+        """Make an older revision the newest again; newer ones are deleted.
+
+        Documents that only newer revisions had learned are not learned again by a rebuild; their
+        text stays in the journal until the memory is forgotten. Absorbs under way are cancelled.
+
+        Raises:
+            UnknownMemory, UnknownRevision.
+        """
+        name = self._known(memory_id).id
+        self._settle(name)
+        for attempt in range(_TRIES):
+            manifest = self._known(name)
+            chosen = manifest.get(revision)
+            try:
+                self._store.replace(manifest.rolled_back(chosen), epoch=manifest.epoch)
+            except Conflict:
+                if attempt == _TRIES - 1:
+                    raise
+                continue
+            break
+        self._withdraw(name, chosen)
+        return chosen
+
+    def _withdraw(self, memory_id: str, head: Revision | None) -> None:
+        kept = set(head.documents if head else ())
+        journal = self._store.journal(memory_id)
+        self._store.withdraw_documents(memory_id, [d for d in journal.documents if d not in kept])
+
+    def _settle(self, memory_id: str) -> None:
+        """Cancel the absorbs of a memory in this process and wait until they have stopped."""
+        jobs = self._jobs.jobs(memory_id)
+        for job in jobs:
+            job.cancel()
+        for job in jobs:
+            job.finished()
+
+    def export(self, memory_id: str, target: str | os.PathLike[str]) -> Path:
+        """Write a memory (text, revisions, manifest) to one file; returns its path."""
+        self.wait(memory_id)
+        path = Path(target)
+        self._store.export(self._known(memory_id).id, path)
+        return path
+
+    def import_(self, source: str | os.PathLike[str], memory_id: str | None = None) -> Memory:
+        """Make a memory from an exported file, under its old id or a new one.
+
+        Raises:
+            StoreDamaged: not an exported memory, or damaged.
+            Conflict: the id exists already.
+        """
+        self._ready()
+        return Memory(self, self._store.import_(Path(source), memory_id).id)
+
+    def forget(self, memory_id: str | None = None, *, user: str | None = None) -> ForgetReceipt:
+        """Delete memories with everything made from them; the receipt lists every file.
+
+        ``forget("ada")`` takes all ``ada@...`` along; ``forget(user="bob")`` takes all
+        ``...@bob``. Absorbs and replies of these memories that are under way are stopped.
+
+        Raises:
+            UnknownMemory: there is nothing to forget.
+            StoreWriteFailed: a file could not be removed; call again.
+        """
+        self._ready()
+        if (memory_id is None) == (user is None):
+            raise InvalidSetting("forget needs either a memory id or user=..., not both.")
+        if user is not None:
+            wanted = parse_id(f"any@{user}").user
+            chosen = [i for i in self._store.ids() if parse_id(i).user == wanted]
+        else:
+            name = parse_id(memory_id or "")
+            chosen = [i for i in self._store.ids() if name.covers(parse_id(i))]
+        if not chosen:
+            raise UnknownMemory(
+                f"There is nothing to forget of {f'user {user!r}' if user else repr(memory_id)}."
+            )
+        return self._remove(chosen)
+
+    def expire(self) -> ForgetReceipt:
+        """Forget memories that were not changed for longer than their `ttl`; runs at `load` too."""
+        self._ready()
+        return self._expire()
+
+    def _expire(self) -> ForgetReceipt:
+        old = []
+        for memory_id in self._store.ids():
+            manifest = self._store.manifest(memory_id)
+            if manifest is None or manifest.ttl is None:
+                continue
+            if time.time() - self._store.last_used(memory_id) > manifest.ttl:
+                old.append(memory_id)
+        return self._remove(old)
+
+    def _remove(self, ids: Sequence[str]) -> ForgetReceipt:
+        files: list[RemovedFile] = []
+        for memory_id in ids:
+            with self._guard:
+                streams = [s for s, owner in self._streams.items() if owner == memory_id]
+            for stream in streams:
+                stream.close()
+            self._settle(memory_id)
+            files += self._store.delete(memory_id)
+            self._backend.release(f"{memory_id}/")
+            with self._guard:
+                self._failures.pop(memory_id, None)
+        return ForgetReceipt(ids=tuple(ids), files=tuple(files))
+
+    def list(self) -> tuple[str, ...]:
+        """Ids of all memories, sorted."""
+        self._ready()
+        return self._store.ids()
+
+
+class Memory:
+    """One memory: the verbs of `ParametricMemory` with the id fixed. Cheap to make."""
+
+    __slots__ = ("_id", "_service")
+
+    def __init__(self, service: ParametricMemory, memory_id: str) -> None:
+        self._service = service
+        self._id = memory_id
+
+    def __repr__(self) -> str:
+        return f"Memory({self._id!r})"
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    @property
+    def service(self) -> ParametricMemory:
+        return self._service
+
+    def reply(self, history: Iterable[MessageLike], **options: Any) -> Reply:
+        """See `ParametricMemory.reply`."""
+        return self._service.reply(self._id, history, **options)
+
+    def stream(self, history: Iterable[MessageLike], **options: Any) -> ReplyStream:
+        """See `ParametricMemory.stream`."""
+        return self._service.stream(self._id, history, **options)
+
+    @overload
+    def absorb(
+        self, text: Text, *, after: int | None = ..., wait: Literal[True] = ...
+    ) -> AbsorbReport: ...
+
+    @overload
+    def absorb(self, text: Text, *, after: int | None = ..., wait: Literal[False]) -> Job: ...
+
+    def absorb(
+        self, text: Text, *, after: int | None = None, wait: bool = True
+    ) -> AbsorbReport | Job:
+        """See `ParametricMemory.absorb`."""
+        if wait:
+            return self._service.absorb(self._id, text, after=after)
+        return self._service.absorb(self._id, text, after=after, wait=False)
+
+    def generate(self, prompt: str = "", **options: Any) -> TextStream:
+        """See `ParametricMemory.generate`."""
+        return self._service.generate(self._id, prompt, **options)
+
+    def covered(self, messages: Iterable[MessageLike]) -> Covered:
+        """See `ParametricMemory.covered`."""
+        return self._service.covered(self._id, messages)
+
+    def head(self) -> Revision | None:
+        """See `ParametricMemory.head`."""
+        return self._service.head(self._id)
+
+    def probe(
+        self, question: str | Iterable[MessageLike], answer: str, *, strength: float = 1.0
+    ) -> Probe:
+        """See `ParametricMemory.probe`."""
+        return self._service.probe(self._id, question, answer, strength=strength)
+
+    def status(self) -> Status:
+        """See `ParametricMemory.status`."""
+        return self._service.status(self._id)
+
+    def history(self) -> tuple[Revision, ...]:
+        """See `ParametricMemory.history`."""
+        return self._service.history(self._id)
+
+    def transcript(self) -> Transcript:
+        """See `ParametricMemory.transcript`."""
+        return self._service.transcript(self._id)
+
+    def adapter(self) -> Path:
+        """See `ParametricMemory.adapter`."""
+        return self._service.adapter(self._id)
+
+    def fork(self, target: str, *, revision: str | None = None) -> Memory:
+        """See `ParametricMemory.fork`."""
+        return self._service.fork(self._id, target, revision=revision)
+
+    def rollback(self, revision: str) -> Revision:
+        """See `ParametricMemory.rollback`."""
+        return self._service.rollback(self._id, revision)
+
+    @overload
+    def rebuild(self, *, wait: Literal[True] = ...) -> AbsorbReport: ...
+
+    @overload
+    def rebuild(self, *, wait: Literal[False]) -> Job: ...
+
+    def rebuild(self, *, wait: bool = True) -> AbsorbReport | Job:
+        """See `ParametricMemory.rebuild`."""
+        return (
+            self._service.rebuild(self._id) if wait else self._service.rebuild(self._id, wait=False)
+        )
+
+    def export(self, target: str | os.PathLike[str]) -> Path:
+        """See `ParametricMemory.export`."""
+        return self._service.export(self._id, target)
+
+    def wait(self) -> None:
+        """See `ParametricMemory.wait`."""
+        self._service.wait(self._id)
+
+    def forget(self) -> ForgetReceipt:
+        """See `ParametricMemory.forget`."""
+        return self._service.forget(self._id)
+
+
+_HALF = -0.6931471805599453  # ln 0.5
+
+
+class _Prompt:
+    """The system message of one call and the room for turns beside it."""
+
+    def __init__(
+        self, count: Callable[[Sequence[Message]], int], system: tuple[Message, ...], budget: int
+    ) -> None:
+        self._count = count
+        self.system = system
+        self._budget = budget
+        pair = (Message("user", "a"), Message("assistant", "b"))
+        # what a template adds to any prompt, however many turns it has
+        self._fixed = 2 * count(pair) - count(pair + pair)
+
+    def fits(self, body: Sequence[Message]) -> bool:
+        return self._count((*self.system, *body)) <= self._budget
+
+    def check(self, body: Sequence[Message]) -> None:
+        """Refuse what can never fit.
+
+        Raises:
+            PromptTooLong: says by how much.
+        """
+        tokens = self._count((*self.system, *body))
+        if tokens > self._budget:
+            own = self._count(self.system) if self.system else 0
+            raise PromptTooLong(
+                f"The prompt has {tokens} tokens (about {own} of them in system messages and "
+                f"context) and there is room for {self._budget}: shorten the message, the system "
+                "message or the context, ask for fewer max_tokens, or use a larger window."
+            )
+
+    def costs(self, body: Sequence[Message]) -> tuple[int, ...]:
+        """Tokens that each turn takes in the prompt."""
+        starts = (*turn_starts(body), len(body))
+        return tuple(
+            max(1, self._count(body[begin:end]) - self._fixed) for begin, end in pairwise(starts)
+        )
+
+    def turns_budget(self, body: Sequence[Message], spare: int = 0) -> int:
+        """Tokens that all turns together may take."""
+        newest = body[turn_starts(body)[-1] :]
+        others = self._count((*self.system, *newest)) - self.costs(newest)[0]
+        return self._budget - others - spare
+
+
+def _system(
+    messages: Sequence[Message], context: str | Sequence[str | Document]
+) -> tuple[Message, ...]:
+    """All system messages and retrieved texts as one system message, for strict templates."""
+    texts = [message.content for message in messages if message.role == "system"]
+    for piece in (context,) if isinstance(context, str) else context:
+        document = piece if isinstance(piece, Document) else Document(piece)
+        texts.append(f"{document.title}\n{document.text}" if document.title else document.text)
+    joined = "\n\n".join(text for text in texts if text.strip())
+    return (Message("system", joined),) if joined else ()
+
+
+def _items(text: Text) -> tuple[Document, ...] | tuple[Message, ...]:
+    if isinstance(text, str):
+        text = Document(text)
+    if isinstance(text, Document):
+        return passages(text)
+    if isinstance(text, (Message, dict)):
+        raise InvalidText("absorb takes a list of messages: [message].")
+    given = tuple(text)
+    if not given:
+        raise InvalidText("There is nothing to absorb: the list is empty.")
+    documents = [item for item in given if isinstance(item, Document)]
+    if not documents:
+        messages = tuple(as_message(item) for item in given if not isinstance(item, Document))
+        if not dialogue(messages):
+            raise InvalidText("There is nothing to absorb: only system messages were given.")
+        return messages
+    if len(documents) != len(given):
+        raise InvalidText("Absorb documents and messages in two calls, not in one list.")
+    return tuple(piece for document in documents for piece in passages(document))
+
+
+def _wait(job: Job) -> AbsorbReport:
+    """Wait, and cancel if the caller is interrupted, so that Ctrl-C leaves nothing running."""
+    try:
+        return job.wait()
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            job.cancel()
+            job.finished()
+        raise
+
+
+def _reply(completion: Completion, learned: int, revision: Revision | None) -> Reply:
+    return Reply(
+        text=completion.text,
+        finish_reason=completion.finish_reason,
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens,
+        absorbed_tokens=learned,
+        revision=revision.name if revision else None,
+    )

@@ -1,0 +1,306 @@
+"""A backend without a model, exact enough to test an application against.
+
+Words are tokens. Learning writes the learned words into ``adapter.json``; answering says what the
+backend was shown: how many prompt words, which texts live in weights. Everything is deterministic,
+so two answers are equal exactly when prompt and memory are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from templora_memory._manifest import ModelIdentity
+from templora_memory._messages import LEARNED_ROLES, Document, Item, Message
+from templora_memory._policy import ModelLimits, Sampling
+from templora_memory._ports import (
+    Adapter,
+    Completion,
+    GenerateRequest,
+    LearnRequest,
+    ScoreRequest,
+    TokenStream,
+)
+from templora_memory._reports import AbsorbProgress, ChunkStats, FinishReason, LearnStats
+from templora_memory.errors import (
+    Cancelled,
+    Closed,
+    InvalidText,
+    LearningFailed,
+    PromptTooLong,
+    UnknownRevision,
+)
+
+ADAPTER = "adapter.json"
+POISON = "NaN!"
+"""A learned text with this word makes `FakeBackend.learn` fail as a NaN loss would."""
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\s*\S+\s*", text))
+
+
+def _plain(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def _text(item: Item) -> str:
+    if isinstance(item, Document):
+        return item.text
+    return item.content if item.role in LEARNED_ROLES else ""
+
+
+class FakeBackend:
+    """Fulfils every port of a backend with words and JSON; see the module.
+
+    Args:
+        context: words that prompt and reply may have together.
+        name: two fakes with different names are different base models.
+        on_learn: called before each chunk is learned; block or raise in it to test timing.
+    """
+
+    def __init__(
+        self,
+        *,
+        context: int = 1024,
+        name: str = "fake",
+        on_learn: Callable[[], None] | None = None,
+    ) -> None:
+        self._context = context
+        self._name = name
+        self._on_learn = on_learn
+        self._open = False
+        self._lock = threading.Lock()
+        self.requests: list[GenerateRequest] = []
+        self.learned: list[LearnRequest] = []
+        self.released: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"FakeBackend({self._name!r})"
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        self._open = True
+
+    def close(self) -> None:
+        self._open = False
+
+    @property
+    def identity(self) -> ModelIdentity:
+        digest = hashlib.sha256(self._name.encode()).hexdigest()
+        return ModelIdentity(
+            name=self._name, revision=None, config=digest, tokenizer=digest, weights=digest
+        )
+
+    @property
+    def limits(self) -> ModelLimits:
+        return ModelLimits(context=self._context)
+
+    def release(self, prefix: str) -> None:
+        self.released.append(prefix)
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise Closed("The fake backend is not open.")
+
+    # --- learning ------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        request: LearnRequest,
+        *,
+        into: Path,
+        progress: Callable[[AbsorbProgress], None],
+        cancelled: Callable[[], bool],
+    ) -> LearnStats:
+        self._check_open()
+        texts = [text for text in map(_text, request.items) if text.strip()]
+        words = [word for text in texts for word in _words(text)]
+        if not words:
+            raise LearningFailed("There is nothing to train on: only system or tool messages.")
+        known = self._learned(request.start)
+        chunks, done = [], 0
+        count = math.ceil(len(words) / request.chunk)
+        for number in range(count):
+            if cancelled():
+                raise Cancelled("The absorb was cancelled.")
+            if self._on_learn is not None:
+                self._on_learn()
+            piece = words[number * request.chunk : (number + 1) * request.chunk]
+            if any(POISON in word for word in piece):
+                raise LearningFailed("The loss became NaN. The old revision stays.")
+            done += len(piece)
+            new = sum(1 for word in piece if word.strip() not in known) / len(piece)
+            chunks.append(
+                ChunkStats(
+                    tokens=len(piece),
+                    nll_before=1.0 + new,
+                    nll_after=0.5,
+                    recalled=len(piece) // 2,
+                    seconds=0.0,
+                )
+            )
+            progress(
+                AbsorbProgress(
+                    chunk=number + 1, chunks=count, tokens=done, perplexity=math.exp(0.5)
+                )
+            )
+        everything = self._texts(request.start) + texts
+        (into / ADAPTER).write_text(json.dumps(everything), encoding="utf-8")
+        with self._lock:
+            self.learned.append(request)
+        return LearnStats(chunks=tuple(chunks))
+
+    def _texts(self, adapter: Adapter | None) -> list[str]:
+        if adapter is None:
+            return []
+        try:
+            texts = json.loads((adapter.folder / ADAPTER).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UnknownRevision(f"{adapter.folder} is gone.") from error
+        return [str(text) for text in texts]
+
+    def _learned(self, adapter: Adapter | None) -> set[str]:
+        return {word.strip() for text in self._texts(adapter) for word in _words(text)}
+
+    # --- answering -----------------------------------------------------------------------------
+
+    def count(self, messages: Sequence[Message]) -> int:
+        """Two marks a message, its words, and one mark for the answer."""
+        return 1 + sum(2 + len(message.content.split()) for message in messages)
+
+    def split(self, text: str, tokens: int) -> tuple[str, ...]:
+        words = _words(text)
+        return tuple(
+            "".join(words[start : start + tokens]) for start in range(0, len(words), tokens)
+        )
+
+    def stream(self, request: GenerateRequest) -> TokenStream:
+        self._check_open()
+        with self._lock:
+            self.requests.append(request)
+        texts = self._texts(request.adapter) if request.strength else []
+        digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]
+        shown = self.count(request.messages)
+        memory = f"{len(texts)} texts in weights ({digest})" if texts else "no memory"
+        said = f"I see {shown} tokens and have {memory}: {_recall(request.messages, texts)}"
+        return _stream(said, request.sampling, shown, request.max_tokens)
+
+    def open_text(self, prompt: str, *, window: int) -> FakeText:
+        self._check_open()
+        return FakeText(self, prompt, window)
+
+    # --- measuring -----------------------------------------------------------------------------
+
+    def score(self, requests: Sequence[ScoreRequest]) -> tuple[tuple[float, ...], ...]:
+        """Words seen in the context are likely (p = 0.9), learned ones fairly (0.6), others not."""
+        self._check_open()
+        return tuple(self._score(request) for request in requests)
+
+    def _score(self, request: ScoreRequest) -> tuple[float, ...]:
+        target = request.target.split()
+        if not target:
+            raise InvalidText("The text to score is empty.")
+        plain = isinstance(request.context, str)
+        context = (
+            request.context
+            if isinstance(request.context, str)
+            else " ".join(message.content for message in request.context)
+        )
+        if len(context.split()) + len(target) > self._context:
+            raise PromptTooLong(f"Context and target have over {self._context} words.")
+        learned = self._texts(request.adapter) if request.strength else []
+        seen, known = set(_plain(context)), set(_plain(" ".join(learned)))
+        scores = []
+        for word in target:
+            bare = set(_plain(word))
+            likely = 0.9 if bare <= seen else 0.6 if bare <= known else 0.01
+            scores.append(math.log(likely))
+        return tuple(scores[1:] if plain and not context else scores)
+
+
+def _recall(messages: Sequence[Message], texts: Sequence[str]) -> str:
+    """The shown or learned sentence that shares most words with the question."""
+    asked = set(_plain(messages[-1].content)) if messages else set()
+    known = [*(message.content for message in messages[:-1]), *texts]
+    sentences = [s.strip() for text in known for s in re.split(r"(?<=[.!?])\s+", text) if s.strip()]
+    best = max(
+        sentences, key=lambda s: sum((Counter(_plain(s)) & Counter(asked)).values()), default=""
+    )
+    return best if asked & set(_plain(best)) else "I do not know."
+
+
+def _stream(text: str, sampling: Sampling, shown: int, most: int) -> FakeStream:
+    cut = min((text.find(stop) for stop in sampling.stop if stop in text), default=-1)
+    text = text if cut < 0 else text[:cut]
+    words = _words(text)
+    reason: FinishReason = "length" if len(words) > most else "stop"
+    return FakeStream(words[:most], reason, shown)
+
+
+class FakeStream:
+    """A stream over words that are there already."""
+
+    def __init__(self, words: Sequence[str], reason: FinishReason, shown: int) -> None:
+        self._words = tuple(words)
+        self._reason: FinishReason = reason
+        self._shown = shown
+        self._given = 0
+        self._closed = False
+
+    def __iter__(self) -> Iterator[str]:
+        while self._given < len(self._words) and not self._closed:
+            self._given += 1
+            yield self._words[self._given - 1]
+
+    @property
+    def completion(self) -> Completion:
+        given = self._given if self._closed else len(self._words)
+        self._given = given
+        return Completion(
+            text="".join(self._words[:given]),
+            finish_reason=self._reason if given == len(self._words) else "cancelled",
+            prompt_tokens=self._shown,
+            completion_tokens=given,
+        )
+
+    def close(self) -> None:
+        self._closed = True
+
+
+class FakeText:
+    """A text session that counts up, word by word."""
+
+    def __init__(self, backend: FakeBackend, prompt: str, window: int) -> None:
+        self._backend = backend
+        self._shown = min(window, len(prompt.split()))
+        self._number = 0
+
+    def generate(
+        self,
+        *,
+        adapter: Adapter | None,
+        strength: float,
+        sampling: Sampling,
+        max_tokens: int,
+        reuse: bool,
+    ) -> TokenStream:
+        del strength, reuse  # a counter does not depend on them
+        if adapter is not None and not (adapter.folder / ADAPTER).exists():
+            raise UnknownRevision(f"{adapter.folder} is gone.")
+        words = [f"word{self._number + index} " for index in range(max_tokens)]
+        self._number += max_tokens
+        text = "".join(words)
+        if any(stop in text for stop in sampling.stop):
+            return _stream(text, sampling, self._shown, max_tokens)
+        return FakeStream(words, "length", self._shown)
+
+    def close(self) -> None:
+        """Nothing to give back."""
