@@ -1,0 +1,275 @@
+"""`LocalBackend`: transformers on this machine, behind the ports."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from templora_memory._manifest import ModelIdentity
+from templora_memory._messages import Message
+from templora_memory._policy import ModelLimits
+from templora_memory._ports import Adapter, GenerateRequest, LearnRequest, ScoreRequest
+from templora_memory._reports import AbsorbProgress, LearnStats
+from templora_memory.backends.local import _learner, _lora, _model
+from templora_memory.backends.local._generator import Answer, Channel, DecodeBatch, LocalStream
+from templora_memory.backends.local._session import LocalText
+from templora_memory.backends.local._text import PLAIN_STOP, Text
+from templora_memory.backends.local._worker import Slices, Worker
+from templora_memory.backends.local.recipes import RECIPES
+from templora_memory.errors import Closed, InvalidSetting, InvalidText, PromptTooLong
+
+ADAPTER_BYTES = 512 << 20
+"""How much memory loaded adapters may take; the least recently used leave first."""
+
+
+class _Loaded:
+    """A base model, its text and its worker: what exists between open and close."""
+
+    def __init__(self, base: _model.BaseModel) -> None:
+        self.base = base
+        self.text = Text(base.tokenizer)
+        self.worker = Worker(DecodeBatch(base, self.text))
+
+
+class LocalBackend:
+    """A Hugging Face causal language model that learns, answers and measures on this machine.
+
+    Args:
+        model: "templora/tiny", a hub id, or a folder.
+        device: "cpu", "cuda", "cuda:1", "mps", "auto"; None: the first GPU if there is one.
+        dtype: "float32", "bfloat16" or "float16"; None: what suits device and model.
+        adapter_bytes: memory for loaded adapters.
+        options: passed on to ``AutoModelForCausalLM.from_pretrained``.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = _model.TINY,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        adapter_bytes: int = ADAPTER_BYTES,
+        **options: Any,
+    ) -> None:
+        self._load: Callable[[], _model.BaseModel] = lambda: _model.load(
+            os.fspath(model), device=device, dtype=dtype, options=options
+        )
+        self._name = os.fspath(model)
+        self._most = adapter_bytes
+        self._loaded: _Loaded | None = None
+        self._adapters: OrderedDict[str, _lora.Weights] = OrderedDict()
+        self._lock = threading.RLock()
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any, *, name: str = "model") -> LocalBackend:
+        """A backend over a model and tokenizer that are loaded already; they become its own."""
+        backend = cls(name)
+        backend._load = lambda: _model.prepare(model, tokenizer, name=name)
+        return backend
+
+    def __repr__(self) -> str:
+        return f"LocalBackend({self._name!r}, {'open' if self._loaded else 'not open'})"
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = _Loaded(self._load())
+
+    def close(self) -> None:
+        with self._lock:
+            loaded, self._loaded = self._loaded, None
+            self._adapters.clear()
+        if loaded is not None:
+            loaded.worker.close()
+
+    @property
+    def _now(self) -> _Loaded:
+        loaded = self._loaded
+        if loaded is None:
+            raise Closed("The model is not open: open the service first.")
+        return loaded
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return self._now.base.identity
+
+    @property
+    def limits(self) -> ModelLimits:
+        return ModelLimits(context=self._now.base.context)
+
+    # --- adapters ------------------------------------------------------------------------------
+
+    def _weights(self, adapter: Adapter) -> _lora.Weights:
+        """An adapter from memory or disk. Loading is outside the lock: nobody waits for a disk."""
+        with self._lock:
+            if adapter.version in self._adapters:
+                self._adapters.move_to_end(adapter.version)
+                return self._adapters[adapter.version]
+        base = self._now.base
+        weights = _lora.load_weights(adapter.folder, base.layers, base.device)
+        with self._lock:
+            self._adapters[adapter.version] = weights
+            while len(self._adapters) > 1 and self._held() > self._most:
+                self._adapters.popitem(last=False)
+        return weights
+
+    def _held(self) -> int:
+        return sum(weights.bytes for weights in self._adapters.values())
+
+    def release(self, prefix: str) -> None:
+        with self._lock:
+            for version in [v for v in self._adapters if v.startswith(prefix)]:
+                del self._adapters[version]
+
+    # --- learning ------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        request: LearnRequest,
+        *,
+        into: Path,
+        progress: Callable[[AbsorbProgress], None],
+        cancelled: Callable[[], bool],
+    ) -> LearnStats:
+        loaded = self._now
+        base, settings = loaded.base, request.settings
+        if request.recipe not in RECIPES:
+            raise InvalidSetting(f"recipe is {request.recipe!r}: use one of {sorted(RECIPES)}.")
+        examples = RECIPES[request.recipe](request, loaded.text, base.start_token)
+        if request.start is None:
+            targets = _lora.choose_targets(base.layers, settings.targets)
+            start = _lora.fresh_weights(_lora.Layout(targets, settings.rank), settings, base.device)
+        else:
+            start = self._weights(request.start)
+
+        def slices() -> Slices[LearnStats]:
+            state, counted, stats = yield from _learner.train(
+                base,
+                start,
+                examples,
+                settings,
+                resume=request.start.folder if request.start else None,
+                progress=progress,
+                cancelled=cancelled,
+            )
+            _lora.save_weights(
+                state.weights(0), into, layers=base.layers, base=base.name, dropout=settings.dropout
+            )
+            if settings.carry_optimizer:
+                _learner.save_state(into, state, counted)
+            return stats
+
+        return loaded.worker.run(slices())
+
+    # --- answering -----------------------------------------------------------------------------
+
+    def stream(self, request: GenerateRequest) -> LocalStream:
+        loaded = self._now
+        adapter = request.adapter if request.strength else None
+        prompt = loaded.text.prompt(request.messages)
+        room = loaded.base.context - request.max_tokens
+        if len(prompt) > room:
+            raise PromptTooLong(
+                f"The prompt has {len(prompt)} tokens and the reply may have {request.max_tokens}: "
+                f"together more than the model's {loaded.base.context}."
+            )
+        stop = request.sampling.stop
+        answer = Answer(
+            prompt=tuple(prompt),
+            weights=self._weights(adapter) if adapter else None,
+            version=adapter.version if adapter else "",
+            strength=request.strength,
+            sampling=request.sampling,
+            stop=(*stop, PLAIN_STOP) if loaded.text.plain else stop,
+            most=request.max_tokens,
+            channel=Channel(),
+        )
+        stream = LocalStream(answer.channel)
+        loaded.worker.answer(answer)
+        return stream
+
+    def open_text(self, prompt: str, *, window: int) -> LocalText:
+        loaded = self._now
+        base = loaded.base
+        ids = loaded.text.encode(prompt)
+        if base.start_token is not None:
+            ids = [base.start_token, *ids]
+        if not ids:
+            if not base.end_tokens:
+                raise InvalidText("This model has no begin token: give a prompt to go on from.")
+            ids = [min(base.end_tokens)]  # texts follow it in training data
+        return LocalText(ids, window, send=loaded.worker.answer, load=self._weights)
+
+    def count(self, messages: Sequence[Message]) -> int:
+        return len(self._now.text.prompt(messages))
+
+    def split(self, text: str, tokens: int) -> tuple[str, ...]:
+        return self._now.text.split(text, tokens)
+
+    # --- measuring -----------------------------------------------------------------------------
+
+    def score(self, requests: Sequence[ScoreRequest]) -> tuple[tuple[float, ...], ...]:
+        loaded = self._now
+        ready = [self._ready_to_score(loaded, request) for request in requests]
+
+        def slices() -> Slices[tuple[tuple[float, ...], ...]]:
+            found = []
+            for ids, count, weights, strength in ready:
+                found.append(_score(loaded.base, ids, count, weights, strength))
+                yield
+            return tuple(found)
+
+        return loaded.worker.run(slices())
+
+    def _ready_to_score(
+        self, loaded: _Loaded, request: ScoreRequest
+    ) -> tuple[list[int], int, _lora.Weights | None, float]:
+        target = loaded.text.encode(request.target)
+        if not target:
+            raise InvalidText("The text to score is empty.")
+        if isinstance(request.context, str):
+            before = loaded.text.encode(request.context)
+            if loaded.base.start_token is not None:
+                before = [loaded.base.start_token, *before]
+        else:
+            before = loaded.text.prompt(request.context)
+        if len(before) + len(target) > loaded.base.context:
+            raise PromptTooLong(
+                f"Context ({len(before)} tokens) and text to score ({len(target)}) are longer than "
+                f"the model's {loaded.base.context}."
+            )
+        adapter = request.adapter if request.strength else None
+        weights = self._weights(adapter) if adapter else None
+        return (
+            [*before, *target],
+            min(len(target), len(before) + len(target) - 1),
+            weights,
+            request.strength,
+        )
+
+
+def _score(
+    base: _model.BaseModel,
+    ids: Sequence[int],
+    count: int,
+    weights: _lora.Weights | None,
+    strength: float,
+) -> tuple[float, ...]:
+    """Log-probabilities of the last `count` tokens."""
+    if count == 0:
+        return ()
+    given = torch.tensor([ids[:-1]], device=base.device)
+    labels = torch.tensor(ids[-count:], device=base.device)
+    keep = torch.arange(len(ids) - 1 - count, len(ids) - 1, device=base.device)
+    rows = _lora.rows_of([None if weights is None else (weights, strength)], base.dtype)
+    with _lora.using(rows):
+        losses = _model.losses(base, given, labels, keep, use_cache=False)
+    return tuple(-value for value in losses.tolist())

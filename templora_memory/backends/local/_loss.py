@@ -1,0 +1,79 @@
+"""Cross entropy in pieces: the tokens-by-vocabulary matrix never exists whole.
+
+The head is frozen, so the gradient with respect to the hidden states is computed in forward,
+piece by piece, and only that [n, hidden] is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PIECE = 256  # positions whose logits exist at once
+
+
+def _pieces(sizes: Sequence[int]) -> list[slice]:
+    """Slices of at most PIECE positions that never span two rows.
+
+    A piece over two rows would round differently from the rows alone, and Adam amplifies it.
+    """
+    cuts, start = [], 0
+    for size in sizes:
+        stop = start + size
+        cuts += [slice(begin, min(begin + PIECE, stop)) for begin in range(start, stop, PIECE)]
+        start = stop
+    return cuts
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, head: nn.Module, labels: Tensor, weight: Tensor, cuts: list[slice]
+    ) -> tuple[Tensor, Tensor]:
+        nll = hidden.new_empty(len(labels), dtype=torch.float32)
+        grad = torch.empty_like(hidden)
+        for cut in cuts:
+            logits = head(hidden[cut]).float()
+            log_p = logits.log_softmax(-1)
+            nll[cut] = -log_p.gather(1, labels[cut, None]).squeeze(1)
+            p = log_p.exp_()
+            p[torch.arange(len(p), device=p.device), labels[cut]] -= 1
+            grad[cut] = (p * weight[cut, None]).to(hidden.dtype) @ head.weight.to(hidden.dtype)
+        ctx.save_for_backward(grad)
+        ctx.mark_non_differentiable(nll)
+        return (nll * weight).sum(), nll
+
+    @staticmethod
+    def backward(ctx: Any, loss: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (grad,) = ctx.saved_tensors
+        return grad * loss.to(grad.dtype), None, None, None, None
+
+
+def weighted_loss(
+    hidden: Tensor, head: nn.Module, labels: Tensor, weight: Tensor, sizes: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Sum of weighted token losses, and each token's loss (not differentiable).
+
+    Args:
+        hidden: hidden states of the labelled positions only [n, hidden].
+        head: frozen output head, a linear layer.
+        labels: next tokens [n].
+        weight: of each loss [n], float32.
+        sizes: how many of the n positions belong to each row of the batch, in order.
+    """
+    result: tuple[Tensor, Tensor] = _CrossEntropy.apply(
+        hidden, head, labels, weight, _pieces(sizes)
+    )  # type: ignore[no-untyped-call]
+    return result
+
+
+def token_losses(hidden: Tensor, head: nn.Module, labels: Tensor) -> Tensor:
+    """Loss of each position [n], without gradient."""
+    out = hidden.new_empty(len(labels), dtype=torch.float32)
+    for cut in _pieces([len(labels)]):
+        log_p = head(hidden[cut]).float().log_softmax(-1)
+        out[cut] = -log_p.gather(1, labels[cut, None]).squeeze(1)
+    return out

@@ -1,0 +1,265 @@
+"""Loading a frozen base model, and what has to be known about it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import DynamicCache
+
+from templora_memory._manifest import ModelIdentity
+from templora_memory.backends.local import _lora, _loss
+from templora_memory.errors import InvalidSetting, ModelNotFound, UnsupportedModel
+
+TINY = "templora/tiny"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_VOLATILE = {
+    "_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures",
+    "_attn_implementation", "attn_implementation", "quantization_config", "name_or_path",
+}  # fmt: skip
+_SAMPLE = 64
+_DEFAULT_CONTEXT = 2048
+_UNBOUNDED = 10**9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BaseModel:
+    """A frozen causal language model and its tokenizer.
+
+    `own_head` says that hidden states times the head's weights are the model's logits; where a
+    model changes its logits afterwards (soft caps, scaling), its own forward makes them.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    layers: dict[str, nn.Module]
+    device: torch.device
+    dtype: torch.dtype
+    context: int
+    end_tokens: frozenset[int]
+    start_token: int | None
+    identity: ModelIdentity
+    own_head: bool
+    keeps_logits: bool
+
+    @property
+    def head(self) -> nn.Module:
+        head: nn.Module = self.model.get_output_embeddings()
+        return head
+
+    def hidden(self, ids: Tensor, **inputs: Any) -> Tensor:
+        """Hidden states [S, T, hidden] before the head."""
+        states: Tensor = self.model.get_decoder()(input_ids=ids, **inputs).last_hidden_state
+        return states
+
+    def logits(self, ids: Tensor, *, last: bool, **inputs: Any) -> Tensor:
+        """Logits [S, T, vocabulary], or [S, 1, vocabulary] of the last position."""
+        extra = {"logits_to_keep": 1} if last and self.keeps_logits else {}
+        logits: Tensor = self.model(input_ids=ids, **inputs, **extra).logits
+        return logits[:, -1:] if last else logits
+
+
+def load(
+    name: str, *, device: str | None, dtype: str | None, options: Mapping[str, Any]
+) -> BaseModel:
+    """Load a model and its tokenizer, freeze it, and put the hooks on its layers.
+
+    Raises:
+        ModelNotFound: no usable model under this name.
+        UnsupportedModel: it cannot carry a memory.
+        InvalidSetting: unknown device or precision.
+    """
+    place, kind = _placement(device, dtype)
+    path = _path(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=kind, use_safetensors=True, **place, **options
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelNotFound(_advice(name, path, error)) from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise ModelNotFound(_advice(name, path, error)) from error
+    return prepare(model, tokenizer, name=name)
+
+
+def prepare(model: Any, tokenizer: Any, *, name: str) -> BaseModel:
+    """Freeze a loaded model, hook its layers, and find out what has to be known."""
+    model.eval()
+    model.requires_grad_(requires_grad=False)
+    for asked in ("get_decoder", "get_output_embeddings"):
+        if getattr(model, asked, None) is None or getattr(model, asked)() is None:
+            raise UnsupportedModel(f"{type(model).__name__} is not a causal language model.")
+    layers = _lora.linear_layers(model)
+    _lora.install(layers)
+    first = model.get_input_embeddings().weight
+    config = model.config.get_text_config()
+    end = _end_tokens(model, tokenizer)
+    start = tokenizer.bos_token_id
+    return BaseModel(
+        name=name,
+        model=model,
+        tokenizer=tokenizer,
+        layers=layers,
+        device=first.device,
+        dtype=first.dtype,
+        context=_context(config, tokenizer),
+        end_tokens=end,
+        start_token=start,
+        identity=_identity(name, model, tokenizer),
+        own_head=_own_head(model, first.device),
+        keeps_logits="logits_to_keep" in inspect.signature(model.forward).parameters,
+    )
+
+
+def _placement(device: str | None, dtype: str | None) -> tuple[dict[str, Any], Any]:
+    if dtype is not None and dtype not in _DTYPES:
+        raise InvalidSetting(f"dtype is {dtype!r}: use one of {sorted(_DTYPES)}.")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "auto":
+        try:
+            kind = torch.device(device).type
+        except RuntimeError as error:
+            raise InvalidSetting(
+                f"device is {device!r}: use cpu, cuda, cuda:1, mps or auto."
+            ) from error
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise InvalidSetting(f"device is {device!r}, but there is no CUDA here: use cpu.")
+    chosen: Any = _DTYPES[dtype] if dtype else "auto"
+    if dtype is None and device == "cpu":
+        chosen = torch.bfloat16 if _quick_bfloat16() else torch.float32
+    return {"device_map": device}, chosen
+
+
+def _quick_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware; elsewhere it is very slow."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def _path(name: str) -> str:
+    if name == TINY:
+        with resources.as_file(resources.files("templora_memory") / "tiny") as folder:
+            return str(folder)
+    return name
+
+
+def _advice(name: str, path: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if Path(path).is_dir():
+        return (
+            f"The model in {path} cannot be loaded: {reason}. The folder needs config.json, "
+            "safetensors weights and a tokenizer, all undamaged."
+        )
+    offline = os.environ.get("HF_HUB_OFFLINE", "") not in {"", "0"}
+    return (
+        f"There is no usable model {name!r}: {reason}. Give {TINY!r}, a folder in Hugging Face "
+        "format, or a hub id"
+        + (" (HF_HUB_OFFLINE is set: only models in the cache)." if offline else ".")
+    )
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    found: set[int] = set()
+    for value in (getattr(model.generation_config, "eos_token_id", None), tokenizer.eos_token_id):
+        found |= {value} if isinstance(value, int) else set(value or ())
+    return frozenset(found)
+
+
+def _context(config: Any, tokenizer: Any) -> int:
+    for value in (getattr(config, "max_position_embeddings", None), tokenizer.model_max_length):
+        if isinstance(value, int) and 0 < value < _UNBOUNDED:
+            return value
+    return _DEFAULT_CONTEXT
+
+
+def _own_head(model: Any, device: torch.device) -> bool:
+    """Whether head(hidden) gives the model's logits; measured, because families differ."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        return False
+    ids = torch.arange(5, device=device)[None] % model.get_input_embeddings().weight.shape[0]
+    with torch.no_grad():
+        own = head(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
+        return torch.equal(own, model(input_ids=ids, use_cache=False).logits)
+
+
+def _identity(name: str, model: Any, tokenizer: Any) -> ModelIdentity:
+    config = {k: v for k, v in model.config.to_dict().items() if k not in _VOLATILE}
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        words = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    else:
+        rules = json.loads(backend.to_str())
+        words = json.dumps({k: v for k, v in rules.items() if k not in {"padding", "truncation"}})
+    return ModelIdentity(
+        name=name,
+        revision=getattr(model.config, "_commit_hash", None),
+        config=_sha(json.dumps(config, sort_keys=True, default=str).encode()),
+        tokenizer=_sha(words.encode()),
+        weights=weights_digest(model),
+    )
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Hash over evenly spaced samples of every weight, rounded to bfloat16."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        if weight.is_meta:  # offloaded: its values are not at hand
+            digest.update(f"{name} {tuple(weight.shape)}".encode())
+            continue
+        flat = weight.detach().flatten()
+        step = max(1, len(flat) // _SAMPLE)
+        sample = flat[::step][:_SAMPLE].to("cpu", torch.bfloat16)
+        digest.update(name.encode())
+        digest.update(sample.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def stored_cache(pairs: Sequence[tuple[Tensor, Tensor]] | None) -> DynamicCache:
+    """A fresh cache over stored keys and values.
+
+    Always a new one: a forward appends to the cache it is given. Without a configuration every
+    layer keeps everything; sliding windows are the mask's business, so no token is ever dropped.
+    """
+    return DynamicCache(ddp_cache_data=list(pairs)) if pairs else DynamicCache()
+
+
+def pairs_of(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of each layer [S, heads, T, width]."""
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def losses(base: BaseModel, ids: Tensor, labels: Tensor, keep: Tensor, **inputs: Any) -> Tensor:
+    """Loss of the labelled positions [n] of one row, without gradient.
+
+    Args:
+        base: the model.
+        ids: [1, T].
+        labels: next tokens of the kept positions [n].
+        keep: positions whose next token is wanted [n].
+        inputs: cache, mask, positions.
+    """
+    with torch.no_grad():
+        if base.own_head:
+            return _loss.token_losses(base.hidden(ids, **inputs)[0, keep], base.head, labels)
+        rows = base.logits(ids, last=False, **inputs)[0, keep].float().log_softmax(-1)
+        return -rows.gather(1, labels[:, None]).squeeze(1)

@@ -1,0 +1,296 @@
+"""Text to tokens and back: the chat template, training segments, and incremental decoding.
+
+One lock guards the tokenizer: fast tokenizers refuse concurrent use from several threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+
+from templora_memory._messages import LEARNED_ROLES, Document, Message
+from templora_memory.errors import InvalidText
+
+PLAIN_TEMPLATE = (
+    "{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""For models without a chat template."""
+
+PLAIN_STOP = "\nUser:"  # such a model goes on with the other side of the conversation
+
+SEPARATOR = "\n\n"  # between documents that do not continue each other
+OPENING = "Hello."  # the user's part where a template insists that the user speaks first
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """What a chat template puts up with; measured on it, because templates differ silently."""
+
+    system: bool
+    tool: bool
+    same_role_twice: bool
+    assistant_first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Tokens to train on: `weights` is 1 where the token is learned, 0 where it is only seen."""
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+class Text:
+    """A tokenizer and its chat template, safe to use from any thread."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+        self._template = None if getattr(tokenizer, "chat_template", None) else PLAIN_TEMPLATE
+        self._habits = self._measure()
+        pair = [Message("user", "a"), Message("assistant", "b")]
+        once, twice = self._render(pair), self._render(pair + pair)
+        self._lead = max(0, 2 * len(once) - len(twice))  # what stands before the first message
+
+    @property
+    def plain(self) -> bool:
+        """Whether the model has no chat template of its own."""
+        return self._template is not None
+
+    # --- chat ----------------------------------------------------------------------------------
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Tokens of a conversation, up to where the assistant's answer begins.
+
+        Raises:
+            InvalidText: the template refuses it.
+        """
+        return self._render(messages, answer=True)
+
+    def dialogue(self, messages: Sequence[Message], *, lead: bool) -> Segments:
+        """Tokens of a dialogue to train on; user and assistant messages are learned.
+
+        Each turn is rendered on its own, so that the cost grows with the text and no template
+        rewrites an earlier turn. `lead` keeps what the template puts before the first message.
+        """
+        ids: list[int] = []
+        weights: list[float] = []
+        for turn in _turns(messages):
+            known: list[int] = []
+            marks: list[float] = []
+            for count, message in enumerate(turn, start=1):
+                rendered = self._render(turn[:count])
+                same = _common(known, rendered)
+                learned = message.role in LEARNED_ROLES and bool(message.content.strip())
+                marks = marks[:same] + [float(learned)] * (len(rendered) - same)
+                known = rendered
+            marks[: self._lead] = [0.0] * min(self._lead, len(marks))
+            skip = 0 if lead and not ids else self._lead
+            ids += known[skip:]
+            weights += marks[skip:]
+        return Segments(tuple(ids), tuple(weights))
+
+    def _render(self, messages: Sequence[Message], *, answer: bool = False) -> list[int]:
+        rows = _as_rows(messages, self._habits)
+        try:
+            return self._apply(rows, answer=answer)
+        except (TemplateError, ValueError, TypeError, KeyError) as error:
+            raise InvalidText(
+                f"The model's chat template refuses this conversation: {error}."
+            ) from error
+
+    def _apply(self, rows: list[dict[str, str]], *, answer: bool) -> list[int]:
+        extra = {} if self._template is None else {"chat_template": self._template}
+        with self._lock:
+            encoded = self._tokenizer.apply_chat_template(
+                rows,
+                add_generation_prompt=answer,
+                tokenize=True,
+                return_dict=True,
+                sanitize_control_tokens=True,  # text that looks like a control token stays text
+                **extra,
+            )
+        return list(encoded["input_ids"])
+
+    def _measure(self) -> Habits:
+        def shows(*rows: tuple[str, str]) -> bool:
+            """Whether the template renders these rows with all of their text."""
+            try:
+                ids = self._apply([{"role": r, "content": c} for r, c in rows], answer=False)
+            except (TemplateError, ValueError, TypeError, KeyError):
+                return False
+            text = self.decode(ids, special=True)
+            return all(content in text for _, content in rows)
+
+        return Habits(
+            system=shows(("system", "alpha"), ("user", "beta")),
+            tool=shows(("user", "alpha"), ("assistant", "beta"), ("tool", "gamma")),
+            same_role_twice=shows(("user", "alpha"), ("user", "beta")),
+            assistant_first=shows(("assistant", "alpha"), ("user", "beta")),
+        )
+
+    # --- plain text ----------------------------------------------------------------------------
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of plain text: no special tokens are added or read from it."""
+        with self._lock:
+            encoded = self._tokenizer(
+                text, add_special_tokens=False, split_special_tokens=True, verbose=False
+            )
+        return list(encoded["input_ids"])
+
+    def documents(self, documents: Sequence[Document], *, start: int | None) -> Segments:
+        """Tokens of documents one after the other; every token of their text is learned.
+
+        `start` (the model's begin token) is put before the first, unless that one continues.
+        """
+        ids: list[int] = []
+        weights: list[float] = []
+        for document in documents:
+            if ids and not document.continues:
+                gap = self.encode(SEPARATOR)
+                ids += gap
+                weights += [0.0] * len(gap)
+            elif not ids and not document.continues and start is not None:
+                ids, weights = [start], [0.0]
+            own = self.encode(document.text)
+            ids += own
+            weights += [1.0] * len(own)
+        return Segments(tuple(ids), tuple(weights))
+
+    def split(self, text: str, tokens: int) -> tuple[str, ...]:
+        """Cut text into pieces of `tokens` tokens; the pieces, joined, are the text."""
+        with self._lock:
+            encoded = self._tokenizer(
+                text,
+                add_special_tokens=False,
+                split_special_tokens=True,
+                return_offsets_mapping=True,
+                verbose=False,
+            )
+        starts = [begin for begin, _ in encoded["offset_mapping"]]
+        cuts = [0, *(starts[index] for index in range(tokens, len(starts), tokens)), len(text)]
+        pieces = (text[begin:end] for begin, end in zip(cuts, cuts[1:], strict=False))
+        return tuple(piece for piece in pieces if piece)
+
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        with self._lock:
+            text: str = self._tokenizer.decode(
+                list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False
+            )
+        return text
+
+
+def _turns(messages: Sequence[Message]) -> list[list[Message]]:
+    turns: list[list[Message]] = []
+    for message in messages:
+        if not turns or (message.role == "user" and any(m.role == "user" for m in turns[-1])):
+            turns.append([])
+        turns[-1].append(message)
+    return turns
+
+
+def _common(left: Sequence[int], right: Sequence[int]) -> int:
+    count = 0
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def _as_rows(messages: Sequence[Message], habits: Habits) -> list[dict[str, str]]:
+    """Rows for the template, reshaped only as far as it insists on it."""
+    rows = [{"role": m.role, "content": m.content} for m in messages]
+    if not habits.tool:
+        for row in rows:
+            if row["role"] == "tool":
+                row["role"] = "user"
+    if not habits.system:
+        rows = _fold_system(rows)
+    if not habits.assistant_first:
+        first = next((i for i, row in enumerate(rows) if row["role"] != "system"), None)
+        if first is not None and rows[first]["role"] == "assistant":
+            rows.insert(first, {"role": "user", "content": OPENING})
+    if not habits.same_role_twice:
+        merged: list[dict[str, str]] = []
+        for row in rows:
+            if merged and merged[-1]["role"] == row["role"]:
+                merged[-1]["content"] += "\n\n" + row["content"]
+            else:
+                merged.append(row)
+        rows = merged
+    return rows
+
+
+def _fold_system(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    system = "\n\n".join(row["content"] for row in rows if row["role"] == "system")
+    others = [row for row in rows if row["role"] != "system"]
+    if not system:
+        return others
+    if others and others[0]["role"] == "user":
+        first = {"role": "user", "content": f"{system}\n\n{others[0]['content']}"}
+        return [first, *others[1:]]
+    return [{"role": "user", "content": system}, *others]
+
+
+class Decoder:
+    """Text from tokens as they come, and where to stop.
+
+    A piece is held back while it ends inside a character (U+FFFD) or could be the beginning of a
+    stop text.
+    """
+
+    def __init__(self, text: Text, stop: Sequence[str]) -> None:
+        self._text = text
+        self._stop = tuple(stop)
+        self._ids: list[int] = []
+        self._from = 0  # decoding starts here: a token's text may depend on the one before
+        self._done = 0  # tokens whose text is in `_pending` or was given out
+        self._pending = ""
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """Take in a token; returns text that is certain by now."""
+        self._ids.append(token)
+        before = self._text.decode(self._ids[self._from : self._done])
+        after = self._text.decode(self._ids[self._from :])
+        if after.endswith("\ufffd") or len(after) <= len(before):
+            return ""
+        self._from, self._done = self._done, len(self._ids)
+        return self._give(after[len(before) :])
+
+    def _give(self, fresh: str) -> str:
+        self._pending += fresh
+        ends = [at for stop in self._stop if (at := self._pending.find(stop)) >= 0]
+        if ends:
+            self.stopped = True
+            text, self._pending = self._pending[: min(ends)], ""
+            return text
+        keep = max((_overlap(self._pending, stop) for stop in self._stop), default=0)
+        cut = len(self._pending) - keep
+        text, self._pending = self._pending[:cut], self._pending[cut:]
+        return text
+
+    def finish(self) -> str:
+        """The rest: text that was held back, also half characters."""
+        before = self._text.decode(self._ids[self._from : self._done])
+        after = self._text.decode(self._ids[self._from :])
+        rest = self._give(after[len(before) :]) if len(after) > len(before) else ""
+        if self.stopped:
+            return rest
+        rest, self._pending = rest + self._pending, ""
+        return rest
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0

@@ -1,0 +1,8 @@
+"""Recipes: what an absorb trains on. Text in, examples with weights out."""
+
+from templora_memory.backends.local.recipes._continue import continue_
+from templora_memory.backends.local.recipes._example import Example, Recipe
+
+RECIPES: dict[str, Recipe] = {"continue": continue_}
+
+__all__ = ["RECIPES", "Example", "Recipe"]

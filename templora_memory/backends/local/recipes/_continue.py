@@ -1,0 +1,50 @@
+"""The published recipe: next-token training, chunk after chunk (arXiv 2401.11504, section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from templora_memory._messages import Document, Item, Message
+from templora_memory._ports import LearnRequest
+from templora_memory.backends.local._text import Segments, Text
+from templora_memory.backends.local.recipes._example import Example
+
+
+def continue_(request: LearnRequest, text: Text, start: int | None) -> Sequence[Example]:
+    """Chunks of the text in order, each after the tokens that stood before it."""
+    before = _segments(request.before, text, start, first=True)
+    own = _segments(request.items, text, start, first=not before.ids)
+    ids, weights = before.ids + own.ids, own.weights
+    offset = len(before.ids)
+    examples = []
+    for begin, end in _cuts(len(own.ids), request):
+        first = max(0, offset + begin - (request.settings.context or 0))
+        examples.append(
+            Example(
+                ids[first : offset + begin], ids[offset + begin : offset + end], weights[begin:end]
+            )
+        )
+    return examples
+
+
+def _segments(items: Sequence[Item], text: Text, start: int | None, *, first: bool) -> Segments:
+    messages = [item for item in items if isinstance(item, Message)]
+    if messages:
+        return text.dialogue(messages, lead=first)
+    return text.documents(
+        [item for item in items if isinstance(item, Document)], start=start if first else None
+    )
+
+
+def _cuts(length: int, request: LearnRequest) -> list[tuple[int, int]]:
+    """Chunk borders. Even chunks unless the released algorithm is asked for, which lets a short
+    rest stand: an update on a handful of tokens is mostly noise.
+    """
+    chunk = request.chunk
+    if request.settings.even_chunks:
+        count = math.ceil(length / chunk)
+        borders = [length * index // count for index in range(count + 1)]
+    else:
+        borders = [*range(0, length, chunk), length]
+    return [(begin, end) for begin, end in zip(borders, borders[1:], strict=False) if begin < end]

@@ -1,0 +1,105 @@
+"""Tiny random models of every family, and a byte tokenizer with a chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from templora_memory.backends.local import LocalBackend
+
+MARKS = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+STRICT = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+    "<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SMALL: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 264,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": 256,
+}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {"num_key_value_heads": 2}),
+    "qwen3": ("Qwen3", {"num_key_value_heads": 2, "head_dim": 8}),
+    "mistral": ("Mistral", {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 16}),
+    "gemma3": (
+        "Gemma3",
+        {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 16, "query_pre_attn_scalar": 8},
+    ),
+    "gemma2": ("Gemma2", {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 16}),
+    "phi3": ("Phi3", {"num_key_value_heads": 2}),
+    "gpt2": ("GPT2", {"n_inner": 64}),
+    "gpt_neox": ("GPTNeoX", {}),
+}
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
+    def make(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
+        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+        raw = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+        raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        raw.decoder = decoders.ByteLevel()
+        raw.add_special_tokens(list(MARKS))
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=raw, eos_token="<|end|>", clean_up_tokenization_spaces=False
+        )
+        tokenizer.chat_template = template
+        return tokenizer
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., Any]:
+    def make(family: str = "llama", *, seed: int = 0, **changes: Any) -> Any:
+        kind, extra = FAMILIES[family]
+        name = f"{kind}TextConfig" if kind == "Gemma3" else f"{kind}Config"
+        config = getattr(transformers, name)(**{**SMALL, **extra, **changes})
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():
+            for weight in model.parameters():  # far from uniform, so that choices are clear
+                if weight.ndim > 1:
+                    weight.mul_(4)
+        return model.float()
+
+    return make
+
+
+@pytest.fixture
+def make_backend(
+    make_model: Callable[..., Any], make_tokenizer: Callable[..., Any]
+) -> Iterator[Callable[..., LocalBackend]]:
+    opened: list[LocalBackend] = []
+
+    def make(
+        family: str = "llama", *, template: str | None = TEMPLATE, **changes: Any
+    ) -> LocalBackend:
+        backend = LocalBackend.of(
+            make_model(family, **changes), make_tokenizer(template), name=f"random {family}"
+        )
+        backend.open()
+        opened.append(backend)
+        return backend
+
+    yield make
+    for backend in opened:
+        backend.close()
