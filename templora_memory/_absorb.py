@@ -20,12 +20,12 @@ from pathlib import Path
 from templora_memory._jobs import Job
 from templora_memory._journal import Journal
 from templora_memory._manifest import Manifest, Origin, Revision, as_root
-from templora_memory._messages import PASSAGE_CHARACTERS, Document, Item, Message
+from templora_memory._messages import LEARNED_ROLES, PASSAGE_CHARACTERS, Document, Item, Message
 from templora_memory._policy import Policy
 from templora_memory._ports import Adapter, Backend, LearnRequest, Store
 from templora_memory._reports import AbsorbProgress, AbsorbReport, ChunkStats
 from templora_memory._window import turn_starts
-from templora_memory.errors import Cancelled, Conflict, UnknownMemory
+from templora_memory.errors import Cancelled, Conflict, StoreError, UnknownMemory
 
 REPORT = "report.json"
 _TRIES = 8
@@ -103,14 +103,18 @@ class Absorber:
 
         return self._run(plan, job)
 
-    def dialogue(self, target: str, job: Job) -> AbsorbReport:
+    def dialogue(self, target: str, job: Job, *, resent: bool = False) -> AbsorbReport:
         """Learn a journalled conversation up to the message with digest `target`.
 
         Starts from the revision that covers most of it. Documents that the head has learned and
-        that revision has not (after an edit) are learned first.
+        that revision has not (after an edit) are learned first. With `resent`, a conversation that
+        the head has learned already costs nothing, also when it has learned more since.
         """
 
         def plan(manifest: Manifest, journal: Journal) -> _Unit | None:
+            head = manifest.newest
+            if resent and head and journal.nearest(head.dialogue, {target}) == target:
+                return None
             near = journal.nearest(target, {r.dialogue for r in manifest.revisions})
             same = [r for r in manifest.revisions if r.dialogue == near]
             parent = max(same, key=lambda r: len(r.documents)) if same else None
@@ -137,6 +141,11 @@ class Absorber:
                 tries += 1
                 if tries == _TRIES:
                     raise
+            except (OSError, StoreError) as error:
+                now = self._manifest(job)  # forgotten: its folders went away under the training
+                if not now.same_memory(manifest):
+                    raise Cancelled(f"Memory {job.memory_id!r} was forgotten meanwhile.") from error
+                raise
             else:
                 tally.chunks += chunks
 
@@ -314,9 +323,14 @@ def _cut(items: Sequence[Message]) -> int:
     starts = turn_starts(items)
     for begin, end in zip(starts, (*starts[1:], len(items)), strict=True):
         size += sum(_characters(item) for item in items[begin:end])
-        if size >= PASSAGE_CHARACTERS:
+        if size >= PASSAGE_CHARACTERS and teaches(items[:end]) and teaches(items[end:]):
             return end
     return len(items)
+
+
+def teaches(messages: Sequence[Message]) -> bool:
+    """Whether there is anything to train on."""
+    return any(m.role in LEARNED_ROLES and m.content.strip() for m in messages)
 
 
 def _temporary(folder: Path) -> str:

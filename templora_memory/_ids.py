@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 from templora_memory.errors import InvalidId
 
@@ -95,3 +96,12 @@ def folder_name(memory_id: MemoryId) -> str:
     if len(encoded) > MAX_FOLDER_CHARACTERS:
         encoded = f"{encoded[:100]}~{hashlib.sha256(raw).hexdigest()}"
     return encoded
+
+
+def id_of_folder(name: str) -> MemoryId | None:
+    """The id whose `folder_name` this is; None if there is none, or only its hash is left."""
+    try:
+        found = parse_id(unquote_to_bytes(name).decode())
+    except (UnicodeDecodeError, InvalidId):
+        return None
+    return found if folder_name(found) == name else None

@@ -80,14 +80,15 @@ class Job:
         """Called by the work after each chunk."""
         self._progress = progress
 
+    def _start(self) -> AbsorbReport:
+        if self.cancelled():
+            raise Cancelled(f"The absorb into {self.memory_id!r} was cancelled before it began.")
+        return self._work(self)
+
     def run(self) -> None:
         """Called once by the queue."""
         try:
-            if self.cancelled():
-                raise Cancelled(
-                    f"The absorb into {self.memory_id!r} was cancelled before it began."
-                )
-            self._report = self._work(self)
+            self._report = self._start()
         except BaseException as error:  # noqa: BLE001  # kept and raised by wait()
             self._error = error
         finally:
@@ -140,7 +141,7 @@ class JobQueue:
     def jobs(self, memory_id: str) -> tuple[Job, ...]:
         """Jobs of a memory that wait or run."""
         with self._lock:
-            return tuple(self._waiting.get(memory_id, ()))
+            return tuple(job for job in self._waiting.get(memory_id, ()) if not job.done)
 
     def wait(self) -> None:
         """Wait until nothing waits or runs."""

@@ -34,9 +34,12 @@ def decode_line(line: bytes) -> dict[str, Any]:
     Raises:
         ValueError: not JSON, unknown kind, or the checksum does not agree.
     """
-    body = json.loads(line)
+    try:
+        body = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     if not isinstance(body, dict):
-        raise TypeError("not an object")
+        raise ValueError("not an object")  # noqa: TRY004  # what is wrong is the file
     if body.pop("sum", None) != _checksum(body):
         raise ValueError("the checksum does not agree")
     if set(body) - {"kind"} != _KINDS.get(str(body.get("kind"))):
@@ -93,7 +96,8 @@ class Journal:
         """Take in one line.
 
         Raises:
-            ValueError: its digest is not that of its text (which also rules out circles).
+            ValueError: its digest is not that of its text (which also rules out circles), or what
+                it refers to does not stand before it.
             StoreDamaged: its text is none.
         """
         digest = body["digest"]
@@ -101,6 +105,8 @@ class Journal:
             case "message":
                 if digest != extend(body["parent"], _message(body)):
                     raise ValueError("the digest does not belong to this message")
+                if not self.knows(body["parent"]):
+                    raise ValueError("the message before this one is missing")
                 self._messages[digest] = (body["parent"], position)
                 self._tip = digest
             case "document":
@@ -112,6 +118,8 @@ class Journal:
             case "withdraw":
                 self._withdrawn.add(digest)
             case _:
+                if not self.knows(digest):
+                    raise ValueError("the newest conversation is missing")
                 self._tip = digest
 
     @property
@@ -127,7 +135,8 @@ class Journal:
     @property
     def documents(self) -> tuple[str, ...]:
         """Digests of the documents to be kept, in order; withdrawn ones are left out."""
-        return tuple(d for d in self._documents if d not in self._withdrawn)
+        every = tuple(self._documents)  # at once: another thread may be adding
+        return tuple(digest for digest in every if digest not in self._withdrawn)
 
     def knows(self, digest: str) -> bool:
         return digest == self._first or digest in self._messages

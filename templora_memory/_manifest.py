@@ -6,6 +6,7 @@ with the next `epoch`, which is what a store compares and swaps.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -108,6 +109,10 @@ class Manifest:
     def first(self) -> str:
         """The digest of the empty history."""
         return start(self.salt)
+
+    def same_memory(self, other: Manifest) -> bool:
+        """Whether both are of one memory, not of another made under its id after a forget."""
+        return (self.salt, self.created) == (other.salt, other.created)
 
     def chain(self, messages: Sequence[Message]) -> tuple[str, ...]:
         """Digests of the dialogue after 0, 1, ... messages; system messages do not count."""
@@ -284,28 +289,44 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _check_types(manifest: Manifest) -> None:
-    texts: list[object] = [manifest.id, manifest.salt, *asdict(manifest.base).values()]
-    texts.remove(manifest.base.revision)
-    numbers: list[object] = [manifest.epoch, manifest.created, manifest.build]
+    base = manifest.base
+    texts: list[object] = [manifest.id, manifest.salt, base.name, base.config]
+    texts += [base.tokenizer, base.weights, base.revision or ""]
+    if manifest.origin is not None:
+        texts += [manifest.origin.id, manifest.origin.revision]
+    counts: list[object] = [manifest.epoch, manifest.build]
+    times: list[Any] = [manifest.created, manifest.ttl or 0]
     for revision in manifest.revisions:
-        texts += [revision.name, revision.dialogue, *revision.documents]
+        texts += [revision.name, revision.parent or "", revision.dialogue, *revision.documents]
         texts += [text for file in revision.files for text in (file.path, file.sha256)]
-        numbers += [revision.messages, revision.tokens, revision.created]
-        numbers += [file.bytes for file in revision.files]
-        if not _is_name(revision.name):
-            raise ValueError(f"{revision.name!r} is not a revision name")
-        for file in revision.files:
-            if (
-                file.path != file.path.replace("\\", "/").rsplit("/", 1)[-1]
-                or file.path[:1] in "./"
-            ):
-                raise ValueError(f"{file.path!r} is not a plain file name")
+        counts += [revision.messages, revision.tokens, *(file.bytes for file in revision.files)]
+        times.append(revision.created)
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("a text field holds something else")
-    if not all(isinstance(number, (int, float)) for number in numbers):
-        raise TypeError("a number field holds something else")
-    if manifest.head is not None and manifest.find(manifest.head) is None:
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise TypeError("a count holds something else")
+    if not all(type(moment) in {int, float} and math.isfinite(moment) for moment in times):
+        raise TypeError("a time holds something else")
+    _check_names(manifest)
+
+
+def _check_names(manifest: Manifest) -> None:
+    names = [revision.name for revision in manifest.revisions]
+    if manifest.head is not None and manifest.head not in names:
         raise ValueError(f"the head {manifest.head!r} is not among the revisions")
+    if len(set(names)) != len(names) or not all(map(_is_name, names)):
+        raise ValueError("a revision has no proper name, or two have the same")
+    for revision in manifest.revisions:
+        paths = [file.path for file in revision.files]
+        if len(set(paths)) != len(paths):
+            raise ValueError("a revision names a file twice")
+        if wrong := [path for path in paths if not _is_plain(path)]:
+            raise ValueError(f"{wrong[0]!r} is not a plain file name")
+
+
+def _is_plain(path: str) -> bool:
+    """Whether this is a visible file in the folder itself: no path, no control characters."""
+    return path.isprintable() and path[:1] not in {"", "."} and not set(path) & set("/\\:")
 
 
 def _is_name(name: object) -> bool:

@@ -110,17 +110,17 @@ def as_message(value: MessageLike) -> Message:
         raise InvalidText(f"A message must be a Message or a mapping, not {type(value).__name__}.")
     keys = set(value)
     if not {"role", "content"} <= keys or keys - {"role", "content", "name"}:
-        raise InvalidText(
-            f"A message has the keys role, content and optionally name, not {sorted(keys)}."
-        )
+        found = sorted(map(str, keys))
+        raise InvalidText(f"A message has the keys role, content and optionally name, not {found}.")
     return Message(value["role"], value["content"], value.get("name"))  # type: ignore[arg-type]
 
 
 def as_messages(values: Iterable[MessageLike] | str) -> tuple[Message, ...]:
-    """Messages from messages or mappings; a bare string is refused because it has no role."""
-    if isinstance(values, str):
+    """Messages from messages or mappings; a bare string or message is refused."""
+    if isinstance(values, (str, Message, Mapping)) or not isinstance(values, Iterable):
         raise InvalidText(
-            'A history is a list of messages: [Message("user", "...")], not a bare string.'
+            'A history is a list of messages: [Message("user", "...")], '
+            f"not a bare {type(values).__name__}."
         )
     return tuple(as_message(value) for value in values)
 
@@ -160,8 +160,9 @@ _BREAKS = tuple(re.compile(pattern) for pattern in (r"\n\s*\n", r"\n", r"(?<=[.!
 def passages(document: Document, size: int = PASSAGE_CHARACTERS) -> tuple[Document, ...]:
     """Cut a long document at paragraph, line, sentence or word ends.
 
-    The pieces, joined, are the document. A piece has at most `size` characters and is learned and
-    committed on its own, so that a long book survives a crash in the middle.
+    The pieces, joined, are the document. A piece has at most `size` characters, not counting a run
+    of white space beside it, and is learned and committed on its own, so that a long book survives
+    a crash in the middle.
     """
     text, pieces, begin = document.text, [], 0
     while len(text) - begin > size:

@@ -21,17 +21,23 @@ DEFAULT_WINDOW = 4096  # tokens; longer prompts cost more than they give a memor
 _TOKENS_MIN = 16
 
 
-def _positive(name: str, value: float | None, *, zero: bool = False) -> None:
-    if value is None:
+def positive(name: str, value: float | None, *, zero: bool = False, none: bool = False) -> None:
+    """Refuse what is not a number over zero; `zero` and `none` allow these.
+
+    Raises:
+        InvalidSetting: with the value.
+    """
+    if value is None and none:
         return
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+    if not number or not math.isfinite(value or 0) or (value or 0) < 0 or not (value or zero):
         least = "zero or more" if zero else "more than zero"
         raise InvalidSetting(f"{name} is {value!r}: it must be a number, {least}.")
 
 
-def _whole(name: str, value: int | None) -> None:
-    _positive(name, value)
+def whole(name: str, value: int | None, *, zero: bool = False, none: bool = False) -> None:
+    """Like `positive`, and refuse fractions."""
+    positive(name, value, zero=zero, none=none)
     if value is not None and not isinstance(value, int):
         raise InvalidSetting(f"{name} is {value!r}: it must be a whole number.")
 
@@ -52,6 +58,8 @@ class Learning:
             (L_T of the paper); None: as many as the chunk has.
         context_gradient: keep the context inside the graph, as the released code does; otherwise
             it enters as keys and values without gradient, which is cheaper and slightly different.
+        even_chunks: cut a text into chunks of equal size near the policy's chunk; otherwise every
+            chunk has exactly that size but the last, which may be a few noisy tokens.
         schedule: "constant", or "released": zero on the first chunk, half on the second
             (a warm-up that the released code steps once per chunk).
         carry_optimizer: go on with AdamW's moments in the next absorb, also after a restart.
@@ -69,6 +77,7 @@ class Learning:
     epochs: int = 2
     context: int | None = None
     context_gradient: bool = False
+    even_chunks: bool = True
     schedule: Schedule = "constant"
     carry_optimizer: bool = False
     beta1: float = 0.9
@@ -81,21 +90,24 @@ class Learning:
 
     def __post_init__(self) -> None:
         for name in ("rank", "epochs"):
-            _whole(f"learning.{name}", getattr(self, name))
+            whole(f"learning.{name}", getattr(self, name))
         for name in ("alpha", "rate", "epsilon", "clip"):
-            _positive(f"learning.{name}", getattr(self, name))
-        _positive("learning.weight_decay", self.weight_decay, zero=True)
-        _positive("learning.context", self.context, zero=True)
+            positive(f"learning.{name}", getattr(self, name))
+        positive("learning.weight_decay", self.weight_decay, zero=True)
+        whole("learning.context", self.context, zero=True, none=True)
+        whole("learning.seed", self.seed, zero=True)
         for name in ("dropout", "beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InvalidSetting(
-                    f"learning.{name} is {getattr(self, name)!r}: it must be at least 0 and below 1."
-                )
+            value = getattr(self, name)
+            positive(f"learning.{name}", value, zero=True)
+            if value >= 1:
+                raise InvalidSetting(f"learning.{name} is {value!r}: it must be below 1.")
         if self.schedule not in get_args(Schedule):
             raise InvalidSetting(
                 f"learning.schedule is {self.schedule!r}: use one of {get_args(Schedule)}."
             )
-        if isinstance(self.targets, str) and self.targets not in get_args(Targets):
+        targets: object = self.targets
+        named = isinstance(targets, tuple) and targets and all(isinstance(t, str) for t in targets)
+        if not named and targets not in get_args(Targets):
             raise InvalidSetting(
                 f"learning.targets is {self.targets!r}: use one of {get_args(Targets)} "
                 "or a tuple of module name endings."
@@ -140,9 +152,11 @@ class Policy:
     ttl: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("window", "reply_tokens", "chunk", "keep_turns", "keep_revisions"):
-            _whole(name, getattr(self, name))
-        _positive("ttl", self.ttl)
+        for name in ("window", "reply_tokens", "chunk"):
+            whole(name, getattr(self, name), none=True)
+        for name in ("keep_turns", "keep_revisions"):
+            whole(name, getattr(self, name))
+        positive("ttl", self.ttl, none=True)
         if self.recipe not in RECIPES:
             raise InvalidSetting(f"recipe is {self.recipe!r}: use one of {RECIPES}.")
         if self.chunk and self.window and self.chunk > self.window:
@@ -234,6 +248,7 @@ _REFERENCE = Learning(
     epochs=2,
     context=1024,
     context_gradient=True,
+    even_chunks=False,
     schedule="released",
     carry_optimizer=True,
     epsilon=1e-7,
@@ -263,10 +278,11 @@ class Sampling:
     ignore_end: bool = False
 
     def __post_init__(self) -> None:
-        _positive("temperature", self.temperature, zero=True)
-        _positive("top_p", self.top_p)
-        _positive("top_k", self.top_k, zero=True)
-        _positive("repetition_penalty", self.repetition_penalty)
+        positive("temperature", self.temperature, zero=True)
+        positive("top_p", self.top_p)
+        whole("top_k", self.top_k, zero=True)
+        positive("repetition_penalty", self.repetition_penalty)
+        whole("seed", self.seed, zero=True, none=True)
         if self.top_p > 1:
             raise InvalidSetting(f"top_p is {self.top_p!r}: it must be at most 1.")
         stops: object = self.stop

@@ -6,17 +6,19 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, TypeAlias, overload
+from weakref import WeakKeyDictionary
 
-from templora_memory._absorb import Absorber
+from templora_memory._absorb import Absorber, teaches
 from templora_memory._ids import MemoryId, parse_id
 from templora_memory._jobs import Job, JobQueue
+from templora_memory._journal import Journal
 from templora_memory._manifest import Manifest, ModelIdentity, Revision, new_manifest
 from templora_memory._messages import (
     Document,
@@ -27,9 +29,8 @@ from templora_memory._messages import (
     dialogue,
     passages,
 )
-from templora_memory._policy import Policy, Sampling
+from templora_memory._policy import Policy, Sampling, positive, whole
 from templora_memory._ports import (
-    Adapter,
     Backend,
     Completion,
     GenerateRequest,
@@ -39,7 +40,6 @@ from templora_memory._ports import (
 from templora_memory._reports import (
     AbsorbReport,
     Covered,
-    FinishReason,
     ForgetReceipt,
     Probe,
     RemovedFile,
@@ -48,6 +48,7 @@ from templora_memory._reports import (
     Transcript,
 )
 from templora_memory._streams import ReplyStream, TextStream
+from templora_memory._text import Writer, Writing
 from templora_memory._window import newest_exchange, oldest_turns, turn_starts
 from templora_memory.errors import (
     Cancelled,
@@ -56,6 +57,7 @@ from templora_memory.errors import (
     InvalidSetting,
     InvalidText,
     PromptTooLong,
+    StoreDamaged,
     StoreError,
     UnknownMemory,
 )
@@ -96,7 +98,7 @@ class ParametricMemory:
         self._closed = False
         self._guard = threading.Lock()
         self._failures: dict[str, str] = {}
-        self._streams: dict[ReplyStream, str] = {}
+        self._streams: WeakKeyDictionary[ReplyStream, str] = WeakKeyDictionary()
 
     @classmethod
     def from_pretrained(
@@ -143,9 +145,10 @@ class ParametricMemory:
             if self._policy is None:
                 self._store.open()
                 self._backend.open()
-                self._policy = self._wanted.resolve(self._backend.limits)
-                self._absorber = Absorber(self._backend, self._store, self._policy)
+                policy = self._wanted.resolve(self._backend.limits)
+                self._absorber = Absorber(self._backend, self._store, policy)
                 self._expire()
+                self._policy = policy  # last: other threads take it as the sign to go on
         return self
 
     def close(self, *, cancel: bool = False) -> None:
@@ -386,15 +389,14 @@ class ParametricMemory:
                 "A history ends with what is to be answered, a user or tool message; this one "
                 + (f"ends with a message of the {body[-1].role}." if body else "is empty.")
             )
-        if strength < 0:
-            raise InvalidSetting(f"strength is {strength!r}: it must be zero or more.")
+        positive("strength", strength, zero=True)
         most = policy.reply_tokens if max_tokens is None else max_tokens
         assert policy.window is not None  # noqa: S101  # resolved
         assert most is not None  # noqa: S101
-        if not 0 < most < policy.window:
+        whole("max_tokens", most)
+        if most >= policy.window:
             raise InvalidSetting(
-                f"max_tokens is {most!r}: it must be at least 1 and below the window "
-                f"of {policy.window}."
+                f"max_tokens is {most!r}: it must be below the window of {policy.window}."
             )
         prompt = _Prompt(self._backend.count, _system(messages, context), policy.window - most)
         request = GenerateRequest(
@@ -426,14 +428,15 @@ class ParametricMemory:
             return _reply(completion, learned, covering)
 
         def finished(reply: Reply) -> None:
-            with self._guard:
-                self._streams.pop(stream, None)
             if reply.finish_reason != "cancelled":
                 self._afterwards(manifest, (*body, Message("assistant", reply.text)), prompt)
 
-        stream = ReplyStream(tokens, make=make, finished=finished)
+        return self._watched(ReplyStream(tokens, make=make, finished=finished), manifest.id)
+
+    def _watched(self, stream: ReplyStream, memory_id: str) -> ReplyStream:
+        """Note whose stream this is, so that forgetting its memory stops it."""
         with self._guard:
-            self._streams[stream] = manifest.id
+            self._streams[stream] = memory_id
         return stream
 
     def _pinned(
@@ -454,13 +457,14 @@ class ParametricMemory:
         elif revision is not None:
             raise InvalidSetting(f"revision {revision!r} was given without a memory id.")
         learned = chosen.tokens if chosen else 0
-        return ReplyStream(
+        stream = ReplyStream(
             self._backend.stream(
                 replace(request, messages=(*prompt.system, *body), adapter=adapter)
             ),
             make=lambda completion: _reply(completion, learned, chosen),
             finished=lambda _: None,
         )
+        return stream if memory_id is None else self._watched(stream, str(parse_id(memory_id)))
 
     def _fit(
         self, memory_id: str, body: tuple[Message, ...], prompt: _Prompt
@@ -481,15 +485,19 @@ class ParametricMemory:
             rest = body[known:]
             if prompt.fits(rest):
                 return manifest, covering
+            # the newest exchange is a turn of its own, also where the cut before it was not ours
+            starts = sorted({*turn_starts(rest), limit - known})
             turns = oldest_turns(
-                prompt.costs(rest),
-                budget=prompt.turns_budget(rest),
+                prompt.costs(rest, starts),
+                budget=prompt.turns_budget(rest, starts),
                 chunk=policy.chunk or 1,
                 keep=policy.keep_turns,
                 needed=True,
             )
-            starts = (*turn_starts(rest), len(rest))
-            target = digests[known + starts[max(1, turns)]]
+            turns = max(1, turns)
+            while turns < len(starts) - 1 and not teaches(rest[: starts[turns]]):
+                turns += 1
+            target = digests[known + starts[turns]]
             self._submit(memory_id, partial(self._absorber.dialogue, target)).wait()
 
     def _existing(self, memory_id: str) -> Manifest:
@@ -504,28 +512,32 @@ class ParametricMemory:
         A failure does not take the reply away: it is in `status`, and the next call, which brings
         the history again, tries again.
         """
-        policy = self._ready()
         try:
+            policy = self._ready()
             now = self._store.manifest(manifest.id)
-            if now is None or now.salt != manifest.salt:
+            if now is None or not now.same_memory(manifest):
                 return  # forgotten while the reply was written
             self._store.record(now.id, body)
             digests = now.chain(body)
             covering = now.covering(digests, newest_exchange(body))
             known = covering.messages if covering else 0
             rest = body[known:]
-            chunk = policy.chunk or 1
+            chunk, starts = policy.chunk or 1, turn_starts(rest)
             turns = oldest_turns(
-                prompt.costs(rest),
-                budget=prompt.turns_budget(rest, spare=min(chunk, (policy.window or 0) // 4) // 2),
+                prompt.costs(rest, starts),
+                budget=prompt.turns_budget(
+                    rest, starts, spare=min(chunk, (policy.window or 0) // 4) // 2
+                ),
                 chunk=chunk,
                 keep=policy.keep_turns,
                 needed=False,
             )
-            if turns and not self._jobs.jobs(now.id):
-                target = digests[known + turn_starts(rest)[turns]]
+            if turns and teaches(rest[: starts[turns]]) and not self._jobs.jobs(now.id):
+                target = digests[known + starts[turns]]
                 self._submit(now.id, partial(self._absorber.dialogue, target))
-        except (StoreError, UnknownMemory, Closed) as error:
+        except UnknownMemory:
+            return  # forgotten just now
+        except (StoreError, Closed) as error:
             self._failed(manifest.id, error)
 
     # --- learning ------------------------------------------------------------------------------
@@ -580,8 +592,11 @@ class ParametricMemory:
             body = dialogue(message for message in items if isinstance(message, Message))
             journal = self._store.journal(manifest.id)
             known = None if after is None else journal.beginning(journal.tip, after)
-            target = self._store.record(manifest.id, body, after=known)
-            job = self._submit(manifest.id, partial(self._absorber.dialogue, target))
+            target = manifest.digest_after(known or journal.first, body)
+            if known is None or not _ends_in(journal, target):
+                self._store.record(manifest.id, body, after=known)
+            work = partial(self._absorber.dialogue, target, resent=True)
+            job = self._submit(manifest.id, work)
         return _wait(job) if wait else job
 
     def _submit(self, memory_id: str, work: Callable[[Job], AbsorbReport]) -> Job:
@@ -642,6 +657,7 @@ class ParametricMemory:
             UnknownMemory, InvalidText, PromptTooLong.
         """
         manifest = self._known(memory_id)
+        positive("strength", strength, zero=True)
         asked = (Message("user", question),) if isinstance(question, str) else as_messages(question)
         adapter = self._absorber.adapter(manifest, manifest.newest)
         request = ScoreRequest(context=asked, target=answer, adapter=adapter, strength=strength)
@@ -688,67 +704,33 @@ class ParametricMemory:
             iterating: what was written by then is in the journal.
         """
         policy = self._ready()
-        if max_tokens < 1:
-            raise InvalidSetting(f"max_tokens is {max_tokens!r}: it must be at least 1.")
+        whole("max_tokens", max_tokens)
+        positive("strength", strength, zero=True)
         name = parse_id(memory_id)
         manifest = self._ensure(name)
         manifest.check_base(self._backend.identity)
-        chosen = sampling or Sampling(ignore_end=True)
-        window, chunk = policy.window or 1, policy.chunk or 1
-        counts = {"prompt": 0, "written": 0}
+        task = Writing(
+            prompt=prompt,
+            most=max_tokens,
+            window=policy.window or 1,
+            chunk=policy.chunk or 1,
+            strength=strength,
+            sampling=sampling or Sampling(ignore_end=True),
+            reuse=reuse,
+        )
 
-        def learn(text: str, *, continues: bool) -> None:
-            if text.strip():
-                self.absorb(manifest.id, Document(text, continues=continues))
+        def learn(digests: tuple[str, ...]) -> None:
+            if digests:
+                _wait(self._submit(manifest.id, partial(self._absorber.documents, digests)))
 
-        def adapter() -> Adapter | None:
-            now = self._existing(manifest.id)
-            return self._absorber.adapter(now, now.newest)
-
-        def steps() -> Generator[str, None, FinishReason]:
-            pieces = self._backend.split(prompt, chunk) if prompt else ()
-            whole = [piece for piece in pieces[:-1] if piece]
-            for number, piece in enumerate(whole):
-                learn(piece, continues=number > 0)
-            unlearned, began = "".join(pieces[len(whole) :]), bool(whole)
-            session = self._backend.open_text(prompt, window=window)
-            try:
-                left = max_tokens
-                while True:
-                    stream = session.generate(
-                        adapter=adapter(),
-                        strength=strength,
-                        sampling=chosen,
-                        max_tokens=min(chunk, left),
-                        reuse=reuse,
-                    )
-                    try:
-                        yield from stream
-                        done = stream.completion
-                    finally:
-                        stream.close()
-                    counts["prompt"] = counts["prompt"] or done.prompt_tokens
-                    counts["written"] += done.completion_tokens
-                    left -= done.completion_tokens
-                    learn(unlearned + done.text, continues=began)
-                    unlearned, began = "", True
-                    if left <= 0 or done.finish_reason != "length":
-                        return done.finish_reason
-            finally:
-                session.close()
-
-        def make(text: str, reason: FinishReason) -> Reply:
-            head = self._existing(manifest.id).newest
-            return Reply(
-                text=text,
-                finish_reason=reason,
-                prompt_tokens=counts["prompt"],
-                completion_tokens=counts["written"],
-                absorbed_tokens=head.tokens if head else 0,
-                revision=head.name if head else None,
-            )
-
-        return TextStream(steps(), make)
+        writer = Writer(
+            self._backend,
+            self._store,
+            manifest,
+            learn=learn,
+            adapter=lambda now: self._absorber.adapter(now, now.newest),
+        )
+        return TextStream(writer.steps(task), writer.reply)
 
     # --- copying, going back, removing ---------------------------------------------------------
 
@@ -858,7 +840,11 @@ class ParametricMemory:
     def _expire(self) -> ForgetReceipt:
         old = []
         for memory_id in self._store.ids():
-            manifest = self._store.manifest(memory_id)
+            try:
+                manifest = self._store.manifest(memory_id)
+            except StoreDamaged as error:  # one damaged memory does not stop the others
+                _log.warning("%s", error)
+                continue
             if manifest is None or manifest.ttl is None:
                 continue
             if time.time() - self._store.last_used(memory_id) > manifest.ttl:
@@ -1030,17 +1016,17 @@ class _Prompt:
                 "message or the context, ask for fewer max_tokens, or use a larger window."
             )
 
-    def costs(self, body: Sequence[Message]) -> tuple[int, ...]:
+    def costs(self, body: Sequence[Message], starts: Sequence[int]) -> tuple[int, ...]:
         """Tokens that each turn takes in the prompt."""
-        starts = (*turn_starts(body), len(body))
         return tuple(
-            max(1, self._count(body[begin:end]) - self._fixed) for begin, end in pairwise(starts)
+            max(1, self._count(body[begin:end]) - self._fixed)
+            for begin, end in pairwise((*starts, len(body)))
         )
 
-    def turns_budget(self, body: Sequence[Message], spare: int = 0) -> int:
+    def turns_budget(self, body: Sequence[Message], starts: Sequence[int], spare: int = 0) -> int:
         """Tokens that all turns together may take."""
-        newest = body[turn_starts(body)[-1] :]
-        others = self._count((*self.system, *newest)) - self.costs(newest)[0]
+        newest = body[starts[-1] :]
+        others = self._count((*self.system, *newest)) - self.costs(newest, (0,))[0]
         return self._budget - others - spare
 
 
@@ -1075,6 +1061,11 @@ def _items(text: Text) -> tuple[Document, ...] | tuple[Message, ...]:
     if len(documents) != len(given):
         raise InvalidText("Absorb documents and messages in two calls, not in one list.")
     return tuple(piece for document in documents for piece in passages(document))
+
+
+def _ends_in(journal: Journal, digest: str) -> bool:
+    """Whether this dialogue is a beginning of the newest conversation, or all of it."""
+    return journal.nearest(journal.tip, {digest}) == digest
 
 
 def _wait(job: Job) -> AbsorbReport:

@@ -58,4 +58,4 @@ def oldest_turns(costs: Sequence[int], *, budget: int, chunk: int, keep: int, ne
     for count in range(1, len(costs)):
         if total - gone[count] <= budget:
             return count
-    return len(costs) - 1
+    return max(0, len(costs) - 1)

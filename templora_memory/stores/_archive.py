@@ -1,7 +1,7 @@
-"""A memory as one file: a zip of its manifest, journal and revisions.
+"""A memory as one file: an uncompressed zip of its manifest, journal and revisions.
 
 Reading treats the file as hostile: only the names the manifest lists, only the sizes it states,
-checksums before anything is used, no links, no paths.
+checksums before anything is used, no links, no paths, nothing that unpacks to more than it is.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import stat
+import struct
 import zipfile
 from pathlib import Path
 
@@ -18,8 +20,8 @@ from templora_memory.stores._files import digest_file, make_folder, sync_file, s
 
 MANIFEST, JOURNAL, REVISIONS = "manifest.json", "journal.jsonl", "revisions"
 MAX_MANIFEST = 16 << 20
-MAX_JOURNAL = 4 << 30
 MAX_FILES = 10_000
+_ENCRYPTED = 1
 SUFFIXES = frozenset({".json", ".safetensors"})
 
 
@@ -32,14 +34,14 @@ def write(folder: Path, manifest: Manifest, target: Path) -> None:
             with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
                 archive.write(folder / MANIFEST, MANIFEST)
                 if (folder / JOURNAL).exists():
-                    archive.write(folder / JOURNAL, JOURNAL, zipfile.ZIP_DEFLATED)
+                    archive.write(folder / JOURNAL, JOURNAL)
                 for revision in manifest.revisions:
                     for record in revision.files:
                         inside = f"{REVISIONS}/{revision.name}/{record.path}"
                         archive.write(folder / inside, inside)
             sync_file(fresh)
-            os.replace(fresh, target)
-        except OSError:
+            fresh.replace(target)
+        except BaseException:
             fresh.unlink(missing_ok=True)
             raise
         sync_folder(target.parent)
@@ -56,7 +58,7 @@ def read(source: Path, folder: Path) -> Manifest:
             return _unpack(archive, source, folder)
     except FileNotFoundError as error:
         raise StoreDamaged(f"There is no file {source}.") from error
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error) as error:
         raise StoreDamaged(f"{source} is not an exported memory: {error}.") from error
     except OSError as error:
         if error.filename is None or str(error.filename) != str(source):
@@ -65,37 +67,62 @@ def read(source: Path, folder: Path) -> Manifest:
 
 
 def _unpack(archive: zipfile.ZipFile, source: Path, folder: Path) -> Manifest:
-    sizes = {info.filename: info.file_size for info in archive.infolist()}
-    if len(sizes) != len(archive.infolist()) or len(sizes) > MAX_FILES:
-        raise StoreDamaged(f"{source} holds names twice, or too many files.")
-    if sizes.get(MANIFEST, MAX_MANIFEST + 1) > MAX_MANIFEST:
-        raise StoreDamaged(f"{source} is not an exported memory: it has no usable {MANIFEST}.")
-    try:
-        manifest = Manifest.from_json(json.loads(_bytes(archive, MANIFEST, sizes[MANIFEST])))
-    except (ValueError, RecursionError) as error:
-        raise StoreDamaged(f"{source}: the manifest is not JSON: {error}.") from error
-    expected = {MANIFEST: sizes[MANIFEST]}
-    if JOURNAL in sizes:
-        expected[JOURNAL] = min(sizes[JOURNAL], MAX_JOURNAL)
+    sizes = _sizes(archive, source)
+    manifest = _manifest(archive, source, sizes[MANIFEST])
+    expected = {name: sizes[name] for name in (MANIFEST, JOURNAL) if name in sizes}
+    checksums = {}
     for revision in manifest.revisions:
-        make_folder(folder / REVISIONS / revision.name)
         for record in revision.files:
-            expected[f"{REVISIONS}/{revision.name}/{record.path}"] = record.bytes
             if Path(record.path).suffix not in SUFFIXES:
                 raise StoreDamaged(f"{source} holds {record.path!r}: only JSON and safetensors.")
+            name = f"{REVISIONS}/{revision.name}/{record.path}"
+            expected[name], checksums[name] = record.bytes, record.sha256
     if expected != sizes:
         wrong = sorted(set(expected.items()) ^ set(sizes.items()))[:3]
         raise StoreDamaged(f"{source}: files and manifest disagree, for example {wrong}.")
+    for revision in manifest.revisions:
+        make_folder(folder / REVISIONS / revision.name)
     for name, size in expected.items():
         if name != MANIFEST:
             _extract(archive, name, size, folder / name)
+        if name in checksums and digest_file(folder / name) != checksums[name]:
+            raise StoreDamaged(f"{source}: the checksum of {name} does not agree.")
     for revision in manifest.revisions:
-        for record in revision.files:
-            path = folder / REVISIONS / revision.name / record.path
-            if digest_file(path) != record.sha256:
-                raise StoreDamaged(f"{source}: the checksum of {record.path} does not agree.")
         sync_folder(folder / REVISIONS / revision.name)
     return manifest
+
+
+def _manifest(archive: zipfile.ZipFile, source: Path, size: int) -> Manifest:
+    try:
+        return Manifest.from_json(json.loads(_bytes(archive, MANIFEST, size)))
+    except (ValueError, RecursionError) as error:
+        raise StoreDamaged(f"{source}: the manifest is not JSON: {error}.") from error
+
+
+def _sizes(archive: zipfile.ZipFile, source: Path) -> dict[str, int]:
+    """What the archive holds, by name, once it looks like one of ours."""
+    entries = archive.infolist()
+    for info in entries:
+        _check_entry(info, source)
+    sizes = {info.filename: info.file_size for info in entries}
+    if len(sizes) != len(entries) or len(sizes) > MAX_FILES:
+        raise StoreDamaged(f"{source} holds names twice, or too many files.")
+    if sum(sizes.values()) > source.stat().st_size:
+        raise StoreDamaged(f"{source} claims to hold more than it is long.")
+    if sizes.get(MANIFEST, MAX_MANIFEST + 1) > MAX_MANIFEST:
+        raise StoreDamaged(f"{source} is not an exported memory: it has no usable {MANIFEST}.")
+    return sizes
+
+
+def _check_entry(info: zipfile.ZipInfo, source: Path) -> None:
+    """Plain, uncompressed, unencrypted files only."""
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if (
+        info.compress_type != zipfile.ZIP_STORED
+        or info.flag_bits & _ENCRYPTED
+        or kind not in {0, stat.S_IFREG}
+    ):
+        raise StoreDamaged(f"{source} holds {info.filename!r}, which is not a plain stored file.")
 
 
 def _bytes(archive: zipfile.ZipFile, name: str, size: int) -> bytes:

@@ -20,14 +20,12 @@ import os
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from templora_memory._ids import folder_name, parse_id
+from templora_memory._ids import folder_name, id_of_folder, parse_id
 from templora_memory._journal import (
     Journal,
     decode_line,
@@ -59,11 +57,12 @@ from templora_memory.stores._files import (
     sync_folder,
     writing,
 )
+from templora_memory.stores._locks import hold
 
 MANIFEST, JOURNAL, REVISIONS, LOCK = "manifest.json", "journal.jsonl", "revisions", "lock"
 FORGOTTEN, INCOMING, STAGING = ".forgotten-", ".incoming-", ".staging-"
 SUFFIXES = frozenset({".json", ".safetensors"})
-LOCK_SECONDS = 60.0
+LOCK_SUFFIX, LOCK_SECONDS = ".lock", 60.0
 
 
 class _OpenJournal:
@@ -127,7 +126,7 @@ class DirectoryStore:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._root = Path(root)
-        self._journals: dict[str, _OpenJournal] = {}
+        self._journals: dict[str, tuple[tuple[str, float], _OpenJournal]] = {}
         self._checked: dict[Path, tuple[tuple[int, int, int], ...]] = {}
         self._guard = threading.Lock()
 
@@ -145,66 +144,50 @@ class DirectoryStore:
         if self._root.exists() and not self._root.is_dir():
             raise StoreWriteFailed(f"{self._root} is a file: give a folder as the root.")
         make_folder(self._root)
-        for entry in self._root.iterdir():
+        with writing(self._root):
+            entries = _entries(self._root)
+        for entry in entries:
             if entry.name.startswith((FORGOTTEN, INCOMING)):
-                if self._abandoned(entry):
-                    remove_tree(entry)
-                    _lock_beside(entry).unlink(missing_ok=True)
-            elif (entry / MANIFEST).exists():
-                self._sweep(entry)
-            elif entry.is_dir() and self._abandoned_creation(entry):
-                remove_tree(entry)
+                self._clear(entry)
+            elif (entry / MANIFEST).is_file():
+                with suppress(StoreDamaged, UnknownMemory):  # whoever uses that memory is told
+                    self._sweep(entry)
 
     def _sweep(self, folder: Path) -> None:
         with self._locked(folder):
             named = {revision.name for revision in self._read(folder).revisions}
             for entry in (*_entries(folder / REVISIONS), *folder.glob(f".{MANIFEST}.*")):
                 if entry.name not in named:
-                    remove_tree(entry) if entry.is_dir() else entry.unlink()
-            for entry in folder.glob(f"{STAGING}*"):
-                if entry.is_dir() and self._abandoned(entry):
                     remove_tree(entry)
-                    _lock_beside(entry).unlink(missing_ok=True)
+            for entry in folder.glob(f"{STAGING}*"):
+                self._clear(entry)
 
-    def _abandoned(self, folder: Path) -> bool:
-        """Whether no living process works on a temporary folder (its lock is free)."""
-        if folder.suffix == ".lock":
-            return False
-        try:
-            with FileLock(_lock_beside(folder), timeout=0, thread_local=False):
-                return True
-        except Timeout:
-            return False
-
-    def _abandoned_creation(self, folder: Path) -> bool:
-        if not (folder / LOCK).exists():
-            return False  # not ours
-        try:
-            with FileLock(folder / LOCK, timeout=0, thread_local=False):
-                return not (folder / MANIFEST).exists()
-        except Timeout:
-            return False
+    def _clear(self, entry: Path) -> None:
+        """Remove a temporary folder or the lock of one, unless its maker is alive."""
+        folder = entry.with_name(entry.name.removesuffix(LOCK_SUFFIX))
+        lock = _lock_beside(folder)
+        with suppress(TimeoutError), writing(lock, but=TimeoutError), hold(lock, seconds=0):
+            remove_tree(folder)
+            lock.unlink(missing_ok=True)
 
     def _folder(self, memory_id: str) -> Path:
         return self._root / folder_name(parse_id(memory_id))
 
     @contextmanager
     def _locked(self, folder: Path) -> Iterator[None]:
-        lock = FileLock(folder / LOCK, timeout=LOCK_SECONDS, mode=0o600, thread_local=False)
-        try:
-            with writing(folder / LOCK):
-                lock.acquire()
-        except FileNotFoundError as error:
-            raise UnknownMemory(f"The memory in {folder} does not exist (any more).") from error
-        except Timeout as error:
-            raise Conflict(
-                f"{folder} is locked by another process for over {LOCK_SECONDS:.0f} seconds: "
-                "try again."
-            ) from error
-        try:
+        path = folder / LOCK
+        with ExitStack() as stack:
+            try:
+                with writing(path, but=(FileNotFoundError, NotADirectoryError, TimeoutError)):
+                    stack.enter_context(hold(path, seconds=LOCK_SECONDS))
+            except TimeoutError as error:
+                raise Conflict(
+                    f"{folder} is locked by another process for over {LOCK_SECONDS:.0f} seconds: "
+                    "try again."
+                ) from error
+            except OSError as error:
+                raise UnknownMemory(f"The memory in {folder} does not exist (any more).") from error
             yield
-        finally:
-            lock.release()
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -212,7 +195,12 @@ class DirectoryStore:
         found = []
         for entry in _entries(self._root):
             if not entry.name.startswith(".") and (entry / MANIFEST).is_file():
-                found.append(self._read(entry).id)
+                # from the folder's name: a damaged memory is listed too, so it can be forgotten
+                if name := id_of_folder(entry.name):
+                    found.append(str(name))
+                else:
+                    with suppress(UnknownMemory, StoreDamaged):
+                        found.append(self._read(entry).id)
         return tuple(sorted(found))
 
     def manifest(self, memory_id: str) -> Manifest | None:
@@ -238,22 +226,26 @@ class DirectoryStore:
     def _existing(self, memory_id: str) -> Manifest:
         manifest = self.manifest(memory_id)
         if manifest is None:
-            raise UnknownMemory(
-                f"There is no memory {memory_id!r} under {self._root}: absorb something into it "
-                "first, or check the id."
-            )
+            raise self._unknown(memory_id)
         return manifest
+
+    def _unknown(self, memory_id: str) -> UnknownMemory:
+        return UnknownMemory(
+            f"There is no memory {memory_id!r} under {self._root}: absorb something into it "
+            "first, or check the id."
+        )
 
     def journal(self, memory_id: str) -> Journal:
         return self._open_journal(memory_id, self._existing(memory_id)).refresh()
 
     def _open_journal(self, memory_id: str, manifest: Manifest) -> _OpenJournal:
         path = self._folder(memory_id) / JOURNAL
+        made = (manifest.salt, manifest.created)  # made again after a forget, it is another one
         with self._guard:
-            known = self._journals.get(memory_id)
-            if known is None or known.journal.first != manifest.first:
-                known = self._journals[memory_id] = _OpenJournal(path, manifest.first)
-            return known
+            known = self._journals.get(manifest.id)
+            if known is None or known[0] != made:
+                known = self._journals[manifest.id] = (made, _OpenJournal(path, manifest.first))
+            return known[1]
 
     def folder(self, memory_id: str, revision: Revision) -> Path:
         folder = self._folder(memory_id) / REVISIONS / revision.name
@@ -355,6 +347,7 @@ class DirectoryStore:
         self._refuse_existing(manifest.id, folder)
         fresh = self._root / f"{INCOMING}{secrets.token_hex(8)}"
         with self._temporary(fresh):
+            make_folder(fresh)
             make_folder(fresh / REVISIONS)
             if source is not None:
                 origin = self._folder(source)
@@ -375,7 +368,7 @@ class DirectoryStore:
     def _move_in(self, fresh: Path, folder: Path, memory_id: str) -> None:
         with writing(folder):
             try:
-                os.rename(fresh, folder)
+                fresh.rename(folder)
             except OSError as error:
                 self._refuse_existing(memory_id, folder)
                 raise error from None
@@ -384,17 +377,15 @@ class DirectoryStore:
     @contextmanager
     def _temporary(self, folder: Path) -> Iterator[None]:
         """A temporary folder whose lock says that its maker is alive."""
-        lock = FileLock(_lock_beside(folder), mode=0o600, thread_local=False)
-        with writing(folder):
-            lock.acquire()
-        try:
-            yield
-        finally:
+        lock = _lock_beside(folder)
+        with ExitStack() as stack:
+            with writing(lock):
+                stack.enter_context(hold(lock, seconds=LOCK_SECONDS))
             try:
-                remove_tree(folder)
+                yield
             finally:
-                lock.release()
-                _lock_beside(folder).unlink(missing_ok=True)
+                remove_tree(folder)
+                lock.unlink(missing_ok=True)
 
     @contextmanager
     def stage(self, memory_id: str) -> Iterator[Path]:
@@ -409,7 +400,7 @@ class DirectoryStore:
     ) -> Manifest:
         records = []
         for path in files_below(staged):
-            if path.suffix not in SUFFIXES or path.parent != staged:
+            if path.suffix not in SUFFIXES or path.parent != staged or path.is_symlink():
                 raise StoreError(
                     f"A revision may hold only JSON and safetensors files, not {path.name!r}."
                 )
@@ -424,11 +415,13 @@ class DirectoryStore:
         changed = manifest.with_revision(replace(revision, files=tuple(records)), keep)
         folder = self._folder(manifest.id)
         with self._locked(folder):
-            self._expect(manifest.id, manifest.epoch)
+            self._expect(manifest, manifest.epoch)
+            if manifest.find(revision.name) is not None:
+                raise StoreError(f"Memory {manifest.id!r} has revision {revision.name} already.")
             target = folder / REVISIONS / revision.name
-            remove_tree(target)  # an orphan, or the same revision committed again
+            remove_tree(target)  # an orphan of a killed commit
             with writing(target):
-                os.rename(staged, target)
+                staged.rename(target)
                 sync_folder(target.parent)
             self._swap(folder, changed)
         return changed
@@ -436,7 +429,7 @@ class DirectoryStore:
     def replace(self, manifest: Manifest, *, epoch: int) -> None:
         folder = self._folder(manifest.id)
         with self._locked(folder):
-            self._expect(manifest.id, epoch)
+            self._expect(manifest, epoch)
             self._swap(folder, manifest)
 
     def _swap(self, folder: Path, manifest: Manifest) -> None:
@@ -447,36 +440,45 @@ class DirectoryStore:
             if entry.name not in named:
                 remove_tree(entry)
 
-    def _expect(self, memory_id: str, epoch: int) -> Manifest:
-        manifest = self._existing(memory_id)
-        if manifest.epoch != epoch:
+    def _expect(self, manifest: Manifest, epoch: int) -> None:
+        found = self._existing(manifest.id)
+        if not found.same_memory(manifest):
             raise Conflict(
-                f"Memory {memory_id!r} was changed by another writer (epoch {manifest.epoch}, "
+                f"Memory {manifest.id!r} was forgotten and made again by another writer: "
+                "read it again and retry."
+            )
+        if found.epoch != epoch:
+            raise Conflict(
+                f"Memory {manifest.id!r} was changed by another writer (epoch {found.epoch}, "
                 f"expected {epoch}): read it again and retry."
             )
-        return manifest
 
     # --- removing and moving -------------------------------------------------------------------
 
     def delete(self, memory_id: str) -> tuple[RemovedFile, ...]:
-        self._existing(memory_id)
         folder = self._folder(memory_id)
+        self._present(memory_id, folder)
         gone = self._root / f"{FORGOTTEN}{secrets.token_hex(8)}"
         with self._locked(folder):
-            self._existing(memory_id)
-            removed = tuple(
-                RemovedFile(path=str(path.relative_to(self._root)), bytes=path.lstat().st_size)
-                for path in files_below(folder)
-            )
+            self._present(memory_id, folder)
             with writing(folder):
-                os.rename(folder, gone)
+                removed = tuple(
+                    RemovedFile(path=str(path.relative_to(self._root)), bytes=path.lstat().st_size)
+                    for path in files_below(folder)
+                )
+                folder.rename(gone)
                 sync_folder(self._root)
-            # The lock file goes while the lock is held, so that whoever waits for it notices.
             remove_tree(gone)
         with self._guard:
-            self._journals.pop(memory_id, None)
-            self._checked = {p: s for p, s in self._checked.items() if folder not in p.parents}
+            self._journals.pop(str(parse_id(memory_id)), None)
+            checked = self._checked.copy()
+            self._checked = {p: s for p, s in checked.items() if folder not in p.parents}
         return removed
+
+    def _present(self, memory_id: str, folder: Path) -> None:
+        """Like `_existing` for a memory that may be damaged."""
+        if not (folder / MANIFEST).is_file():
+            raise self._unknown(memory_id)
 
     def export(self, memory_id: str, target: Path) -> None:
         self._existing(memory_id)
@@ -490,6 +492,7 @@ class DirectoryStore:
     def import_(self, source: Path, memory_id: str | None) -> Manifest:
         fresh = self._root / f"{INCOMING}{secrets.token_hex(8)}"
         with self._temporary(fresh):
+            make_folder(fresh)
             make_folder(fresh / REVISIONS)
             manifest = _archive.read(Path(source), fresh)
             name = str(parse_id(manifest.id if memory_id is None else memory_id))
@@ -503,7 +506,7 @@ class DirectoryStore:
 
 
 def _lock_beside(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.lock")
+    return folder.with_name(f"{folder.name}{LOCK_SUFFIX}")
 
 
 def _entries(folder: Path) -> list[Path]:

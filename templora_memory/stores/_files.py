@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from templora_memory.errors import StoreWriteFailed
@@ -21,10 +21,12 @@ _PIECE = 1 << 20
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError while writing `path` into an error that says what to do."""
+def writing(path: Path, *, but: type[OSError] | tuple[type[OSError], ...] = ()) -> Iterator[None]:
+    """Turn an OSError (`but` not these) while writing `path` into one that says what to do."""
     try:
         yield
+    except but:
+        raise
     except OSError as error:
         advice = (
             "the disk or quota is full: free some space and call again"
@@ -71,8 +73,8 @@ def replace_file(path: Path, content: bytes) -> None:
                 os.fsync(handle)
             finally:
                 os.close(handle)
-            os.replace(fresh, path)
-        except OSError:
+            fresh.replace(path)
+        except BaseException:
             fresh.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
@@ -127,10 +129,12 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
 
 
-def remove_tree(folder: Path) -> None:
-    """Remove a folder; half a removal is finished by the next start-up sweep."""
-    with writing(folder):
-        if folder.is_symlink():
-            folder.unlink()
-        elif folder.exists():
-            shutil.rmtree(folder)
+def remove_tree(path: Path) -> None:
+    """Remove a file or folder; half a removal is finished by the next start-up sweep."""
+    with writing(path):
+        while path.exists() or path.is_symlink():
+            with suppress(FileNotFoundError):  # another process removes it too
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()

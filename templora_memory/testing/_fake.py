@@ -43,7 +43,7 @@ POISON = "NaN!"
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"\s*\S+\s*", text))
+    return tuple(re.findall(r"\s*\S+\s*", text)) or ((text,) if text else ())
 
 
 def _plain(text: str) -> list[str]:
@@ -191,7 +191,13 @@ class FakeBackend:
         shown = self.count(request.messages)
         memory = f"{len(texts)} texts in weights ({digest})" if texts else "no memory"
         said = f"I see {shown} tokens and have {memory}: {_recall(request.messages, texts)}"
-        return _stream(said, request.sampling, shown, request.max_tokens)
+        return self._stream(said, request.sampling, shown, request.max_tokens)
+
+    def _stream(self, text: str, sampling: Sampling, shown: int, most: int) -> FakeStream:
+        cut = min((text.find(stop) for stop in sampling.stop if stop in text), default=-1)
+        words = _words(text if cut < 0 else text[:cut])
+        reason: FinishReason = "length" if len(words) > most else "stop"
+        return FakeStream(words[:most], reason, shown, self._check_open)
 
     def open_text(self, prompt: str, *, window: int) -> FakeText:
         self._check_open()
@@ -237,32 +243,34 @@ def _recall(messages: Sequence[Message], texts: Sequence[str]) -> str:
     return best if asked & set(_plain(best)) else "I do not know."
 
 
-def _stream(text: str, sampling: Sampling, shown: int, most: int) -> FakeStream:
-    cut = min((text.find(stop) for stop in sampling.stop if stop in text), default=-1)
-    text = text if cut < 0 else text[:cut]
-    words = _words(text)
-    reason: FinishReason = "length" if len(words) > most else "stop"
-    return FakeStream(words[:most], reason, shown)
-
-
 class FakeStream:
-    """A stream over words that are there already."""
+    """A stream over words that are there already; `check` raises once the backend is closed."""
 
-    def __init__(self, words: Sequence[str], reason: FinishReason, shown: int) -> None:
+    def __init__(
+        self,
+        words: Sequence[str],
+        reason: FinishReason,
+        shown: int,
+        check: Callable[[], None],
+    ) -> None:
         self._words = tuple(words)
         self._reason: FinishReason = reason
         self._shown = shown
+        self._check = check
         self._given = 0
         self._closed = False
 
     def __iter__(self) -> Iterator[str]:
         while self._given < len(self._words) and not self._closed:
+            self._check()
             self._given += 1
             yield self._words[self._given - 1]
 
     @property
     def completion(self) -> Completion:
         given = self._given if self._closed else len(self._words)
+        if given > self._given:
+            self._check()
         self._given = given
         return Completion(
             text="".join(self._words[:given]),
@@ -299,8 +307,8 @@ class FakeText:
         self._number += max_tokens
         text = "".join(words)
         if any(stop in text for stop in sampling.stop):
-            return _stream(text, sampling, self._shown, max_tokens)
-        return FakeStream(words, "length", self._shown)
+            return self._backend._stream(text, sampling, self._shown, max_tokens)  # noqa: SLF001
+        return FakeStream(words, "length", self._shown, self._backend._check_open)  # noqa: SLF001
 
     def close(self) -> None:
         """Nothing to give back."""
