@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from templora_memory import Document, Learning
+from templora_memory._ports import Adapter, LearnRequest, ScoreRequest
+from templora_memory._reports import LearnStats
 from templora_memory.backends.local import LocalBackend
 
 MARKS = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
@@ -103,3 +107,58 @@ def make_backend(
     yield make
     for backend in opened:
         backend.close()
+
+
+TEXT = "Ada keeps bees on the roof of the old observatory. Her cat is called Pim, and he is grey."
+
+
+@pytest.fixture(scope="session")
+def learn() -> Callable[..., tuple[Adapter, LearnStats]]:
+    """Learn a text (or items) into a new folder; returns the adapter and the receipt."""
+
+    def run(
+        backend: LocalBackend,
+        folder: Path,
+        text: str = TEXT,
+        *,
+        items: tuple[Any, ...] | None = None,
+        before: tuple[Any, ...] = (),
+        start: Adapter | None = None,
+        chunk: int = 32,
+        **settings: Any,
+    ) -> tuple[Adapter, LearnStats]:
+        folder.mkdir()
+        request = LearnRequest(
+            items=items or (Document(text),),
+            before=before,
+            start=start,
+            chunk=chunk,
+            recipe="continue",
+            settings=Learning(**{"rank": 4, "alpha": 8, "rate": 1e-2, "context": 32, **settings}),
+        )
+        stats = backend.learn(
+            request, into=folder, progress=lambda _: None, cancelled=lambda: False
+        )
+        return Adapter(folder=folder, version=f"m/{folder.name}"), stats
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def score() -> Callable[..., torch.Tensor]:
+    """Log-probabilities of a text's tokens."""
+
+    def run(
+        backend: LocalBackend,
+        adapter: Adapter | None,
+        text: str = TEXT,
+        *,
+        context: Any = "",
+        strength: float = 1.0,
+    ) -> torch.Tensor:
+        (values,) = backend.score(
+            [ScoreRequest(context=context, target=text, adapter=adapter, strength=strength)]
+        )
+        return torch.tensor(values)
+
+    return run

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from peft import PeftModel
 
-from templora_memory import Document, Learning, Message, Policy, Sampling
-from templora_memory._ports import Adapter, GenerateRequest, LearnRequest, ScoreRequest
+from templora_memory import Message, Policy, Sampling
+from templora_memory._ports import GenerateRequest
 
 FAMILIES = ["llama", "qwen3", "mistral", "gemma3", "gemma2", "phi3", "gpt2", "gpt_neox"]
 TEXT = "Ada keeps bees on the roof of the old observatory. Her cat is called Pim, and he is grey."
-SETTINGS = Learning(rank=4, alpha=8, rate=1e-2, context=32)
-
-
-def learn(backend, folder, text=TEXT, *, start=None, settings=SETTINGS, chunk=32):
-    folder.mkdir()
-    request = LearnRequest(
-        items=(Document(text),), before=(), start=start, chunk=chunk, recipe="continue",
-        settings=settings,
-    )  # fmt: skip
-    stats = backend.learn(request, into=folder, progress=lambda _: None, cancelled=lambda: False)
-    return Adapter(folder=folder, version=f"m/{folder.name}"), stats
-
-
-def score(backend, adapter, text=TEXT, context="", strength=1.0):
-    (values,) = backend.score(
-        [ScoreRequest(context=context, target=text, adapter=adapter, strength=strength)]
-    )
-    return torch.tensor(values)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_learns_and_peft_gives_the_same_logits(
-    family, make_backend, make_model, tmp_path
+    family, make_backend, make_model, learn, score, tmp_path
 ):
     backend = make_backend(family)
     before = score(backend, None)
@@ -47,7 +27,6 @@ def test_a_family_learns_and_peft_gives_the_same_logits(
         -before[: stats.chunks[0].tokens].mean().item(), abs=1e-4
     )
 
-    ids = torch.tensor([list(TEXT.encode())])
     peft = PeftModel.from_pretrained(make_model(family), tmp_path / "a").eval()
     tokenizer = backend._now.base.tokenizer
     ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
@@ -58,13 +37,15 @@ def test_a_family_learns_and_peft_gives_the_same_logits(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_loss_of_a_chunk_after_its_context_is_the_models_own(family, make_backend, tmp_path):
+def test_the_loss_of_a_chunk_after_its_context_is_the_models_own(
+    family, make_backend, learn, score, tmp_path
+):
     """Keys and values without gradient, explicit positions, sliding windows: same loss."""
     backend = make_backend(family)
     chunk = 24
     text = TEXT + TEXT[:6]
-    settings = replace(SETTINGS, context=200, even_chunks=False, rate=1e-12, epochs=1)
-    _, stats = learn(backend, tmp_path / "a", text, settings=settings, chunk=chunk)
+    settings = {"context": 200, "even_chunks": False, "rate": 1e-12, "epochs": 1}
+    _, stats = learn(backend, tmp_path / "a", text, chunk=chunk, **settings)
     whole = score(backend, None, text)
     start = chunk - 1
     for found in stats.chunks[1:]:
@@ -74,7 +55,7 @@ def test_the_loss_of_a_chunk_after_its_context_is_the_models_own(family, make_ba
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_answers_in_one_batch_equal_answers_alone(family, make_backend, tmp_path):
+def test_answers_in_one_batch_equal_answers_alone(family, make_backend, learn, tmp_path):
     backend = make_backend(family)
     adapter, _ = learn(backend, tmp_path / "a")
     asked = [
