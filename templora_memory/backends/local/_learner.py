@@ -49,7 +49,7 @@ class TrainingRows:
         (self._layout,) = layouts
         self._flat = torch.stack([weights.flat for weights in start])
         self._grad = torch.zeros_like(self._flat)
-        self._rows = self._bind()
+        self._leaves = self._bind()
         self.parameters = [nn.Parameter(row) for row in self._flat]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -60,27 +60,38 @@ class TrainingRows:
             fused=True,
         )
 
-    def _bind(self) -> _lora.Rows:
-        scale = torch.tensor([weights.scale for weights in self._start], device=self._flat.device)
-        leaves, grads = self._layout.views(self._flat), self._layout.views(self._grad)
+    def _bind(self) -> list[dict[str, tuple[Tensor, Tensor]]]:
+        """The graph's leaves of each row: views of the row, with their gradients bound."""
+        leaves = []
+        for row, grad in zip(self._flat.split(1), self._grad.split(1), strict=True):
+            grads, own = self._layout.views(grad), {}
+            for name, pair in self._layout.views(row).items():
+                a, b = (view.detach().requires_grad_() for view in pair)
+                a.grad, b.grad = grads[name]
+                own[name] = (a, b)
+            leaves.append(own)
+        return leaves
+
+    def _make_rows(self, dropout: float) -> _lora.Rows:
+        strength = torch.tensor([weights.scale for weights in self._start], device=self._flat.device)
         rows = {}
-        for name, pair in leaves.items():
-            a, b = (view.detach().requires_grad_() for view in pair)
-            a.grad, b.grad = grads[name]
-            rows[name] = _lora.Row(a, b, scale[:, None, None], self._settings.dropout)
+        for name in self._leaves[0]:
+            pairs = [own[name] for own in self._leaves]
+            a, b = pairs[0] if len(pairs) == 1 else map(torch.cat, zip(*pairs, strict=True))
+            rows[name] = _lora.Row(a, b, strength[:, None, None], dropout)
         return rows
 
     @property
     def rows(self) -> _lora.Rows:
-        """With dropout, for training."""
-        return self._rows
+        """With dropout, for one training step."""
+        return self._make_rows(self._settings.dropout)
 
     @property
     def frozen(self) -> _lora.Rows:
         """Without dropout and gradient, for measuring."""
         return {
             name: _lora.Row(row.a.detach(), row.b.detach(), row.strength, 0.0)
-            for name, row in self._rows.items()
+            for name, row in self._make_rows(0.0).items()
         }
 
     def weights(self, row: int) -> _lora.Weights:
@@ -186,8 +197,8 @@ def batch_loss(base: BaseModel, batch: Batch, rows: _lora.Rows) -> tuple[Tensor,
         inputs |= {"past_key_values": stored_cache(batch.prefix), "use_cache": True}
     else:
         inputs["use_cache"] = False
-    row = torch.tensor([i for i, at in enumerate(batch.positions) for _ in at], device=base.device)
-    column = torch.tensor([p for at in batch.positions for p in at], device=base.device)
+    places = [(index, at) for index, row in enumerate(batch.positions) for at in row]
+    row, column = torch.tensor(places, dtype=torch.long, device=base.device).reshape(-1, 2).T
     with _lora.using(rows):
         if base.own_head:
             hidden = base.hidden(batch.ids, **inputs)[row, column]

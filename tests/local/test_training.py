@@ -1,0 +1,362 @@
+"""The training step: exact rows, the published form, no leaks between chunks or memories."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import PeftModel
+
+from templora_memory import Document, Learning, Message
+from templora_memory._ports import LearnRequest
+from templora_memory.backends.local import _learner, _lora, _loss
+from templora_memory.backends.local._model import pairs_of, stored_cache
+from templora_memory.backends.local.recipes import Example
+from templora_memory.errors import Cancelled, LearningFailed, StoreDamaged
+
+SETTINGS = Learning(rank=4, alpha=8, rate=1e-2, context=16)
+TARGET_NAMES = "all-linear"
+
+
+@pytest.fixture
+def base(make_backend):
+    return make_backend()._now.base
+
+
+def fresh(base, settings=SETTINGS):
+    targets = _lora.choose_targets(base.layers, settings.targets)
+    return _lora.fresh_weights(_lora.Layout(targets, settings.rank), settings, base.device)
+
+
+def example(text, context=""):
+    return Example(tuple(context.encode()), tuple(text.encode()), (1.0,) * len(text.encode()))
+
+
+def step(base, state, examples, *, in_graph=False, factor=1.0, active=None):
+    batch = _learner.make_batch(base, examples, state.frozen, in_graph=in_graph)
+    loss, nll = _learner.batch_loss(base, batch, state.rows)
+    loss.backward()
+    state.step(factor, active)
+    return nll
+
+
+# --- rows of a batch ---------------------------------------------------------------------------
+
+
+def test_memories_learn_together_exactly_what_they_learn_alone(base):
+    """Also when they have taken different numbers of steps before (L5, T9, X3)."""
+    texts = ["the red house by the river", "blue birds sing", "five grey cats in the rain"]
+    starts = [fresh(base, replace(SETTINGS, seed=seed)) for seed in range(3)]
+    ready = []
+    for index, start in enumerate(starts):  # different step counts: 2, 1, 0
+        state = _learner.TrainingRows([start], SETTINGS)
+        for _ in range(2 - index):
+            step(base, state, [example(texts[index])])
+        ready.append(state)
+    alone = []
+    together = _learner.TrainingRows([state.weights(0) for state in ready], SETTINGS)
+    for index, state in enumerate(ready):
+        old = state.optimizer.state[state.parameters[0]]
+        together.optimizer.state[together.parameters[index]] = {
+            key: value.clone() for key, value in old.items()
+        }
+        for _ in range(3):
+            step(base, state, [example(texts[index])])
+        alone.append(state.weights(0).flat)
+    for _ in range(3):
+        step(base, together, [example(text) for text in texts])
+    for index in range(3):
+        assert (together.weights(index).flat - alone[index]).abs().max() < 2e-6
+
+
+def test_a_row_that_rests_does_not_move(base):
+    state = _learner.TrainingRows([fresh(base), fresh(base, replace(SETTINGS, seed=1))], SETTINGS)
+    pair = [example("red red red red"), example("blue blue blue")]
+    step(base, state, pair)
+    resting = state.weights(1).flat
+    for _ in range(3):
+        step(base, state, pair, active=[True, False])
+    assert torch.equal(state.weights(1).flat, resting)
+    assert not torch.equal(state.weights(0).flat, fresh(base).flat)
+
+
+def test_gradients_land_in_one_buffer_in_every_step(base):
+    """L1 and T8: leaves are views made outside the graph, their gradients views of one tensor."""
+    state = _learner.TrainingRows([fresh(base)], SETTINGS)
+    grad = state._grad
+    for _ in range(2):
+        batch = _learner.make_batch(base, [example("some text")], state.frozen, in_graph=False)
+        loss, _ = _learner.batch_loss(base, batch, state.rows)
+        loss.backward()
+        begin, end = grad.data_ptr(), grad.data_ptr() + grad.nbytes
+        for row in state.rows.values():
+            for leaf in (row.a, row.b):
+                assert begin <= leaf.grad.data_ptr() < end
+        assert grad.any()
+        state.step(1.0)
+        assert not grad.any()
+
+
+def test_a_label_of_one_memory_moves_no_gradient_of_another(base):
+    state = _learner.TrainingRows([fresh(base), fresh(base, replace(SETTINGS, seed=1))], SETTINGS)
+    batch = _learner.make_batch(
+        base, [example("red"), example("blue birds")], state.frozen, in_graph=False
+    )
+    silent = replace(batch, weight=torch.where(torch.arange(len(batch.weight)) < 2, 1.0, 0.0))
+    loss, _ = _learner.batch_loss(base, silent, state.rows)
+    loss.backward()
+    assert state._grad[0].any()
+    assert not state._grad[1].any()
+
+
+# --- context before the chunk ------------------------------------------------------------------
+
+
+def test_the_stored_prefix_neither_grows_nor_wants_gradients(base):
+    state = _learner.TrainingRows([fresh(base)], SETTINGS)
+    batch = _learner.make_batch(
+        base, [example("the chunk", "what stood before")], state.frozen, in_graph=False
+    )
+    for _ in range(2):
+        loss, _ = _learner.batch_loss(base, batch, state.rows)
+        loss.backward()
+        assert all(k.shape[2] == v.shape[2] == 16 for k, v in batch.prefix)
+        assert not any(t.requires_grad for pair in batch.prefix for t in pair)
+
+
+def test_the_prefix_is_seen_in_the_exact_training_configuration(base):
+    """P10: a prefix that is silently dropped would give the loss without it."""
+    state = _learner.TrainingRows([fresh(base)], SETTINGS)
+
+    def first_losses(context):
+        batch = _learner.make_batch(
+            base, [example("the chunk", context)], state.frozen, in_graph=False
+        )
+        return _learner.batch_loss(base, batch, state.rows)[1]
+
+    seen, other = first_losses("what stood before"), first_losses("something different")
+    assert (seen - other).abs().max() > 1e-3
+
+
+def test_a_context_in_the_graph_gives_the_gradients_of_masked_labels(base, make_model, tmp_path):
+    """T3: the published form equals a plain model with -100 on the context."""
+    settings = replace(SETTINGS, context_gradient=True)
+    start = fresh(base)
+    state = _learner.TrainingRows([start], settings)
+    step(base, state, [example("warm up, so that B is not zero")])
+    _lora.save_weights(state.weights(0), tmp_path, layers=base.layers, base="x", dropout=0.0)
+    peft = PeftModel.from_pretrained(make_model(), tmp_path, is_trainable=True)
+    context, chunk = b"what stood before", b"the chunk itself"
+    ids = torch.tensor([list(context + chunk)])
+    labels = torch.tensor([[-100] * len(context) + list(chunk)])
+    loss = peft(input_ids=ids, labels=labels).loss
+    loss.backward()
+    batch = _learner.make_batch(
+        base, [example(chunk.decode(), context.decode())], state.frozen, in_graph=True
+    )
+    own, _ = _learner.batch_loss(base, batch, state.rows)
+    own.backward()
+    assert own.item() == pytest.approx(loss.item(), abs=1e-5)
+    theirs = dict(peft.named_parameters())
+    for name, row in state.rows.items():
+        for leaf, part in ((row.a, "A"), (row.b, "B")):
+            grad = theirs[f"base_model.model.{name}.lora_{part}.default.weight"].grad
+            assert (leaf.grad[0] - grad).abs().max() < 1e-5
+
+
+def test_a_chunk_and_its_context_never_exceed_the_model(base):
+    long = example("x" * 200, "y" * 200)
+    state = _learner.TrainingRows([fresh(base)], SETTINGS)
+    batch = _learner.make_batch(base, [long], state.frozen, in_graph=False)
+    assert batch.offset + batch.ids.shape[1] <= base.context
+
+
+# --- loss --------------------------------------------------------------------------------------
+
+
+def test_the_loss_in_pieces_is_the_models_loss_with_the_same_gradient():
+    torch.manual_seed(0)
+    hidden = torch.randn(700, 16, requires_grad=True)
+    head = torch.nn.Linear(16, 50)
+    head.requires_grad_(requires_grad=False)
+    labels = torch.randint(50, (700,))
+    weight = torch.rand(700)
+    loss, nll = _loss.weighted_loss(hidden, head, labels, weight, [300, 400])
+    loss.backward()
+    again = hidden.detach().requires_grad_()
+    plain = torch.nn.functional.cross_entropy(head(again), labels, reduction="none")
+    (plain * weight).sum().backward()
+    assert torch.allclose(nll, plain.detach(), atol=1e-5)
+    assert torch.allclose(hidden.grad, again.grad, atol=1e-6)
+
+
+def test_pieces_never_span_two_rows():
+    cuts = _loss._pieces([300, 10, 256])
+    assert [(cut.start, cut.stop) for cut in cuts] == [(0, 256), (256, 300), (300, 310), (310, 566)]
+
+
+def test_nothing_labelled_gives_no_loss_and_no_gradient(base):
+    state = _learner.TrainingRows([fresh(base)], SETTINGS)
+    masked = Example((), tuple(b"seen only"), (0.0,) * 9)
+    batch = _learner.make_batch(base, [masked], state.frozen, in_graph=False)
+    assert len(batch.labels) == 0
+    loss, nll = _learner.batch_loss(base, batch, state.rows)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert len(nll) == 0
+    assert not state._grad.any()
+
+
+# --- whole absorbs -----------------------------------------------------------------------------
+
+
+def test_the_same_request_gives_the_same_bytes(make_backend, learn, tmp_path):
+    one, _ = learn(make_backend(), tmp_path / "one")
+    two, _ = learn(make_backend(), tmp_path / "two")
+    for path in one.folder.iterdir():
+        assert path.read_bytes() == (two.folder / path.name).read_bytes()
+
+
+def test_dropout_is_the_same_again_for_the_same_seed(make_backend, learn, tmp_path):
+    backend = make_backend()
+    one, _ = learn(backend, tmp_path / "one", dropout=0.3)
+    torch.rand(5)  # somebody else draws in between
+    two, _ = learn(backend, tmp_path / "two", dropout=0.3)
+    three, _ = learn(backend, tmp_path / "three", dropout=0.3, seed=1)
+    name = _lora.WEIGHTS
+    assert (one.folder / name).read_bytes() == (two.folder / name).read_bytes()
+    assert (one.folder / name).read_bytes() != (three.folder / name).read_bytes()
+
+
+def test_a_carried_optimizer_goes_on_as_if_it_had_never_stopped(make_backend, learn, tmp_path):
+    backend = make_backend()
+    text = "a" * 32 + "b" * 32
+    same = {"carry_optimizer": True, "schedule": "released", "context": 32, "even_chunks": False}
+    whole, _ = learn(backend, tmp_path / "whole", text, **same)
+    first, _ = learn(backend, tmp_path / "first", "a" * 32, **same)
+    second, _ = learn(
+        backend,
+        tmp_path / "second",
+        items=(Document("b" * 32, continues=True),),
+        before=(Document("a" * 32),),
+        start=first,
+        **same,
+    )
+    assert torch.equal(backend._weights(second).flat, backend._weights(whole).flat)
+    counted = json.loads((second.folder / "training.json").read_text())
+    assert counted == {"steps": 4, "chunks": 2}
+
+
+def test_only_the_preset_that_says_so_keeps_optimizer_state(make_backend, learn, tmp_path):
+    adapter, _ = learn(make_backend(), tmp_path / "a")
+    assert not (adapter.folder / _learner.OPTIMIZER).exists()
+
+
+def test_damaged_optimizer_state_is_refused(make_backend, learn, tmp_path):
+    backend = make_backend()
+    first, _ = learn(backend, tmp_path / "first", carry_optimizer=True)
+    (first.folder / _learner.OPTIMIZER).write_bytes(b"nonsense")
+    with pytest.raises(StoreDamaged, match="optimizer"):
+        learn(backend, tmp_path / "second", start=first, carry_optimizer=True)
+
+
+def test_the_released_schedule_leaves_the_first_chunk_unlearned(
+    make_backend, learn, score, tmp_path
+):
+    backend = make_backend()
+    adapter, _ = learn(backend, tmp_path / "a", "x" * 30, schedule="released")
+    assert torch.equal(score(backend, adapter), score(backend, None))
+    assert [_learner.rate_factor(Learning(schedule="released"), n) for n in range(4)] == [
+        0,
+        0.5,
+        1,
+        1,
+    ]
+    assert _learner.rate_factor(Learning(), 0) == 1
+
+
+def test_system_and_tool_messages_are_seen_but_never_learned(make_backend):
+    text = make_backend()._now.text
+    marked = text.dialogue(
+        [
+            Message("user", "What is the weather?"),
+            Message("assistant", ""),
+            Message("tool", "SECRET rain"),
+            Message("assistant", "It rains."),
+        ],
+        lead=True,
+    )
+    learned = text.decode([i for i, w in zip(marked.ids, marked.weights, strict=True) if w])
+    seen = text.decode(marked.ids)
+    assert "SECRET" in seen
+    assert "SECRET" not in learned
+    assert "What is the weather?" in learned
+    assert "It rains." in learned
+
+
+def test_only_tool_text_cannot_be_learned(make_backend, learn, tmp_path):
+    with pytest.raises(LearningFailed, match="nothing to train on"):
+        learn(make_backend(), tmp_path / "a", items=(Message("tool", "rain"),))
+
+
+def test_a_loss_that_is_no_number_stops_learning(make_backend, learn, tmp_path):
+    backend = make_backend()
+    with torch.no_grad():
+        backend._now.base.head.weight.fill_(float("nan"))
+    with pytest.raises(LearningFailed, match="learning.rate"):
+        learn(backend, tmp_path / "a")
+    assert not list((tmp_path / "a").iterdir())
+
+
+def test_a_diverging_loss_stops_learning(make_backend, learn, tmp_path):
+    with pytest.raises(LearningFailed, match="Lower learning.rate"):
+        learn(make_backend(), tmp_path / "a", rate=50.0, epochs=8)
+
+
+def test_cancelling_takes_effect_between_steps(make_backend, tmp_path):
+    backend = make_backend()
+    asked = []
+    request = LearnRequest(
+        items=(Document("word " * 100),), before=(), start=None, chunk=32, recipe="continue",
+        settings=SETTINGS,
+    )  # fmt: skip
+    with pytest.raises(Cancelled):
+        backend.learn(
+            request,
+            into=tmp_path,
+            progress=lambda _: None,
+            cancelled=lambda: asked.append(1) or len(asked) > 3,
+        )
+    assert len(asked) == 4
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_receipt_counts_tokens_and_what_is_now_recalled(make_backend, learn, score, tmp_path):
+    backend = make_backend()
+    with torch.no_grad():
+        backend._now.base.head.weight.mul_(10)  # so that a token can be certain at all
+    text = "abc " * 15
+    adapter, stats = learn(backend, tmp_path / "a", text, epochs=150, chunk=60, rate=3e-3)
+    assert stats.tokens == 59  # the first token has nothing before it
+    (chunk,) = stats.chunks
+    likely = score(backend, adapter, text)
+    assert chunk.nll_after == pytest.approx(-likely.mean().item(), abs=1e-4)
+    assert chunk.nll_after < chunk.nll_before
+    assert chunk.recalled == int((likely > math.log(0.5)).sum()) > 0
+    assert chunk.seconds > 0
+
+
+def test_a_fresh_cache_holds_what_it_was_given_and_no_more(base):
+    cache = stored_cache(None)
+    base.hidden(torch.tensor([[1, 2, 3]]), past_key_values=cache, use_cache=True)
+    pairs = pairs_of(cache)
+    again = stored_cache(pairs)
+    base.hidden(
+        torch.tensor([[4]]), past_key_values=again, use_cache=True,
+        position_ids=torch.tensor([[3]]),
+    )  # fmt: skip
+    assert pairs[0][0].shape[2] == 3
+    assert pairs_of(again)[0][0].shape[2] == 4
