@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from templora_memory._messages import Item, Message, chain, start
@@ -219,17 +219,18 @@ class Manifest:
             StoreDamaged: missing or unknown fields, wrong types, a newer format.
         """
         try:
-            fields = dict(_mapping(value))
-            if (found := fields.pop("format", None)) != FORMAT:
+            found = dict(_mapping(value))
+            if (version := found.pop("format", None)) != FORMAT:
                 raise StoreDamaged(
-                    f"The manifest has format {found!r}, this version reads {FORMAT}: "
+                    f"The manifest has format {version!r}, this version reads {FORMAT}: "
                     "use the version of templora-memory that wrote it."
                 )
+            _check_complete(found)
             manifest = cls(
                 **{
-                    **fields,
-                    "base": ModelIdentity(**fields["base"]),
-                    "origin": Origin(**fields["origin"]) if fields["origin"] else None,
+                    **found,
+                    "base": ModelIdentity(**found["base"]),
+                    "origin": Origin(**found["origin"]) if found["origin"] else None,
                     "revisions": tuple(
                         Revision(
                             **{
@@ -238,7 +239,7 @@ class Manifest:
                                 "files": tuple(FileRecord(**file) for file in row["files"]),
                             }
                         )
-                        for row in fields["revisions"]
+                        for row in found["revisions"]
                     ),
                 }
             )
@@ -288,18 +289,26 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value
 
 
+def _check_complete(found: Mapping[str, Any]) -> None:
+    if missing := {item.name for item in fields(Manifest)} - set(found):
+        raise ValueError(f"it lacks {sorted(missing)}")
+
+
 def _check_types(manifest: Manifest) -> None:
     base = manifest.base
     texts: list[object] = [manifest.id, manifest.salt, base.name, base.config]
-    texts += [base.tokenizer, base.weights, base.revision or ""]
+    texts += [base.tokenizer, base.weights]
     if manifest.origin is not None:
         texts += [manifest.origin.id, manifest.origin.revision]
     counts: list[object] = [manifest.epoch, manifest.build]
-    times: list[Any] = [manifest.created, manifest.ttl or 0]
+    times: list[Any] = [manifest.created]
+    times += [manifest.ttl] if manifest.ttl is not None else []
+    texts += [text for text in (base.revision, manifest.head) if text is not None]
     for revision in manifest.revisions:
-        texts += [revision.name, revision.parent or "", revision.dialogue, *revision.documents]
+        texts += [revision.name, revision.dialogue, *revision.documents]
         texts += [text for file in revision.files for text in (file.path, file.sha256)]
         counts += [revision.messages, revision.tokens, *(file.bytes for file in revision.files)]
+        texts += [revision.parent] if revision.parent is not None else []
         times.append(revision.created)
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("a text field holds something else")

@@ -1,0 +1,134 @@
+import math
+
+import pytest
+
+from templora_memory import Learning, Policy, Sampling
+from templora_memory._policy import ModelLimits
+from templora_memory.errors import InvalidSetting
+
+BAD = [0, -1, math.nan, math.inf, True, "4", [4]]
+
+
+@pytest.mark.parametrize("value", [*BAD, 2.5])
+@pytest.mark.parametrize(
+    "name", ["window", "reply_tokens", "chunk", "keep_turns", "keep_revisions"]
+)
+def test_a_policy_refuses_what_is_no_positive_whole_number(name, value):
+    with pytest.raises(InvalidSetting, match=name):
+        Policy(**{name: value})
+
+
+@pytest.mark.parametrize("value", BAD)
+def test_a_lifetime_is_positive(value):
+    with pytest.raises(InvalidSetting, match="ttl"):
+        Policy(ttl=value)
+
+
+@pytest.mark.parametrize("value", [*BAD, None])
+@pytest.mark.parametrize("name", ["rank", "epochs", "alpha", "rate", "epsilon", "clip"])
+def test_learning_refuses_what_is_not_positive(name, value):
+    with pytest.raises(InvalidSetting, match=f"learning.{name}"):
+        Learning(**{name: value})
+
+
+@pytest.mark.parametrize("value", [-0.1, 1, 1.5, math.nan, True, None, "x"])
+@pytest.mark.parametrize("name", ["dropout", "beta1", "beta2"])
+def test_shares_lie_between_zero_and_one(name, value):
+    with pytest.raises(InvalidSetting, match=f"learning.{name}"):
+        Learning(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"context": -1}, {"context": 2.5}, {"weight_decay": -1}, {"schedule": "cosine"},
+        {"targets": "everything"}, {"targets": ()}, {"targets": ["q_proj"]}, {"targets": (1,)},
+        {"seed": 0.5}, {"seed": None},
+    ],
+)  # fmt: skip
+def test_other_learning_settings_are_checked(changes):
+    with pytest.raises(InvalidSetting, match=f"learning.{next(iter(changes))}"):
+        Learning(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"temperature": -1}, {"temperature": math.nan}, {"temperature": None}, {"top_p": 0},
+        {"top_p": 1.1}, {"top_k": -1}, {"top_k": 1.5}, {"repetition_penalty": 0}, {"seed": "x"},
+        {"stop": "end"}, {"stop": ("",)}, {"stop": (5,)},
+    ],
+)  # fmt: skip
+def test_sampling_is_checked(changes):
+    with pytest.raises(InvalidSetting, match=next(iter(changes))):
+        Sampling(**changes)
+
+
+def test_a_chunk_larger_than_the_window_is_refused():
+    with pytest.raises(InvalidSetting, match="more than the window"):
+        Policy(window=64, chunk=65)
+    with pytest.raises(InvalidSetting, match="more than the window"):
+        Policy(chunk=65).resolve(ModelLimits(context=64))
+
+
+def test_a_reply_that_leaves_no_room_is_refused():
+    with pytest.raises(InvalidSetting, match="no room is left"):
+        Policy(window=64, reply_tokens=64)
+    with pytest.raises(InvalidSetting, match="no room is left"):
+        Policy(reply_tokens=64).resolve(ModelLimits(context=64))
+
+
+def test_a_window_larger_than_the_model_is_refused():
+    with pytest.raises(InvalidSetting, match="trained with 64"):
+        Policy(window=65).resolve(ModelLimits(context=64))
+
+
+def test_a_window_too_small_for_anything_is_refused():
+    with pytest.raises(InvalidSetting, match="at least 16"):
+        Policy(window=8).resolve(ModelLimits(context=64))
+
+
+@pytest.mark.parametrize("context", [16, 17, 100, 2048, 1_000_000])
+def test_resolving_fills_in_everything(context):
+    policy = Policy().resolve(ModelLimits(context=context))
+    assert policy.reply_tokens < policy.window <= context
+    assert 0 < policy.chunk <= policy.window
+    assert policy.learning.context < policy.window
+    assert policy.resolve(ModelLimits(context=context)) == policy
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [({"windows": 5}, "'windows'"), ({"learning": {"rnk": 5}}, "'learning.rnk'")],
+)
+def test_an_unknown_setting_is_named(changes, name):
+    with pytest.raises(InvalidSetting, match=name):
+        Policy().changed(**changes)
+    with pytest.raises(InvalidSetting, match=name):
+        Policy.preset("default", **changes)
+
+
+def test_an_unknown_preset_or_recipe_is_named():
+    with pytest.raises(InvalidSetting, match="'fast'"):
+        Policy.preset("fast")
+    with pytest.raises(InvalidSetting, match="'magic'"):
+        Policy(recipe="magic")
+
+
+def test_a_mapping_changes_single_learning_settings():
+    changed = Policy.preset("reference").changed(learning={"rank": 8})
+    assert (changed.learning.rank, changed.learning.rate) == (8, 5e-5)
+
+
+def test_the_reference_preset_is_the_released_algorithm():
+    learning = Policy.preset("reference").learning
+    assert (learning.rank, learning.alpha, learning.dropout, learning.epochs) == (64, 64, 0.05, 2)
+    assert (learning.rate, learning.epsilon, learning.context) == (5e-5, 1e-7, 1024)
+    assert learning.context_gradient
+    assert learning.carry_optimizer
+    assert learning.schedule == "released"
+
+
+def test_the_scale_follows_rank_and_alpha():
+    assert Learning(rank=16, alpha=32).scale == 2
+    assert Learning(rank=16, alpha=32, rank_stabilised=True).scale == 8
