@@ -1,0 +1,1 @@
+"""Programs that make what the package ships; never imported by the package."""

@@ -37,6 +37,14 @@ def main() -> None:
         from tools.train_tiny.train import train
 
         print(json.dumps({"step": train(options.work, settings, minutes=options.minutes)}))
+    elif options.command == "evaluate":
+        from tools.train_tiny.evaluate import evaluate
+
+        print(json.dumps(evaluate(options.work, settings), indent=2))
+    else:
+        from tools.train_tiny.export import export
+
+        print(json.dumps(export(options.work, options.into, settings)))
 
 
 if __name__ == "__main__":

@@ -192,6 +192,11 @@ def persona_document(rng: Random) -> Document:
     return rng.choices(kinds, weights)[0](rng)  # type: ignore[return-value]  # mypy joins the callables
 
 
+def resident_people(settings: Settings) -> list[world.Persona]:
+    """The people whom the model knows by heart."""
+    return world.residents(settings.seed + 1, settings.data.residents)
+
+
 def _write(
     folder: Path,
     source: str,
@@ -234,7 +239,7 @@ def prepare(corpus: Path, work: Path, settings: Settings) -> dict[str, int]:
             _tokenizer_sample(books, chats, settings), settings.tokenizer.vocabulary
         ).save(str(path))
     tokenizer = Tokenizer.from_file(str(path))
-    people = world.residents(settings.seed + 1, settings.data.residents)
+    people = resident_people(settings)
     persona_rng, resident_rng = Random(settings.seed + 2), Random(settings.seed + 3)
     sources: dict[str, Iterable[Document]] = {
         "stories": books,
