@@ -194,6 +194,12 @@ class ParametricMemory:
         return self._ready()
 
     @property
+    def backend(self) -> Backend:
+        """The backend, loaded: for measurements that need more than `probe`."""
+        self._ready()
+        return self._backend
+
+    @property
     def base(self) -> ModelIdentity:
         """Which base model this is."""
         self._ready()
