@@ -19,6 +19,7 @@ PRESETS = ("default", "reference")
 RECIPES = ("continue",)
 DEFAULT_WINDOW = 4096  # tokens; longer prompts cost more than they give a memory in weights
 _TOKENS_MIN = 16
+_RATE = 5e-4  # of a model of width 2000
 
 
 def positive(name: str, value: float | None, *, zero: bool = False, none: bool = False) -> None:
@@ -52,7 +53,9 @@ class Learning:
         dropout: of the input of the LoRA branch while learning.
         targets: which linear layers: all but the output head, only those of the MLP blocks, only
             those of attention, or explicit module name endings.
-        rate: learning rate of AdamW.
+        rate: learning rate of AdamW; None: 5e-4 * (2000 / width) ** 0.78 for a model of that
+            hidden width, the dependence found for LoRA with alpha 32 in "LoRA Without Regret"
+            (Thinking Machines, 2025).
         epochs: optimizer steps per chunk (each chunk is one batch).
         context: tokens before the chunk that the model sees without being trained on them
             (L_T of the paper); None: as many as the chunk has.
@@ -73,7 +76,7 @@ class Learning:
     rank_stabilised: bool = False
     dropout: float = 0.0
     targets: Targets | tuple[str, ...] = "all-linear"
-    rate: float = 1e-3
+    rate: float | None = None
     epochs: int = 2
     context: int | None = None
     context_gradient: bool = False
@@ -92,7 +95,8 @@ class Learning:
         for name in ("rank", "epochs"):
             whole(f"learning.{name}", getattr(self, name))
         for name in ("alpha", "rate", "epsilon", "clip"):
-            positive(f"learning.{name}", getattr(self, name))
+            none = name == "rate"  # derived from the model
+            positive(f"learning.{name}", getattr(self, name), none=none)
         positive("learning.weight_decay", self.weight_decay, zero=True)
         whole("learning.context", self.context, zero=True, none=True)
         whole("learning.seed", self.seed, zero=True)
@@ -121,9 +125,10 @@ class Learning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLimits:
-    """What a backend says about its model, in tokens."""
+    """What a backend says about its model: its length in tokens, its hidden width."""
 
     context: int
+    width: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,12 +223,13 @@ class Policy:
         context = self.learning.context
         if context is None:
             context = min(chunk, window - 1)
+        rate = self.learning.rate or float(f"{_RATE * (2000 / (limits.width or 2000)) ** 0.78:.1e}")
         return replace(  # constructing checks the numbers against each other
             self,
             window=window,
             reply_tokens=reply,
             chunk=chunk,
-            learning=replace(self.learning, context=context),
+            learning=replace(self.learning, context=context, rate=rate),
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class LearnRequest:
         start: adapter to go on from; None: a fresh one.
         chunk: tokens per update.
         recipe: name of the recipe.
-        settings: rank, rate and so on. `settings.context` and `settings.seed` are set.
+        settings: rank, rate and so on. `settings.context` and `settings.rate` are set.
     """
 
     items: tuple[Item, ...]

@@ -103,7 +103,8 @@ class LocalBackend:
 
     @property
     def limits(self) -> ModelLimits:
-        return ModelLimits(context=self._now.base.context)
+        base = self._now.base
+        return ModelLimits(context=base.context, width=base.width)
 
     # --- adapters ------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from templora_memory._reports import AbsorbProgress, ChunkStats, LearnStats
 from templora_memory.backends.local import _lora, _loss
 from templora_memory.backends.local._model import BaseModel, pairs_of, stored_cache
 from templora_memory.backends.local.recipes import Example
-from templora_memory.errors import Cancelled, LearningFailed, StoreDamaged
+from templora_memory.errors import Cancelled, InvalidSetting, LearningFailed, StoreDamaged
 
 OPTIMIZER, TRAINING = "optimizer.safetensors", "training.json"
 _HALF = math.log(2)
@@ -53,7 +53,7 @@ class TrainingRows:
         self.parameters = [nn.Parameter(row) for row in self._flat]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
-            lr=settings.rate,
+            lr=_rate(settings),
             betas=(settings.beta1, settings.beta2),
             eps=settings.epsilon,
             weight_decay=settings.weight_decay,
@@ -63,7 +63,7 @@ class TrainingRows:
     def _bind(self) -> list[dict[str, tuple[Tensor, Tensor]]]:
         """The graph's leaves of each row: views of the row, with their gradients bound."""
         leaves = []
-        for row, grad in zip(self._flat.split(1), self._grad.split(1), strict=True):
+        for row, grad in zip(self._flat[:, None], self._grad[:, None], strict=True):
             grads, own = self._layout.views(grad), {}
             for name, pair in self._layout.views(row).items():
                 a, b = (view.detach().requires_grad_() for view in pair)
@@ -73,7 +73,9 @@ class TrainingRows:
         return leaves
 
     def _make_rows(self, dropout: float) -> _lora.Rows:
-        strength = torch.tensor([weights.scale for weights in self._start], device=self._flat.device)
+        strength = torch.tensor(
+            [weights.scale for weights in self._start], device=self._flat.device
+        )
         rows = {}
         for name in self._leaves[0]:
             pairs = [own[name] for own in self._leaves]
@@ -107,7 +109,7 @@ class TrainingRows:
         An inactive row must have no gradient at all: with a zero one, momentum still moves it.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = self._settings.rate * factor
+            group["lr"] = _rate(self._settings) * factor
         norms = self._grad.norm(dim=1, keepdim=True)
         self._grad.mul_((self._settings.clip / (norms + 1e-6)).clamp_(max=1.0))
         for index, parameter in enumerate(self.parameters):
@@ -115,6 +117,12 @@ class TrainingRows:
             parameter.grad = self._grad[index] if wanted else None
         self.optimizer.step()
         self._grad.zero_()
+
+
+def _rate(settings: Learning) -> float:
+    if settings.rate is None:
+        raise InvalidSetting("learning.rate is not set: resolve the policy for the model first.")
+    return settings.rate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -290,7 +298,7 @@ def _one_step(
         if settings.dropout > 0:
             torch.manual_seed(settings.seed + counted.steps)
         loss, nll = batch_loss(base, batch, state.rows)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
     state.step(rate_factor(settings, counted.chunks))
     counted.steps += 1
     return nll

@@ -125,8 +125,8 @@ class Layout:
             middle = start + self.rank * target.inputs
             stop = middle + self.rank * target.outputs
             views[target.name] = (
-                flat[:, start:middle].unflatten(1, (self.rank, target.inputs)),
-                flat[:, middle:stop].unflatten(1, (target.outputs, self.rank)),
+                flat[:, start:middle].view(-1, self.rank, target.inputs),
+                flat[:, middle:stop].view(-1, target.outputs, self.rank),
             )
             start = stop
         return views

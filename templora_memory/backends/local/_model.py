@@ -6,7 +6,8 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicCache
+from transformers.utils import logging
 
 from templora_memory._manifest import ModelIdentity
 from templora_memory.backends.local import _lora, _loss
@@ -47,6 +49,7 @@ class BaseModel:
     device: torch.device
     dtype: torch.dtype
     context: int
+    width: int
     end_tokens: frozenset[int]
     start_token: int | None
     identity: ModelIdentity
@@ -83,10 +86,11 @@ def load(
     place, kind = _placement(device, dtype)
     path = _path(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=kind, use_safetensors=True, **place, **options
-        )
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(path)
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=kind, use_safetensors=True, **place, **options
+            )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelNotFound(_advice(name, path, error)) from error
     except Exception as error:
@@ -117,6 +121,7 @@ def prepare(model: Any, tokenizer: Any, *, name: str) -> BaseModel:
         device=first.device,
         dtype=first.dtype,
         context=_context(config, tokenizer),
+        width=int(first.shape[1]),
         end_tokens=end,
         start_token=start,
         identity=_identity(name, model, tokenizer),
@@ -149,6 +154,18 @@ def _quick_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 in hardware; elsewhere it is very slow."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar for reading local files; the caller's setting is kept."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _path(name: str) -> str:
