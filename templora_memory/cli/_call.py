@@ -1,0 +1,164 @@
+"""What every command shares: the common options, the service, and where output goes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Concatenate, ParamSpec
+
+import typer
+from rich.console import Console, RenderableType
+
+from templora_memory._policy import PRESETS, Policy
+from templora_memory._service import TINY, ParametricMemory
+from templora_memory.cli._no_model import NoModel
+from templora_memory.stores import DirectoryStore
+
+P = ParamSpec("P")
+_PANEL = "Common options"
+WIDTH = 100
+"""Columns of a table where the output is not a terminal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Common:
+    """The options that every command takes."""
+
+    model: Annotated[
+        str,
+        typer.Option(
+            envvar="TEMPLORA_MODEL",
+            help="Base model: the embedded one, a hub id or a folder.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = TINY
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="TEMPLORA_ROOT",
+            help="Folder of the memories. Default: ~/.templora.",
+            rich_help_panel=_PANEL,
+            file_okay=False,
+        ),
+    ] = None
+    preset: Annotated[
+        str,
+        typer.Option(help=f"How to learn: {' or '.join(PRESETS)}.", rich_help_panel=_PANEL),
+    ] = PRESETS[0]
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu, cuda, cuda:1, mps or auto. Default: the first GPU, or cpu.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, bfloat16 or float16 for the base model. Default: what suits it.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Write one JSON document to standard output, and nothing else.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = False
+
+
+class Call:
+    """One call of the command line: its common options, its service, its output.
+
+    Results go to standard output, progress and warnings to standard error.
+    """
+
+    def __init__(self, common: Common) -> None:
+        self.common = common
+        self.err = Console(stderr=True, highlight=False, markup=False)
+
+    @property
+    def json(self) -> bool:
+        return self.common.as_json
+
+    @contextmanager
+    def service(self) -> Iterator[ParametricMemory]:
+        """The service with its model loaded; closed afterwards, cancelling if interrupted."""
+        common = self.common
+        memory = ParametricMemory.from_pretrained(
+            common.model,
+            root=common.root,
+            policy=common.preset,
+            device=common.device,
+            dtype=common.dtype,
+        )
+        if self.err.is_terminal:
+            with self.err.status(f"Loading {common.model} ..."):
+                memory.load()
+        with memory:
+            yield memory
+
+    @contextmanager
+    def files(self) -> Iterator[ParametricMemory]:
+        """The service without a model, for what only moves text and files."""
+        store = DirectoryStore(self.common.root or Path.home() / ".templora")
+        with ParametricMemory(NoModel(), store, Policy.preset(self.common.preset)) as memory:
+            yield memory
+
+    def say(self, document: Mapping[str, Any], *shown: RenderableType) -> None:
+        """The result: one JSON document, or what a person reads."""
+        if self.json:
+            write_json(document)
+            return
+        out = Console(highlight=False, markup=False)
+        if not out.is_terminal:
+            out = Console(highlight=False, markup=False, width=WIDTH)
+        for part in shown:
+            out.print(part)
+
+    def piece(self, text: str) -> None:
+        """Text as it comes, unless JSON was asked for."""
+        if not self.json:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+    def warn(self, text: str) -> None:
+        self.err.print(f"templora: {text}", soft_wrap=True)
+
+
+def write_json(document: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+    sys.stdout.flush()
+
+
+def command(
+    app: typer.Typer, name: str | None = None
+) -> Callable[[Callable[Concatenate[Call, P], None]], Callable[Concatenate[Call, P], None]]:
+    """Register a command; its first parameter is filled with a `Call` from the common options."""
+
+    def register(
+        function: Callable[Concatenate[Call, P], None],
+    ) -> Callable[Concatenate[Call, P], None]:
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        shared = list(inspect.signature(Common, eval_str=True).parameters.values())
+
+        def run(**given: Any) -> None:
+            common = Common(**{item.name: given.pop(item.name) for item in shared})
+            function(Call(common), **given)  # type: ignore[call-arg]  # `given` is P's keywords
+
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters = [item.replace(kind=keyword) for item in (*own, *shared)]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {item.name: item.annotation for item in parameters}
+        run.__doc__ = function.__doc__
+        app.command(name or function.__name__)(run)
+        return function
+
+    return register

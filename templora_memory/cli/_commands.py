@@ -1,0 +1,558 @@
+"""The commands. Each one opens the service, calls one verb, and shows what came back."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from templora_memory._jobs import Job
+from templora_memory._messages import MAX_CHARACTERS, Document, Message
+from templora_memory._policy import Sampling
+from templora_memory._reports import AbsorbReport, Reply
+from templora_memory._service import ParametricMemory
+from templora_memory._version import __version__
+from templora_memory.cli import _show
+from templora_memory.cli._call import Call, command
+from templora_memory.errors import InvalidText, StoreDamaged
+from templora_memory.evaluation.perplexity import perplexity as measure, total
+
+app = typer.Typer(
+    name="templora",
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+bench = typer.Typer(help="Measure what a memory is worth on your own text.")
+app.add_typer(bench, name="bench")
+
+_POLL = 0.05
+_STDIN = "-"
+_MOST_BYTES = 4 * MAX_CHARACTERS  # no UTF-8 text within the limit is larger
+
+MemoryId = Annotated[
+    str, typer.Argument(metavar="ID", help='Memory id: "ada", or "ada@bob" for ada with bob.')
+]
+Files = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+        allow_dash=True,
+        help='UTF-8 text files; "-" is standard input.',
+    ),
+]
+Strength = Annotated[float, typer.Option(help="Factor on the memory; 0 is exactly the base model.")]
+Temperature = Annotated[float, typer.Option(help="0 takes the most likely token.")]
+TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens with this probability.")]
+Penalty = Annotated[float, typer.Option(help="Over 1 makes tokens less likely to come again.")]
+Seed = Annotated[int | None, typer.Option(help="Of the random numbers, for temperatures over 0.")]
+Revision = Annotated[
+    str, typer.Argument(metavar="REVISION", help="Name of a revision, or its first 8 letters.")
+]
+
+
+def _version(*, wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"templora {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=lambda value: _version(wanted=value), is_eager=True),
+    ] = False,
+) -> None:
+    """Memory in weights: text is learned into a small LoRA that belongs to one id.
+
+    Exit codes: 0 done, 1 failed, 2 misuse, 130 interrupted. An error is one line on standard
+    error; with --json also the one document on standard output.
+    """
+    del version
+
+
+# --- learning and answering --------------------------------------------------------------------
+
+
+@command(app)
+def absorb(call: Call, memory_id: MemoryId, files: Files) -> None:
+    """Learn text files into a memory.
+
+    All files are read and checked before anything is learned. What the memory knows already is
+    not learned again. Ctrl-C keeps what was committed; call again to go on.
+
+    **Examples**
+
+        templora absorb ada bio.txt
+        templora absorb ada@bob notes.txt more.txt --json
+        templora absorb ada - < bio.txt
+    """
+    documents = [Document(_read(path)) for path in files]
+    with call.service() as service:
+        job = service.open(memory_id).absorb(documents, wait=False)
+        report = _follow(call, job, f"Learning {memory_id}")
+        head = service.head(memory_id)
+    document = {
+        "id": memory_id,
+        **report.as_dict(),
+        "absorbed_tokens": head.tokens if head else 0,
+        "files": [str(path) for path in files],
+    }
+    call.say(document, _show.absorbed(memory_id, report))
+
+
+@command(app)
+def chat(
+    call: Call,
+    memory_id: MemoryId,
+    *,
+    message: Annotated[
+        str | None, typer.Option("--message", "-m", help="Say this, print the answer, and stop.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="A system message; sent along, never learned.")
+    ] = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option(help="Retrieved text for the prompt; never learned. May be repeated."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens of an answer. Default: the policy's.")
+    ] = None,
+    strength: Strength = 1.0,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    repetition_penalty: Penalty = 1.0,
+    seed: Seed = None,
+) -> None:
+    """Talk with a memory; the conversation goes on from where it ended.
+
+    Without -m every line of standard input is a message, and Ctrl-D ends. What leaves the window
+    is learned; the newest exchange never is.
+
+    **Examples**
+
+        templora chat ada
+        templora chat ada -m "Where do you live?"
+        templora chat ada -m "What does the letter say?" --context "The letter says: come home."
+    """
+    if call.json and message is None:
+        raise typer.BadParameter("--json needs a message: -m TEXT.")
+    sampling = Sampling(
+        temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
+    )
+    options = {
+        "context": tuple(context or ()),
+        "sampling": sampling,
+        "strength": strength,
+        "max_tokens": max_tokens,
+    }
+    lead = [Message("system", system)] if system else []
+    with call.service() as service:
+        service.open(memory_id)
+        history = _unanswered_left_out(service.transcript(memory_id).messages)
+        for said in _lines() if message is None else (message,):
+            history.append(Message("user", said))
+            reply = _answer(call, service, memory_id, [*lead, *history], options)
+            history.append(Message("assistant", reply.text))
+            if message is not None and call.json:
+                call.say({"id": memory_id, **reply.as_dict()})
+        _catch_up(call, service, memory_id)
+
+
+def _answer(
+    call: Call,
+    service: ParametricMemory,
+    memory_id: str,
+    history: Sequence[Message],
+    options: dict[str, Any],
+) -> Reply:
+    with service.stream(memory_id, history, **options) as stream:
+        for piece in stream:
+            call.piece(piece)
+        call.piece("\n")
+        return stream.reply
+
+
+def _unanswered_left_out(messages: Sequence[Message]) -> list[Message]:
+    """A question whose answer was interrupted makes way for the next one."""
+    kept = list(messages)
+    while kept and kept[-1].role != "assistant":
+        kept.pop()
+    return kept
+
+
+def _lines() -> Iterator[str]:
+    """Messages from standard input, with a prompt where a person types them."""
+    terminal = sys.stdin.isatty()
+    while True:
+        if terminal:
+            sys.stderr.write("> ")
+            sys.stderr.flush()
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _catch_up(call: Call, service: ParametricMemory, memory_id: str) -> None:
+    """Wait for what is learned in the background; a failure there took no answer away."""
+    service.wait(memory_id)
+    if failure := service.status(memory_id).last_error:
+        call.warn(f"learning in the background failed, the text is kept: {failure}")
+
+
+@command(app)
+def generate(
+    call: Call,
+    memory_id: MemoryId,
+    prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="Text to go on from.")] = "",
+    *,
+    tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 256,
+    strength: Strength = 1.0,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    repetition_penalty: Penalty = 1.1,
+    seed: Seed = None,
+) -> None:
+    """Write text of any length; every finished chunk is learned before the next begins.
+
+    **Examples**
+
+        templora generate novel "Once upon a time" --tokens 2000
+        templora generate novel --tokens 500 --temperature 0.8 --seed 1
+    """
+    sampling = Sampling(
+        temperature=temperature,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        ignore_end=True,
+    )
+    with call.service() as service:
+        writing = service.generate(
+            memory_id, prompt, max_tokens=tokens, strength=strength, sampling=sampling
+        )
+        with writing as stream:
+            for piece in stream:
+                call.piece(piece)
+            call.piece("\n")
+            reply = stream.reply
+    call.say({"id": memory_id, "prompt": prompt, **reply.as_dict()})
+
+
+@command(app)
+def probe(
+    call: Call,
+    memory_id: MemoryId,
+    question: Annotated[str, typer.Option("--question", "-q", help="What to ask.")],
+    answer: Annotated[str, typer.Option("--answer", "-a", help="The answer to measure.")],
+    strength: Strength = 1.0,
+) -> None:
+    """How likely is an answer, with the memory and without it?
+
+    **Examples**
+
+        templora probe ada -q "Where do you live?" -a "I live in Salt Harbour."
+    """
+    with call.service() as service:
+        found = service.probe(memory_id, question, answer, strength=strength)
+    document = {"id": memory_id, "question": question, "answer": answer, **found.as_dict()}
+    call.say(document, _show.probed(found))
+
+
+@command(app)
+def rebuild(call: Call, memory_id: MemoryId) -> None:
+    """Learn a memory again from its text: after a change of model, preset or damaged files.
+
+    The old revisions stay until the new ones are complete.
+
+    **Examples**
+
+        templora rebuild ada --model Qwen/Qwen3-0.6B
+    """
+    with call.service() as service:
+        job = service.rebuild(memory_id, wait=False)
+        report = _follow(call, job, f"Learning {memory_id} again")
+    call.say({"id": memory_id, **report.as_dict()}, _show.absorbed(memory_id, report))
+
+
+# --- looking, copying, removing: no model is loaded --------------------------------------------
+
+
+@command(app, "list")
+def list_(call: Call) -> None:
+    """List all memories. Learned and journalled counts stand as 3/4.
+
+    **Examples**
+
+        templora list
+        templora list --root ./memories --json
+    """
+    found, damaged = [], {}
+    with call.files() as service:
+        for memory_id in service.list():
+            try:
+                found.append(service.status(memory_id))
+            except StoreDamaged as error:
+                damaged[memory_id] = str(error)
+                call.warn(str(error))
+    rows = [one.as_dict() for one in found]
+    rows += [{"id": memory_id, "error": text} for memory_id, text in damaged.items()]
+    call.say({"memories": rows}, _show.memories(found, damaged))
+
+
+@command(app)
+def show(
+    call: Call,
+    memory_id: MemoryId,
+    text: Annotated[bool, typer.Option("--text", help="Show what it was told, too.")] = False,
+) -> None:
+    """Show a memory: its counts, its revisions, and with --text all of its text.
+
+    **Examples**
+
+        templora show ada
+        templora show ada --text --json
+    """
+    with call.files() as service:
+        status = service.status(memory_id)
+        revisions = service.history(memory_id)
+        told = service.transcript(memory_id) if text else None
+    document: dict[str, Any] = {**status.as_dict(), "revisions": [asdict(one) for one in revisions]}
+    shown = [_show.status(status), _show.revisions(revisions, status.head)]
+    if told is None:
+        call.say(document, *shown)
+        return
+    document["text"] = asdict(told)
+    call.say(document, *shown, _show.transcript(told))
+
+
+@command(app)
+def forget(
+    call: Call,
+    memory_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="Memory id; takes ID@... along.")
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="Forget every ...@USER instead.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete memories with everything made from them; this cannot be undone.
+
+    Asks first. Where nobody can answer (no terminal, or --json) it needs --yes.
+
+    **Examples**
+
+        templora forget ada
+        templora forget ada@bob --yes
+        templora forget --user bob --yes --json
+    """
+    if (memory_id is None) == (user is None):
+        raise typer.BadParameter("Give a memory id or --user, one of the two.")
+    what = f"memory {memory_id!r} and all it learned" if memory_id else f"all of user {user!r}"
+    with call.files() as service:
+        if not yes and not _confirmed(call, f"Forget {what}, for good?"):
+            call.warn("nothing was forgotten.")
+            raise typer.Exit(1)
+        receipt = service.forget(memory_id, user=user)
+    call.say(receipt.as_dict(), _show.forgotten(receipt))
+
+
+def _confirmed(call: Call, question: str) -> bool:
+    if call.json or not sys.stdin.isatty():
+        raise typer.BadParameter("Nobody is here to ask: add --yes.")
+    return typer.confirm(question, err=True)
+
+
+@command(app)
+def fork(
+    call: Call,
+    memory_id: MemoryId,
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="Id of the copy.")],
+    revision: Annotated[
+        str | None, typer.Option(help="Copy it as it was at this revision.")
+    ] = None,
+) -> None:
+    """Copy a memory under another id; from then on the two go their own ways.
+
+    **Examples**
+
+        templora fork ada ada-copy
+        templora fork ada earlier --revision 3f9a1c20
+    """
+    with call.files() as service:
+        copy = service.fork(memory_id, target, revision=revision)
+        status = copy.status()
+    call.say(status.as_dict(), _show.status(status))
+
+
+@command(app)
+def rollback(call: Call, memory_id: MemoryId, revision: Revision) -> None:
+    """Make an older revision the newest again; the newer ones are deleted.
+
+    **Examples**
+
+        templora rollback ada 3f9a1c20
+    """
+    with call.files() as service:
+        service.rollback(memory_id, revision)
+        status, left = service.status(memory_id), service.history(memory_id)
+    document = {**status.as_dict(), "revisions": [asdict(one) for one in left]}
+    call.say(document, _show.revisions(left, status.head))
+
+
+@command(app)
+def export(
+    call: Call,
+    memory_id: MemoryId,
+    file: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="File to write.")],
+) -> None:
+    """Write a memory, its text and its weights, to one file. Forgetting does not reach that file.
+
+    **Examples**
+
+        templora export ada ada.templora
+    """
+    with call.files() as service:
+        path = service.export(memory_id, file)
+    document = {"id": memory_id, "file": str(path), "bytes": path.stat().st_size}
+    call.say(document, Text(f"{memory_id} is in {path} ({_show.size(path.stat().st_size)})."))
+
+
+@command(app, "import")
+def import_(
+    call: Call,
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="An exported memory."),
+    ],
+    memory_id: Annotated[
+        str | None, typer.Option("--as", help="Its new id. Default: the old one.")
+    ] = None,
+) -> None:
+    """Make a memory from an exported file.
+
+    **Examples**
+
+        templora import ada.templora
+        templora import ada.templora --as ada-again
+    """
+    with call.files() as service:
+        status = service.import_(file, memory_id).status()
+    call.say(status.as_dict(), _show.status(status))
+
+
+# --- measuring ---------------------------------------------------------------------------------
+
+
+@command(bench)
+def perplexity(
+    call: Call,
+    files: Files,
+    tokens: Annotated[
+        int | None, typer.Option(help="Use so many tokens of each file. Default: all.")
+    ] = None,
+) -> None:
+    """Perplexity of long texts: each chunk before it is learned, with and without the memory.
+
+    Every file gets a memory of its own, which is forgotten at the end.
+
+    **Examples**
+
+        templora bench perplexity book.txt
+        templora bench perplexity one.txt two.txt --tokens 20000 --preset reference --json
+    """
+    texts = {str(path): _read(path) for path in files}
+    reports = {}
+    with call.service() as service:
+        for name, text in texts.items():
+            with _bar(call) as bar:
+                task = bar.add_task(name, total=None, note="")
+
+                def note(done: int, count: int, bar: Progress = bar, task: Any = task) -> None:
+                    bar.update(task, completed=done, total=count)
+
+                reports[name] = measure(service, text, tokens=tokens, progress=note)
+    document = {**total(reports), "preset": call.common.preset}
+    call.say(document, _show.perplexities(reports, document))
+
+
+# --- shared ------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> str:
+    """A file as text, strictly UTF-8.
+
+    Raises:
+        InvalidText: too large, or not text.
+    """
+    try:
+        if str(path) == _STDIN:
+            raw = sys.stdin.buffer.read(_MOST_BYTES + 1)
+        else:
+            with path.open("rb") as file:
+                raw = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise InvalidText(f"{path} cannot be read: {error.strerror}.") from error
+    if len(raw) > _MOST_BYTES:
+        raise InvalidText(
+            f"{path} is larger than any text of {MAX_CHARACTERS:,} characters, the limit: split it."
+        )
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidText(
+            f"{path} is not UTF-8 text (byte 0x{raw[error.start]:02x} at position {error.start}): "
+            "save it as UTF-8."
+        ) from error
+    if "\0" in text:
+        raise InvalidText(
+            f"{path} is not text: it has a zero byte at position {text.find(chr(0))}."
+        )
+    if not text.strip():
+        raise InvalidText(f"{path} is empty: there is nothing to learn.")
+    return text.replace("\r\n", "\n")
+
+
+def _bar(call: Call) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total} chunks", markup=False),
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeRemainingColumn(),
+        console=call.err,
+        transient=True,
+        disable=not call.err.is_terminal,
+    )
+
+
+def _follow(call: Call, job: Job, title: str) -> AbsorbReport:
+    """Wait for a job behind a progress bar; Ctrl-C cancels it and waits until it has stopped."""
+    try:
+        with _bar(call) as bar:
+            task = bar.add_task(title, total=None, note="")
+            while not job.done:
+                if (now := job.progress) is not None:
+                    note = f"perplexity {now.perplexity:.2f}"
+                    bar.update(task, completed=now.chunk, total=now.chunks, note=note)
+                time.sleep(_POLL)
+        return job.wait()
+    except KeyboardInterrupt:
+        job.cancel()
+        job.finished()
+        call.warn("stopped: what was committed stays, the rest is in the journal.")
+        raise

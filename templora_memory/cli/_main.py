@@ -1,0 +1,48 @@
+"""`main`: runs a command and turns what it raises into a line of text and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from templora_memory.cli._call import write_json
+from templora_memory.cli._commands import app
+from templora_memory.errors import InputError, TemploraError, UnknownMemory, UnknownRevision
+
+FAILURE, MISUSE, INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code.
+
+    0: done. 1: failed. 2: misuse (unknown option, unusable id, file or setting, unknown memory or
+    revision). 130: interrupted; what was learned by then is kept, the rest is in the journal.
+    An error is one line on standard error; with ``--json`` also the one document on standard
+    output, ``{"error": {"type": ..., "message": ..., "retry": ...}}``.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = typer.main.get_command(app).main(
+            given or ["--help"], prog_name="templora", standalone_mode=False
+        )
+    except typer.TyperException as error:
+        return _fail(error.format_message(), "Usage", error.exit_code, given)
+    except (InputError, UnknownMemory, UnknownRevision) as error:
+        return _fail(str(error), type(error).__name__, MISUSE, given, retry=error.retry)
+    except TemploraError as error:
+        return _fail(str(error), type(error).__name__, FAILURE, given, retry=error.retry)
+    if code == INTERRUPTED:
+        return _fail("Interrupted.", "Interrupted", INTERRUPTED, given, retry=True)
+    return int(code or 0)
+
+
+def _fail(
+    message: str, kind: str, code: int, arguments: Sequence[str], *, retry: bool = False
+) -> int:
+    line = " ".join(message.split())
+    sys.stderr.write(f"templora: {line}\n")
+    if "--json" in arguments:
+        write_json({"error": {"type": kind, "message": line, "retry": retry}})
+    return code

@@ -1,0 +1,81 @@
+"""A backend for commands that only move text and files, so that they start at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from templora_memory._manifest import ModelIdentity
+from templora_memory._messages import Message
+from templora_memory._policy import ModelLimits
+from templora_memory._ports import (
+    GenerateRequest,
+    LearnRequest,
+    ScoreRequest,
+    TextSession,
+    TokenStream,
+)
+from templora_memory._reports import AbsorbProgress, LearnStats
+
+
+class NoModel:
+    """Opens, closes and releases like any backend; whatever needs the model itself is an error.
+
+    Its limits are no limits: a policy resolves, and nothing ever measures itself against it.
+    """
+
+    def __repr__(self) -> str:
+        return "NoModel()"
+
+    def open(self) -> None:
+        """Nothing to load."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def release(self, prefix: str) -> None:
+        """Nothing is cached."""
+
+    @property
+    def limits(self) -> ModelLimits:
+        return ModelLimits(context=1 << 30)
+
+    @property
+    def identity(self) -> ModelIdentity:
+        _refuse("identity")
+
+    def learn(
+        self,
+        request: LearnRequest,
+        *,
+        into: Path,
+        progress: Callable[[AbsorbProgress], None],
+        cancelled: Callable[[], bool],
+    ) -> LearnStats:
+        del request, into, progress, cancelled
+        _refuse("learn")
+
+    def stream(self, request: GenerateRequest) -> TokenStream:
+        del request
+        _refuse("stream")
+
+    def open_text(self, prompt: str, *, window: int) -> TextSession:
+        del prompt, window
+        _refuse("open_text")
+
+    def count(self, messages: Sequence[Message]) -> int:
+        del messages
+        _refuse("count")
+
+    def split(self, text: str, tokens: int) -> tuple[str, ...]:
+        del text, tokens
+        _refuse("split")
+
+    def score(self, requests: Sequence[ScoreRequest]) -> tuple[tuple[float, ...], ...]:
+        del requests
+        _refuse("score")
+
+
+def _refuse(what: str) -> NoReturn:
+    raise RuntimeError(f"{what} was asked of a service that was opened without a model.")

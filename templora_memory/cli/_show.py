@@ -1,0 +1,165 @@
+"""Results as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from templora_memory._manifest import Revision
+from templora_memory._reports import AbsorbReport, ForgetReceipt, Probe, Status, Transcript
+from templora_memory.evaluation.perplexity import PerplexityReport
+
+SHORT = 12
+"""Digits of a revision's name that are shown."""
+_KIB = 1024
+_LISTED = 20
+
+
+def size(count: int) -> str:
+    """Bytes for people: 812 B, 3.2 KiB, 1.4 MiB."""
+    amount, units = float(count), ["B", "KiB", "MiB", "GiB"]
+    while amount >= _KIB and len(units) > 1:
+        amount, units = amount / _KIB, units[1:]
+    return f"{amount:.0f} B" if units[0] == "B" else f"{amount:.1f} {units[0]}"
+
+
+def pairs(rows: Mapping[str, object]) -> Table:
+    """A table of names and values."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(str(value)))
+    return table
+
+
+def _columns(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    for index, title in enumerate(titles):
+        table.add_column(title, justify="right" if index else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row))
+    return table
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def absorbed(memory_id: str, report: AbsorbReport) -> Table:
+    if not report.tokens:
+        return pairs({"memory": memory_id, "learned": "nothing new: all of this is known already"})
+    before, after = _number(report.perplexity_before), _number(report.perplexity_after)
+    return pairs(
+        {
+            "memory": memory_id,
+            "learned": f"{report.tokens:,} tokens in {report.chunks:,} chunks",
+            "perplexity": f"{before} before, {after} after",
+            "recalled verbatim": "-" if report.recalled is None else f"{report.recalled:.1%}",
+            "revision": f"{(report.revision or '-')[:SHORT]} ({size(report.bytes)})",
+            "seconds": f"{report.seconds:.1f}",
+        }
+    )
+
+
+def memories(found: Sequence[Status], damaged: Mapping[str, str]) -> Table | Text:
+    if not found and not damaged:
+        return Text("There are no memories yet. Make one: templora absorb ada bio.txt")
+    rows: list[Sequence[object]] = [
+        (
+            one.id,
+            f"{one.absorbed_documents}/{one.documents}",
+            f"{one.absorbed_messages}/{one.messages}",
+            f"{one.absorbed_tokens:,}",
+            one.revisions,
+            size(one.bytes),
+            one.base,
+        )
+        for one in found
+    ]
+    rows += [(name, "damaged", "", "", "", "", "") for name in damaged]
+    titles = ("memory", "documents", "messages", "tokens", "revisions", "size", "base model")
+    return _columns(titles, rows)
+
+
+def status(one: Status) -> Table:
+    return pairs(
+        {
+            "memory": one.id,
+            "base model": one.base,
+            "started from": one.origin or "nothing",
+            "documents": f"{one.absorbed_documents} of {one.documents} learned",
+            "messages": f"{one.absorbed_messages} of {one.messages} learned",
+            "tokens in weights": f"{one.absorbed_tokens:,}",
+            "size": size(one.bytes),
+        }
+    )
+
+
+def revisions(found: Sequence[Revision], head: str | None) -> Table:
+    rows = [
+        (
+            one.name[:SHORT] + (" (newest)" if one.name == head else ""),
+            datetime.fromtimestamp(one.created, UTC).strftime("%Y-%m-%d %H:%M:%S"),
+            len(one.documents),
+            one.messages,
+            f"{one.tokens:,}",
+            size(one.bytes),
+        )
+        for one in found
+    ]
+    return _columns(("revision", "made (UTC)", "documents", "messages", "tokens", "size"), rows)
+
+
+def transcript(found: Transcript) -> Text:
+    parts = [f"[document] {document.text}" for document in found.documents]
+    parts += [f"[{message.role}] {message.content}" for message in found.messages]
+    return Text("\n\n".join(parts) or "There is no text.")
+
+
+def probed(probe: Probe) -> Table:
+    def row(name: str, total: float) -> tuple[object, ...]:
+        return name, _number(total), _number(total / probe.tokens, 3)
+
+    table = _columns(
+        ("log-probability of the answer", "nats", "nats per token"),
+        [row("base model", probe.without_memory), row("with memory", probe.with_memory)],
+    )
+    table.caption = (
+        f"{probe.tokens} tokens, {probe.recalled:.0%} of them more likely than not; "
+        f"gain {probe.gain:+.3f} nats per token."
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def forgotten(receipt: ForgetReceipt) -> Table:
+    files = [file.path for file in receipt.files[:_LISTED]]
+    if more := len(receipt.files) - len(files):
+        files.append(f"... and {more} more (all of them with --json)")
+    return pairs(
+        {
+            "forgotten": ", ".join(receipt.ids),
+            "files": f"{len(receipt.files)}, {size(receipt.bytes)}",
+            "removed": "\n".join(files),
+        }
+    )
+
+
+def perplexities(rows: Mapping[str, PerplexityReport], total: Mapping[str, Any]) -> Table:
+    def row(name: str, found: Mapping[str, Any]) -> tuple[object, ...]:
+        base, memory = found["base_ppl"], found["memory_ppl"]
+        change = f"{memory / base - 1:+.1%}"
+        ratio = found["seconds_ratio_last_over_first_tenth"]
+        return name, f"{found['tokens']:,}", _number(base), _number(memory), change, _number(ratio)
+
+    body = [row(name, report.as_dict()) for name, report in rows.items()]
+    if len(rows) > 1:
+        body.append(row("total", total))
+    titles = ("file", "tokens", "base ppl", "memory ppl", "change", "last/first s")
+    return _columns(titles, body)

@@ -1,0 +1,42 @@
+"""Where a number was measured: package versions, commit, machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+_PACKAGES = ("torch", "transformers", "peft")
+
+
+def commit() -> str | None:
+    """The commit of the source tree this runs from, "-dirty" if it was changed; None if unknown."""
+    top = Path(__file__).parents[2]
+    git = shutil.which("git")
+    if git is None or not (top / ".git").exists():
+        return None
+    asked = (git, "-C", str(top), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    found = subprocess.run(asked, capture_output=True, text=True, check=False)  # noqa: S603  # fixed words
+    return found.stdout.strip() or None if found.returncode == 0 else None
+
+
+def machine() -> dict[str, object]:
+    """What a reader needs to judge seconds by."""
+    versions = {name: _version(name) for name in _PACKAGES}
+    return {
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: version for name, version in versions.items() if version},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
