@@ -1,0 +1,310 @@
+"""Answers and endless text: streams, stops, caches, and who gets which adapter."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+from templora_memory import Message, Sampling
+from templora_memory._ports import GenerateRequest
+from templora_memory.errors import Closed, InvalidText, PromptTooLong
+
+ENDLESS = Sampling(ignore_end=True)
+
+
+def ask(text="Who is Pim?", **changes):
+    request = GenerateRequest(
+        messages=(Message("user", text),), adapter=None, strength=1.0, sampling=ENDLESS,
+        max_tokens=12,
+    )  # fmt: skip
+    return replace(request, **changes)
+
+
+# --- choosing tokens ---------------------------------------------------------------------------
+
+
+def greedy_by_hand(backend, ids, count):
+    base = backend._now.base
+    ids = list(ids)
+    for _ in range(count):
+        with torch.no_grad():
+            logits = base.model(torch.tensor([ids])).logits[0, -1]
+        logits[list(base.end_tokens)] = -torch.inf
+        ids.append(int(logits.argmax()))
+    return ids
+
+
+def test_greedy_decoding_is_the_models_own_argmax(make_backend):
+    backend = make_backend()
+    prompt = backend._now.text.prompt(ask().messages)
+    expected = greedy_by_hand(backend, prompt, 12)[len(prompt) :]
+    done = backend.stream(ask()).completion
+    assert done.text == backend._now.text.decode(expected)
+    assert (done.finish_reason, done.prompt_tokens, done.completion_tokens) == (
+        "length", len(prompt), 12,
+    )  # fmt: skip
+
+
+def test_a_seed_repeats_a_draw_and_other_seeds_give_others(make_backend):
+    backend = make_backend()
+
+    def draw(seed, **how):
+        sampling = Sampling(temperature=1.5, seed=seed, ignore_end=True, **how)
+        return backend.stream(ask(sampling=sampling)).completion.text
+
+    assert draw(1) == draw(1)
+    assert len({draw(seed) for seed in range(6)}) > 1
+    assert len({draw(None) for _ in range(6)}) > 1
+    greedy = backend.stream(ask()).completion.text
+    assert draw(3, top_k=1) == greedy
+    assert draw(3, top_p=1e-6) == greedy
+
+
+def test_a_repetition_penalty_changes_what_is_repeated(make_backend):
+    backend = make_backend()
+    plain = backend.stream(ask(max_tokens=30)).completion.text
+    penalised = backend.stream(
+        ask(max_tokens=30, sampling=replace(ENDLESS, repetition_penalty=5.0))
+    ).completion.text
+    assert len(set(penalised)) > len(set(plain))
+
+
+def test_the_end_token_ends_an_answer_and_is_no_text(make_backend):
+    backend = make_backend()
+    base = backend._now.base
+    end = next(iter(base.end_tokens))
+    with torch.no_grad():
+        base.head.weight[end] = 0
+        base.head.weight[:end] = -base.model.model.norm.weight.mean() * 1e-3
+    sure = backend.stream(ask(sampling=Sampling())).completion
+    endless = backend.stream(ask()).completion
+    assert endless.finish_reason == "length"
+    if sure.finish_reason == "stop":
+        assert "<|end|>" not in sure.text
+        assert sure.completion_tokens <= 12
+
+
+@pytest.mark.parametrize("cut", [1, 2, 5])
+def test_a_stop_text_ends_an_answer_even_across_tokens(make_backend, cut):
+    backend = make_backend()
+    whole = backend.stream(ask()).completion.text
+    stop = whole[cut : cut + 2]
+    stream = backend.stream(ask(sampling=replace(ENDLESS, stop=(stop,))))
+    pieces = list(stream)
+    assert "".join(pieces) == whole[: whole.index(stop)] == stream.completion.text
+    assert stream.completion.finish_reason == "stop"
+
+
+def test_pieces_join_to_the_text_and_never_hold_half_a_character(make_backend):
+    backend = make_backend()
+    sampling = Sampling(temperature=5.0, seed=4, ignore_end=True)
+    stream = backend.stream(ask(sampling=sampling, max_tokens=100))
+    pieces = list(stream)
+    assert "".join(pieces) == stream.completion.text
+    ids_text = backend._now.text
+    decoder_input = "héllo wörld – 你好 👋 end"
+    from templora_memory.backends.local._text import Decoder  # noqa: PLC0415
+
+    decoder = Decoder(ids_text, ())
+    shown = [decoder.push(token) for token in ids_text.encode(decoder_input)]
+    assert "\ufffd" not in "".join(shown)
+    assert "".join(shown) + decoder.finish() == decoder_input
+
+
+# --- callers -----------------------------------------------------------------------------------
+
+
+def test_closing_stops_soon_from_any_thread_and_twice(make_backend):
+    backend = make_backend()
+    stream = backend.stream(ask(max_tokens=200))
+    next(iter(stream))
+    closer = threading.Thread(target=stream.close)
+    closer.start()
+    closer.join()
+    stream.close()
+    done = stream.completion
+    assert done.finish_reason == "cancelled"
+    assert done.completion_tokens < 200
+
+
+def test_a_caller_who_goes_away_stops_the_model(make_backend):
+    backend = make_backend()
+    stream = backend.stream(ask(max_tokens=200))
+    channel = stream._channel
+    del stream
+    assert channel.closed.is_set()
+    assert backend.stream(ask()).completion.finish_reason == "length"
+
+
+def test_two_interleaved_streams_equal_their_solo_runs(make_backend, learn, tmp_path):
+    """L3: a generator that keeps a context variable set would answer with the other's adapter."""
+    backend = make_backend()
+    first, _ = learn(backend, tmp_path / "a", "red red red")
+    second, _ = learn(backend, tmp_path / "b", "blue blue blue")
+    requests = [ask(adapter=first, max_tokens=20), ask(adapter=second, max_tokens=20)]
+    alone = [backend.stream(request).completion.text for request in requests]
+    streams = [backend.stream(request) for request in requests]
+    readers = [iter(stream) for stream in streams]
+    for _ in range(3):
+        for reader in readers:
+            next(reader)
+    assert [stream.completion.text for stream in streams] == alone
+    assert alone[0] != alone[1]
+
+
+def test_streams_join_and_leave_a_batch_without_changing_the_others(make_backend):
+    backend = make_backend()
+    texts = ["Hi", "Who is Pim, and where does he live?", "Bees?", "One two three four"]
+    requests = [ask(text, max_tokens=6 + 9 * i) for i, text in enumerate(texts)]
+    alone = [backend.stream(request).completion for request in requests]
+    streams = [backend.stream(request) for request in reversed(requests)]
+    streams[1].close()
+    got = [stream.completion for stream in streams]
+    assert got[0] == alone[3]
+    assert got[2:] == [alone[1], alone[0]]
+
+
+def test_one_failing_prompt_fails_its_own_caller_alone(make_backend, learn, tmp_path):
+    backend = make_backend()
+    adapter, _ = learn(backend, tmp_path / "a")
+    broken = backend._weights(adapter)
+    bad = ask(adapter=adapter)
+    good = backend.stream(ask(max_tokens=30))
+    object.__setattr__(broken, "alpha", "not a number")
+    with pytest.raises(TypeError):
+        backend.stream(bad).completion  # noqa: B018
+    assert good.completion.finish_reason == "length"
+
+
+def test_closing_the_backend_ends_open_streams_with_an_error(make_backend):
+    backend = make_backend()
+    stream = backend.stream(ask(max_tokens=240))
+    next(iter(stream))
+    backend.close()
+    with pytest.raises(Closed):
+        stream.completion  # noqa: B018
+    with pytest.raises(Closed):
+        backend.stream(ask())
+
+
+def test_a_prompt_longer_than_the_model_is_refused(make_backend):
+    with pytest.raises(PromptTooLong, match="256"):
+        make_backend().stream(ask("x" * 250))
+
+
+# --- text of unlimited length ------------------------------------------------------------------
+
+
+def run(session, adapters, *, chunk=20, reuse, strength=1.0):
+    texts = []
+    for adapter in adapters:
+        stream = session.generate(
+            adapter=adapter, strength=strength, sampling=ENDLESS, max_tokens=chunk, reuse=reuse
+        )
+        texts.append(stream.completion.text)
+    return texts
+
+
+def test_chunks_of_one_adapter_equal_one_long_run(make_backend):
+    """Bookkeeping of the cache: the last chosen token was never fed (K8)."""
+    backend = make_backend()
+    prompt = backend._now.text.encode("Once upon a time")
+    expected = greedy_by_hand(backend, prompt, 80)[len(prompt) :]
+    for reuse in (True, False):
+        session = backend.open_text("Once upon a time", window=200)
+        assert "".join(run(session, [None] * 4, reuse=reuse)) == backend._now.text.decode(expected)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_a_full_window_is_computed_again_from_its_newest_tokens(family, make_backend):
+    """K4, K5: after a slide the text equals a fresh prefill of the same tokens."""
+    backend = make_backend(family)
+    text = backend._now.text
+    session = backend.open_text("Once upon a time there was a cat", window=64)
+    shown = []
+    send = session._send
+
+    def watch(answer):
+        shown.append((answer.prompt, answer.cache is not None))
+        send(answer)
+
+    session._send = watch
+    written = run(session, [None] * 6, reuse=True)
+    for (prompt, _), piece in zip(shown, written, strict=True):
+        assert len(prompt) + 20 <= 64
+        assert text.decode(greedy_by_hand(backend, prompt, 20)[len(prompt) :]) == piece
+    assert [reused for _, reused in shown].count(True) >= 2
+    assert shown[0] == (tuple(text.encode("Once upon a time there was a cat")), False)
+
+
+def test_without_reuse_a_new_adapter_sees_the_window_computed_by_itself(
+    make_backend, learn, tmp_path
+):
+    """K9, K10: reuse is an approximation, its absence an equality."""
+    backend = make_backend()
+    adapters = [
+        None,
+        learn(backend, tmp_path / "a", "blue birds sing", epochs=8)[0],
+        learn(backend, tmp_path / "b", "red cats sleep", epochs=8)[0],
+    ]
+    prompt = "Once upon a time"
+    exact = run(backend.open_text(prompt, window=200), adapters, reuse=False)
+    reused = run(backend.open_text(prompt, window=200), adapters, reuse=True)
+    session = backend.open_text(prompt, window=200)
+    for adapter, piece in zip(adapters, exact, strict=True):
+        fresh = backend.open_text("x", window=200)
+        fresh._ids = list(session._ids)
+        assert run(fresh, [adapter], reuse=False) == [piece]
+        run(session, [adapter], reuse=False)
+        session._take_over()
+    assert exact[0] == reused[0]
+    assert exact != reused
+
+
+def test_reuse_never_crosses_to_another_adapter_unasked(make_backend, learn, tmp_path):
+    backend = make_backend()
+    adapter, _ = learn(backend, tmp_path / "a", epochs=8)
+    session = backend.open_text("Once upon a time", window=200)
+    run(session, [adapter], reuse=False)
+    session._take_over()
+    assert session._cache.versions == {"m/a*1.0"}
+    run(session, [None], reuse=False)
+    session._take_over()
+    assert session._cache.versions == {""}
+
+
+def test_an_empty_prompt_begins_after_the_end_token_or_is_refused(make_backend):
+    backend = make_backend()
+    session = backend.open_text("", window=64)
+    assert run(session, [None], reuse=True)[0]
+    ends = backend._now.base.end_tokens
+    object.__setattr__(backend._now.base, "end_tokens", frozenset())
+    with pytest.raises(InvalidText, match="prompt"):
+        backend.open_text("", window=64)
+    object.__setattr__(backend._now.base, "end_tokens", ends)
+
+
+# --- scores ------------------------------------------------------------------------------------
+
+
+def test_scores_are_the_models_log_probabilities(make_backend, score):
+    backend = make_backend()
+    text = backend._now.text
+    ids = [*text.encode("context and "), *text.encode("target")]
+    with torch.no_grad():
+        logits = backend._now.base.model(torch.tensor([ids])).logits.log_softmax(-1)[0]
+    expected = torch.tensor([logits[i - 1, ids[i]] for i in range(len(ids) - 6, len(ids))])
+    assert torch.allclose(
+        score(backend, None, "target", context="context and "), expected, atol=1e-5
+    )
+    assert len(score(backend, None, "target")) == 5  # nothing predicts the first token
+
+
+def test_a_score_beyond_the_models_length_is_refused(make_backend, score):
+    with pytest.raises(PromptTooLong, match="256"):
+        score(make_backend(), None, "x" * 300)
+    with pytest.raises(InvalidText, match="empty"):
+        score(make_backend(), None, "")
