@@ -154,6 +154,7 @@ class DirectoryStore:
                     self._sweep(entry)
 
     def _sweep(self, folder: Path) -> None:
+        self._read(folder)  # before the lock file is made: the folder may not be ours
         with self._locked(folder):
             named = {revision.name for revision in self._read(folder).revisions}
             for entry in (*_entries(folder / REVISIONS), *folder.glob(f".{MANIFEST}.*")):

@@ -24,11 +24,20 @@ def test_a_lifetime_is_positive(value):
         Policy(ttl=value)
 
 
-@pytest.mark.parametrize("value", [*BAD, None])
+@pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("name", ["rank", "epochs", "alpha", "rate", "epsilon", "clip"])
 def test_learning_refuses_what_is_not_positive(name, value):
+    if (name, value) == ("rate", None):
+        assert Learning(rate=None).rate is None  # derived from the model's width
+        return
     with pytest.raises(InvalidSetting, match=f"learning.{name}"):
         Learning(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["rank", "epochs", "alpha", "epsilon", "clip"])
+def test_only_what_the_model_decides_may_be_left_open(name):
+    with pytest.raises(InvalidSetting, match=f"learning.{name} is None"):
+        Learning(**{name: None})
 
 
 @pytest.mark.parametrize("value", [-0.1, 1, 1.5, math.nan, True, None, "x"])
@@ -94,6 +103,7 @@ def test_resolving_fills_in_everything(context):
     assert policy.reply_tokens < policy.window <= context
     assert 0 < policy.chunk <= policy.window
     assert policy.learning.context < policy.window
+    assert policy.learning.rate > 0
     assert policy.resolve(ModelLimits(context=context)) == policy
 
 

@@ -1,0 +1,244 @@
+"""An archive is hostile until checked: refused wholly, with nothing left under the root."""
+
+import hashlib
+import json
+import stat
+import struct
+import zipfile
+
+import pytest
+
+from templora_memory import Document, Message, ModelIdentity, Revision
+from templora_memory._manifest import new_manifest
+from templora_memory.errors import Conflict, InvalidId, StoreDamaged
+from templora_memory.stores import DirectoryStore
+
+BASE = ModelIdentity(name="m", revision=None, config="c", tokenizer="t", weights="w")
+NAME = "0" * 64
+FILE = f"revisions/{NAME}/adapter_model.safetensors"
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = DirectoryStore(tmp_path / "root")
+    made.open()
+    return made
+
+
+@pytest.fixture
+def parts(store, tmp_path):
+    """The names and contents of a good archive, in order."""
+    manifest = new_manifest("ada", BASE, created=1.0, ttl=None)
+    store.create(manifest)
+    store.record("ada", [Message("user", "hello")])
+    store.record_documents("ada", [Document("Ada keeps bees.")])
+    revision = Revision(
+        name=NAME,
+        parent=None,
+        dialogue=manifest.first,
+        messages=0,
+        documents=(),
+        tokens=1,
+        created=2.0,
+        files=(),
+    )
+    with store.stage("ada") as folder:
+        (folder / "adapter_model.safetensors").write_bytes(b"weights")
+        store.commit(manifest, revision, folder, keep=4)
+    store.export("ada", tmp_path / "good.zip")
+    store.delete("ada")
+    with zipfile.ZipFile(tmp_path / "good.zip") as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture
+def refused(store, tmp_path):
+    """Import a file that must be refused, and look at what that left."""
+
+    def check(path, error=StoreDamaged, match=None):
+        with pytest.raises(error, match=match):
+            store.import_(path, None)
+        assert list(store.root.iterdir()) == []
+        assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+            {"root", "good.zip", path.name} & {p.name for p in tmp_path.iterdir()}
+        )
+
+    return check
+
+
+def pack(path, entries, **options):
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+    return path
+
+
+def changed(parts, change):
+    body = json.loads(parts["manifest.json"])
+    change(body)
+    return {**parts, "manifest.json": json.dumps(body).encode()}.items()
+
+
+def test_a_good_archive_packed_by_hand_is_accepted(store, parts, tmp_path):
+    store.import_(pack(tmp_path / "hand.zip", parts.items()), None)
+    assert store.journal("ada").documents
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil.json", "/evil.json", "revisions/../../evil.json", "evil.json", "lock",
+        f"revisions/{NAME}/more.json", f"revisions/{NAME}/../x.json", "C:\\evil.json", "revisions/",
+    ],
+)  # fmt: skip
+def test_a_file_too_many_is_refused_wherever_it_points(refused, parts, tmp_path, name):
+    refused(pack(tmp_path / "x.zip", [*parts.items(), (name, b"{}")]), match="disagree|plain")
+
+
+@pytest.mark.parametrize(
+    "path", ["../evil.json", "/evil.json", "a/../../evil.json", "..\\evil.json", ".x.json", ""]
+)
+def test_a_manifest_that_names_paths_is_refused(refused, parts, tmp_path, path):
+    entries = dict(changed(parts, lambda b: b["revisions"][0]["files"][0].update(path=path)))
+    entries[f"revisions/{NAME}/{path}"] = entries.pop(FILE)
+    refused(pack(tmp_path / "x.zip", entries.items()), match="plain")
+
+
+@pytest.mark.parametrize("name", ["../../../evil", "a" * 63, "/etc", ""])
+def test_a_revision_that_names_a_path_is_refused(refused, parts, tmp_path, name):
+    entries = dict(
+        changed(parts, lambda b: (b["revisions"][0].update(name=name), b.update(head=name)))
+    )
+    entries[f"revisions/{name}/adapter_model.safetensors"] = entries.pop(FILE)
+    refused(pack(tmp_path / "x.zip", entries.items()))
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "", "a@b@c"])
+def test_an_id_that_is_a_path_is_refused(refused, parts, tmp_path, name):
+    entries = changed(parts, lambda b: b.update(id=name))
+    refused(pack(tmp_path / "x.zip", entries), error=InvalidId)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".py", ".bin", ""])
+def test_only_json_and_safetensors_come_in(refused, parts, tmp_path, suffix):
+    entries = dict(
+        changed(parts, lambda b: b["revisions"][0]["files"][0].update(path=f"x{suffix}"))
+    )
+    entries[f"revisions/{NAME}/x{suffix}"] = entries.pop(FILE)
+    refused(pack(tmp_path / "x.zip", entries.items()), match="only JSON and safetensors")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_twice_is_refused(refused, parts, tmp_path):
+    refused(pack(tmp_path / "x.zip", [*parts.items(), (FILE, b"WEIGHTS")]), match="names twice")
+
+
+@pytest.mark.parametrize("size", [0, 6, 8, 1 << 40])
+def test_a_wrong_size_is_refused(refused, parts, tmp_path, size):
+    entries = changed(parts, lambda b: b["revisions"][0]["files"][0].update(bytes=size))
+    refused(pack(tmp_path / "x.zip", entries), match="disagree")
+
+
+def test_a_wrong_checksum_is_refused(refused, parts, tmp_path):
+    entries = {**parts, FILE: b"WEIGHTS"}.items()
+    refused(pack(tmp_path / "x.zip", entries), match="checksum")
+
+
+def test_a_missing_file_is_refused(refused, parts, tmp_path):
+    for gone in ("manifest.json", FILE):
+        entries = [(name, content) for name, content in parts.items() if name != gone]
+        refused(pack(tmp_path / "x.zip", entries))
+
+
+def test_a_damaged_journal_is_refused(refused, parts, tmp_path):
+    entries = {**parts, "journal.jsonl": parts["journal.jsonl"].replace(b"hello", b"jello")}
+    refused(pack(tmp_path / "x.zip", entries.items()), match="damaged at byte 0")
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", FILE])
+def test_a_compressed_bomb_is_refused_unopened(refused, parts, tmp_path, name):
+    bomb = b"\0" * 10_000_000
+    entries = dict(
+        changed(
+            parts,
+            lambda b: b["revisions"][0]["files"][0].update(
+                bytes=len(bomb), sha256=hashlib.sha256(bomb).hexdigest()
+            ),
+        )
+    )
+    entries[name] = bomb
+    path = pack(tmp_path / "x.zip", entries.items(), compression=zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 100_000
+    refused(path, match="not a plain stored file")
+
+
+def test_sizes_beyond_the_file_are_refused(refused, parts, tmp_path):
+    """Central directory and manifest agree on a size that the archive cannot hold."""
+    size = 1 << 30
+    entries = changed(parts, lambda b: b["revisions"][0]["files"][0].update(bytes=size))
+    path = pack(tmp_path / "x.zip", entries)
+    body = bytearray(path.read_bytes())
+    at = body.rindex(FILE.encode()) - 46
+    assert body[at : at + 4] == b"PK\x01\x02"
+    body[at + 20 : at + 28] = struct.pack("<II", size, size)
+    path.write_bytes(body)
+    refused(path, match="more than it is long")
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFDIR, stat.S_IFIFO])
+def test_links_and_other_kinds_are_refused(refused, parts, tmp_path, kind):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = ((kind if name == FILE else stat.S_IFREG) | 0o600) << 16
+            archive.writestr(info, content)
+    refused(path, match="not a plain stored file")
+
+
+def test_an_encrypted_entry_is_refused(refused, parts, tmp_path):
+    path = pack(tmp_path / "x.zip", parts.items())
+    body = bytearray(path.read_bytes())
+    at = body.rindex(FILE.encode()) - 46
+    body[at + 8] |= 1
+    path.write_bytes(body)
+    refused(path, match="not a plain stored file")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x05\x06" + b"\0" * 18, b"PK\x03\x04" * 50])
+def test_what_is_no_archive_is_refused(refused, tmp_path, content):
+    (tmp_path / "x.zip").write_bytes(content)
+    refused(tmp_path / "x.zip", match=r"x\.zip")
+
+
+def test_a_folder_or_a_missing_file_is_refused(refused, tmp_path):
+    refused(tmp_path / "no.zip", match="There is no file")
+    (tmp_path / "folder").mkdir()
+    refused(tmp_path / "folder", match="Could not read")
+
+
+@pytest.mark.parametrize("change", [{"format": 2}, {"format": None}, {"salt": 5}, {"more": 1}])
+def test_an_unknown_format_is_refused(refused, parts, tmp_path, change):
+    refused(pack(tmp_path / "x.zip", changed(parts, lambda b: b.update(change))))
+
+
+def test_an_archive_cut_anywhere_is_refused(refused, parts, tmp_path):
+    whole = pack(tmp_path / "x.zip", parts.items()).read_bytes()
+    for cut in range(0, len(whole), 41):
+        (tmp_path / "x.zip").write_bytes(whole[:cut])
+        refused(tmp_path / "x.zip")
+
+
+def test_a_changed_byte_never_ends_in_another_error(store, parts, tmp_path):
+    whole = pack(tmp_path / "x.zip", parts.items()).read_bytes()
+    for index in range(0, len(whole), 11):
+        body = bytearray(whole)
+        body[index] ^= 0x15
+        (tmp_path / "x.zip").write_bytes(body)
+        try:
+            name = store.import_(tmp_path / "x.zip", "ada").id
+        except (StoreDamaged, Conflict):
+            assert list(store.root.iterdir()) == []
+        else:  # a byte without meaning, such as a date
+            assert store.folder(name, store.manifest(name).revisions[0])
+            store.delete(name)

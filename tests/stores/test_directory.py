@@ -1,0 +1,401 @@
+"""What is special about folders on a disk: modes, locks, damage, leftovers, several processes."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import pytest
+
+from templora_memory import Document, Message, ModelIdentity, ParametricMemory, Policy, Revision
+from templora_memory._manifest import new_manifest
+from templora_memory.errors import (
+    Conflict,
+    StoreDamaged,
+    StoreWriteFailed,
+    UnknownMemory,
+)
+from templora_memory.stores import DirectoryStore, _directory
+from templora_memory.stores._locks import hold
+from templora_memory.testing import FakeBackend
+
+BASE = ModelIdentity(name="m", revision=None, config="c", tokenizer="t", weights="w")
+TALK = [Message("user", "Füße"), Message("assistant", "two\nlines"), Message("user", "c")]
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = DirectoryStore(tmp_path / "root")
+    made.open()
+    return made
+
+
+@pytest.fixture
+def ada(store):
+    """A memory with a conversation, a document and a revision; returns its folder."""
+    make(store, "ada")
+    return store.root / "ada"
+
+
+def make(store, name):
+    manifest = new_manifest(name, BASE, created=1.0, ttl=None)
+    store.create(manifest)
+    store.record(name, TALK)
+    store.record_documents(name, [Document("Ada keeps bees.")])
+    return commit(store, manifest, "0" * 64)
+
+
+def commit(store, manifest, name, content=b"weights"):
+    revision = Revision(
+        name=name,
+        parent=None,
+        dialogue=manifest.first,
+        messages=0,
+        documents=("d",),
+        tokens=1,
+        created=2.0,
+        files=(),
+    )
+    with store.stage(manifest.id) as folder:
+        (folder / "adapter_model.safetensors").write_bytes(content)
+        return store.commit(manifest, revision, folder, keep=4)
+
+
+def left(root):
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+
+
+@pytest.mark.usefixtures("ada")
+def test_everything_is_for_its_owner_only(store):
+    with store.stage("ada") as staged:
+        (staged / "x.json").write_text("{}")
+        for path in [store.root, *store.root.rglob("*")]:
+            mode = stat.S_IMODE(path.stat().st_mode)
+            inside = staged in path.parents  # written by a learner, protected by its folder
+            assert mode == (0o700 if path.is_dir() else 0o600) or inside, path
+
+
+@pytest.mark.usefixtures("ada")
+def test_the_layout_is_the_documented_one(store):
+    assert left(store.root) == [
+        "ada",
+        "ada/journal.jsonl",
+        "ada/lock",
+        "ada/manifest.json",
+        "ada/revisions",
+        f"ada/revisions/{'0' * 64}",
+        f"ada/revisions/{'0' * 64}/adapter_model.safetensors",
+    ]
+
+
+def test_a_root_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreWriteFailed, match="give a folder"):
+        DirectoryStore(tmp_path / "file").open()
+
+
+# --- several processes ---------------------------------------------------------------------------
+
+
+def _write(root, who, count):
+    store = DirectoryStore(root)
+    store.open()
+    talk = []
+    for number in range(count):
+        talk.append(Message("user", f"{who} says {number}"))
+        store.record("ada", talk)
+        store.record_documents("ada", [Document(f"{who} wrote {number}")])
+
+
+def _commit_until(root, who, count):
+    store = DirectoryStore(root)
+    store.open()
+    for number in range(count):
+        while True:
+            try:
+                commit(store, store.manifest("ada"), f"{who}{number:063d}", str(who).encode())
+            except Conflict:
+                continue
+            break
+
+
+@pytest.mark.parametrize("work", ["text", "revisions"])
+@pytest.mark.usefixtures("ada")
+def test_two_stores_write_to_one_root(store, work):
+    if work == "text":
+        run = threading.Thread(target=_write, args=(store.root, "p0", 20))
+        run.start()
+        _write(store.root, "p1", 20)
+        run.join()
+        journal = store.journal("ada")
+        assert len(journal.documents) == 41
+    else:
+        run = threading.Thread(target=_commit_until, args=(store.root, 1, 10))
+        run.start()
+        _commit_until(store.root, 2, 10)
+        run.join()
+        assert store.manifest("ada").epoch == 21
+        for revision in store.manifest("ada").revisions:
+            assert store.folder("ada", revision).is_dir()
+
+
+@pytest.mark.usefixtures("ada")
+def test_real_processes_lose_nothing(store, tmp_path):
+    script = tmp_path / "write.py"
+    script.write_text(
+        "import sys\n"
+        "from templora_memory import Document, Message\n"
+        "from templora_memory.stores import DirectoryStore\n"
+        "store = DirectoryStore(sys.argv[1]); store.open(); talk = []\n"
+        "for n in range(15):\n"
+        "    talk.append(Message('user', f'{sys.argv[2]} says {n}'))\n"
+        "    store.record('ada', talk)\n"
+        "    store.record_documents('ada', [Document(f'{sys.argv[2]} wrote {n}')])\n"
+    )
+    running = [
+        subprocess.Popen([sys.executable, str(script), str(store.root), who]) for who in "ab"
+    ]
+    assert [process.wait(60) for process in running] == [0, 0]
+    journal, manifest = store.journal("ada"), store.manifest("ada")
+    assert len(journal.documents) == 31
+    for who in "ab":
+        talk = [Message("user", f"{who} says {n}") for n in range(15)]
+        assert journal.messages(manifest.chain(talk)[-1]) == tuple(talk)
+
+
+def test_a_second_writer_waits_for_the_lock_then_gives_up(store, ada, monkeypatch):
+    monkeypatch.setattr(_directory, "LOCK_SECONDS", 0.05)
+    with hold(ada / "lock", seconds=1):
+        with pytest.raises(Conflict, match="locked by another process"):
+            store.record("ada", [Message("user", "x")])
+        assert store.manifest("ada").epoch == 1  # reading needs no lock
+    store.record("ada", [Message("user", "x")])
+
+
+def test_who_waits_for_a_forgotten_memory_does_not_bring_it_back(store, ada):
+    errors = []
+
+    def write():
+        try:
+            store.record("ada", [Message("user", "x")])
+        except UnknownMemory as error:
+            errors.append(error)
+
+    other = DirectoryStore(store.root)
+    with hold(ada / "lock", seconds=1):
+        waiting = threading.Thread(target=write)
+        waiting.start()
+        gone = store.root / ".forgotten-x"
+        ada.rename(gone)
+    waiting.join(30)
+    assert len(errors) == 1
+    assert not ada.exists()
+    other.open()
+    assert left(store.root) == []
+
+
+def test_a_lock_ends_with_its_block_and_excludes_others(tmp_path):
+    path = tmp_path / "lock"
+    with hold(path, seconds=1), pytest.raises(TimeoutError), hold(path, seconds=0):
+        pass
+    with hold(path, seconds=0):
+        path.unlink()
+        with hold(path, seconds=0):  # another file: whoever held the old one held nothing
+            pass
+    shutil.rmtree(tmp_path)
+    with pytest.raises(FileNotFoundError), hold(path, seconds=1):
+        pass
+
+
+@pytest.mark.usefixtures("ada")
+def test_a_memory_forgotten_and_made_again_is_another_one(store):
+    other = DirectoryStore(store.root)
+    old = other.manifest("ada")
+    assert other.journal("ada").documents
+    store.delete("ada")
+    again = replace(new_manifest("ada", BASE, created=5.0, ttl=None), salt=old.salt, epoch=1)
+    store.create(again)
+    store.record("ada", [Message("user", "new " * 200)])
+    assert other.journal("ada").documents == ()
+    assert other.journal("ada").messages(other.journal("ada").tip)[0].content == "new " * 200
+    with pytest.raises(Conflict, match="made again"):
+        other.replace(old, epoch=1)
+
+
+# --- damage --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"format": 1}', b'{"format": 9}']
+)
+def test_a_damaged_manifest_is_named(store, ada, content):
+    (ada / "manifest.json").write_bytes(content)
+    for call in (store.manifest, store.journal, store.size, lambda i: store.record(i, TALK)):
+        with pytest.raises(StoreDamaged, match=r"manifest\.json"):
+            call("ada")
+    DirectoryStore(store.root).open()
+    assert (ada / "manifest.json").read_bytes() == content
+    store.delete("ada")
+    assert left(store.root) == []
+
+
+def test_a_copied_folder_is_not_taken_for_the_memory(store, ada):
+    shutil.copytree(ada, store.root / "eve")
+    with pytest.raises(StoreDamaged, match="says it is 'ada', not 'eve'"):
+        store.manifest("eve")
+
+
+def test_every_damaged_byte_of_the_journal_is_noticed(store, ada):
+    path = ada / "journal.jsonl"
+    whole = path.read_bytes()
+    ends = [index for index, byte in enumerate(whole) if byte == 10]
+    for index in range(0, len(whole), 7):
+        if index in ends:
+            continue
+        path.write_bytes(whole[:index] + bytes([whole[index] ^ 1]) + whole[index + 1 :])
+        with pytest.raises(StoreDamaged, match=r"journal\.jsonl is damaged at byte \d+"):
+            DirectoryStore(store.root).journal("ada")
+
+
+def test_a_journal_cut_anywhere_is_readable_and_can_be_continued(store, ada):
+    path = ada / "journal.jsonl"
+    whole, manifest = path.read_bytes(), store.manifest("ada")
+    chain = manifest.chain(TALK)
+    more = [*TALK, Message("assistant", "d")]
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        fresh = DirectoryStore(store.root)
+        lines = whole[:cut].count(b"\n")
+        journal = fresh.journal("ada")
+        tip = chain[min(lines, len(TALK))]
+        assert (journal.tip, len(journal.documents)) == (tip, int(lines > len(TALK)))
+        assert journal.messages(tip) == tuple(TALK[:lines])
+        if cut % 5 == 0 or cut == len(whole):
+            end = fresh.record("ada", more)
+            for reader in (fresh, DirectoryStore(store.root)):
+                assert reader.journal("ada").messages(end) == tuple(more)
+
+
+@pytest.mark.parametrize("change", ["other content", "longer", "missing file"])
+@pytest.mark.usefixtures("ada")
+def test_a_damaged_revision_is_named(store, change):
+    revision = store.manifest("ada").revisions[0]
+    path = store.folder("ada", revision) / "adapter_model.safetensors"
+    if change == "missing file":
+        path.unlink()
+    else:
+        path.write_bytes(b"WEIGHTS" if change == "other content" else b"weights+")
+    with pytest.raises(StoreDamaged, match=r"adapter_model\.safetensors"):
+        store.folder("ada", revision)
+
+
+# --- leftovers -----------------------------------------------------------------------------------
+
+
+def test_leftovers_of_killed_processes_are_swept(store, ada):
+    before = left(store.root)
+    for name in (".incoming-1", ".forgotten-2", "ada/.staging-3", f"ada/revisions/{'1' * 64}"):
+        (store.root / name).mkdir()
+        (store.root / name / "adapter.json").write_text("leftover")
+    for name in (
+        ".incoming-1.lock",
+        ".incoming-9.lock",
+        "ada/.staging-3.lock",
+        "ada/.staging-9.lock",
+    ):
+        (store.root / name).touch()
+    (ada / ".manifest.json.12ab").write_text("{}")
+    DirectoryStore(store.root).open()
+    assert left(store.root) == before
+
+
+def test_the_work_of_a_living_process_is_not_swept(store, ada):
+    with store.stage("ada") as folder:
+        (folder / "x.json").write_text("{}")
+        DirectoryStore(store.root).open()
+        assert (folder / "x.json").exists()
+    assert not list(ada.glob(".staging*"))
+
+
+@pytest.mark.usefixtures("ada")
+def test_folders_of_others_are_left_alone(store):
+    (store.root / "notes").mkdir()
+    (store.root / "notes" / "manifest.json").write_text("not ours")
+    (store.root / "file.txt").write_text("x")
+    (store.root / "empty").mkdir()
+    before = left(store.root)
+    DirectoryStore(store.root).open()
+    assert left(store.root) == before
+
+
+def _change(store, manifest, target):
+    if target == "append":
+        store.record("ada", [Message("user", "x")])
+    else:
+        store.replace(replace(manifest, epoch=2), epoch=1)
+
+
+@pytest.mark.parametrize("target", ["replace", "append"])
+def test_a_refused_write_names_path_and_advice_and_loses_nothing(store, ada, monkeypatch, target):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    before = (store.manifest("ada"), (ada / "journal.jsonl").read_bytes(), left(ada))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(StoreWriteFailed, match=r"ada.*Permission denied; check that") as caught:
+            _change(store, before[0], target)
+    assert "Nothing was lost" in str(caught.value)
+    assert (store.manifest("ada"), (ada / "journal.jsonl").read_bytes(), left(ada)) == before
+
+
+# --- forgetting ----------------------------------------------------------------------------------
+
+
+def test_no_byte_of_a_planted_sentence_is_left(tmp_path):
+    root, secret = tmp_path / "root", "The zanzibar marble is under the quince."
+    backend = FakeBackend()
+    policy = Policy(window=64, reply_tokens=16, chunk=8)
+    with ParametricMemory(backend, DirectoryStore(root), policy) as service:
+        service.absorb("eve", "Eve likes rain.")
+        service.absorb("ada", secret)
+        history = [Message("user", secret), Message("assistant", f"Yes. {secret}")] * 6
+        service.reply("ada", [*history, Message("user", "Where?")])
+        service.fork("ada", "ada@bob")
+        service.absorb("ada@bob", secret + " Really.")
+        service.rebuild("ada")
+        service.wait()
+        (root / "ada" / ".staging-1").mkdir()
+        (root / "ada" / ".staging-1" / "adapter.json").write_text(secret)
+        assert holds(root, b"zanzibar")
+        receipt = service.forget("ada")
+        assert {file.path.split("/")[0] for file in receipt.files} == {"ada", "ada@bob"}
+        assert not holds(root, b"zanzibar")
+        assert not holds(root, b"quince")
+        assert not [name for name in left(root) if name.startswith("ada")]
+        assert service.list() == ("eve",)
+        assert holds(root, b"rain")
+
+
+def holds(root, word):
+    return any(word in path.read_bytes() for path in root.rglob("*") if path.is_file())
+
+
+@pytest.mark.usefixtures("ada")
+def test_the_receipt_lists_exactly_what_was_there(store):
+    before = {name for name in left(store.root) if (store.root / name).is_file()}
+    sizes = {name: (store.root / name).stat().st_size for name in before}
+    assert {file.path: file.bytes for file in store.delete("ada")} == sizes
+
+
+def test_a_report_and_a_manifest_hold_no_text(tmp_path):
+    with ParametricMemory(FakeBackend(), DirectoryStore(tmp_path / "root")) as service:
+        service.absorb("ada", "The zanzibar marble.")
+        for path in (tmp_path / "root").rglob("*.json"):
+            if path.name != "adapter.json":
+                assert "zanzibar" not in path.read_text()
+                json.loads(path.read_text())
