@@ -25,7 +25,7 @@ from templora_memory._policy import Policy
 from templora_memory._ports import Adapter, Backend, LearnRequest, Store
 from templora_memory._reports import AbsorbProgress, AbsorbReport, ChunkStats
 from templora_memory._window import turn_starts
-from templora_memory.errors import Cancelled, Conflict, StoreError, UnknownMemory
+from templora_memory.errors import Cancelled, Conflict, StoreError, StoreWriteFailed, UnknownMemory
 
 REPORT = "report.json"
 _TRIES = 8
@@ -145,7 +145,12 @@ class Absorber:
                 now = self._manifest(job)  # forgotten: its folders went away under the training
                 if not now.same_memory(manifest):
                     raise Cancelled(f"Memory {job.memory_id!r} was forgotten meanwhile.") from error
-                raise
+                if isinstance(error, StoreError):
+                    raise
+                raise StoreWriteFailed(
+                    f"Could not write a new revision of {job.memory_id!r}: {error}; free some "
+                    "space and check that the store's folder may be written. Nothing was lost."
+                ) from error
             else:
                 tally.chunks += chunks
 

@@ -510,8 +510,7 @@ def test_forgetting_stops_an_absorb_and_leaves_nothing(make_box, gate):
     assert gate.reached.wait(30)
     forgetting = threading.Thread(target=box.service.forget, args=("ada",))
     forgetting.start()
-    while not job.cancelled():
-        pass
+    assert job._cancel.wait(30)
     gate.open.set()
     forgetting.join(30)
     with pytest.raises(Cancelled):

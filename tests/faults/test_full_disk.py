@@ -1,0 +1,134 @@
+"""A disk that is full, or may not be written: one clear error, and nothing is lost."""
+
+import errno
+import resource
+import signal
+
+import pytest
+
+from templora_memory import Document, Message, ParametricMemory
+from templora_memory.errors import StoreWriteFailed
+from templora_memory.stores import DirectoryStore, _directory, _files
+from templora_memory.testing import FakeBackend
+
+TALK = [Message("user", "hello"), Message("assistant", "there")]
+FULL = r"Could not write .*{}.*the disk or quota is full: free some space.*Nothing was lost"
+
+
+@pytest.fixture
+def memory(tmp_path):
+    with ParametricMemory(FakeBackend(), DirectoryStore(tmp_path / "root")) as service:
+        service.absorb("ada", "Ada keeps bees.")
+        service.absorb("ada", TALK)
+        yield service
+
+
+@pytest.fixture
+def full_disk():
+    """No file may grow beyond so many bytes; the kernel then refuses writes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def state(memory):
+    return memory.transcript("ada"), memory.history("ada"), memory.status("ada").bytes
+
+
+def test_a_journal_that_cannot_grow(memory, full_disk, tmp_path):
+    before = state(memory)
+    full_disk((tmp_path / "root" / "ada" / "journal.jsonl").stat().st_size + 100)
+    with pytest.raises(StoreWriteFailed, match=FULL.format("journal")):
+        memory.absorb("ada", "word " * 500)
+    with pytest.raises(StoreWriteFailed):
+        memory.reply("ada", [*TALK, Message("user", "word " * 300)])
+    full_disk(resource.RLIM_INFINITY)
+    assert state(memory) == before
+    assert memory.absorb("ada", "word " * 500).tokens == 500
+    assert memory.reply("ada", [*TALK, Message("user", "word " * 300)]).text
+
+
+def test_a_manifest_that_cannot_be_written(memory, full_disk, tmp_path):
+    before = state(memory)
+    full_disk(200)
+    with pytest.raises(StoreWriteFailed, match=FULL.format("manifest")):
+        memory.rollback("ada", memory.history("ada")[0].name)
+    with pytest.raises(StoreWriteFailed, match=FULL.format("manifest")):
+        memory.fork("ada", "eve")
+    full_disk(resource.RLIM_INFINITY)
+    assert state(memory) == before
+    assert memory.list() == ("ada",)
+    assert [entry.name for entry in (tmp_path / "root").iterdir()] == ["ada"]
+
+
+def test_an_archive_that_cannot_be_written(memory, full_disk, tmp_path):
+    target = tmp_path / "ada.zip"
+    target.write_bytes(b"old")
+    full_disk(300)
+    with pytest.raises(StoreWriteFailed, match=FULL.format(r"ada\.zip")):
+        memory.export("ada", target)
+    full_disk(resource.RLIM_INFINITY)
+    assert target.read_bytes() == b"old"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["ada.zip", "root"]
+    memory.export("ada", target)
+    full_disk(300)
+    with pytest.raises(StoreWriteFailed):
+        memory.import_(target, "eve")
+    full_disk(resource.RLIM_INFINITY)
+    assert [entry.name for entry in (tmp_path / "root").iterdir()] == ["ada"]
+    assert memory.import_(target, "eve").transcript() == memory.transcript("ada")
+
+
+def test_a_learner_without_space_leaves_the_text_and_the_old_revision(memory, full_disk, tmp_path):
+    head = memory.head("ada")
+    text = "word " * 2000
+    memory._store.record_documents("ada", [Document(text)])
+    full_disk((tmp_path / "root" / "ada" / "journal.jsonl").stat().st_size - 1000)
+    with pytest.raises(StoreWriteFailed, match=r"new revision of 'ada'.*File too large.*free some"):
+        memory.absorb("ada", text)
+    full_disk(resource.RLIM_INFINITY)
+    assert memory.head("ada") == head
+    assert not list((tmp_path / "root").rglob(".staging*"))
+    assert "File too large" in memory.status("ada").last_error
+    assert memory.absorb("ada", text).tokens == 2000
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EIO])
+def test_a_root_that_may_not_be_written(memory, monkeypatch, code, tmp_path):
+    """Everything that writes says so; everything that reads goes on."""
+    before = state(memory)
+    name = memory.history("ada")[0].name
+    memory.export("ada", tmp_path / "ada.zip")
+
+    def refuse(*_, **__):
+        raise OSError(code, "No way", "x")
+
+    with monkeypatch.context() as patch:
+        for where, what in (
+            (_files.os, "write"),
+            (_files.os, "ftruncate"),
+            (_files.Path, "mkdir"),
+            (_directory.Path, "rename"),
+        ):
+            patch.setattr(where, what, refuse)
+        for call in (
+            lambda: memory.absorb("ada", "More."),
+            lambda: memory.open("eve"),
+            lambda: memory.fork("ada", "eve"),
+            lambda: memory.rollback("ada", name),
+            lambda: memory.forget("ada"),
+            lambda: memory.import_(tmp_path / "ada.zip", "eve"),
+            lambda: DirectoryStore(tmp_path / "other").open(),
+        ):
+            with pytest.raises(StoreWriteFailed, match=r"Could not write .*No way"):
+                call()
+        assert state(memory) == before
+        assert memory.reply("ada", TALK[:1], revision="head").text
+    assert state(memory) == before
+    assert memory.list() == ("ada",)

@@ -1,0 +1,61 @@
+"""The whole service killed in the middle of a conversation, an absorb, a rebuild."""
+
+import pytest
+
+from templora_memory import Document, Message, ParametricMemory, Policy
+from templora_memory.stores import DirectoryStore
+from templora_memory.testing import FakeBackend
+
+BIO = "Ada keeps zanzibar bees."
+TALK = [
+    Message("user" if n % 2 == 0 else "assistant", f"zanzibar number {n} of this conversation")
+    for n in range(8)
+]
+
+
+def service(root):
+    policy = Policy(window=64, reply_tokens=24, chunk=16)
+    return ParametricMemory(FakeBackend(), DirectoryStore(root), policy)
+
+
+def prepare(root):
+    with service(root) as memory:
+        memory.absorb("ada", BIO)
+        memory.absorb("ada", TALK)
+
+
+@pytest.mark.parametrize("verb", ["absorb", "reply", "rebuild", "fork"])
+def test_a_killed_service_goes_on(killer, verb):
+    question = [*TALK, Message("user", "And zanzibar number ten?")]
+
+    def scenario(root, acknowledge):
+        with service(root) as memory:
+            if verb == "absorb":
+                memory.absorb("ada", Document("zanzibar second text"))
+            elif verb == "reply":
+                memory.reply("ada", question)
+            elif verb == "fork":
+                memory.fork("ada", "eve")
+            else:
+                memory.rebuild("ada")
+            acknowledge(verb)
+
+    def check(root, acknowledged, finished):
+        assert finished <= bool(acknowledged)
+        with service(root) as memory:
+            for name in memory.list():
+                text = memory.transcript(name)
+                assert text.documents[0].text == BIO
+                assert text.messages[: len(TALK)] == tuple(TALK)
+                assert set(memory.status(name).as_dict())
+                assert BIO in memory.reply(name, [Message("user", "Who keeps bees?")]).text
+            assert memory.absorb("ada", TALK).revision
+            assert memory.covered("ada", TALK).messages == len(TALK)
+            if verb == "absorb":
+                memory.absorb("ada", Document("zanzibar second text"))
+                assert memory.status("ada").absorbed_documents == 2
+            for name in memory.list():
+                memory.forget(name)
+        assert list(root.iterdir()) == []
+
+    killer.run(prepare, scenario, check)
