@@ -1,0 +1,136 @@
+"""What a memory in weights does, in the terminal, without a question to the user.
+
+Learns an invented character (a bio and a long conversation) on the embedded model, asks before
+and after, puts a retrieved fact into the prompt, forgets, and checks that the base model is bit
+for bit what it was. Whatever the model says is printed. Exits with 1 if the check fails.
+
+    python demos/terminal_demo.py
+    python demos/terminal_demo.py --model Qwen/Qwen3-0.6B
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from character import NAME, QUESTIONS, bio, conversation
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from templora_memory import AbsorbReport, Job, Learning, Message, ParametricMemory, Policy
+
+ID = "orla"
+# smaller chunks and larger steps than the defaults: the embedded model is small, and so is the text
+POLICY = Policy(chunk=128, learning=Learning(rate=3e-3, epochs=4))
+FERRY = "The ferry to Glass Island leaves at six on Friday."
+ASKED = "When does the ferry to Glass Island leave?"
+
+Answers = tuple[tuple[str, float], ...]
+
+
+def ask_base(memory: ParametricMemory) -> Answers:
+    """What the base model says, and its log-probability of each right answer."""
+    return tuple(
+        (
+            memory.reply(None, [Message("user", fact.question)], max_tokens=24).text.strip(),
+            memory.probe(ID, fact.question, fact.said).without_memory,
+        )
+        for fact in QUESTIONS
+    )
+
+
+def follow(console: Console, job: Job, title: str) -> AbsorbReport:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        while not job.done:
+            if now := job.progress:
+                bar.update(task, completed=now.chunk, total=now.chunks)
+            time.sleep(0.05)
+    return job.wait()
+
+
+def learn(console: Console, memory: ParametricMemory, history: Sequence[Message]) -> None:
+    for title, text in (("bio", bio()), ("conversation", history)):
+        report = follow(console, memory.absorb(ID, text, wait=False), title)
+        console.print(
+            f"  {title:12} {report.tokens:5,} tokens, perplexity {report.perplexity_before:6.2f}"
+            f" -> {report.perplexity_after:.2f}, {report.recalled:.0%} recalled verbatim,"
+            f" {report.seconds:.1f} s, {report.bytes / 1e6:.1f} MB"
+        )
+
+
+def ask_both(console: Console, memory: ParametricMemory, before: Answers) -> None:
+    table = Table(
+        "question", "right answer", "before", "after", "nats per token", box=box.SIMPLE_HEAD
+    )
+    for fact, (said, _) in zip(QUESTIONS, before, strict=True):
+        now = memory.reply(ID, [Message("user", fact.question)], revision="head", max_tokens=24)
+        probe = memory.probe(ID, fact.question, fact.said)
+        base, learned = probe.without_memory / probe.tokens, probe.with_memory / probe.tokens
+        nats = f"{base:.2f} -> {learned:.2f}"
+        table.add_row(fact.question, fact.answer, said, now.text.strip(), nats)
+    console.print(table)
+
+
+def show_prompt(console: Console, memory: ParametricMemory, history: Sequence[Message]) -> bool:
+    """Go on with a fact in the prompt; returns whether it stayed out of the memory."""
+    turn = [*history, Message("user", ASKED)]
+    head = memory.head(ID)
+    without = memory.reply(ID, turn, max_tokens=24)
+    found = memory.reply(ID, turn, context=FERRY, max_tokens=24)
+    count = memory.backend.count
+    whole = count([Message("system", bio()), *turn])
+    console.print(f"  asked:            {ASKED}")
+    console.print(f"  without the fact: {without.text.strip()}")
+    console.print(f"  with it:          {found.text.strip()}")
+    console.print(
+        f"  prompt: {without.prompt_tokens} tokens, {found.prompt_tokens} with the fact; bio and "
+        f"conversation in the prompt would be {whole:,}, the window is {memory.policy.window:,}"
+    )
+    memory.wait(ID)
+    journal = memory.transcript(ID)
+    texts = [item.text for item in journal.documents] + [
+        item.content for item in journal.messages[:-1]
+    ]
+    kept_out = memory.head(ID) == head and not any(FERRY in text for text in texts)
+    console.print(f"  learned or kept of the fact: {'nothing' if kept_out else 'SOMETHING'}")
+    return kept_out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="templora/tiny", help="embedded, a hub id or a folder")
+    parser.add_argument("--turns", type=int, default=150, help="length of the conversation")
+    given = parser.parse_args()
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+    history = conversation(given.turns)
+    with tempfile.TemporaryDirectory() as root:
+        console.rule(f"{NAME} on {given.model}")
+        with ParametricMemory.from_pretrained(given.model, root=root, policy=POLICY) as memory:
+            memory.open(ID)
+            before = ask_base(memory)
+            console.print(f"\n1. Learn a bio and {len(history)} messages")
+            learn(console, memory, history)
+            console.print("\n2. Ask, with nothing in the prompt but the question")
+            ask_both(console, memory, before)
+            console.print("\n3. Go on with the conversation; a retrieved fact goes into the prompt")
+            kept_out = show_prompt(console, memory, history)
+            console.print("\n4. Forget")
+            receipt = memory.forget(ID)
+            console.print(f"  {len(receipt.files)} files removed, {receipt.bytes / 1e6:.1f} MB")
+            left = [path for path in Path(root).rglob("*") if path.is_file()]
+            memory.open(ID)
+            same = ask_base(memory) == before
+    console.print(f"  files left: {len(left)}")
+    console.print(f"  base model bit for bit as before: {'yes' if same else 'NO'}")
+    return 0 if same and kept_out and not left else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
