@@ -287,10 +287,10 @@ def _documents_unit(
             break
         items.append(document)
     taken = tuple(digests[: len(items)])
-    before: tuple[Item, ...] = ()
+    before: tuple[Document, ...] = ()
     if isinstance(items[0], Document) and items[0].continues:
-        earlier = journal.documents[: journal.documents.index(digests[0])]
-        before = tuple(journal.document(digest) for digest in earlier[-1:])
+        earlier = journal.document_before(digests[0])
+        before = () if earlier is None else (journal.document(earlier),)
     return _Unit(
         items=tuple(items),
         before=before,

@@ -17,7 +17,7 @@ from templora_memory.errors import InvalidText, StoreDamaged
 
 _KINDS = {
     "message": {"parent", "digest", "role", "content", "name"},
-    "document": {"digest", "text", "title", "continues"},
+    "document": {"parent", "digest", "text", "title", "continues"},
     "withdraw": {"digest"},
     "tip": {"digest"},
 }
@@ -63,11 +63,16 @@ def message_line(parent: str, message: Message) -> dict[str, Any]:
     }
 
 
-def document_line(first: str, document: Document) -> dict[str, Any]:
-    """Documents are named as if each were the only item, so the same text has one name."""
+def document_line(parent: str, document: Document) -> dict[str, Any]:
+    """A document that continues another one is named after it, others after the start value.
+
+    So the same text has one name wherever it stands alone, and a passage that comes twice in one
+    text is not mistaken for its first appearance.
+    """
     return {
         "kind": "document",
-        "digest": extend(first, document),
+        "parent": parent,
+        "digest": extend(parent, document),
         "text": document.text,
         "title": document.title,
         "continues": document.continues,
@@ -85,7 +90,7 @@ class Journal:
         self._first = first
         self._read = read
         self._messages: dict[str, tuple[str, int]] = {}
-        self._documents: dict[str, int] = {}
+        self._documents: dict[str, tuple[str, int]] = {}
         self._withdrawn: set[str] = set()
         self._tip = first
 
@@ -110,10 +115,13 @@ class Journal:
                 self._messages[digest] = (body["parent"], position)
                 self._tip = digest
             case "document":
-                if digest != extend(self._first, _document(body)):
+                parent = body["parent"]
+                if digest != extend(parent, _document(body)):
                     raise ValueError("the digest does not belong to this document")
+                if parent != self._first and not (body["continues"] and parent in self._documents):
+                    raise ValueError("the document before this one is missing")
                 self._documents.pop(digest, None)  # learned again after a withdrawal: now newest
-                self._documents[digest] = position
+                self._documents[digest] = (parent, position)
                 self._withdrawn.discard(digest)
             case "withdraw":
                 self._withdrawn.add(digest)
@@ -149,7 +157,12 @@ class Journal:
         """
         if digest not in self._documents:
             raise StoreDamaged(f"The journal lacks document {digest[:12]}.")
-        return _document(self._read(self._documents[digest]))
+        return _document(self._read(self._documents[digest][1]))
+
+    def document_before(self, digest: str) -> str | None:
+        """Digest of the document that this one continues; None if it stands alone."""
+        parent, _ = self._documents.get(digest, (self._first, 0))
+        return None if parent == self._first else parent
 
     def messages(
         self, digest: str, *, after: str | None = None, most: int | None = None

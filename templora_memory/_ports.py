@@ -290,8 +290,14 @@ class Store(Protocol):
         """
         ...
 
-    def record_documents(self, memory_id: str, documents: Sequence[Document]) -> tuple[str, ...]:
-        """Journal documents durably and return their digests; known ones are not repeated."""
+    def record_documents(
+        self, memory_id: str, documents: Sequence[Document], *, after: str | None = None
+    ) -> tuple[str, ...]:
+        """Journal documents durably and return their digests; known ones are not repeated.
+
+        A document that continues is named after the one before it in the list; the first one after
+        the document `after` (a digest), or after the newest in the journal.
+        """
         ...
 
     def withdraw_documents(self, memory_id: str, digests: Sequence[str]) -> None:

@@ -592,7 +592,9 @@ class ParametricMemory:
                     "after is for messages; documents have no place in a dialogue."
                 )
             documents = [d for d in items if isinstance(d, Document)]
-            digests = self._store.record_documents(manifest.id, documents)
+            digests = self._store.record_documents(
+                manifest.id, documents, after=self._retried(manifest, first)
+            )
             job = self._submit(manifest.id, partial(self._absorber.documents, digests))
         else:
             body = dialogue(message for message in items if isinstance(message, Message))
@@ -604,6 +606,20 @@ class ParametricMemory:
             work = partial(self._absorber.dialogue, target, resent=True)
             job = self._submit(manifest.id, work)
         return _wait(job) if wait else job
+
+    def _retried(self, manifest: Manifest, first: Document) -> str | None:
+        """What a continuing document follows if it is the newest one, not learned yet, once more.
+
+        So trying again after a failure does not journal the text twice.
+        """
+        journal = self._store.journal(manifest.id)
+        newest = next(reversed(journal.documents), None)
+        learned = manifest.newest.documents if manifest.newest else ()
+        if not first.continues or newest is None or newest in learned:
+            return None
+        if journal.document(newest) != first:
+            return None
+        return journal.document_before(newest) or manifest.first
 
     def _submit(self, memory_id: str, work: Callable[[Job], AbsorbReport]) -> Job:
         def watched(job: Job) -> AbsorbReport:

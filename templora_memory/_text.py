@@ -47,6 +47,7 @@ class Writer:
         self._shown = 0
         self._written = 0
         self._began = False
+        self._blank = ""
 
     def steps(self, task: Writing) -> Generator[str, None, FinishReason]:
         """Pieces of text; each finished chunk is learned before the next begins."""
@@ -93,7 +94,9 @@ class Writer:
 
     def _keep(self, text: str) -> tuple[str, ...]:
         """Journal a text as what directly follows the one before; returns digests."""
+        text, self._blank = self._blank + text, ""
         if not text.strip():
+            self._blank = text  # a document needs words: this joins the next one
             return ()
         continues, self._began = self._began, True
         pieces = passages(Document(text, continues=continues))

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from templora_memory._policy import PRESETS, Policy
 from templora_memory._service import TINY, ParametricMemory
@@ -121,7 +122,7 @@ class Call:
         if not out.is_terminal:
             out = Console(highlight=False, markup=False, width=WIDTH)
         for part in shown:
-            out.print(part)
+            out.print(part, soft_wrap=isinstance(part, Text))
 
     def piece(self, text: str) -> None:
         """Text as it comes, unless JSON was asked for."""

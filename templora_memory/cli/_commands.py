@@ -21,7 +21,7 @@ from templora_memory._service import ParametricMemory
 from templora_memory._version import __version__
 from templora_memory.cli import _show
 from templora_memory.cli._call import Call, command
-from templora_memory.errors import InvalidText, StoreDamaged
+from templora_memory.errors import InvalidSetting, InvalidText, StoreDamaged
 from templora_memory.evaluation.perplexity import perplexity as measure, total
 
 app = typer.Typer(
@@ -149,7 +149,7 @@ def chat(
         templora chat ada -m "What does the letter say?" --context "The letter says: come home."
     """
     if call.json and message is None:
-        raise typer.BadParameter("--json needs a message: -m TEXT.")
+        raise InvalidSetting("--json needs a message: -m TEXT.")
     sampling = Sampling(
         temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
     )
@@ -271,7 +271,7 @@ def probe(
     with call.service() as service:
         found = service.probe(memory_id, question, answer, strength=strength)
     document = {"id": memory_id, "question": question, "answer": answer, **found.as_dict()}
-    call.say(document, _show.probed(found))
+    call.say(document, *_show.probed(found))
 
 
 @command(app)
@@ -361,19 +361,19 @@ def forget(
         templora forget --user bob --yes --json
     """
     if (memory_id is None) == (user is None):
-        raise typer.BadParameter("Give a memory id or --user, one of the two.")
+        raise InvalidSetting("Give a memory id or --user, one of the two.")
     what = f"memory {memory_id!r} and all it learned" if memory_id else f"all of user {user!r}"
     with call.files() as service:
         if not yes and not _confirmed(call, f"Forget {what}, for good?"):
             call.warn("nothing was forgotten.")
             raise typer.Exit(1)
         receipt = service.forget(memory_id, user=user)
-    call.say(receipt.as_dict(), _show.forgotten(receipt))
+    call.say(receipt.as_dict(), *_show.forgotten(receipt))
 
 
 def _confirmed(call: Call, question: str) -> bool:
     if call.json or not sys.stdin.isatty():
-        raise typer.BadParameter("Nobody is here to ask: add --yes.")
+        raise InvalidSetting("Nobody is here to ask whether to forget: add --yes.")
     return typer.confirm(question, err=True)
 
 

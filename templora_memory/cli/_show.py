@@ -58,7 +58,7 @@ def absorbed(memory_id: str, report: AbsorbReport) -> Table:
     return pairs(
         {
             "memory": memory_id,
-            "learned": f"{report.tokens:,} tokens in {report.chunks:,} chunks",
+            "learned": f"{report.tokens:,} tokens (chunks: {report.chunks:,})",
             "perplexity": f"{before} before, {after} after",
             "recalled verbatim": "-" if report.recalled is None else f"{report.recalled:.1%}",
             "revision": f"{(report.revision or '-')[:SHORT]} ({size(report.bytes)})",
@@ -122,7 +122,7 @@ def transcript(found: Transcript) -> Text:
     return Text("\n\n".join(parts) or "There is no text.")
 
 
-def probed(probe: Probe) -> Table:
+def probed(probe: Probe) -> tuple[Table, Text]:
     def row(name: str, total: float) -> tuple[object, ...]:
         return name, _number(total), _number(total / probe.tokens, 3)
 
@@ -130,25 +130,23 @@ def probed(probe: Probe) -> Table:
         ("log-probability of the answer", "nats", "nats per token"),
         [row("base model", probe.without_memory), row("with memory", probe.with_memory)],
     )
-    table.caption = (
+    return table, Text(
         f"{probe.tokens} tokens, {probe.recalled:.0%} of them more likely than not; "
         f"gain {probe.gain:+.3f} nats per token."
     )
-    table.caption_justify = "left"
-    return table
 
 
-def forgotten(receipt: ForgetReceipt) -> Table:
+def forgotten(receipt: ForgetReceipt) -> tuple[Table, Text]:
     files = [file.path for file in receipt.files[:_LISTED]]
     if more := len(receipt.files) - len(files):
         files.append(f"... and {more} more (all of them with --json)")
-    return pairs(
+    table = pairs(
         {
             "forgotten": ", ".join(receipt.ids),
-            "files": f"{len(receipt.files)}, {size(receipt.bytes)}",
-            "removed": "\n".join(files),
+            "removed": f"{len(receipt.files)} files, {size(receipt.bytes)}",
         }
     )
+    return table, Text("\n".join(files))
 
 
 def perplexities(rows: Mapping[str, PerplexityReport], total: Mapping[str, Any]) -> Table:

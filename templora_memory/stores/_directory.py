@@ -307,12 +307,16 @@ class DirectoryStore:
             self._append(opened, lines)
         return digests[-1]
 
-    def record_documents(self, memory_id: str, documents: Sequence[Document]) -> tuple[str, ...]:
+    def record_documents(
+        self, memory_id: str, documents: Sequence[Document], *, after: str | None = None
+    ) -> tuple[str, ...]:
         with self._writing_journal(memory_id) as (opened, manifest):
-            lines = {}
+            lines: dict[str, dict[str, Any]] = {}
+            newest = after or next(reversed(opened.journal.documents), manifest.first)
             for document in documents:
-                line = document_line(manifest.first, document)
-                lines[str(line["digest"])] = line
+                line = document_line(newest if document.continues else manifest.first, document)
+                newest = str(line["digest"])
+                lines[newest] = line
             known = set(opened.journal.documents)
             self._append(opened, [line for digest, line in lines.items() if digest not in known])
         return tuple(lines)

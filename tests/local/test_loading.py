@@ -1,0 +1,142 @@
+"""Models that load, and models that do not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from templora_memory import Learning, ParametricMemory, Policy
+from templora_memory.backends.local import LocalBackend
+from templora_memory.backends.local._model import weights_digest
+from templora_memory.errors import BaseMismatch, Closed, InvalidSetting, ModelNotFound
+from templora_memory.stores import DirectoryStore
+
+
+@pytest.fixture
+def saved(make_model, make_tokenizer, tmp_path):
+    folder = tmp_path / "model"
+    make_model().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def opened(model, **options):
+    backend = LocalBackend(model, **options)
+    backend.open()
+    return backend
+
+
+def test_a_folder_loads_without_network_in_the_precision_asked_for(saved, disable_sockets):
+    for dtype, kind in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        backend = opened(saved, device="cpu", dtype=dtype)
+        assert backend._now.base.dtype == kind
+        assert backend.limits.context == 256
+        assert backend.limits.width == 32
+        backend.close()
+
+
+@pytest.fixture
+def disable_sockets(socket_disabled):
+    return socket_disabled
+
+
+def test_the_same_model_is_recognised_in_another_precision_and_folder(saved, tmp_path):
+    first = opened(saved, dtype="float32")
+    second = opened(saved, dtype="bfloat16")
+    (tmp_path / "copy").symlink_to(saved)
+    third = opened(tmp_path / "copy", dtype="float32")
+    assert first.identity.same_model(second.identity)
+    assert first.identity.same_model(third.identity)
+    assert first.identity.name != third.identity.name
+
+
+def test_one_changed_weight_matrix_is_another_model(make_model):
+    model = make_model()
+    before = weights_digest(model)
+    assert weights_digest(make_model()) == before
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight.mul_(1.5)
+    assert weights_digest(model) != before
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("missing", "no usable model"),
+        ("no weights", "safetensors"),
+        ("cut weights", "cannot be loaded"),
+        ("no config", "config.json"),
+        ("no tokenizer", "cannot be loaded"),
+        ("pickle only", "safetensors"),
+    ],
+)
+def test_a_model_that_cannot_be_used_says_what_to_do(saved, damage, words, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    weights = saved / "model.safetensors"
+    name = saved
+    if damage == "missing":
+        name = saved.parent / "elsewhere"
+    elif damage == "no weights":
+        weights.unlink()
+    elif damage == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:500])
+    elif damage == "no config":
+        (saved / "config.json").unlink()
+    elif damage == "no tokenizer":
+        for path in saved.glob("token*"):
+            path.unlink()
+    else:
+        weights.rename(saved / "pytorch_model.bin")
+    with pytest.raises(ModelNotFound, match=words):
+        opened(name)
+
+
+def test_unknown_devices_and_precisions_are_refused(saved):
+    with pytest.raises(InvalidSetting, match="float32"):
+        opened(saved, dtype="float8")
+    with pytest.raises(InvalidSetting, match="device"):
+        opened(saved, device="toaster")
+    if not torch.cuda.is_available():
+        with pytest.raises(InvalidSetting, match="no CUDA"):
+            opened(saved, device="cuda")
+
+
+def test_construction_is_free_and_use_before_opening_is_an_error(tmp_path):
+    backend = LocalBackend(tmp_path / "nothing")
+    with pytest.raises(Closed):
+        backend.limits  # noqa: B018
+    backend.close()
+
+
+def test_a_window_longer_than_the_model_is_refused(make_model, make_tokenizer, tmp_path):
+    backend = LocalBackend.of(make_model(), make_tokenizer())
+    memory = ParametricMemory(backend, DirectoryStore(tmp_path), Policy(window=257))
+    with pytest.raises(InvalidSetting, match="256"):
+        memory.load()
+
+
+def test_an_adapter_of_another_base_is_refused_until_it_is_rebuilt(
+    make_model, make_tokenizer, tmp_path
+):
+    policy = Policy(chunk=64, learning=Learning(rank=4))
+    store = DirectoryStore(tmp_path / "root")
+
+    def service(seed):
+        backend = LocalBackend.of(make_model(seed=seed), make_tokenizer(), name=f"seed {seed}")
+        return ParametricMemory(backend, store, policy)
+
+    with service(0) as memory:
+        memory.absorb("ada", "Ada keeps bees.")
+    with service(1) as memory:
+        for call in (
+            lambda: memory.reply("ada", [{"role": "user", "content": "Hi"}], max_tokens=4),
+            lambda: memory.absorb("ada", "More."),
+            lambda: memory.probe("ada", "Hi", "bees"),
+        ):
+            with pytest.raises(BaseMismatch, match="rebuild"):
+                call()
+        report = memory.rebuild("ada")
+        assert report.tokens > 0
+        assert memory.reply("ada", [{"role": "user", "content": "Hi"}], max_tokens=4).revision
+    with service(0) as memory, pytest.raises(BaseMismatch, match="seed 1"):
+        memory.probe("ada", "Hi", "bees")

@@ -1,0 +1,193 @@
+"""The promises of the package, with a real model behind the service."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+import pytest
+import torch
+from peft import PeftModel
+
+from templora_memory import Document, Learning, Message, ParametricMemory, Policy, Sampling
+from templora_memory._ports import ScoreRequest
+from templora_memory.stores import DirectoryStore
+
+POLICY = Policy(window=200, reply_tokens=20, chunk=48, learning=Learning(rank=4, rate=3e-3))
+PLANTED = "The password of the tower is heliotrope-4711."
+
+
+@pytest.fixture
+def make_service(make_backend, tmp_path):
+    made = []
+
+    def make(policy=POLICY, **changes):
+        service = ParametricMemory(
+            make_backend(**changes), DirectoryStore(tmp_path / "root"), policy
+        )
+        made.append(service)
+        return service.load()
+
+    yield make
+    for service in made:
+        service.close(cancel=True)
+
+
+def exact_scores(service, adapter=None):
+    request = ScoreRequest(context="", target="The bees of Ada fly over the sea.", adapter=adapter)
+    return service.backend.score([request])
+
+
+def bytes_below(folder):
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def test_learning_into_one_memory_changes_no_bit_of_another_or_of_the_base(make_service):
+    service = make_service()
+    base = exact_scores(service)
+    service.absorb("b", "Blue birds sing in the morning.")
+    probe = service.probe("b", "Who sings?", "Blue birds")
+    service.absorb("a", "Red cats sleep all day long, says Ada.")
+    assert service.probe("b", "Who sings?", "Blue birds") == probe
+    assert exact_scores(service) == base
+    assert service.probe("a", "Who sleeps?", "Red cats").gain > 0
+
+
+def test_forgetting_leaves_no_byte_and_gives_the_base_back(make_service, tmp_path):
+    service = make_service()
+    base = exact_scores(service)
+    without = service.reply(None, [Message("user", "Hi")]).text
+    service.absorb("a", PLANTED)
+    history = [Message("user", f"Remember: {PLANTED}")]
+    history.append(Message("assistant", service.reply("a", history, max_tokens=5).text))
+    service.absorb("a", history)
+    service.open("a@bob").absorb(PLANTED + " Says Bob.")
+    assert PLANTED.encode() in bytes_below(tmp_path / "root")
+    receipt = service.forget("a")
+    assert receipt.ids == ("a", "a@bob")
+    assert receipt.bytes > 0
+    left = bytes_below(tmp_path / "root")
+    assert b"heliotrope" not in left
+    assert b"4711" not in left
+    assert service.list() == ()
+    assert exact_scores(service) == base
+    assert service.reply(None, [Message("user", "Hi")]).text == without
+    assert not service.backend._adapters
+
+
+@pytest.mark.slow
+def test_three_hundred_turns_go_through_a_small_window(make_service, tmp_path):
+    service = make_service()
+    history = []
+    rng = random.Random(4)  # noqa: S311
+    for number in range(300):
+        words = " ".join(rng.choices(["bees", "sea", "cat", "roof", "rain"], k=3))
+        history.append(Message("user", f"{number}: {words}?"))
+        reply = service.reply("ada", history, max_tokens=8)
+        assert reply.prompt_tokens + 8 <= 200
+        history.append(Message("assistant", reply.text))
+    service.wait()
+    assert service.status("ada").last_error is None
+    assert service.transcript("ada").messages == tuple(history)
+    revisions = service.history("ada")
+    service.reply("ada", history[:-1], max_tokens=8)  # sent again
+    service.absorb("ada", history[: revisions[-1].messages])
+    service.wait()
+    assert service.history("ada") == revisions
+    covered = service.covered("ada", history)
+    assert 0 < covered.messages < len(history)
+    assert covered.messages % 2 == 0
+
+
+def test_sixteen_threads_get_the_answers_they_would_get_alone(make_service):
+    """Replies and absorbs of four memories mixed; each reply names the revision that gave it."""
+    service = make_service(POLICY.changed(keep_revisions=100))
+    ids = ["a", "b", "c", "d"]
+    for number, memory in enumerate(ids):
+        service.absorb(memory, f"{memory} likes the number {number} and the colour {number * 7}.")
+    sampling = Sampling(ignore_end=True)
+    given, errors = [], []
+
+    def work(number):
+        try:
+            for count in range(4):
+                memory = ids[(number + count) % 4]
+                asked = [Message("user", f"What does {memory} like, {number}?")]
+                if (number + count) % 5 == 0:
+                    service.absorb(memory, f"Note {number} of round {count} for {memory}.")
+                reply = service.reply(memory, asked, max_tokens=10, sampling=sampling)
+                given.append((memory, asked, reply))
+        except Exception as error:  # noqa: BLE001
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert len(given) == 64
+    for memory, asked, reply in given:
+        alone = service.reply(
+            memory, asked, max_tokens=10, sampling=sampling, revision=reply.revision
+        )
+        assert alone == reply
+    assert len({reply.revision for _, _, reply in given}) > len(ids)
+
+
+def test_peft_reads_what_a_memory_has_learned(make_service, make_model, make_tokenizer):
+    service = make_service()
+    service.absorb("ada", "Ada keeps bees on the roof.")
+    model = PeftModel.from_pretrained(make_model(), service.adapter("ada")).eval()
+    text = "Ada keeps bees"
+    ids = torch.tensor([make_tokenizer()(text)["input_ids"]])
+    with torch.no_grad():
+        theirs = model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None]).squeeze(1)
+    manifest = service._store.manifest("ada")
+    adapter = service._absorber.adapter(manifest, manifest.newest)
+    request = ScoreRequest(context="", target=text, adapter=adapter)
+    (ours,) = service.backend.score([request])
+    assert (torch.tensor(ours) - theirs).abs().max() < 1e-4
+
+
+def test_a_rebuild_gives_the_same_weights_again(make_service):
+    """The seed comes from the memory id and the place in the journal."""
+    service = make_service()
+    service.absorb("ada", [Document("Ada keeps bees."), Document("Her cat is grey.")])
+    before = (service.adapter("ada") / "adapter_model.safetensors").read_bytes()
+    service.rebuild("ada")
+    assert (service.adapter("ada") / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_endless_text_is_learned_chunk_by_chunk(make_service):
+    service = make_service()
+    seen = []
+    sampling = Sampling(temperature=1.0, seed=1, ignore_end=True)
+    stream = service.generate("story", "Once upon a time", max_tokens=400, sampling=sampling)
+    for piece in stream:
+        seen.append(piece)
+    reply = stream.reply
+    assert "".join(seen) == reply.text
+    assert reply.completion_tokens == 400
+    assert reply.finish_reason == "length"
+    status = service.status("story")
+    assert status.absorbed_documents == status.documents == 9
+    texts = [document.text for document in service.transcript("story").documents]
+    assert "".join(texts) == "Once upon a time" + reply.text
+
+
+def test_a_long_prompt_is_learned_before_the_text_goes_on(make_service):
+    service = make_service()
+    prompt = "It rained for days and days. " * 20
+    reply = service.generate("story", prompt, max_tokens=10).reply
+    assert reply.prompt_tokens <= 200
+    assert reply.absorbed_tokens > 500
+
+
+def test_strength_zero_is_exactly_the_base(make_service):
+    service = make_service()
+    service.absorb("ada", "Ada keeps bees.")
+    question = [Message("user", "Where?")]
+    off = service.reply("ada", question, strength=0.0, max_tokens=10)
+    assert off.text == service.reply(None, question, max_tokens=10).text
+    assert service.probe("ada", "Where?", "bees", strength=0.0).gain == 0.0
