@@ -1,7 +1,7 @@
 """What a memory in weights does, in the terminal, without a question to the user.
 
 Learns an invented character (a bio and a long conversation) on the embedded model, asks before
-and after, puts a retrieved fact into the prompt, forgets, and checks that the base model is bit
+and after, puts retrieved text into the prompt, forgets, and checks that the base model is bit
 for bit what it was. Whatever the model says is printed. Exits with 1 if the check fails.
 
     python demos/terminal_demo.py
@@ -28,8 +28,8 @@ from templora_memory import AbsorbReport, Job, Learning, Message, ParametricMemo
 ID = "orla"
 # smaller chunks and larger steps than the defaults: the embedded model is small, and so is the text
 POLICY = Policy(chunk=128, learning=Learning(rate=3e-3, epochs=4))
-FERRY = "The ferry to Glass Island leaves at six on Friday."
-ASKED = "When does the ferry to Glass Island leave?"
+FOUND = "In the box is a tin kite. In the jar is a red feather."
+ASKED = "What is in the jar?"
 
 Answers = tuple[tuple[str, float], ...]
 
@@ -79,18 +79,21 @@ def ask_both(console: Console, memory: ParametricMemory, before: Answers) -> Non
 
 
 def show_prompt(console: Console, memory: ParametricMemory, history: Sequence[Message]) -> bool:
-    """Go on with a fact in the prompt; returns whether it stayed out of the memory."""
+    """Go on with retrieved text in the prompt; returns whether it stayed out of the memory."""
     turn = [*history, Message("user", ASKED)]
     head = memory.head(ID)
     without = memory.reply(ID, turn, max_tokens=24)
-    found = memory.reply(ID, turn, context=FERRY, max_tokens=24)
+    found = memory.reply(ID, turn, context=FOUND, max_tokens=24)
+    half = memory.reply(ID, turn, context=FOUND, max_tokens=24, strength=0.5)
     count = memory.backend.count
     whole = count([Message("system", bio()), *turn])
-    console.print(f"  asked:            {ASKED}")
-    console.print(f"  without the fact: {without.text.strip()}")
-    console.print(f"  with it:          {found.text.strip()}")
+    console.print(f"  retrieved:            {FOUND}")
+    console.print(f"  asked:                {ASKED}")
+    console.print(f"  without it:           {without.text.strip()}")
+    console.print(f"  with it:              {found.text.strip()}")
+    console.print(f"  memory half strength: {half.text.strip()}")
     console.print(
-        f"  prompt: {without.prompt_tokens} tokens, {found.prompt_tokens} with the fact; bio and "
+        f"  prompt: {without.prompt_tokens} tokens, {found.prompt_tokens} with it; bio and "
         f"conversation in the prompt would be {whole:,}, the window is {memory.policy.window:,}"
     )
     memory.wait(ID)
@@ -98,8 +101,8 @@ def show_prompt(console: Console, memory: ParametricMemory, history: Sequence[Me
     texts = [item.text for item in journal.documents] + [
         item.content for item in journal.messages[:-1]
     ]
-    kept_out = memory.head(ID) == head and not any(FERRY in text for text in texts)
-    console.print(f"  learned or kept of the fact: {'nothing' if kept_out else 'SOMETHING'}")
+    kept_out = memory.head(ID) == head and not any(FOUND in text for text in texts)
+    console.print(f"  learned or kept of it: {'nothing' if kept_out else 'SOMETHING'}")
     return kept_out
 
 
@@ -119,7 +122,7 @@ def main() -> int:
             learn(console, memory, history)
             console.print("\n2. Ask, with nothing in the prompt but the question")
             ask_both(console, memory, before)
-            console.print("\n3. Go on with the conversation; a retrieved fact goes into the prompt")
+            console.print("\n3. Go on with the conversation; retrieved text goes into the prompt")
             kept_out = show_prompt(console, memory, history)
             console.print("\n4. Forget")
             receipt = memory.forget(ID)
