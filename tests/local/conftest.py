@@ -63,7 +63,7 @@ def make_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
         raw.decoder = decoders.ByteLevel()
         raw.add_special_tokens(list(MARKS))
         tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=raw, eos_token="<|end|>", clean_up_tokenization_spaces=False
+            tokenizer_object=raw, eos_token=MARKS[0], clean_up_tokenization_spaces=False
         )
         tokenizer.chat_template = template
         return tokenizer

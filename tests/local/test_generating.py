@@ -105,7 +105,7 @@ def test_pieces_join_to_the_text_and_never_hold_half_a_character(make_backend):
     pieces = list(stream)
     assert "".join(pieces) == stream.completion.text
     ids_text = backend._now.text
-    decoder_input = "héllo wörld – 你好 👋 end"
+    decoder_input = "héllo wörld 你好 👋 end"
     from templora_memory.backends.local._text import Decoder  # noqa: PLC0415
 
     decoder = Decoder(ids_text, ())
@@ -308,3 +308,15 @@ def test_a_score_beyond_the_models_length_is_refused(make_backend, score):
         score(make_backend(), None, "x" * 300)
     with pytest.raises(InvalidText, match="empty"):
         score(make_backend(), None, "")
+
+
+def test_the_prompt_is_fed_once_and_then_one_token_at_a_time(make_backend):
+    """K6, K7: a broken cache would feed the whole prompt again on top of itself."""
+    backend = make_backend()
+    lengths = []
+    decoder = backend._now.base.model.get_decoder()
+    decoder.register_forward_pre_hook(
+        lambda _, __, inputs: lengths.append(inputs["input_ids"].shape[1]), with_kwargs=True
+    )
+    done = backend.stream(ask(max_tokens=4)).completion
+    assert lengths == [done.prompt_tokens, 1, 1, 1]

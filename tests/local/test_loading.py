@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from templora_memory import Learning, ParametricMemory, Policy
 from templora_memory.backends.local import LocalBackend
@@ -26,18 +27,13 @@ def opened(model, **options):
     return backend
 
 
-def test_a_folder_loads_without_network_in_the_precision_asked_for(saved, disable_sockets):
+def test_a_folder_loads_without_network_in_the_precision_asked_for(saved):
     for dtype, kind in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         backend = opened(saved, device="cpu", dtype=dtype)
         assert backend._now.base.dtype == kind
         assert backend.limits.context == 256
         assert backend.limits.width == 32
         backend.close()
-
-
-@pytest.fixture
-def disable_sockets(socket_disabled):
-    return socket_disabled
 
 
 def test_the_same_model_is_recognised_in_another_precision_and_folder(saved, tmp_path):
@@ -140,3 +136,20 @@ def test_an_adapter_of_another_base_is_refused_until_it_is_rebuilt(
         assert memory.reply("ada", [{"role": "user", "content": "Hi"}], max_tokens=4).revision
     with service(0) as memory, pytest.raises(BaseMismatch, match="seed 1"):
         memory.probe("ada", "Hi", "bees")
+
+
+def test_layers_on_disk_learn_nothing_but_answer_as_the_plain_model(
+    saved, make_backend, learn, score, tmp_path
+):
+    """L10: the hook works on layers that accelerate brings in from disk."""
+    plain = make_backend()
+    adapter, _ = learn(plain, tmp_path / "a")
+    places = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk",
+              "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(
+        saved, dtype=torch.float32, device_map=places, offload_folder=str(tmp_path / "offload")
+    )
+    split = LocalBackend.of(model, plain._now.base.tokenizer)
+    split.open()
+    assert (score(split, adapter) - score(plain, adapter)).abs().max() < 1e-5
+    split.close()

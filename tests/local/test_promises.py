@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 
@@ -76,7 +77,7 @@ def test_forgetting_leaves_no_byte_and_gives_the_base_back(make_service, tmp_pat
 
 
 @pytest.mark.slow
-def test_three_hundred_turns_go_through_a_small_window(make_service, tmp_path):
+def test_three_hundred_turns_go_through_a_small_window(make_service):
     service = make_service()
     history = []
     rng = random.Random(4)  # noqa: S311
@@ -161,11 +162,9 @@ def test_a_rebuild_gives_the_same_weights_again(make_service):
 
 def test_endless_text_is_learned_chunk_by_chunk(make_service):
     service = make_service()
-    seen = []
     sampling = Sampling(temperature=1.0, seed=1, ignore_end=True)
     stream = service.generate("story", "Once upon a time", max_tokens=400, sampling=sampling)
-    for piece in stream:
-        seen.append(piece)
+    seen = list(stream)
     reply = stream.reply
     assert "".join(seen) == reply.text
     assert reply.completion_tokens == 400
@@ -191,3 +190,26 @@ def test_strength_zero_is_exactly_the_base(make_service):
     off = service.reply("ada", question, strength=0.0, max_tokens=10)
     assert off.text == service.reply(None, question, max_tokens=10).text
     assert service.probe("ada", "Where?", "bees", strength=0.0).gain == 0.0
+
+
+def test_memories_that_come_and_go_leave_nothing_in_memory(make_service):
+    """P11: optimizer states, caches and graphs are what really leaks."""
+    service = make_service()
+
+    def cycle(number):
+        name = f"guest {number}"
+        service.absorb(name, "Ada keeps bees on the roof.")
+        service.reply(name, [Message("user", "Hi")], max_tokens=4)
+        service.forget(name)
+
+    def alive():
+        gc.collect()
+        return sum(1 for item in gc.get_objects() if issubclass(type(item), torch.Tensor))
+
+    for number in range(3):
+        cycle(number)
+    before = alive()
+    for number in range(20):
+        cycle(number)
+    assert alive() <= before
+    assert not service.backend._adapters

@@ -306,13 +306,13 @@ def test_a_loss_that_is_no_number_stops_learning(make_backend, learn, tmp_path):
     backend = make_backend()
     with torch.no_grad():
         backend._now.base.head.weight.fill_(float("nan"))
-    with pytest.raises(LearningFailed, match="learning.rate"):
+    with pytest.raises(LearningFailed, match=r"learning\.rate"):
         learn(backend, tmp_path / "a")
     assert not list((tmp_path / "a").iterdir())
 
 
 def test_a_diverging_loss_stops_learning(make_backend, learn, tmp_path):
-    with pytest.raises(LearningFailed, match="Lower learning.rate"):
+    with pytest.raises(LearningFailed, match=r"Lower learning\.rate"):
         learn(make_backend(), tmp_path / "a", rate=50.0, epochs=8)
 
 

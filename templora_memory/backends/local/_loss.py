@@ -30,7 +30,7 @@ def _pieces(sizes: Sequence[int]) -> list[slice]:
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917  # torch calls it by position
         ctx: Any, hidden: Tensor, head: nn.Module, labels: Tensor, weight: Tensor, cuts: list[slice]
     ) -> tuple[Tensor, Tensor]:
         nll = hidden.new_empty(len(labels), dtype=torch.float32)

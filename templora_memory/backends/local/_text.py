@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -175,7 +176,7 @@ class Text:
             )
         starts = [begin for begin, _ in encoded["offset_mapping"]]
         cuts = [0, *(starts[index] for index in range(tokens, len(starts), tokens)), len(text)]
-        pieces = (text[begin:end] for begin, end in zip(cuts, cuts[1:], strict=False))
+        pieces = (text[begin:end] for begin, end in pairwise(cuts))
         return tuple(piece for piece in pieces if piece)
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:

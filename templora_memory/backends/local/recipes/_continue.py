@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from templora_memory._messages import Document, Item, Message
 from templora_memory._ports import LearnRequest
@@ -38,8 +39,10 @@ def _segments(items: Sequence[Item], text: Text, start: int | None, *, first: bo
 
 
 def _cuts(length: int, request: LearnRequest) -> list[tuple[int, int]]:
-    """Chunk borders. Even chunks unless the released algorithm is asked for, which lets a short
-    rest stand: an update on a handful of tokens is mostly noise.
+    """Chunk borders.
+
+    Even chunks unless the released algorithm is asked for, which lets a short rest stand: an
+    update on a handful of tokens is mostly noise.
     """
     chunk = request.chunk
     if request.settings.even_chunks:
@@ -47,4 +50,4 @@ def _cuts(length: int, request: LearnRequest) -> list[tuple[int, int]]:
         borders = [length * index // count for index in range(count + 1)]
     else:
         borders = [*range(0, length, chunk), length]
-    return [(begin, end) for begin, end in zip(borders, borders[1:], strict=False) if begin < end]
+    return [(begin, end) for begin, end in pairwise(borders) if begin < end]
