@@ -42,14 +42,7 @@ MemoryId = Annotated[
 ]
 Files = Annotated[
     list[Path],
-    typer.Argument(
-        metavar="FILE",
-        exists=True,
-        dir_okay=False,
-        readable=True,
-        allow_dash=True,
-        help='UTF-8 text files; "-" is standard input.',
-    ),
+    typer.Argument(metavar="FILE", help='UTF-8 text files; "-" is standard input.'),
 ]
 Strength = Annotated[float, typer.Option(help="Factor on the memory; 0 is exactly the base model.")]
 Temperature = Annotated[float, typer.Option(help="0 takes the most likely token.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from templora_memory.cli._commands import app
 from templora_memory.errors import InputError, TemploraError, UnknownMemory, UnknownRevision
 
 FAILURE, MISUSE, INTERRUPTED = 1, 2, 130
+_log, _silent = logging.getLogger("templora_memory"), logging.NullHandler()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     An error is one line on standard error; with ``--json`` also the one document on standard
     output, ``{"error": {"type": ..., "message": ..., "retry": ...}}``.
     """
+    _log.addHandler(_silent)  # what it would say is said below, in one line
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = typer.main.get_command(app).main(

@@ -1,0 +1,570 @@
+"""The command line over the fake backend: what it prints, where, and how it exits."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+
+from templora_memory import Message, ParametricMemory, Policy
+from templora_memory.cli import main
+from templora_memory.cli._commands import app
+from templora_memory.stores import DirectoryStore
+from templora_memory.testing import FakeBackend
+
+BIO = "Ada keeps bees on the roof. Her cat is called Pim. She fears deep water.\n"
+SMALL = {"window": 96, "reply_tokens": 24, "chunk": 16}
+COMMANDS = (
+    "absorb",
+    "chat",
+    "generate",
+    "list",
+    "show",
+    "probe",
+    "forget",
+    "fork",
+    "rollback",
+    "rebuild",
+    "export",
+    "import",
+    "bench perplexity",
+)
+
+
+class Line:
+    """Runs commands in one store and keeps what they wrote."""
+
+    def __init__(self, root, capsys):
+        self.root = root
+        self.loaded = []
+        self._capsys = capsys
+
+    def open(self, model, *, root, policy, device, dtype):
+        self.loaded.append((model, str(root), policy, device, dtype))
+        backend = FakeBackend(name=model)
+        return ParametricMemory(backend, DirectoryStore(root), Policy.preset(policy, **SMALL))
+
+    def __call__(self, *words, code=0):
+        self._capsys.readouterr()
+        found = main([*words, "--root", str(self.root)])
+        out, err = self._capsys.readouterr()
+        assert found == code, err
+        return out, err
+
+    def json(self, *words, code=0):
+        out, _ = self(*words, "--json", code=code)
+        return json.loads(out)
+
+    def service(self):
+        service = ParametricMemory(FakeBackend(name="templora/tiny"), DirectoryStore(self.root))
+        return service.load()
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    line = Line(tmp_path / "root", capsys)
+    monkeypatch.setattr(ParametricMemory, "from_pretrained", line.open)
+    monkeypatch.setenv("COLUMNS", "100")
+    for name in ("TEMPLORA_ROOT", "TEMPLORA_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    return line
+
+
+@pytest.fixture
+def bio(tmp_path):
+    path = tmp_path / "bio.txt"
+    path.write_text(BIO, encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def say(monkeypatch):
+    """Give standard input: text, or bytes for what reads the buffer."""
+
+    def feed(text):
+        read, write = os.pipe()
+        os.write(write, text.encode())
+        os.close(write)
+        monkeypatch.setattr(sys, "stdin", os.fdopen(read, encoding="utf-8"))
+        return sys.stdin
+
+    opened = []
+    yield lambda text: opened.append(feed(text))
+    for file in opened:
+        file.close()
+
+
+# --- help and shape ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.usefixtures("run")
+def test_every_command_explains_itself_with_an_example(command, capsys):
+    assert main([*command.split(), "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "Examples" in out
+    assert f"templora {command}" in out.split("Examples")[1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "option", ["--model", "--root", "--preset", "--device", "--dtype", "--json"]
+)
+def test_every_command_takes_the_common_options(command, option):
+    group = typer.main.get_command(app)
+    for word in command.split():
+        group = group.commands[word]
+    assert option in [name for parameter in group.params for name in parameter.opts]
+
+
+@pytest.mark.usefixtures("run")
+def test_without_arguments_the_help_is_shown(capsys):
+    assert main([]) == 0
+    assert "Exit codes" in capsys.readouterr().out
+
+
+def test_the_version_is_one_line(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("templora ")
+
+
+def test_importing_the_command_line_loads_no_torch():
+    code = "import sys, templora_memory.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- the verbs ---------------------------------------------------------------------------------
+
+
+def test_absorb_learns_files_and_prints_a_receipt(run, bio):
+    out, err = run("absorb", "ada", bio)
+    assert "15 tokens" in out
+    assert err == ""
+
+
+def test_absorb_as_json_is_one_document_with_the_receipt(run, bio):
+    document = run.json("absorb", "ada", bio)
+    assert document["id"] == "ada"
+    assert document["tokens"] == document["absorbed_tokens"] == 15
+    assert document["files"] == [bio]
+    assert document["perplexity_after"] < document["perplexity_before"]
+
+
+def test_absorbing_the_same_file_again_learns_nothing(run, bio):
+    run("absorb", "ada", bio)
+    assert run.json("absorb", "ada", bio)["tokens"] == 0
+    assert "nothing new" in run("absorb", "ada", bio)[0]
+
+
+def test_absorb_reads_standard_input(run, say):
+    say(BIO)
+    assert run.json("absorb", "ada", "-")["tokens"] == 15
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_not_learned(run, tmp_path):
+    path = tmp_path / "windows.txt"
+    path.write_bytes(b"\xef\xbb\xbfOne line.\r\nAnother.\r\n")
+    run("absorb", "ada", str(path))
+    shown = run.json("show", "ada", "--text")
+    assert shown["text"]["documents"][0]["text"] == "One line.\nAnother.\n"
+
+
+def test_chat_answers_one_message_and_goes_on_from_the_journal(run):
+    run("chat", "ada", "-m", "My boat is called Heron.")
+    out, _ = run("chat", "ada", "-m", "What is my boat called?")
+    assert "Heron" in out
+    assert [m["role"] for m in run.json("show", "ada", "--text")["text"]["messages"]] == [
+        "user",
+        "assistant",
+    ] * 2
+
+
+def test_chat_as_json_is_the_reply(run, bio):
+    run("absorb", "ada", bio)
+    document = run.json("chat", "ada", "-m", "What is the cat called?")
+    assert "Pim" in document["text"]
+    assert document["absorbed_tokens"] == 15
+    assert document["finish_reason"] == "stop"
+
+
+def test_chat_without_a_message_reads_lines_until_the_end_of_input(run, say):
+    say("First words.\n\nSecond words.\n")
+    out, _ = run("chat", "ada")
+    assert len(out.splitlines()) == 2
+    messages = run.json("show", "ada", "--text")["text"]["messages"]
+    assert [m["content"] for m in messages if m["role"] == "user"] == [
+        "First words.",
+        "Second words.",
+    ]
+
+
+def test_chat_drops_a_question_that_never_got_its_answer(run):
+    with run.service() as service:
+        stream = service.stream("ada", [Message("user", "Interrupted question.")])
+        stream.close()
+        assert stream.reply.finish_reason == "cancelled"
+    run("chat", "ada", "-m", "A new question.")
+    messages = run.json("show", "ada", "--text")["text"]["messages"]
+    assert [m["role"] for m in messages] == ["user", "assistant"]
+
+
+def test_chat_puts_retrieved_text_into_the_prompt_and_never_into_the_memory(run):
+    fact = "The ferry leaves at six."
+    out, _ = run("chat", "ada", "-m", "When does the ferry leave?", "--context", fact)
+    assert "at six" in out
+    shown = run.json("show", "ada", "--text")
+    assert shown["text"]["documents"] == []
+    assert fact not in [m["content"] for m in shown["text"]["messages"]]
+
+
+def test_chat_at_strength_zero_is_the_base_model(run, bio):
+    run("absorb", "ada", bio)
+    text = run.json("chat", "ada", "-m", "What is the cat called?", "--strength", "0")["text"]
+    assert "Pim" not in text
+
+
+def test_chat_learns_what_leaves_the_window(run):
+    for number in range(6):
+        run("chat", "ada", "-m", f"Line {number} has quite a few words of its own, I think.")
+    assert run.json("show", "ada")["absorbed_messages"] > 0
+
+
+def test_generate_writes_the_number_of_tokens_and_learns_them(run):
+    document = run.json("generate", "novel", "Once upon a time", "--tokens", "40")
+    assert document["completion_tokens"] == 40
+    assert run.json("show", "novel")["absorbed_tokens"] > 0
+
+
+def test_generate_streams_plain_text(run):
+    out, _ = run("generate", "novel", "--tokens", "4")
+    assert out == "word0 word1 word2 word3 \n"
+
+
+def test_list_shows_every_memory(run, bio):
+    assert "no memories yet" in run("list")[0]
+    run("absorb", "ada", bio)
+    run("absorb", "ben", bio)
+    assert [row["id"] for row in run.json("list")["memories"]] == ["ada", "ben"]
+    assert "ben" in run("list")[0]
+
+
+def test_list_shows_a_damaged_memory_beside_the_others(run, bio):
+    run("absorb", "ada", bio)
+    run("absorb", "ben", bio)
+    (run.root / "ada" / "manifest.json").write_text("{", encoding="utf-8")
+    out, err = run("list", "--json")
+    rows = json.loads(out)["memories"]
+    assert "damaged" in rows[1]["error"]
+    assert "damaged" in err
+
+
+def test_show_lists_counts_and_revisions(run, bio):
+    run("absorb", "ada", bio)
+    document = run.json("show", "ada")
+    assert document["head"] == document["revisions"][0]["name"]
+    assert "text" not in document
+    assert document["head"][:12] in run("show", "ada")[0]
+    assert "Pim" in run("show", "ada", "--text")[0]
+
+
+def test_probe_compares_the_answer_with_and_without_the_memory(run, bio):
+    run("absorb", "ada", bio)
+    document = run.json("probe", "ada", "-q", "What is the cat called?", "-a", "Pim")
+    assert document["with_memory"] > document["without_memory"]
+    assert document["gain"] > 0
+    assert "gain" in run("probe", "ada", "-q", "What is the cat called?", "-a", "Pim")[0]
+
+
+def test_fork_copies_and_the_copy_goes_its_own_way(run, bio):
+    run("absorb", "ada", bio)
+    assert run.json("fork", "ada", "eve")["absorbed_tokens"] == 15
+    run("forget", "ada", "--yes")
+    assert [row["id"] for row in run.json("list")["memories"]] == ["eve"]
+
+
+def test_rollback_and_fork_take_the_beginning_of_a_revision(run, bio, tmp_path):
+    run("absorb", "ada", bio)
+    first = run.json("show", "ada")["head"]
+    more = tmp_path / "more.txt"
+    more.write_text("The honey is dark this year.", encoding="utf-8")
+    run("absorb", "ada", str(more))
+    assert run.json("fork", "ada", "old", "--revision", first[:8])["head"] == first
+    assert run.json("rollback", "ada", first[:8])["head"] == first
+
+
+def test_rebuild_learns_everything_again(run, bio):
+    run("absorb", "ada", bio)
+    before = run.json("show", "ada")["head"]
+    assert run.json("rebuild", "ada")["tokens"] == 15
+    assert run.json("show", "ada")["head"] != before
+
+
+def test_an_exported_memory_can_be_imported_under_another_id(run, bio, tmp_path):
+    run("absorb", "ada", bio)
+    path = tmp_path / "ada.templora"
+    exported = run.json("export", "ada", str(path))
+    assert exported["bytes"] == path.stat().st_size
+    assert run.json("import", str(path), "--as", "eve")["absorbed_tokens"] == 15
+    run("forget", "ada", "--yes")
+    assert run.json("import", str(path))["id"] == "ada"
+
+
+def test_forget_removes_every_file_and_lists_them(run, bio):
+    run("absorb", "ada", bio)
+    run("absorb", "ada@bob", bio)
+    receipt = run.json("forget", "ada", "--yes")
+    assert receipt["ids"] == ["ada", "ada@bob"]
+    assert [path for path in run.root.rglob("*") if path.is_file()] == []
+
+
+def test_forget_of_a_user_spares_the_others(run, bio):
+    for name in ("ada", "ada@bob", "cat@bob"):
+        run("absorb", name, bio)
+    run("forget", "--user", "bob", "--yes")
+    assert [row["id"] for row in run.json("list")["memories"]] == ["ada"]
+
+
+def test_bench_perplexity_measures_and_leaves_nothing_behind(run, tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text(" ".join(f"word{n % 90}" for n in range(240)), encoding="utf-8")
+    document = run.json("bench", "perplexity", str(path))
+    first, *later = document["chunks"]
+    assert set(first) == {"start", "tokens", "base_nll", "memory_nll", "seconds"}
+    assert first["base_nll"] == first["memory_nll"]
+    assert any(chunk["memory_nll"] < chunk["base_nll"] for chunk in later)
+    assert document["memory_ppl"] < document["base_ppl"]
+    assert document["tokens"] == 239
+    assert document["preset"] == "default"
+    assert run.json("list")["memories"] == []
+
+
+def test_bench_perplexity_reports_several_files_and_their_total(run, bio, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("A quite different text about boats and their names.", encoding="utf-8")
+    document = run.json("bench", "perplexity", bio, str(other))
+    assert [row["file"] for row in document["files"]] == [bio, str(other)]
+    assert sum(row["tokens"] for row in document["files"]) == document["tokens"]
+    assert "total" in run("bench", "perplexity", bio, str(other))[0]
+
+
+# --- the model is loaded only where it is needed -----------------------------------------------
+
+
+def test_commands_on_files_load_no_model(run, bio, tmp_path):
+    run("absorb", "ada", bio)
+    run.loaded.clear()
+    head = run.json("show", "ada")["head"]
+    run("list")
+    run("fork", "ada", "eve")
+    run("rollback", "ada", head)
+    run("export", "ada", str(tmp_path / "x"))
+    run("import", str(tmp_path / "x"), "--as", "kim")
+    run("forget", "ada", "--yes")
+    assert run.loaded == []
+
+
+def test_common_options_reach_the_service(run, bio):
+    options = ("--model", "some/model", "--preset", "reference", "--device", "cpu")
+    run("absorb", "ada", bio, *options, "--dtype", "float32")
+    assert run.loaded == [("some/model", str(run.root), "reference", "cpu", "float32")]
+
+
+def test_root_and_model_come_from_the_environment(run, bio, monkeypatch, tmp_path):
+    monkeypatch.setenv("TEMPLORA_ROOT", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("TEMPLORA_MODEL", "other/model")
+    assert main(["absorb", "ada", bio]) == 0
+    assert run.loaded[0][:2] == ("other/model", str(tmp_path / "elsewhere"))
+    assert (tmp_path / "elsewhere" / "ada").is_dir()
+
+
+# --- misuse and failure ------------------------------------------------------------------------
+
+
+def misuse(tmp_path):
+    binary = tmp_path / "photo.txt"
+    binary.write_bytes(b"\x89PNG\r\n")
+    zero = tmp_path / "zero.txt"
+    zero.write_bytes(b"text\0text")
+    empty = tmp_path / "empty.txt"
+    empty.write_bytes(b" \n")
+    return {
+        "unknown command": "remember ada",
+        "unknown option": "list --colour",
+        "missing argument": "absorb ada",
+        "missing file": "absorb ada nowhere.txt",
+        "folder for a file": f"absorb ada {tmp_path}",
+        "binary file": f"absorb ada {binary}",
+        "folder to bench": f"bench perplexity {tmp_path}",
+        "zero byte": f"absorb ada {zero}",
+        "empty file": f"absorb ada {empty}",
+        "bad id": f"absorb ../ada {__file__}",
+        "unknown memory": "show nobody",
+        "unknown preset": f"absorb ada {__file__} --preset fancy",
+        "unknown memory to probe": "probe nobody -q a -a b",
+        "forget without confirmation": "forget ada",
+        "forget nothing": "forget --yes",
+        "forget twice": "forget ada --user bob --yes",
+        "bad temperature": "chat ada -m hello --temperature -1",
+        "json without a message": "chat ada --json",
+        "bad token count": "generate ada --tokens 0",
+        "import of nothing": "import nowhere.templora",
+        "unfinished group": "bench",
+    }
+
+
+@pytest.mark.parametrize("name", list(misuse(Path())))
+def test_misuse_exits_with_2_and_one_line_on_standard_error(run, tmp_path, name, say):
+    say("")
+    line = shlex.split(misuse(tmp_path)[name])
+    out, err = run(*line, code=2) if name != "unfinished group" else _bare(run, line)
+    assert err.startswith("templora: ")
+    assert err.count("\n") == 1
+    if "--json" not in line:
+        assert out == ""
+
+
+def _bare(run, line):
+    assert main(line) == 2
+    return run._capsys.readouterr()
+
+
+def test_an_unknown_revision_is_misuse(run, bio):
+    run("absorb", "ada", bio)
+    _, err = run("rollback", "ada", "00000000", code=2)
+    assert "no revision" in err
+
+
+def test_a_text_over_the_limit_is_refused_before_anything_is_learned(run, tmp_path):
+    path = tmp_path / "long.txt"
+    path.write_text("word " * 2_000_001, encoding="utf-8")
+    _, err = run("absorb", "ada", str(path), code=2)
+    assert "10,000,000" in err
+    assert run.json("list")["memories"] == []
+
+
+def test_one_bad_file_among_several_learns_none(run, bio, tmp_path):
+    bad = tmp_path / "bad.txt"
+    bad.write_bytes(b"\xff\xfe")
+    run("absorb", "ada", bio, str(bad), code=2)
+    assert run.json("list")["memories"] == []
+
+
+def test_failures_exit_with_1(run, tmp_path):
+    poison = tmp_path / "poison.txt"
+    poison.write_text("This ends in NaN! as a loss.", encoding="utf-8")
+    _, err = run("absorb", "ada", str(poison), code=1)
+    assert err.count("\n") == 1
+    assert "NaN" in err
+
+
+def test_a_fork_onto_an_existing_memory_fails(run, bio):
+    run("absorb", "ada", bio)
+    run("absorb", "eve", bio)
+    run("fork", "ada", "eve", code=1)
+
+
+def test_an_import_of_a_text_file_fails(run, bio):
+    run("import", bio, code=1)
+
+
+def test_an_error_as_json_is_one_document_on_standard_output(run):
+    out, err = run("show", "nobody", "--json", code=2)
+    assert json.loads(out)["error"]["type"] == "UnknownMemory"
+    assert json.loads(out)["error"]["message"] in err
+    out, _ = run("list", "--json", "--colour", code=2)
+    assert json.loads(out)["error"]["type"] == "Usage"
+
+
+def test_a_failure_while_learning_in_the_background_is_told_and_costs_no_answer(run):
+    for number in range(3):
+        said = f"Line {number} ends in NaN! and has more words than that."
+        out, err = run("chat", "ada", "-m", said)
+        assert out.startswith("I see")
+        if err:
+            break
+    assert err.count("\n") == 1
+    assert "learning in the background failed" in err
+
+
+def test_forget_asks_a_person_and_takes_no_for_an_answer(run, bio, monkeypatch):
+    run("absorb", "ada", bio)
+    monkeypatch.setattr(sys, "stdin", Person("n\n"))
+    _, err = run("forget", "ada", code=1)
+    assert "nothing was forgotten" in err
+    monkeypatch.setattr(sys, "stdin", Person("y\n"))
+    run("forget", "ada")
+    assert run.json("list")["memories"] == []
+
+
+class Person:
+    """A terminal with somebody who types."""
+
+    def __init__(self, typed):
+        self._typed = typed
+
+    def isatty(self):
+        return True
+
+    def readline(self):
+        return self._typed
+
+
+# --- interrupting ------------------------------------------------------------------------------
+
+SLOW = """
+import pathlib, sys, time
+from templora_memory import ParametricMemory, Policy
+from templora_memory.cli import main
+from templora_memory.stores import DirectoryStore
+from templora_memory.testing import FakeBackend
+
+root, mark = sys.argv[1:3]
+
+def slowly():
+    pathlib.Path(mark).touch()
+    time.sleep(0.2)
+
+def open_service(*_, **__):
+    policy = Policy(window=96, reply_tokens=24, chunk=16)
+    return ParametricMemory(
+        FakeBackend(name="templora/tiny", on_learn=slowly), DirectoryStore(root), policy
+    )
+
+ParametricMemory.from_pretrained = open_service
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize("how", [[], ["--json"]])
+def test_an_interrupt_cancels_the_absorb_keeps_the_text_and_exits_with_130(run, tmp_path, how):
+    book, mark = tmp_path / "book.txt", tmp_path / "mark"
+    book.write_text(" ".join(f"word{n}" for n in range(2000)), encoding="utf-8")
+    command = [sys.executable, "-c", SLOW, str(run.root), str(mark)]
+    with subprocess.Popen(
+        [*command, "absorb", "ada", str(book), *how, "--root", str(run.root)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        until = time.monotonic() + 60
+        while not mark.exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "Interrupted" in err
+    if how:
+        assert json.loads(out)["error"]["type"] == "Interrupted"
+    else:
+        assert out == ""
+    shown = run.json("show", "ada")
+    assert (shown["documents"], shown["absorbed_documents"]) == (1, 0)
+    assert list((run.root / "ada").glob(".staging-*")) == []
+    assert run.json("absorb", "ada", str(book))["tokens"] == 2000
