@@ -386,43 +386,41 @@ def test_root_and_model_come_from_the_environment(run, bio, monkeypatch, tmp_pat
 # --- misuse and failure ------------------------------------------------------------------------
 
 
-def misuse(tmp_path):
-    binary = tmp_path / "photo.txt"
-    binary.write_bytes(b"\x89PNG\r\n")
-    zero = tmp_path / "zero.txt"
-    zero.write_bytes(b"text\0text")
-    empty = tmp_path / "empty.txt"
-    empty.write_bytes(b" \n")
-    return {
-        "unknown command": "remember ada",
-        "unknown option": "list --colour",
-        "missing argument": "absorb ada",
-        "missing file": "absorb ada nowhere.txt",
-        "folder for a file": f"absorb ada {tmp_path}",
-        "binary file": f"absorb ada {binary}",
-        "folder to bench": f"bench perplexity {tmp_path}",
-        "zero byte": f"absorb ada {zero}",
-        "empty file": f"absorb ada {empty}",
-        "bad id": f"absorb ../ada {__file__}",
-        "unknown memory": "show nobody",
-        "unknown preset": f"absorb ada {__file__} --preset fancy",
-        "unknown memory to probe": "probe nobody -q a -a b",
-        "forget without confirmation": "forget ada",
-        "forget nothing": "forget --yes",
-        "forget twice": "forget ada --user bob --yes",
-        "bad temperature": "chat ada -m hello --temperature -1",
-        "json without a message": "chat ada --json",
-        "bad token count": "generate ada --tokens 0",
-        "import of nothing": "import nowhere.templora",
-        "unfinished group": "bench",
-    }
+MISUSE = {
+    "unknown command": "remember ada",
+    "unknown option": "list --colour",
+    "missing argument": "absorb ada",
+    "missing file": "absorb ada nowhere.txt",
+    "folder for a file": "absorb ada .",
+    "binary file": "absorb ada photo.txt",
+    "folder to bench": "bench perplexity .",
+    "zero byte": "absorb ada zero.txt",
+    "empty file": "absorb ada empty.txt",
+    "bad id": "absorb ../ada good.txt",
+    "unknown memory": "show nobody",
+    "unknown preset": "absorb ada good.txt --preset fancy",
+    "unknown memory to probe": "probe nobody -q a -a b",
+    "forget without confirmation": "forget ada",
+    "forget nothing": "forget --yes",
+    "forget twice": "forget ada --user bob --yes",
+    "bad temperature": "chat ada -m hello --temperature -1",
+    "json without a message": "chat ada --json",
+    "bad token count": "generate ada --tokens 0",
+    "import of nothing": "import nowhere.templora",
+    "unfinished group": "bench",
+}
 
 
-@pytest.mark.parametrize("name", list(misuse(Path())))
-def test_misuse_exits_with_2_and_one_line_on_standard_error(run, tmp_path, name, say):
+@pytest.mark.parametrize("name", MISUSE)
+def test_misuse_exits_with_2_and_one_line_on_standard_error(run, tmp_path, monkeypatch, name, say):
     say("")
-    line = shlex.split(misuse(tmp_path)[name])
-    out, err = run(*line, code=2) if name != "unfinished group" else _bare(run, line)
+    monkeypatch.chdir(tmp_path)
+    Path("good.txt").write_text(BIO, encoding="utf-8")
+    Path("photo.txt").write_bytes(b"\x89PNG\r\n")
+    Path("zero.txt").write_bytes(b"text\0text")
+    Path("empty.txt").write_bytes(b" \n")
+    line = shlex.split(MISUSE[name])
+    out, err = _bare(run, line) if name == "unfinished group" else run(*line, code=2)
     assert err.startswith("templora: ")
     assert err.count("\n") == 1
     if "--json" not in line:

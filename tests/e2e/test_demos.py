@@ -1,0 +1,68 @@
+"""The demos run as a visitor runs them, on the embedded model."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from templora_memory import Document
+
+DEMOS = Path(__file__).parents[2] / "demos"
+
+
+@pytest.fixture
+def character(monkeypatch):
+    monkeypatch.syspath_prepend(str(DEMOS))
+    import character  # noqa: PLC0415  # a script, found through the path set above
+
+    yield character
+    sys.modules.pop("character")
+
+
+def test_the_character_has_at_least_twelve_facts_and_each_stands_in_the_bio(character):
+    assert len(character.FACTS) >= 12
+    told = character.bio().lower()
+    for fact in character.FACTS:
+        assert fact.answer.lower().removeprefix("to ") in told
+        assert fact.answer.lower().split()[-1] in fact.said.lower()
+
+
+def test_the_conversation_is_long_deterministic_and_never_repeats_a_day(character):
+    messages = character.conversation()
+    assert len(messages) == 300
+    assert messages == character.conversation()
+    facts = {fact.question for fact in character.FACTS}
+    days = [m.content for m in messages if m.role == "user" and m.content not in facts]
+    assert len(set(days)) == len(days) == 100
+
+
+def test_the_bio_is_a_document(character):
+    assert Document(character.bio())
+
+
+def test_the_terminal_demo_forgets_exactly_and_says_what_it_did():
+    found = subprocess.run(
+        [sys.executable, str(DEMOS / "terminal_demo.py"), "--turns", "30"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "bit for bit as before: yes" in found.stdout
+    assert "files left: 0" in found.stdout
+
+
+def test_the_flat_loop_reads_a_file(tmp_path):
+    book = tmp_path / "book.txt"
+    book.write_text("Once there was a keeper who lived by the sea. " * 6, encoding="utf-8")
+    model = DEMOS.parent / "templora_memory" / "tiny"
+    sizes = ("--chunk", "24", "--context", "24")
+    found = subprocess.run(
+        [sys.executable, str(DEMOS / "flat_loop.py"), str(book), "--model", str(model), *sizes],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "chunk    1" in found.stdout
