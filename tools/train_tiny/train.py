@@ -79,7 +79,7 @@ def repeated(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A random sequence that comes again and again: nothing but copying predicts it."""
     period = int(rng.integers(6, max(8, length // 2)))
-    once = rng.integers(260, vocabulary, period)
+    once = rng.integers(5, vocabulary, period)  # bytes too: digits must be copied
     tokens = np.tile(once, length // period + 2)[: length + 1]
     weights = np.ones(length + 1, np.float32)
     weights[: period + 1] = 0.0

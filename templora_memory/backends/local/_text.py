@@ -114,6 +114,7 @@ class Text:
                 tokenize=True,
                 return_dict=True,
                 sanitize_control_tokens=True,  # text that looks like a control token stays text
+                tokenizer_kwargs={"verbose": False},  # our own check names the lengths
                 **extra,
             )
         return list(encoded["input_ids"])
