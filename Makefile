@@ -48,7 +48,7 @@ check: .setup-check
 	$(MAKE) docs
 
 docs: .setup-check
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 MODEL ?= templora/tiny
 TOKENS ?= 20000
