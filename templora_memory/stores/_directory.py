@@ -274,13 +274,16 @@ class DirectoryStore:
 
     def size(self, memory_id: str) -> int:
         self._existing(memory_id)
-        return sum(path.lstat().st_size for path in files_below(self._folder(memory_id)))
+        return sum(files_below(self._folder(memory_id)).values())
 
     def last_used(self, memory_id: str) -> float:
         self._existing(memory_id)
         folder = self._folder(memory_id)
-        paths = (folder / MANIFEST, folder / JOURNAL)
-        return max(path.stat().st_mtime for path in paths if path.exists())
+        times = [0.0]
+        for path in (folder / MANIFEST, folder / JOURNAL):
+            with suppress(FileNotFoundError):
+                times.append(path.stat().st_mtime)
+        return max(times)
 
     # --- journal -------------------------------------------------------------------------------
 
@@ -467,12 +470,12 @@ class DirectoryStore:
         with self._locked(folder):
             self._present(memory_id, folder)
             with writing(folder):
-                removed = tuple(
-                    RemovedFile(path=str(path.relative_to(self._root)), bytes=path.lstat().st_size)
-                    for path in files_below(folder)
-                )
                 folder.rename(gone)
                 sync_folder(self._root)
+            removed = tuple(
+                RemovedFile(path=str(folder.name / path.relative_to(gone)), bytes=size)
+                for path, size in files_below(gone).items()
+            )
             remove_tree(gone)
         with self._guard:
             self._journals.pop(str(parse_id(memory_id)), None)

@@ -124,9 +124,19 @@ def digest_file(path: Path) -> str:
     return found.hexdigest()
 
 
-def files_below(folder: Path) -> list[Path]:
-    """All plain files below a folder, sorted; links are listed, not followed."""
-    return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+def files_below(folder: Path) -> dict[Path, int]:
+    """All plain files below a folder, sorted, with their sizes; links are listed, not followed.
+
+    Files that vanish while it looks, because somebody is at work there, are left out.
+    """
+    found = {}
+    for place, folders, files in os.walk(folder):
+        links = [name for name in folders if Path(place, name).is_symlink()]
+        for name in (*files, *links):
+            with suppress(FileNotFoundError):
+                path = Path(place, name)
+                found[path] = path.lstat().st_size
+    return dict(sorted(found.items()))
 
 
 def remove_tree(path: Path) -> None:

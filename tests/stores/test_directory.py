@@ -19,7 +19,7 @@ from templora_memory.errors import (
     StoreWriteFailed,
     UnknownMemory,
 )
-from templora_memory.stores import DirectoryStore, _directory
+from templora_memory.stores import DirectoryStore, _directory, _locks
 from templora_memory.stores._locks import hold
 from templora_memory.testing import FakeBackend
 
@@ -211,6 +211,37 @@ def test_a_lock_ends_with_its_block_and_excludes_others(tmp_path):
         pass
 
 
+def test_a_lock_file_removed_while_locking_it_is_not_held(tmp_path, monkeypatch):
+    path, real, tries = tmp_path / "lock", _locks._try, []
+
+    def remove_first(handle):
+        if not tries:
+            path.unlink()
+        tries.append(handle)
+        return real(handle)
+
+    monkeypatch.setattr(_locks, "_try", remove_first)
+    with hold(path, seconds=1), pytest.raises(TimeoutError), hold(path, seconds=0):
+        pass
+    assert len(tries) == 3
+
+
+def test_a_size_is_told_while_somebody_is_at_work(store, ada, monkeypatch):
+    with store.stage("ada") as folder:
+        (folder / "x.json").write_text("{}")
+        real, whole = os.walk, store.size("ada")
+
+        def walk(top):
+            for entry in real(top):
+                if str(folder) == entry[0]:
+                    (folder / "x.json").unlink()
+                yield entry
+
+        monkeypatch.setattr(os, "walk", walk)
+        assert store.size("ada") == whole - 2
+    assert ada.is_dir()
+
+
 @pytest.mark.usefixtures("ada")
 def test_a_memory_forgotten_and_made_again_is_another_one(store):
     other = DirectoryStore(store.root)
@@ -247,6 +278,16 @@ def test_a_copied_folder_is_not_taken_for_the_memory(store, ada):
     shutil.copytree(ada, store.root / "eve")
     with pytest.raises(StoreDamaged, match="says it is 'ada', not 'eve'"):
         store.manifest("eve")
+
+
+def test_a_long_torn_line_does_not_spoil_a_short_one_after_it(store, ada):
+    with (ada / "journal.jsonl").open("ab") as file:
+        file.write(b'{"sum": "0", "kind": "mess' + b"x" * 2000)
+    end = store.record("ada", [*TALK, Message("assistant", "d")])
+    store.record_documents("ada", [Document("Second.")])
+    journal = DirectoryStore(store.root).journal("ada")
+    assert journal.messages(end)[-1].content == "d"
+    assert len(journal.documents) == 2
 
 
 def test_every_damaged_byte_of_the_journal_is_noticed(store, ada):
@@ -311,6 +352,16 @@ def test_leftovers_of_killed_processes_are_swept(store, ada):
     (ada / ".manifest.json.12ab").write_text("{}")
     DirectoryStore(store.root).open()
     assert left(store.root) == before
+
+
+@pytest.mark.usefixtures("ada")
+def test_an_orphan_of_a_killed_commit_is_not_in_the_way(store):
+    orphan = store.root / "ada" / "revisions" / ("1" * 64)
+    orphan.mkdir()
+    (orphan / "adapter_model.safetensors").write_bytes(b"half")
+    made = commit(store, store.manifest("ada"), "1" * 64)
+    path = store.folder("ada", made.newest) / "adapter_model.safetensors"
+    assert path.read_bytes() == b"weights"
 
 
 def test_the_work_of_a_living_process_is_not_swept(store, ada):

@@ -78,6 +78,7 @@ def test_evicted_messages_are_learned_exactly_once(box, talk):
         for begin in range(0, len(whole), 4):
             box.service.absorb("ada", whole[begin : begin + 4], after=begin)
     assert box.learned == [message.content for message in whole]
+    box.service.absorb("ada", whole[:4], after=0)
     assert box.service.transcript("ada").messages == tuple(whole)
     box.service.absorb("ada", [Message("user", "more")], after=len(whole))
     assert box.service.status("ada").messages == len(whole) + 1
@@ -135,10 +136,18 @@ def test_a_tool_call_and_its_result_are_never_separated(box, talk):
 
 def test_turns_that_teach_nothing_leave_with_their_neighbours(box, talk):
     silent = [Message("user", ""), Message("tool", "cold " * 30), Message("assistant", "")]
-    history = [*silent, *talk(6)]
+    history = [*silent, *talk(2)]
     reply = box.service.reply("ada", history)
     assert reply.revision is not None
     assert fits(box)
+
+
+def test_long_turns_that_teach_nothing_are_learned_with_their_neighbours(box):
+    silent = [Message("user", ""), Message("tool", "cold " * 8000), Message("assistant", "")]
+    spoken = [Message("user", "Is it warm?"), Message("assistant", "No.")]
+    for name, history in (("ada", silent + spoken), ("eve", spoken + silent)):
+        assert box.service.absorb(name, history).tokens == 4
+        assert box.service.covered(name, history).messages == 5
 
 
 def test_a_cut_in_the_middle_of_a_turn_never_absorbs_the_question(box):
@@ -189,6 +198,7 @@ def test_a_bio_stays_known_after_an_edit(box, talk):
     assert "Owls sleep in the barn." in reply.text
 
 
+@pytest.mark.slow
 def test_a_conversation_of_300_turns_runs_in_a_small_window(box):
     memory, history = box.service.open("ada"), []
     for number in range(300):
@@ -518,17 +528,22 @@ def test_forgetting_stops_an_absorb_and_leaves_nothing(make_box, gate):
     assert list(box.root.iterdir()) == []
 
 
-def test_an_absorb_of_a_memory_forgotten_elsewhere_is_cancelled(make_box, gate):
+@pytest.mark.parametrize("again", [False, True])
+def test_an_absorb_of_a_memory_forgotten_elsewhere_is_cancelled(make_box, gate, *, again):
     box, elsewhere = make_box(on_learn=gate), make_box()
     box.open()
     elsewhere.open()
     job = box.service.absorb("ada", "word " * 40, wait=False)
     assert gate.reached.wait(30)
     elsewhere.service.forget("ada")
+    if again:
+        elsewhere.service.open("ada")
     gate.open.set()
     with pytest.raises(Cancelled, match="forgotten meanwhile"):
         job.wait(30)
-    assert list(box.root.iterdir()) == []
+    assert box.service.list() == (("ada",) if again else ())
+    assert [entry.name for entry in box.root.iterdir()] == (["ada"] if again else [])
+    assert b"word" not in b"".join(p.read_bytes() for p in box.root.rglob("*") if p.is_file())
 
 
 @pytest.mark.parametrize("pinned", [{}, {"revision": "head"}])
@@ -570,6 +585,17 @@ def test_forgetting_stops_a_text_under_way_and_it_does_not_come_back(box):
         list(pieces)
     assert box.service.list() == ()
     assert list(box.root.iterdir()) == []
+
+
+def test_a_text_under_way_does_not_go_on_in_a_memory_made_again(box):
+    pieces = iter(box.service.generate("ada", "Once upon a time", max_tokens=64))
+    for _ in range(20):
+        next(pieces)
+    box.service.forget("ada")
+    box.service.absorb("ada", BIO)
+    with pytest.raises(Cancelled, match="forgotten"):
+        list(pieces)
+    assert [document.text for document in box.service.transcript("ada").documents] == [BIO]
 
 
 def test_unused_memories_expire(make_box):
