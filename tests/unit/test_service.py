@@ -148,6 +148,8 @@ def test_long_turns_that_teach_nothing_are_learned_with_their_neighbours(box):
     for name, history in (("ada", silent + spoken), ("eve", spoken + silent)):
         assert box.service.absorb(name, history).tokens == 4
         assert box.service.covered(name, history).messages == 5
+    long = [Message("user", "warm " * 8000), Message("assistant", "No.")]
+    assert box.service.absorb("zoe", long + silent).tokens == 8001
 
 
 def test_a_cut_in_the_middle_of_a_turn_never_absorbs_the_question(box):
