@@ -547,5 +547,4 @@ def _follow(call: Call, job: Job, title: str) -> AbsorbReport:
     except KeyboardInterrupt:
         job.cancel()
         job.finished()
-        call.warn("stopped: what was committed stays, the rest is in the journal.")
         raise

@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TemploraError as error:
         return _fail(str(error), type(error).__name__, FAILURE, given, retry=error.retry)
     if code == INTERRUPTED:
-        return _fail("Interrupted.", "Interrupted", INTERRUPTED, given, retry=True)
+        message = "Interrupted: what was committed stays, the rest of the text is in the journal."
+        return _fail(message, "Interrupted", INTERRUPTED, given, retry=True)
     return int(code or 0)
 
 
