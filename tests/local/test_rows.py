@@ -70,6 +70,15 @@ def _raise(*_):
     raise ZeroDivisionError
 
 
+def test_opening_again_does_not_apply_an_adapter_twice(make_backend, learn, score, tmp_path):
+    backend = make_backend()
+    adapter, _ = learn(backend, tmp_path / "a")
+    before = score(backend, adapter)
+    backend.close()
+    backend.open()
+    assert torch.equal(score(backend, adapter), before)
+
+
 def test_four_threads_with_four_adapters_never_get_a_neighbours_answer(
     make_backend, learn, tmp_path
 ):

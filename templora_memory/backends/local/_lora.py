@@ -193,22 +193,28 @@ def using(rows: Rows | None) -> Iterator[None]:
 
 
 def install(layers: Mapping[str, nn.Module]) -> None:
-    """Put the hook on every layer, once for the life of the model."""
+    """Put the hook on every layer, once for the life of the model; again changes nothing."""
     for name, module in layers.items():
-        module.register_forward_hook(_hook(name))
+        if not any(isinstance(hook, _Branch) for hook in module._forward_hooks.values()):  # noqa: SLF001  # torch has no other way to ask
+            module.register_forward_hook(_Branch(name))
 
 
-def _hook(name: str) -> Any:
-    def branch(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """The hook of one layer."""
+
+    name: str
+
+    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         rows = _ROWS.get()
-        row = None if rows is None else rows.get(name)
+        row = None if rows is None else rows.get(self.name)
         if row is None:
             return None  # the base, bit for bit
         x = inputs[0]
         if x.ndim != 3 or x.shape[0] != row.a.shape[0]:  # noqa: PLR2004
             raise UnsupportedModel(
-                f"Layer {name} sees input of shape {tuple(x.shape)} for {row.a.shape[0]} rows: it "
-                "mixes the rows of a batch. Leave it out: targets='attention'."
+                f"Layer {self.name} sees input of shape {tuple(x.shape)} for {row.a.shape[0]} "
+                "rows: it mixes the rows of a batch. Leave it out: targets='attention'."
             )
         if row.dropout:
             x = functional.dropout(x, row.dropout)
@@ -216,8 +222,6 @@ def _hook(name: str) -> Any:
         inner = torch.bmm(x.to(kind), row.a.to(device, kind).mT)
         branch = torch.bmm(inner, row.b.to(device, kind).mT)
         return output + branch * row.strength.to(device, kind)
-
-    return branch
 
 
 def rows_of(chosen: Sequence[tuple[Weights, float] | None], dtype: torch.dtype) -> Rows | None:
