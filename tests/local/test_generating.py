@@ -10,6 +10,7 @@ import torch
 
 from templora_memory import Message, Sampling
 from templora_memory._ports import GenerateRequest
+from templora_memory.backends.local._generator import _Chooser
 from templora_memory.errors import Closed, InvalidText, PromptTooLong
 
 ENDLESS = Sampling(ignore_end=True)
@@ -61,6 +62,18 @@ def test_a_seed_repeats_a_draw_and_other_seeds_give_others(make_backend):
     greedy = backend.stream(ask()).completion.text
     assert draw(3, top_k=1) == greedy
     assert draw(3, top_p=1e-6) == greedy
+
+
+@pytest.mark.parametrize("setting", ["temperature", "repetition_penalty"])
+def test_a_whole_number_is_as_good_as_a_fraction(make_backend, setting):
+    backend = make_backend()
+    texts = {
+        backend.stream(
+            ask(sampling=replace(ENDLESS, **{"temperature": 0.7, "seed": 1, setting: value}))
+        ).completion.text
+        for value in (2, 2.0)
+    }
+    assert len(texts) == 1
 
 
 def test_a_repetition_penalty_changes_what_is_repeated(make_backend):
@@ -177,6 +190,25 @@ def test_one_failing_prompt_fails_its_own_caller_alone(make_backend, learn, tmp_
     with pytest.raises(TypeError):
         backend.stream(bad).completion  # noqa: B018
     assert good.completion.finish_reason == "length"
+
+
+def test_an_answer_that_fails_in_the_middle_leaves_the_batch_alone(make_backend, monkeypatch):
+    backend = make_backend()
+    request = ask(max_tokens=60)
+    alone = backend.stream(request).completion
+    choose = _Chooser.choose
+
+    def sometimes(self, logits, seen):
+        if self._sampling.seed == 13 and len(seen) > alone.prompt_tokens + 5:
+            raise ZeroDivisionError
+        return choose(self, logits, seen)
+
+    monkeypatch.setattr(_Chooser, "choose", sometimes)
+    good = backend.stream(request)
+    bad = backend.stream(replace(request, sampling=replace(ENDLESS, seed=13)))
+    with pytest.raises(ZeroDivisionError):
+        bad.completion  # noqa: B018
+    assert good.completion == alone
 
 
 def test_closing_the_backend_ends_open_streams_with_an_error(make_backend):

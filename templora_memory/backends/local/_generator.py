@@ -126,13 +126,13 @@ class _Chooser:
         self._sampling = sampling
         self._ends = sorted(base.end_tokens) if sampling.ignore_end else []
         self._penalty = (
-            RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)
+            RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty))
             if sampling.repetition_penalty != 1
             else None
         )
         self._warpers = []
         if sampling.temperature > 0:
-            self._warpers.append(TemperatureLogitsWarper(sampling.temperature))
+            self._warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
             if sampling.top_k:
                 self._warpers.append(TopKLogitsWarper(sampling.top_k))
             if sampling.top_p < 1:
@@ -190,10 +190,13 @@ class _Row:
             self.answer.text.append(piece)
             self.answer.channel.queue.put(piece)
 
-    def end(self, reason: FinishReason) -> None:
+    def end(self, reason: FinishReason | BaseException) -> None:
+        answer = self.answer
+        if isinstance(reason, BaseException):
+            answer.channel.queue.put(reason)
+            return
         if reason == "cancelled":
             self._say(self.decoder.finish())
-        answer = self.answer
         answer.channel.queue.put(
             Completion(
                 text="".join(answer.text),
@@ -287,13 +290,17 @@ class DecodeBatch:
             seen = torch.arange(length, device=base.device)[None]
             inputs["attention_mask"] = (seen >= length - 1 - positions).long()
         logits = self._forward(ids, self._adapters, self._cache, **inputs)
-        over: list[tuple[_Row, FinishReason]] = []
+        over: list[tuple[_Row, FinishReason | BaseException]] = []
         for index, row in enumerate(rows):
             row.position += 1
-            if (reason := row.take(logits[index, -1])) is not None:
-                over.append((row, reason))
-        for row, reason in over:
-            self._leave([row], reason)
+            try:
+                reason = row.take(logits[index, -1])
+            except BaseException as error:  # noqa: BLE001  # belongs to this answer's caller
+                over.append((row, error))
+            else:
+                over += [] if reason is None else [(row, reason)]
+        for row, end in over:
+            self._leave([row], end)
 
     def _join(self, row: _Row) -> None:
         pairs = row.answer.pairs
@@ -321,7 +328,7 @@ class DecodeBatch:
             [_choice(row.answer) for row in self._rows], self._base.dtype
         )
 
-    def _leave(self, leaving: Sequence[_Row], reason: FinishReason) -> None:
+    def _leave(self, leaving: Sequence[_Row], reason: FinishReason | BaseException) -> None:
         if not leaving or self._cache is None:
             return
         pairs = pairs_of(self._cache)
