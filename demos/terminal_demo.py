@@ -23,11 +23,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from templora_memory import AbsorbReport, Job, Learning, Message, ParametricMemory, Policy
+from templora_memory import AbsorbReport, Job, Message, ParametricMemory
 
 ID = "orla"
-# smaller chunks and larger steps than the defaults: the embedded model is small, and so is the text
-POLICY = Policy(chunk=128, learning=Learning(rate=3e-3, epochs=4))
 FOUND = "In the box is a tin kite. In the jar is a red feather."
 ASKED = "What is in the jar?"
 
@@ -115,7 +113,7 @@ def main() -> int:
     history = conversation(given.turns)
     with tempfile.TemporaryDirectory() as root:
         console.rule(f"{NAME} on {given.model}")
-        with ParametricMemory.from_pretrained(given.model, root=root, policy=POLICY) as memory:
+        with ParametricMemory.from_pretrained(given.model, root=root) as memory:
             memory.open(ID)
             before = ask_base(memory)
             console.print(f"\n1. Learn a bio and {len(history)} messages")

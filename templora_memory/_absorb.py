@@ -44,6 +44,11 @@ class _Unit:
     documents: tuple[str, ...]
     left: int  # characters of this absorb that come after this unit
 
+    @property
+    def stands_alone(self) -> bool:
+        first = self.items[0]
+        return isinstance(first, Document) and not first.continues
+
 
 class _Tally:
     """Adds up chunks over units, and turns a unit's progress into the whole absorb's."""
@@ -234,6 +239,7 @@ class Absorber:
             chunk=self._policy.chunk or 1,
             recipe=self._policy.recipe,
             settings=replace(learning, seed=seed),
+            least_steps=learning.document_steps if unit.stands_alone else 0,
         )
         stats = self._backend.learn(
             request, into=folder, progress=tally.progress(unit), cancelled=job.cancelled

@@ -61,6 +61,11 @@ class Learning:
             (L_T of the paper); None: as many as the chunk has.
         context_gradient: keep the context inside the graph, as the released code does; otherwise
             it enters as keys and values without gradient, which is cheaper and slightly different.
+        document_steps: optimizer steps that a document standing alone (not `continues`) gets at
+            least in all: a bio of one chunk is passed over that often, a book gets `epochs`.
+        scale_short: multiply the rate of a chunk shorter than the policy's by its share of it.
+            Adam's step is as large for five tokens as for a thousand, and would push older
+            knowledge out; so the same text moves the adapter as far in one piece as in many.
         even_chunks: cut a text into chunks of equal size near the policy's chunk; otherwise every
             chunk has exactly that size but the last, which may be a few noisy tokens.
         schedule: "constant", or "released": zero on the first chunk, half on the second
@@ -80,6 +85,8 @@ class Learning:
     epochs: int = 2
     context: int | None = None
     context_gradient: bool = False
+    document_steps: int = 64
+    scale_short: bool = True
     even_chunks: bool = True
     schedule: Schedule = "constant"
     carry_optimizer: bool = False
@@ -98,6 +105,7 @@ class Learning:
             none = name == "rate"  # derived from the model
             positive(f"learning.{name}", getattr(self, name), none=none)
         positive("learning.weight_decay", self.weight_decay, zero=True)
+        whole("learning.document_steps", self.document_steps, zero=True)
         whole("learning.context", self.context, zero=True, none=True)
         whole("learning.seed", self.seed, zero=True)
         for name in ("dropout", "beta1", "beta2"):
@@ -254,6 +262,8 @@ _REFERENCE = Learning(
     epochs=2,
     context=1024,
     context_gradient=True,
+    document_steps=0,
+    scale_short=False,
     even_chunks=False,
     schedule="released",
     carry_optimizer=True,

@@ -45,6 +45,8 @@ class LearnRequest:
         start: adapter to go on from; None: a fresh one.
         chunk: tokens per update.
         recipe: name of the recipe.
+        least_steps: optimizer steps to take in all, also if that means more than
+            `settings.epochs` passes.
         settings: rank, rate and so on. `settings.context` and `settings.rate` are set.
     """
 
@@ -54,6 +56,7 @@ class LearnRequest:
     chunk: int
     recipe: str
     settings: Learning
+    least_steps: int = 0
 
 
 class Learner(Protocol):

@@ -46,7 +46,7 @@ class Writer:
         self._adapter = adapter
         self._shown = 0
         self._written = 0
-        self._began = False
+        self._after = manifest.first
         self._blank = ""
 
     def steps(self, task: Writing) -> Generator[str, None, FinishReason]:
@@ -98,9 +98,10 @@ class Writer:
         if not text.strip():
             self._blank = text  # a document needs words: this joins the next one
             return ()
-        continues, self._began = self._began, True
-        pieces = passages(Document(text, continues=continues))
-        return self._store.record_documents(self._current().id, pieces)
+        pieces = passages(Document(text, continues=True))  # a stream, also where it begins
+        digests = self._store.record_documents(self._current().id, pieces, after=self._after)
+        self._after = digests[-1]
+        return digests
 
     def _current(self) -> Manifest:
         now = self._store.manifest(self._manifest.id)

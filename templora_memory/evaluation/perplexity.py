@@ -209,7 +209,7 @@ def _chunk(
             [ScoreRequest(context=before, target=piece, adapter=adapter, strength=1.0)]
         )
     # the title keeps passages that repeat word for word apart; it is not trained on
-    report = memory.absorb(Document(piece, f"from token {start}", continues=bool(before)))
+    report = memory.absorb(Document(piece, f"from token {start}", continues=True))
     if not base:
         return []
     return [

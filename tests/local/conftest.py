@@ -125,6 +125,7 @@ def learn() -> Callable[..., tuple[Adapter, LearnStats]]:
         before: tuple[Any, ...] = (),
         start: Adapter | None = None,
         chunk: int = 32,
+        least_steps: int = 0,
         **settings: Any,
     ) -> tuple[Adapter, LearnStats]:
         folder.mkdir()
@@ -134,6 +135,7 @@ def learn() -> Callable[..., tuple[Adapter, LearnStats]]:
             start=start,
             chunk=chunk,
             recipe="continue",
+            least_steps=least_steps,
             settings=Learning(**{"rank": 4, "alpha": 8, "rate": 1e-2, "context": 32, **settings}),
         )
         stats = backend.learn(

@@ -278,6 +278,26 @@ def test_the_released_schedule_leaves_the_first_chunk_unlearned(
     assert _learner.rate_factor(Learning(), 0) == 1
 
 
+def test_a_short_chunk_moves_the_adapter_by_its_share(base):
+    moved = []
+    for share in (1.0, 0.25):
+        state, counted = _learner.TrainingRows([fresh(base)], SETTINGS), _learner.Progress()
+        batch = _learner.make_batch(base, [example("some text")], state.frozen, in_graph=False)
+        _learner._one_step(base, batch, state, SETTINGS, counted, share=share)
+        moved.append((state.weights(0).flat - fresh(base).flat).abs().max().item())
+    assert moved[1] == pytest.approx(moved[0] / 4, rel=1e-3)
+
+
+def test_a_short_document_is_passed_over_until_it_had_its_steps(
+    make_backend, learn, score, tmp_path
+):
+    backend = make_backend()
+    few, _ = learn(backend, tmp_path / "few", "x" * 30)
+    many, _ = learn(backend, tmp_path / "many", "x" * 30, least_steps=20)
+    text = "x" * 30
+    assert score(backend, many, text).mean() > score(backend, few, text).mean() + 0.05
+
+
 def test_system_and_tool_messages_are_seen_but_never_learned(make_backend):
     text = make_backend()._now.text
     marked = text.dialogue(

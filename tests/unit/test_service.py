@@ -783,7 +783,34 @@ def test_a_long_text_is_learned_chunk_by_chunk(box):
     assert (reply.completion_tokens, reply.finish_reason) == (100, "length")
     assert "".join(box.learned) == "word " * 40 + text
     assert len(box.learned) == 2 + 7
-    assert [item.continues for r in box.backend.learned for item in r.items] == [False] + [True] * 8
+    assert all(item.continues for request in box.backend.learned for item in request.items)
+    assert not any(request.least_steps for request in box.backend.learned)
+
+
+def test_a_text_that_repeats_itself_is_kept_and_learned_whole(box):
+    box.service.absorb("ada", "chorus")
+    for _ in range(3):
+        box.service.absorb("ada", Document(" again", continues=True))
+    texts = [document.text for document in box.service.transcript("ada").documents]
+    assert texts == ["chorus", " again", " again", " again"]
+    assert box.learned == texts
+
+
+def test_a_short_document_gets_more_passes_than_a_stream(box):
+    box.service.absorb("ada", "A short bio.")
+    box.service.absorb("ada", Document("and its sequel", continues=True))
+    box.service.absorb("ada", [{"role": "user", "content": "Hi"}])
+    steps = box.service.policy.learning.document_steps
+    assert [request.least_steps for request in box.backend.learned] == [steps, 0, 0]
+
+
+def test_trying_again_after_a_failure_keeps_a_continuing_text_once(box):
+    box.service.absorb("ada", "begin")
+    for _ in range(2):
+        with pytest.raises(LearningFailed):
+            box.service.absorb("ada", Document(f" {POISON}", continues=True))
+    texts = [document.text for document in box.service.transcript("ada").documents]
+    assert texts == ["begin", f" {POISON}"]
 
 
 def test_a_stopped_text_is_kept(box):

@@ -157,6 +157,8 @@ class LocalBackend:
                 start,
                 examples,
                 settings,
+                chunk=request.chunk,
+                least_steps=request.least_steps,
                 resume=request.start.folder if request.start else None,
                 progress=progress,
                 cancelled=cancelled,

@@ -235,6 +235,8 @@ def train(
     examples: Sequence[Example],
     settings: Learning,
     *,
+    chunk: int,
+    least_steps: int,
     resume: Path | None,
     progress: Callable[[AbsorbProgress], None],
     cancelled: Callable[[], bool],
@@ -253,6 +255,7 @@ def train(
     counted = Progress()
     if settings.carry_optimizer and resume is not None:
         counted = load_state(resume, state)
+    passes = max(settings.epochs, math.ceil(least_steps / len(useful)))
     stats: list[ChunkStats] = []
     for number, example in enumerate(useful, start=1):
         began = time.monotonic()
@@ -260,11 +263,12 @@ def train(
         if not len(batch.labels):  # one token without anything before it
             counted.chunks += 1
             continue
+        share = min(1.0, len(batch.labels) / chunk) if settings.scale_short else 1.0
         before: Tensor | None = None
-        for _ in range(settings.epochs):
+        for _ in range(passes):
             if cancelled():
                 raise Cancelled("The absorb was cancelled; the old revision stays.")
-            nll = _one_step(base, batch, state, settings, counted)
+            nll = _one_step(base, batch, state, settings, counted, share=share)
             before = nll if before is None else before
             _check(nll, base)
             yield
@@ -291,7 +295,13 @@ def train(
 
 
 def _one_step(
-    base: BaseModel, batch: Batch, state: TrainingRows, settings: Learning, counted: Progress
+    base: BaseModel,
+    batch: Batch,
+    state: TrainingRows,
+    settings: Learning,
+    counted: Progress,
+    *,
+    share: float = 1.0,
 ) -> Tensor:
     devices = [base.device] if base.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices, enabled=settings.dropout > 0):
@@ -299,7 +309,7 @@ def _one_step(
             torch.manual_seed(settings.seed + counted.steps)
         loss, nll = batch_loss(base, batch, state.rows)
         loss.backward()  # type: ignore[no-untyped-call]
-    state.step(rate_factor(settings, counted.chunks))
+    state.step(rate_factor(settings, counted.chunks) * share)
     counted.steps += 1
     return nll
 

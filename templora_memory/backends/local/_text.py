@@ -24,6 +24,7 @@ PLAIN_TEMPLATE = (
 
 PLAIN_STOP = "\nUser:"  # such a model goes on with the other side of the conversation
 
+_UNBOUNDED = 10**30
 SEPARATOR = "\n\n"  # between documents that do not continue each other
 OPENING = "Hello."  # the user's part where a template insists that the user speaks first
 
@@ -51,6 +52,8 @@ class Text:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        # lengths are the service's business, which checks them: no warning from in between
+        tokenizer.model_max_length = _UNBOUNDED
         self._lock = threading.Lock()
         self._template = None if getattr(tokenizer, "chat_template", None) else PLAIN_TEMPLATE
         self._habits = self._measure()
@@ -114,7 +117,6 @@ class Text:
                 tokenize=True,
                 return_dict=True,
                 sanitize_control_tokens=True,  # text that looks like a control token stays text
-                tokenizer_kwargs={"verbose": False},  # our own check names the lengths
                 **extra,
             )
         return list(encoded["input_ids"])
