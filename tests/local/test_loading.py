@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from templora_memory import Learning, ParametricMemory, Policy
 from templora_memory.backends.local import LocalBackend
 from templora_memory.backends.local._model import weights_digest
-from templora_memory.errors import BaseMismatch, Closed, InvalidSetting, ModelNotFound
+from templora_memory.errors import (
+    BaseMismatch,
+    Closed,
+    InvalidSetting,
+    ModelNotFound,
+    UnsupportedModel,
+)
 from templora_memory.stores import DirectoryStore
 
 
@@ -85,6 +93,57 @@ def test_a_model_that_cannot_be_used_says_what_to_do(saved, damage, words, monke
         weights.rename(saved / "pytorch_model.bin")
     with pytest.raises(ModelNotFound, match=words):
         opened(name)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_hidden_layers": 3},
+        {"hidden_size": 64},
+        {"hidden_size": "wide"},
+        {"num_attention_heads": 0},
+        {"vocab_size": -1},
+    ],
+)
+def test_a_configuration_that_does_not_fit_the_weights_is_refused(saved, changes):
+    path = saved / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ModelNotFound, match="cannot be loaded"):
+        opened(saved)
+
+
+def test_a_model_without_its_output_head_is_refused(saved, make_model):
+    make_model().model.save_pretrained(saved)
+    with pytest.raises(ModelNotFound, match=r"missing, such as lm_head\.weight"):
+        opened(saved)
+
+
+def test_code_in_a_model_folder_is_neither_run_nor_asked_about(saved, monkeypatch):
+    asked = []
+    monkeypatch.setattr("builtins.input", asked.append)
+    ran = saved / "ran"
+    (saved / "own.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    path = saved / "config.json"
+    names = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "model_type": "own", "auto_map": names})
+    )
+    with pytest.raises(ModelNotFound, match="cannot be loaded"):
+        opened(saved)
+    assert not ran.exists()
+    assert not asked
+
+
+@pytest.mark.parametrize("kind", ["bert", "mamba"])
+def test_a_model_that_cannot_go_on_from_keys_and_values_is_refused(make_tokenizer, kind):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        kind, vocab_size=264, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, state_size=4, initializer_range=0.3,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(UnsupportedModel, match="keys and values"):
+        LocalBackend.of(model, make_tokenizer()).open()
 
 
 def test_unknown_devices_and_precisions_are_refused(saved):

@@ -32,6 +32,12 @@ _VOLATILE = {
 _SAMPLE = 64
 _DEFAULT_CONTEXT = 2048
 _UNBOUNDED = 10**9
+_PROBE = 8  # tokens
+_NOISE = 5e-3  # relative, float32
+_KEEPS_MORE = (
+    "{} does not go on from stored keys and values ({}): only decoders with plain attention can "
+    "carry a memory."
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,18 +91,21 @@ def load(
     """
     place, kind = _placement(device, dtype)
     path = _path(name)
+    trust = bool(options.get("trust_remote_code"))  # never asked for on the terminal
+    given = {**place, **options, "trust_remote_code": trust}
     try:
         with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(path)
-            model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=kind, use_safetensors=True, **place, **options
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
+            model, found = AutoModelForCausalLM.from_pretrained(
+                path, dtype=kind, use_safetensors=True, output_loading_info=True, **given
             )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # damaged files fail in every way there is
         raise ModelNotFound(_advice(name, path, error)) from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise ModelNotFound(_advice(name, path, error)) from error
+    if missing := sorted(found["missing_keys"]):  # they would be random numbers
+        reason = f"{len(missing)} of its weights are missing, such as {missing[0]}"
+        raise ModelNotFound(_advice(name, path, ValueError(reason)))
     return prepare(model, tokenizer, name=name)
 
 
@@ -108,8 +117,9 @@ def prepare(model: Any, tokenizer: Any, *, name: str) -> BaseModel:
         if getattr(model, asked, None) is None or getattr(model, asked)() is None:
             raise UnsupportedModel(f"{type(model).__name__} is not a causal language model.")
     layers = _lora.linear_layers(model)
-    _lora.install(layers)
     first = model.get_input_embeddings().weight
+    _check_cache(model, first)
+    _lora.install(layers)
     config = model.config.get_text_config()
     end = _end_tokens(model, tokenizer)
     start = tokenizer.bos_token_id
@@ -213,6 +223,35 @@ def _own_head(model: Any, device: torch.device) -> bool:
     with torch.no_grad():
         own = head(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
         return torch.equal(own, model(input_ids=ids, use_cache=False).logits)
+
+
+def _check_cache(model: Any, weight: Tensor) -> None:
+    """Refuse a model that sees what comes later, or keeps more than keys and values.
+
+    Its answers would be wrong without an error, so it is measured: two halves of a text, the
+    second after the stored cache of the first, give the logits of the whole.
+    """
+    ids = torch.arange(_PROBE, device=weight.device)[None] * 7 % weight.shape[0]
+    places, half = torch.arange(_PROBE, device=weight.device)[None], _PROBE // 2
+    cache = stored_cache(None)
+    found: list[Tensor] = []
+    try:
+        with torch.no_grad():
+            whole = model(input_ids=ids, use_cache=False).logits.float()
+            for part in (slice(half), slice(half, None)):
+                inputs = {"input_ids": ids[:, part], "position_ids": places[:, part]}
+                out = model(**inputs, past_key_values=cache, use_cache=True)
+                found.append(out.logits.float())
+                cache = stored_cache(pairs_of(cache))
+            wrong = float((torch.cat(found, dim=1) - whole).norm() / whole.norm())
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UnsupportedModel(_KEEPS_MORE.format(type(model).__name__, error)) from error
+    if wrong > (_NOISE if weight.dtype == torch.float32 else 20 * _NOISE):
+        raise UnsupportedModel(
+            _KEEPS_MORE.format(type(model).__name__, f"its logits change by {wrong:.1%}")
+        )
 
 
 def _identity(name: str, model: Any, tokenizer: Any) -> ModelIdentity:
