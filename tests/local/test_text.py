@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from templora_memory import Document, Message
-from templora_memory.backends.local._text import PLAIN_STOP, Decoder
+from templora_memory.backends.local._text import PLAIN_STOP, Decoder, Text
 from templora_memory.errors import InvalidText
 
 U, A, S, T = (
@@ -17,6 +19,16 @@ STRICT = (
     "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate') }}{% endif %}"
     "<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+THOUGHTFUL = (
+    "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}"
+    "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}LEAD"
+    "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}"
+    "{% if loop.index0 > ns.last %}(thought){% endif %}{% endif %}"
+    "{{ m.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
@@ -82,6 +94,17 @@ def test_a_template_that_refuses_everything_is_an_error_with_its_reason(make_bac
         make_backend(template="{{ raise_exception('not today') }}")
 
 
+@pytest.mark.parametrize("lead", ["", "<|system|>Be kind."])
+def test_a_template_that_dresses_the_newest_answer_loses_no_word_of_a_turn(make_tokenizer, lead):
+    text = Text(make_tokenizer(THOUGHTFUL.replace("LEAD", lead)))
+    marked = text.dialogue([U("one"), A("two"), U("three"), A("four")], lead=True)
+    learned = [i for i, weight in zip(marked.ids, marked.weights, strict=True) if weight]
+    turns = "<|user|>one<|end|><|assistant|>(thought)two<|end|>"
+    turns += "<|user|>three<|end|><|assistant|>(thought)four<|end|>"
+    assert text.decode(learned, special=True) == turns
+    assert text.decode(marked.ids, special=True) == lead + turns
+
+
 def test_documents_are_separated_unless_one_continues_the_other(text):
     apart = text.documents([Document("one"), Document("two")], start=None)
     assert text.decode(apart.ids) == "one\n\ntwo"
@@ -106,3 +129,13 @@ def test_a_stop_text_is_held_back_only_as_long_as_it_may_come(text):
     open_end = Decoder(text, ("END",))
     assert "".join(open_end.push(token) for token in text.encode("xEN")) == "x"
     assert open_end.finish() == "EN"
+
+
+def test_answers_are_decoded_while_a_long_text_is_encoded(text):
+    ids = text.encode("some words")
+    decoded = []
+    with text._lock:
+        reader = threading.Thread(target=lambda: decoded.append(text.decode(ids)), daemon=True)
+        reader.start()
+        reader.join(5)
+        assert decoded == ["some words"]

@@ -1,10 +1,12 @@
 """Text to tokens and back: the chat template, training segments, and incremental decoding.
 
-One lock guards the tokenizer: fast tokenizers refuse concurrent use from several threads.
+One lock guards the tokenizer: fast tokenizers refuse concurrent use from several threads. A second
+one, with its own lock, decodes, so that answers go on while a long text is encoded.
 """
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,11 +57,11 @@ class Text:
         # lengths are the service's business, which checks them: no warning from in between
         tokenizer.model_max_length = _UNBOUNDED
         self._lock = threading.Lock()
+        self._reader = copy.deepcopy(tokenizer)
+        self._reading = threading.Lock()
         self._template = None if getattr(tokenizer, "chat_template", None) else PLAIN_TEMPLATE
         self._habits = self._measure()
-        pair = [Message("user", "a"), Message("assistant", "b")]
-        once, twice = self._render(pair), self._render(pair + pair)
-        self._lead = max(0, 2 * len(once) - len(twice))  # what stands before the first message
+        self._lead = self._measure_lead()
 
     @property
     def plain(self) -> bool:
@@ -138,6 +140,15 @@ class Text:
             assistant_first=shows(("assistant", "alpha"), ("user", "beta")),
         )
 
+    def _measure_lead(self) -> int:
+        """How many tokens the template puts before the first message."""
+        pair = [Message("user", "a"), Message("assistant", "b")]
+        once, twice = self._render(pair), self._render(pair + pair)
+        if twice[: len(once)] == once:
+            return max(0, 2 * len(once) - len(twice))
+        # The newest answer is dressed differently (an empty thought): both end in the same turn.
+        return len(once) - _common(once[::-1], twice[::-1])
+
     # --- plain text ----------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
@@ -183,8 +194,8 @@ class Text:
         return tuple(piece for piece in pieces if piece)
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
-        with self._lock:
-            text: str = self._tokenizer.decode(
+        with self._reading:
+            text: str = self._reader.decode(
                 list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False
             )
         return text
