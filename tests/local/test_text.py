@@ -5,6 +5,11 @@ from __future__ import annotations
 import threading
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.decoders import Metaspace as MetaspaceDecoder
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Metaspace
+from transformers import PreTrainedTokenizerFast
 
 from templora_memory import Document, Message
 from templora_memory.backends.local._text import PLAIN_STOP, Decoder, Text
@@ -139,3 +144,37 @@ def test_answers_are_decoded_while_a_long_text_is_encoded(text):
         reader.start()
         reader.join(5)
         assert decoded == ["some words"]
+
+
+def in_chunks(text, ids, size):
+    """What is shown of a text that is generated in chunks."""
+    shown, before, unsaid = "", ids[:1], 0
+    for begin in range(1, len(ids), size):
+        decoder = Decoder(text, (), before=before, unsaid=unsaid)
+        for token in ids[begin : begin + size]:
+            shown += decoder.push(token)
+        shown += decoder.finish(hold=True)
+        before, unsaid = ids[: begin + size], decoder.held
+    return shown
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_a_character_over_two_chunks_of_text_is_whole(text, size):
+    content = "xhéllo 你好 👋👋 ok"
+    assert in_chunks(text, text.encode(content), size) == content[1:]
+
+
+def test_a_space_between_two_chunks_of_text_is_kept():
+    words = ["?", "\u2581one", "\u2581two", "\u2581three"]
+    raw = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, words[0]))
+    raw.pre_tokenizer, raw.decoder = Metaspace(), MetaspaceDecoder()
+    text = Text(PreTrainedTokenizerFast(tokenizer_object=raw, unk_token=words[0]))
+    assert in_chunks(text, [1, 2, 3, 2], 1) == " two three two"
+
+
+def test_text_that_is_no_character_is_not_held_for_ever(text):
+    decoder = Decoder(text, (), before=text.encode("a"))
+    broken = text.encode("你")[1:] * 2
+    assert "".join(decoder.push(token) for token in broken) == ""
+    assert decoder.finish(hold=True) == "\ufffd" * 4
+    assert decoder.held == 0

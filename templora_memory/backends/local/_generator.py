@@ -114,6 +114,7 @@ class Answer:
     channel: Channel
     cache: Computed | None = None  # of a beginning of the prompt
     keep_cache: bool = False
+    unsaid: int | None = None  # tokens of the prompt, at its end, that the text begins with
     ids: list[int] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     pairs: Pairs | None = None
@@ -164,7 +165,10 @@ class _Row:
     def __init__(self, answer: Answer, base: BaseModel, text: Text) -> None:
         self.answer = answer
         self.chooser = _Chooser(answer.sampling, base)
-        self.decoder = Decoder(text, answer.stop)
+        if answer.unsaid is None:
+            self.decoder = Decoder(text, answer.stop)
+        else:
+            self.decoder = Decoder(text, answer.stop, before=answer.prompt, unsaid=answer.unsaid)
         self.ends = base.end_tokens
         self.token = 0  # chosen, not yet fed
         self.position = 0  # of the token to feed: how many tokens the cache holds
@@ -181,7 +185,7 @@ class _Row:
         if self.decoder.stopped:
             return "stop"
         if len(answer.ids) >= answer.most:
-            self._say(self.decoder.finish())
+            self._say(self.decoder.finish(hold=answer.unsaid is not None))
             return "stop" if self.decoder.stopped else "length"
         return None
 
@@ -196,7 +200,9 @@ class _Row:
             answer.channel.queue.put(reason)
             return
         if reason == "cancelled":
-            self._say(self.decoder.finish())
+            self._say(self.decoder.finish(hold=answer.unsaid is not None))
+        if answer.unsaid is not None:
+            answer.unsaid = self.decoder.held
         answer.channel.queue.put(
             Completion(
                 text="".join(answer.text),

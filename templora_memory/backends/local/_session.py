@@ -28,6 +28,7 @@ class LocalText:
         self._send = send
         self._load = load
         self._cache: Computed | None = None  # of the tokens from `_begin` on
+        self._unsaid = 0  # newest tokens that are part of a character not yet whole
         self._last: tuple[Answer, LocalStream] | None = None
 
     def generate(
@@ -58,6 +59,7 @@ class LocalText:
             channel=Channel(),
             cache=self._cache,
             keep_cache=True,
+            unsaid=self._unsaid,
         )
         stream = LocalStream(answer.channel)
         self._last = (answer, stream)
@@ -90,6 +92,7 @@ class LocalText:
         self._last = None
         stream.completion  # noqa: B018  # raises here if that chunk failed
         self._ids = [*self._ids, *answer.ids]
+        self._unsaid = answer.unsaid or 0
         if answer.pairs is None:
             self._cache = None
             return

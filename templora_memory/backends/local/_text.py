@@ -28,6 +28,8 @@ PLAIN_STOP = "\nUser:"  # such a model goes on with the other side of the conver
 
 _UNBOUNDED = 10**30
 SEPARATOR = "\n\n"  # between documents that do not continue each other
+_TAIL = 8  # tokens before a text that decide how it begins
+_CHARACTER = 4  # bytes, and so tokens, of the longest character
 OPENING = "Hello."  # the user's part where a template insists that the user speaks first
 
 
@@ -258,15 +260,18 @@ class Decoder:
     """Text from tokens as they come, and where to stop.
 
     A piece is held back while it ends inside a character (U+FFFD) or could be the beginning of a
-    stop text.
+    stop text. Where the tokens go on with a text, `before` is that text, of whose last `unsaid`
+    tokens nothing was given out yet.
     """
 
-    def __init__(self, text: Text, stop: Sequence[str]) -> None:
+    def __init__(
+        self, text: Text, stop: Sequence[str], *, before: Sequence[int] = (), unsaid: int = 0
+    ) -> None:
         self._text = text
         self._stop = tuple(stop)
-        self._ids: list[int] = []
+        self._ids = list(before[-_TAIL:])
         self._from = 0  # decoding starts here: a token's text may depend on the one before
-        self._done = 0  # tokens whose text is in `_pending` or was given out
+        self._done = len(self._ids) - unsaid  # text of these is in `_pending` or was given out
         self._pending = ""
         self.stopped = False
 
@@ -292,11 +297,19 @@ class Decoder:
         text, self._pending = self._pending[:cut], self._pending[cut:]
         return text
 
-    def finish(self) -> str:
-        """The rest: text that was held back, also half characters."""
-        before = self._text.decode(self._ids[self._from : self._done])
-        after = self._text.decode(self._ids[self._from :])
-        rest = self._give(after[len(before) :]) if len(after) > len(before) else ""
+    @property
+    def held(self) -> int:
+        """How many of the last tokens no text was made of yet."""
+        return len(self._ids) - self._done
+
+    def finish(self, *, hold: bool = False) -> str:
+        """The rest: text that was held back; with `hold` all but a character that may go on."""
+        rest = ""
+        if not hold or self.held >= _CHARACTER:
+            before = self._text.decode(self._ids[self._from : self._done])
+            after = self._text.decode(self._ids[self._from :])
+            self._done = len(self._ids)
+            rest = self._give(after[len(before) :]) if len(after) > len(before) else ""
         if self.stopped:
             return rest
         rest, self._pending = rest + self._pending, ""
