@@ -11,7 +11,7 @@ import torch
 from templora_memory import Message, Sampling
 from templora_memory._ports import GenerateRequest
 from templora_memory.backends.local._generator import _Chooser
-from templora_memory.errors import Closed, InvalidText, PromptTooLong
+from templora_memory.errors import Closed, InvalidSetting, InvalidText, PromptTooLong
 
 ENDLESS = Sampling(ignore_end=True)
 
@@ -307,6 +307,23 @@ def test_reuse_never_crosses_to_another_adapter_unasked(make_backend, learn, tmp
     run(session, [None], reuse=False)
     session._take_over()
     assert session._cache.versions == {""}
+
+
+def test_a_window_of_text_longer_than_the_model_is_refused(make_backend):
+    with pytest.raises(InvalidSetting, match="256"):
+        make_backend("gpt2").open_text("Once", window=257)
+
+
+def test_what_a_text_keeps_of_a_batch_is_its_own_row_alone(make_backend):
+    backend = make_backend()
+    other = backend.stream(ask(max_tokens=200))
+    next(iter(other))
+    session = backend.open_text("Once upon a time", window=200)
+    run(session, [None], reuse=True)
+    other.close()
+    session._take_over()
+    for kept in (tensor for pair in session._cache.pairs for tensor in pair):
+        assert kept.untyped_storage().nbytes() == kept.nbytes
 
 
 def test_an_empty_prompt_begins_after_the_end_token_or_is_refused(make_backend):

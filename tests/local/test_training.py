@@ -15,7 +15,7 @@ from templora_memory._ports import LearnRequest
 from templora_memory.backends.local import _learner, _lora, _loss
 from templora_memory.backends.local._model import pairs_of, stored_cache
 from templora_memory.backends.local.recipes import Example
-from templora_memory.errors import Cancelled, LearningFailed, StoreDamaged
+from templora_memory.errors import Cancelled, InvalidSetting, LearningFailed, StoreDamaged
 
 SETTINGS = Learning(rank=4, alpha=8, rate=1e-2, context=16)
 TARGET_NAMES = "all-linear"
@@ -334,6 +334,17 @@ def test_a_loss_that_is_no_number_stops_learning(make_backend, learn, tmp_path):
 def test_a_diverging_loss_stops_learning(make_backend, learn, tmp_path):
     with pytest.raises(LearningFailed, match=r"Lower learning\.rate"):
         learn(make_backend(), tmp_path / "a", rate=50.0, epochs=8)
+
+
+def test_an_adapter_with_a_value_that_is_not_finite_is_never_written(make_backend, learn, tmp_path):
+    with pytest.raises(LearningFailed, match="not finite"):
+        learn(make_backend(), tmp_path / "a", "short", rate=1e39, epochs=1, measure=False)
+    assert not list((tmp_path / "a").iterdir())
+
+
+def test_a_chunk_longer_than_the_model_is_refused(make_backend, learn, tmp_path):
+    with pytest.raises(InvalidSetting, match="256"):
+        learn(make_backend("gpt2"), tmp_path / "a", "word " * 100, chunk=300)
 
 
 def test_cancelling_takes_effect_between_steps(make_backend, tmp_path):

@@ -144,6 +144,11 @@ class LocalBackend:
         base, settings = loaded.base, request.settings
         if request.recipe not in RECIPES:
             raise InvalidSetting(f"recipe is {request.recipe!r}: use one of {sorted(RECIPES)}.")
+        if request.chunk > base.context:
+            raise InvalidSetting(
+                f"chunk is {request.chunk} tokens, more than the model's {base.context}: make it "
+                "smaller."
+            )
         examples = RECIPES[request.recipe](request, loaded.text, base.start_token)
         if request.start is None:
             targets = _lora.choose_targets(base.layers, settings.targets)
@@ -202,6 +207,10 @@ class LocalBackend:
     def open_text(self, prompt: str, *, window: int) -> LocalText:
         loaded = self._now
         base = loaded.base
+        if window > base.context:
+            raise InvalidSetting(
+                f"window is {window} tokens, more than the model's {base.context}: make it smaller."
+            )
         ids = loaded.text.encode(prompt)
         if base.start_token is not None:
             ids = [base.start_token, *ids]

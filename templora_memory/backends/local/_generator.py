@@ -345,8 +345,8 @@ class DecodeBatch:
                 if row.answer.keep_cache:
                     row.answer.pairs = [
                         (
-                            k[index : index + 1, :, width - row.position :],
-                            v[index : index + 1, :, width - row.position :],
+                            k[index : index + 1, :, width - row.position :].clone(),
+                            v[index : index + 1, :, width - row.position :].clone(),
                         )
                         for k, v in pairs
                     ]

@@ -291,6 +291,11 @@ def train(
         )
     if not stats:
         raise LearningFailed("There is nothing to train on: the text is a single token.")
+    if not state.weights(0).flat.isfinite().all():  # the last step is not measured by everybody
+        raise LearningFailed(
+            "The adapter came to hold values that are not finite; the old revision stays. Lower "
+            "learning.rate."
+        )
     return state, counted, LearnStats(chunks=tuple(stats))
 
 
