@@ -16,7 +16,7 @@ from templora_memory.errors import InvalidSetting
 Targets: TypeAlias = Literal["all-linear", "mlp", "attention"]
 Schedule: TypeAlias = Literal["constant", "released"]
 PRESETS = ("default", "reference")
-RECIPES = ("continue",)
+RECIPES = ("statements", "continue")
 DEFAULT_WINDOW = 4096  # tokens; longer prompts cost more than they give a memory in weights
 _TOKENS_MIN = 16
 _RATE = 5e-4  # of a model of width 2000
@@ -149,7 +149,10 @@ class Policy:
         reply_tokens: most tokens of a reply; the prompt gets `window - reply_tokens`.
         chunk: tokens that leave the window before one update (the paper's delta).
         keep_turns: newest turns that stay in the prompt verbatim, at least 1.
-        recipe: what an absorb trains on: "continue" is plain next-token training, as published.
+        recipe: what an absorb trains on: "continue" is plain next-token training, as published;
+            "statements" (the default) does the same, but learns a short document sentence by
+            sentence, each as something the assistant says. Many passes over plain text would make
+            a chat model forget where its answers end.
         learning: how.
         keep_revisions: newest revisions that stay on disk for edits and rollback.
         ttl: seconds without use after which the start-up sweep forgets a memory; None: never.
@@ -159,7 +162,7 @@ class Policy:
     reply_tokens: int | None = None
     chunk: int | None = None
     keep_turns: int = 2
-    recipe: str = "continue"
+    recipe: str = "statements"
     learning: Learning = field(default_factory=Learning)
     keep_revisions: int = 4
     ttl: float | None = None
@@ -196,7 +199,7 @@ class Policy:
         """
         if name not in PRESETS:
             raise InvalidSetting(f"Unknown preset {name!r}: use one of {PRESETS}.")
-        base = cls() if name == "default" else cls(learning=_REFERENCE)
+        base = cls() if name == "default" else cls(recipe="continue", learning=_REFERENCE)
         return base.changed(**changes)
 
     def changed(self, **changes: Any) -> Policy:
@@ -231,6 +234,7 @@ class Policy:
         context = self.learning.context
         if context is None:
             context = min(chunk, window - 1)
+        context = max(0, min(context, limits.context - chunk))
         rate = self.learning.rate or float(f"{_RATE * (2000 / (limits.width or 2000)) ** 0.78:.1e}")
         return replace(  # constructing checks the numbers against each other
             self,

@@ -64,6 +64,8 @@ class Text:
         self._template = None if getattr(tokenizer, "chat_template", None) else PLAIN_TEMPLATE
         self._habits = self._measure()
         self._lead = self._measure_lead()
+        said = [self._render([Message("assistant", letter)]) for letter in "xy"]
+        self._opening = _common(*said)  # what stands before the text of an assistant's message
 
     @property
     def plain(self) -> bool:
@@ -178,6 +180,17 @@ class Text:
             own = self.encode(document.text)
             ids += own
             weights += [1.0] * len(own)
+        return Segments(tuple(ids), tuple(weights))
+
+    def statements(self, sentences: Sequence[str]) -> Segments:
+        """Each sentence as a message of the assistant; its text and its end are learned."""
+        ids: list[int] = []
+        weights: list[float] = []
+        for sentence in sentences:
+            said = self._render([Message("assistant", sentence)])
+            skip = self._lead if ids else 0
+            ids += said[skip:]
+            weights += [0.0] * (self._opening - skip) + [1.0] * (len(said) - self._opening)
         return Segments(tuple(ids), tuple(weights))
 
     def split(self, text: str, tokens: int) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from templora_memory.backends.local.recipes._continue import continue_
 from templora_memory.backends.local.recipes._example import Example, Recipe
+from templora_memory.backends.local.recipes._statements import statements
 
-RECIPES: dict[str, Recipe] = {"continue": continue_}
+RECIPES: dict[str, Recipe] = {"continue": continue_, "statements": statements}
 
 __all__ = ["RECIPES", "Example", "Recipe"]

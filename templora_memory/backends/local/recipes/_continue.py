@@ -16,14 +16,20 @@ def continue_(request: LearnRequest, text: Text, start: int | None) -> Sequence[
     """Chunks of the text in order, each after the tokens that stood before it."""
     before = _segments(request.before, text, start, first=True)
     own = _segments(request.items, text, start, first=not before.ids)
-    ids, weights = before.ids + own.ids, own.weights
-    offset = len(before.ids)
+    return examples_of(own, before.ids, request)
+
+
+def examples_of(own: Segments, before: tuple[int, ...], request: LearnRequest) -> Sequence[Example]:
+    """Chunks of `own`, each after as many tokens before it as the settings allow."""
+    ids, offset = before + own.ids, len(before)
     examples = []
     for begin, end in _cuts(len(own.ids), request):
         first = max(0, offset + begin - (request.settings.context or 0))
         examples.append(
             Example(
-                ids[first : offset + begin], ids[offset + begin : offset + end], weights[begin:end]
+                context=ids[first : offset + begin],
+                ids=ids[offset + begin : offset + end],
+                weights=own.weights[begin:end],
             )
         )
     return examples
