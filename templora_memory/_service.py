@@ -716,8 +716,8 @@ class ParametricMemory:
             prompt: text to go on from.
             max_tokens: tokens to write.
             strength: factor on the memory.
-            sampling: how to choose tokens; None: greedy. The end token is forbidden unless
-                `ignore_end` says otherwise; a stop text ends the whole.
+            sampling: how to choose tokens; None: as released, greedy with a repetition penalty of
+                1.12 and the end token forbidden. A stop text ends the whole.
             reuse: keep keys and values of earlier chunks until the window is full (the paper's
                 cache reuse); otherwise compute the window again after each update.
 
@@ -737,7 +737,7 @@ class ParametricMemory:
             window=policy.window or 1,
             chunk=policy.chunk or 1,
             strength=strength,
-            sampling=sampling or Sampling(ignore_end=True),
+            sampling=sampling or _ENDLESS,
             reuse=reuse,
         )
 
@@ -1004,6 +1004,7 @@ class Memory:
         return self._service.forget(self._id)
 
 
+_ENDLESS = Sampling(repetition_penalty=1.12, ignore_end=True)
 _HALF = -0.6931471805599453  # ln 0.5
 
 
