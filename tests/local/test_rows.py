@@ -288,6 +288,35 @@ def test_a_damaged_adapter_is_refused_with_its_folder(damage, make_backend, lear
         backend._weights(adapter)
 
 
+def test_an_adapter_released_while_it_is_loaded_is_not_kept(
+    make_backend, learn, score, tmp_path, monkeypatch
+):
+    backend = make_backend()
+    adapter, _ = learn(backend, tmp_path / "a")
+    load = _lora.load_weights
+
+    def meanwhile(*given):
+        weights = load(*given)
+        backend.release("m/")
+        return weights
+
+    monkeypatch.setattr(_lora, "load_weights", meanwhile)
+    score(backend, adapter)
+    assert not backend._adapters
+
+
+@pytest.mark.parametrize("setting", ["alpha_pattern", "rank_pattern"])
+def test_an_adapter_with_settings_for_single_layers_is_refused(
+    make_backend, learn, tmp_path, setting
+):
+    backend = make_backend()
+    adapter, _ = learn(backend, tmp_path / "a")
+    path = adapter.folder / _lora.CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), setting: {"q_proj": 2}}))
+    with pytest.raises(StoreDamaged, match="does not describe"):
+        backend._weights(adapter)
+
+
 def test_fresh_adapters_change_nothing_and_depend_on_their_seed_alone(make_backend):
     base = make_backend()._now.base
     targets = _lora.choose_targets(base.layers, "all-linear")

@@ -64,6 +64,7 @@ class LocalBackend:
         self._most = adapter_bytes
         self._loaded: _Loaded | None = None
         self._adapters: OrderedDict[str, _lora.Weights] = OrderedDict()
+        self._releases = 0  # how often adapters were dropped
         self._lock = threading.RLock()
 
     @classmethod
@@ -87,6 +88,7 @@ class LocalBackend:
         with self._lock:
             loaded, self._loaded = self._loaded, None
             self._adapters.clear()
+            self._releases += 1
         if loaded is not None:
             loaded.worker.close()
 
@@ -114,9 +116,12 @@ class LocalBackend:
             if adapter.version in self._adapters:
                 self._adapters.move_to_end(adapter.version)
                 return self._adapters[adapter.version]
+            releases = self._releases
         base = self._now.base
         weights = _lora.load_weights(adapter.folder, base.layers, base.device)
         with self._lock:
+            if releases != self._releases:
+                return weights  # perhaps of a memory that was forgotten meanwhile: not kept
             self._adapters[adapter.version] = weights
             while len(self._adapters) > 1 and self._held() > self._most:
                 self._adapters.popitem(last=False)
@@ -127,6 +132,7 @@ class LocalBackend:
 
     def release(self, prefix: str) -> None:
         with self._lock:
+            self._releases += 1
             for version in [v for v in self._adapters if v.startswith(prefix)]:
                 del self._adapters[version]
 

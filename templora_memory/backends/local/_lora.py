@@ -301,7 +301,8 @@ def load_weights(folder: Path, layers: Mapping[str, nn.Module], device: torch.de
         with safe_open(folder / WEIGHTS, "pt") as file:
             layout = _checked_layout(file, layers, folder)
             rank, alpha = layout.rank, config["lora_alpha"]
-            if config["r"] != rank or config["peft_type"] != "LORA" or config.get("use_dora"):
+            strange = any(config.get(key) for key in ("use_dora", "alpha_pattern", "rank_pattern"))
+            if config["r"] != rank or config["peft_type"] != "LORA" or strange:
                 raise StoreDamaged(f"{folder / CONFIG} does not describe {WEIGHTS} beside it.")
             if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
                 raise StoreDamaged(f"{folder / CONFIG}: lora_alpha is {alpha!r}, not a number.")
