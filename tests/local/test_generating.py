@@ -10,7 +10,7 @@ import torch
 
 from templora_memory import Message, Sampling
 from templora_memory._ports import GenerateRequest
-from templora_memory.backends.local._generator import _Chooser
+from templora_memory.backends.local._generator import Answer, Channel, DecodeBatch, _Chooser
 from templora_memory.errors import Closed, InvalidSetting, InvalidText, PromptTooLong
 
 ENDLESS = Sampling(ignore_end=True)
@@ -190,6 +190,28 @@ def test_one_failing_prompt_fails_its_own_caller_alone(make_backend, learn, tmp_
     with pytest.raises(TypeError):
         backend.stream(bad).completion  # noqa: B018
     assert good.completion.finish_reason == "length"
+
+
+def test_prompts_that_come_together_do_not_stop_the_others(make_backend):
+    backend = make_backend()
+    base, text = backend._now.base, backend._now.text
+    read = []
+    backend.close()
+    batch = DecodeBatch(base, text)
+    hook = base.model.register_forward_pre_hook(
+        lambda _, __, named: read.append(named["input_ids"].shape[1]), with_kwargs=True
+    )
+    for _ in range(3):
+        batch.add(
+            Answer(
+                prompt=(65, 66), weights=None, version="", strength=1.0, sampling=ENDLESS,
+                stop=(), most=9, channel=Channel(),
+            )
+        )  # fmt: skip
+    for _ in range(4):
+        batch.step()
+    hook.remove()
+    assert read == [2, 1, 2, 1, 2, 1, 1]
 
 
 def test_an_answer_that_fails_in_the_middle_leaves_the_batch_alone(make_backend, monkeypatch):

@@ -240,8 +240,11 @@ class DecodeBatch:
         self._fresh, self._rows, self._cache = [], [], None
 
     def step(self) -> None:
-        """One round; an error ends the answers it concerns, nobody else's."""
-        while self._fresh:
+        """One round; an error ends the answers it concerns, nobody else's.
+
+        It takes in one new prompt at most: many that come at once do not stop the others.
+        """
+        if self._fresh:
             answer = self._fresh.pop(0)
             try:
                 self._prefill(answer)
