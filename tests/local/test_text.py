@@ -110,6 +110,15 @@ def test_a_template_that_dresses_the_newest_answer_loses_no_word_of_a_turn(make_
     assert text.decode(marked.ids, special=True) == lead + turns
 
 
+def test_words_that_nobody_said_are_not_learned(make_tokenizer):
+    text = Text(make_tokenizer(STRICT))
+    marked = text.dialogue([A("Welcome."), U("one"), A("two")], lead=True)
+    learned = [i for i, weight in zip(marked.ids, marked.weights, strict=True) if weight]
+    assert text.decode(learned, special=True) == (
+        "<|assistant|>Welcome.<|end|><|user|>one<|end|><|assistant|>two<|end|>"
+    )
+
+
 def test_documents_are_separated_unless_one_continues_the_other(text):
     apart = text.documents([Document("one"), Document("two")], start=None)
     assert text.decode(apart.ids) == "one\n\ntwo"

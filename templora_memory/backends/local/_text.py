@@ -93,6 +93,9 @@ class Text:
         for turn in _turns(messages):
             known: list[int] = []
             marks: list[float] = []
+            if turn[0].role == "assistant" and not self._habits.assistant_first:
+                known = self._render([Message("user", OPENING)])  # nobody said that
+                marks = [0.0] * len(known)
             for count, message in enumerate(turn, start=1):
                 rendered = self._render(turn[:count])
                 same = _common(known, rendered)
