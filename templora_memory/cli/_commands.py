@@ -23,6 +23,11 @@ from templora_memory.cli import _show
 from templora_memory.cli._call import Call, command
 from templora_memory.errors import InvalidSetting, InvalidText, StoreDamaged
 from templora_memory.evaluation.perplexity import perplexity as measure, total
+from templora_memory.evaluation.recall import (
+    bundled_people,
+    load_people,
+    recall as measure_recall,
+)
 
 app = typer.Typer(
     name="templora",
@@ -483,6 +488,36 @@ def perplexity(
     call.say(document, _show.perplexities(reports, document))
 
 
+@command(bench)
+def recall(
+    call: Call,
+    people: Annotated[
+        Path | None,
+        typer.Option(help="JSON file of people to ask about. Default: those in this package."),
+    ] = None,
+) -> None:
+    """Questions about invented people, with their bio in the prompt, in a memory, or nowhere.
+
+    Each person gets a memory of its own, which is forgotten at the end.
+
+    **Examples**
+
+        templora bench recall
+        templora bench recall --people mine.json --model Qwen/Qwen3-0.6B --json
+    """
+    asked = bundled_people() if people is None else load_people(people)
+    with call.service() as service, _bar(call, "people") as bar:
+        task = bar.add_task("asking", total=None, note="")
+
+        def note(done: int, count: int) -> None:
+            bar.update(task, completed=done, total=count)
+
+        report = measure_recall(service, asked, progress=note)
+    found = report.as_dict()
+    document = {**found.pop("arms"), **found, "preset": call.common.preset}
+    call.say(document, _show.recalled(report))
+
+
 # --- shared ------------------------------------------------------------------------------------
 
 
@@ -520,11 +555,11 @@ def _read(path: Path) -> str:
     return text.replace("\r\n", "\n")
 
 
-def _bar(call: Call) -> Progress:
+def _bar(call: Call, unit: str = "chunks") -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total} chunks", markup=False),
+        TextColumn("{task.completed:.0f}/{task.total} " + unit, markup=False),
         TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
         console=call.err,

@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from templora_memory._manifest import Revision
 from templora_memory._reports import AbsorbReport, ForgetReceipt, Probe, Status, Transcript
 from templora_memory.evaluation.perplexity import PerplexityReport
+from templora_memory.evaluation.recall import RecallReport
 
 SHORT = 12
 """Digits of a revision's name that are shown."""
@@ -147,6 +149,21 @@ def forgotten(receipt: ForgetReceipt) -> tuple[Table, Text]:
         }
     )
     return table, Text("\n".join(files))
+
+
+def recalled(report: RecallReport) -> Group:
+    body = [
+        (name, f"{arm.accuracy:.0%}", f"{arm.right} of {arm.asked}")
+        for name, arm in report.arms.items()
+    ]
+    same = "yes" if report.same_after_forget else "no"
+    return Group(
+        _columns(("arm", "right", "answers"), body),
+        Text(
+            f"{report.people} people, {report.absorb_seconds:.1f} s to absorb a bio, gain "
+            f"{report.gain:+.2f} nats per token; forgotten answers as if never told: {same}."
+        ),
+    )
 
 
 def perplexities(rows: Mapping[str, PerplexityReport], total: Mapping[str, Any]) -> Table:

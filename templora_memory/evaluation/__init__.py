@@ -1,5 +1,15 @@
 """Measurements that anybody can repeat; what `templora bench` runs."""
 
 from templora_memory.evaluation.perplexity import ChunkScore, PerplexityReport, perplexity, total
+from templora_memory.evaluation.recall import Person, Question, RecallReport, recall
 
-__all__ = ["ChunkScore", "PerplexityReport", "perplexity", "total"]
+__all__ = [
+    "ChunkScore",
+    "PerplexityReport",
+    "Person",
+    "Question",
+    "RecallReport",
+    "perplexity",
+    "recall",
+    "total",
+]

@@ -1,4 +1,4 @@
-"""Command line: prepare, train, evaluate, export; each resumable, each one command."""
+"""Command line: prepare, train, evaluate, export, people; each one command."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 
 from tools.train_tiny import settings as settings_module
 
+PEOPLE = Path("templora_memory/evaluation/people.json")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.train_tiny", description=__doc__)
-    parser.add_argument("command", choices=["prepare", "train", "evaluate", "export"])
+    parser.add_argument("command", choices=["prepare", "train", "evaluate", "export", "people"])
     parser.add_argument("--settings", type=Path, default=settings_module.DEFAULT)
     parser.add_argument(
         "--work", type=Path, default=Path("build/train_tiny"), help="token files, checkpoints, logs"
@@ -41,6 +43,10 @@ def main() -> None:
         from tools.train_tiny.evaluate import evaluate
 
         print(json.dumps(evaluate(options.work, settings), indent=2))
+    elif options.command == "people":
+        from tools.train_tiny.people import write_people
+
+        print(json.dumps({"people": write_people(PEOPLE)}))
     else:
         from tools.train_tiny.export import export
 

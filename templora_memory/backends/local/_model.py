@@ -186,7 +186,11 @@ def _path(name: str) -> str:
 
 
 def _advice(name: str, path: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+    reason = (
+        str(error).strip().splitlines()[0].rstrip(".")
+        if str(error).strip()
+        else type(error).__name__
+    )
     if Path(path).is_dir():
         return (
             f"The model in {path} cannot be loaded: {reason}. The folder needs config.json, "

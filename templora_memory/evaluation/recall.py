@@ -1,0 +1,206 @@
+"""What a memory knows: questions about invented people, asked with and without their bios.
+
+Five arms answer the same questions greedily: the bio in the `prompt`; the `memory` that absorbed
+it, with nothing but the question in the prompt; `none` of both; the memory of the `wrong` person;
+and the memory after it was `forgotten`. An answer is right if it contains the fact's words.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from templora_memory._messages import Document, Message
+from templora_memory._service import HEAD, ParametricMemory
+from templora_memory._version import __version__
+from templora_memory.errors import InvalidText
+from templora_memory.evaluation._provenance import commit, machine
+
+ARMS = ("prompt", "memory", "none", "wrong", "forgotten")
+ANSWER_TOKENS = 48
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A question in the user's words, and the words that a right answer contains."""
+
+    ask: str
+    fact: str
+
+    def accepts(self, answer: str) -> bool:
+        """Whether an answer has the fact's words in order, whatever the case."""
+        return bool(re.search(rf"\b{re.escape(self.fact)}\b", answer, re.IGNORECASE))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """An invented person: a bio, and questions that it answers."""
+
+    name: str
+    bio: str
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """How one arm did: share of right answers, and a few of them as they came."""
+
+    accuracy: float
+    right: int
+    asked: int
+    examples: tuple[Mapping[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecallReport:
+    """What `recall` found out, and where.
+
+    Args:
+        arms: by name, see the module.
+        gain: nats per token by which the memory makes the facts more likely, on average.
+        same_after_forget: whether the forgotten arm said exactly what `none` said.
+        absorb_seconds: mean time to absorb a bio.
+        people: how many.
+    """
+
+    model: str
+    policy: Mapping[str, Any]
+    people: int
+    arms: Mapping[str, Arm]
+    gain: float
+    same_after_forget: bool
+    absorb_seconds: float
+    version: str
+    commit: str | None
+    machine: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        found = {name: asdict(arm) for name, arm in self.arms.items()}
+        return {**{key: getattr(self, key) for key in self.__slots__}, "arms": found}
+
+
+def bundled_people() -> tuple[Person, ...]:
+    """The people that come with this package; none of them is in the embedded model's training."""
+    file = resources.files("templora_memory.evaluation") / "people.json"
+    return _people(json.loads(file.read_text(encoding="utf-8")), "people.json")
+
+
+def load_people(path: Path) -> tuple[Person, ...]:
+    """People from a JSON file: ``[{"name", "bio", "questions": [{"ask", "fact"}]}]``.
+
+    Raises:
+        InvalidText: not such a file.
+    """
+    try:
+        return _people(json.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, ValueError) as error:
+        raise InvalidText(f"{path} cannot be read as people: {error}.") from error
+
+
+def _people(rows: Any, where: str) -> tuple[Person, ...]:
+    try:
+        people = tuple(
+            Person(
+                name=row["name"],
+                bio=row["bio"],
+                questions=tuple(Question(**asked) for asked in row["questions"]),
+            )
+            for row in rows
+        )
+    except (TypeError, KeyError) as error:
+        raise InvalidText(
+            f'{where} needs rows of "name", "bio" and "questions" with "ask" and "fact": {error}.'
+        ) from error
+    if len(people) < 2 or not all(person.questions for person in people):  # noqa: PLR2004
+        raise InvalidText(f"{where} needs two people or more, each with questions.")
+    return people
+
+
+def recall(
+    service: ParametricMemory,
+    people: Sequence[Person],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> RecallReport:
+    """Ask about every person in every arm.
+
+    Learns into memories of its own, which are forgotten afterwards, also after an error.
+
+    Args:
+        service: whose model and policy are measured.
+        people: two or more.
+        progress: called with people done and people in all.
+
+    Raises:
+        LearningFailed, StoreError: as `ParametricMemory.absorb`.
+        PromptTooLong: a bio does not fit the window.
+    """
+    run = f"recall-{secrets.token_hex(4)}"
+    names = [f"{run}-{number}" for number in range(len(people))]
+    said: dict[str, list[tuple[Question, str]]] = {arm: [] for arm in ARMS}
+    seconds, gains = 0.0, []
+    try:
+        for name, person in zip(names, people, strict=True):
+            began = time.monotonic()
+            service.absorb(name, Document(person.bio))
+            seconds += time.monotonic() - began
+        for number, person in enumerate(people):
+            if progress is not None:
+                progress(number, len(people))
+            wrong = names[(number + 1) % len(people)]
+            for asked in person.questions:
+                for arm, memory, bio in (
+                    ("prompt", None, f"You are {person.name}. {person.bio}"),
+                    ("memory", names[number], None),
+                    ("none", None, None),
+                    ("wrong", wrong, None),
+                ):
+                    said[arm].append((asked, _answer(service, asked, memory, bio)))
+                gains.append(service.probe(names[number], asked.ask, asked.fact).gain)
+        for name, person in zip(names, people, strict=True):
+            service.forget(name)
+            service.open(name)
+            for asked in person.questions:
+                said["forgotten"].append((asked, _answer(service, asked, name, None)))
+    finally:
+        for name in set(names) & set(service.list()):
+            service.forget(name)
+    if progress is not None:
+        progress(len(people), len(people))
+    return RecallReport(
+        model=service.base.name,
+        policy=service.policy.as_dict(),
+        people=len(people),
+        arms={arm: _arm(answers) for arm, answers in said.items()},
+        gain=sum(gains) / len(gains),
+        same_after_forget=said["forgotten"] == said["none"],
+        absorb_seconds=seconds / len(people),
+        version=__version__,
+        commit=commit(),
+        machine=machine(),
+    )
+
+
+def _answer(service: ParametricMemory, asked: Question, memory: str | None, bio: str | None) -> str:
+    shown = [] if bio is None else [Message("system", bio)]
+    return service.reply(
+        memory,
+        [*shown, Message("user", asked.ask)],
+        max_tokens=ANSWER_TOKENS,
+        revision=None if memory is None else HEAD,
+    ).text
+
+
+def _arm(answers: Sequence[tuple[Question, str]]) -> Arm:
+    right = sum(asked.accepts(answer) for asked, answer in answers)
+    examples = tuple(
+        {"ask": asked.ask, "fact": asked.fact, "answer": answer} for asked, answer in answers[:4]
+    )
+    return Arm(accuracy=right / len(answers), right=right, asked=len(answers), examples=examples)

@@ -1,0 +1,86 @@
+"""Questions about people: five arms over the fake backend."""
+
+from __future__ import annotations
+
+import pytest
+
+from templora_memory import ParametricMemory, Policy
+from templora_memory.errors import InvalidText
+from templora_memory.evaluation.recall import (
+    ARMS,
+    Person,
+    Question,
+    bundled_people,
+    load_people,
+    recall,
+)
+from templora_memory.stores import DirectoryStore
+from templora_memory.testing import FakeBackend
+
+ADA = Person(
+    name="Ada",
+    bio="Ada lives in Salt Harbour. Ada has a cat called Pim.",
+    questions=(
+        Question(ask="Where does Ada live in?", fact="Salt Harbour"),
+        Question(ask="What cat has Ada?", fact="Pim"),
+    ),
+)
+BEN = Person(
+    name="Ben",
+    bio="Ben lives in Oak Hill. Ben has a dog called Rex.",
+    questions=(Question(ask="Where does Ben live in?", fact="Oak Hill"),),
+)
+
+
+@pytest.fixture
+def service(tmp_path):
+    made = ParametricMemory(
+        FakeBackend(context=512), DirectoryStore(tmp_path), Policy(window=400, chunk=50)
+    )
+    with made:
+        yield made
+
+
+def test_the_bio_and_the_memory_answer_and_nothing_else_does(service):
+    seen = []
+    report = recall(service, [ADA, BEN], progress=lambda done, count: seen.append((done, count)))
+    accuracy = {name: arm.accuracy for name, arm in report.arms.items()}
+    assert accuracy == {"prompt": 1, "memory": 1, "none": 0, "wrong": 0, "forgotten": 0}
+    assert report.same_after_forget
+    assert report.gain > 0
+    assert [report.arms[arm].asked for arm in ARMS] == [3] * 5
+    assert seen == [(0, 2), (1, 2), (2, 2)]
+    assert service.list() == ()
+
+
+def test_an_error_leaves_no_memory_behind(service, monkeypatch):
+    monkeypatch.setattr(service, "probe", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        recall(service, [ADA, BEN])
+    assert service.list() == ()
+
+
+def test_an_answer_is_right_if_it_has_the_words_of_the_fact_as_words():
+    question = Question(ask="What colour?", fact="red")
+    assert question.accepts("It is Red.")
+    assert not question.accepts("It was covered.")
+
+
+def test_the_bundled_people_answer_their_own_questions():
+    people = bundled_people()
+    assert len(people) >= 20
+    assert len({person.name for person in people}) == len(people)
+    for person in people:
+        assert len(person.questions) == 10
+        assert all(question.accepts(person.bio) for question in person.questions)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[", "{}", "[]", '[{"name": "a"}]', '[{"name": "a", "bio": "b", "questions": [{"x": 1}]}]'],
+)
+def test_a_file_that_holds_no_people_is_refused(tmp_path, content):
+    path = tmp_path / "people.json"
+    path.write_text(content)
+    with pytest.raises(InvalidText, match=r"people\.json"):
+        load_people(path)
