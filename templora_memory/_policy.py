@@ -19,6 +19,7 @@ PRESETS = ("default", "reference")
 RECIPES = ("statements", "continue")
 DEFAULT_WINDOW = 4096  # tokens; longer prompts cost more than they give a memory in weights
 _TOKENS_MIN = 16
+_MOST_SEED = 2**63
 _RATE = 5e-4  # of a model of width 2000
 
 
@@ -303,6 +304,8 @@ class Sampling:
         whole("top_k", self.top_k, zero=True)
         positive("repetition_penalty", self.repetition_penalty)
         whole("seed", self.seed, zero=True, none=True)
+        if self.seed is not None and self.seed >= _MOST_SEED:
+            raise InvalidSetting(f"seed is {self.seed!r}: it must be below 2 ** 63.")
         if self.top_p > 1:
             raise InvalidSetting(f"top_p is {self.top_p!r}: it must be at most 1.")
         stops: object = self.stop

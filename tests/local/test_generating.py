@@ -11,7 +11,7 @@ import torch
 from templora_memory import Message, Sampling
 from templora_memory._ports import GenerateRequest
 from templora_memory.backends.local._generator import Answer, Channel, DecodeBatch, _Chooser
-from templora_memory.errors import Closed, InvalidSetting, InvalidText, PromptTooLong
+from templora_memory.errors import Closed, InvalidSetting, InvalidText, ModelError, PromptTooLong
 
 ENDLESS = Sampling(ignore_end=True)
 
@@ -392,3 +392,11 @@ def test_the_prompt_is_fed_once_and_then_one_token_at_a_time(make_backend):
     )
     done = backend.stream(ask(max_tokens=4)).completion
     assert lengths == [done.prompt_tokens, 1, 1, 1]
+
+
+def test_output_that_is_no_number_is_an_error_and_not_a_token(make_backend):
+    backend = make_backend()
+    with torch.no_grad():
+        backend._now.base.head.weight.fill_(float("nan"))
+    with pytest.raises(ModelError, match="no number"):
+        backend.stream(ask()).completion  # noqa: B018

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, ByT5Tokenizer
 
 from templora_memory import Learning, ParametricMemory, Policy
 from templora_memory.backends.local import LocalBackend
@@ -212,3 +212,9 @@ def test_layers_on_disk_learn_nothing_but_answer_as_the_plain_model(
     split.open()
     assert (score(split, adapter) - score(plain, adapter)).abs().max() < 1e-5
     split.close()
+
+
+def test_a_tokenizer_that_does_not_know_where_its_tokens_are_is_refused(make_model):
+    backend = LocalBackend.of(make_model(), ByT5Tokenizer())
+    with pytest.raises(UnsupportedModel, match="fast tokenizer"):
+        backend.open()

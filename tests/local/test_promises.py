@@ -51,7 +51,8 @@ def test_learning_into_one_memory_changes_no_bit_of_another_or_of_the_base(make_
     service.absorb("a", "Red cats sleep all day long, says Ada.")
     assert service.probe("b", "Who sings?", "Blue birds") == probe
     assert exact_scores(service) == base
-    assert service.probe("a", "Who sleeps?", "Red cats").gain > 0
+    after = service.probe("a", "Who sleeps?", "Red cats")
+    assert after.with_memory != after.without_memory
 
 
 def test_forgetting_leaves_no_byte_and_gives_the_base_back(make_service, tmp_path):

@@ -187,3 +187,11 @@ def test_text_that_is_no_character_is_not_held_for_ever(text):
     assert "".join(decoder.push(token) for token in broken) == ""
     assert decoder.finish(hold=True) == "\ufffd" * 4
     assert decoder.held == 0
+
+
+def test_a_long_tool_loop_is_rendered_in_parts_with_the_same_tokens(text):
+    loop = [U("Count."), *(m for n in range(40) for m in (A(f"call {n}"), T(f"result {n}")))]
+    whole = text.prompt([*loop, U("next")])
+    learned = text.dialogue(loop, lead=True)
+    assert list(learned.ids) == whole[: len(learned.ids)]
+    assert "result 39" in text.decode(learned.ids)

@@ -64,7 +64,8 @@ def test_other_learning_settings_are_checked(changes):
     "changes",
     [
         {"temperature": -1}, {"temperature": math.nan}, {"temperature": None}, {"top_p": 0},
-        {"top_p": 1.1}, {"top_k": -1}, {"top_k": 1.5}, {"repetition_penalty": 0}, {"seed": "x"},
+        {"top_p": 1.1}, {"top_k": -1}, {"top_k": 1.5}, {"repetition_penalty": 0},
+        {"seed": "x"}, {"seed": 2**63},
         {"stop": "end"}, {"stop": ("",)}, {"stop": (5,)},
     ],
 )  # fmt: skip

@@ -28,6 +28,7 @@ from templora_memory._reports import FinishReason
 from templora_memory.backends.local import _lora
 from templora_memory.backends.local._model import BaseModel, pairs_of, stored_cache
 from templora_memory.backends.local._text import Decoder, Text
+from templora_memory.errors import ModelError
 
 Pairs: TypeAlias = list[tuple[Tensor, Tensor]]
 
@@ -147,6 +148,11 @@ class _Chooser:
     def choose(self, logits: Tensor, seen: Sequence[int]) -> int:
         """Pick from logits [vocabulary], given all tokens before."""
         scores = logits.float().cpu()[None]
+        if scores.isnan().any():
+            raise ModelError(
+                "The model's output is no number: its weights or the memory's are unusable in this "
+                "precision. Try dtype='float32', or roll the memory back."
+            )
         if self._ends:
             scores[:, self._ends] = -torch.inf
         ids = torch.tensor([list(seen)])

@@ -116,6 +116,11 @@ def prepare(model: Any, tokenizer: Any, *, name: str) -> BaseModel:
     for asked in ("get_decoder", "get_output_embeddings"):
         if getattr(model, asked, None) is None or getattr(model, asked)() is None:
             raise UnsupportedModel(f"{type(model).__name__} is not a causal language model.")
+    if not getattr(tokenizer, "is_fast", False):
+        raise UnsupportedModel(
+            f"{type(tokenizer).__name__} is not a fast tokenizer: without the places of its tokens "
+            "text cannot be cut, and control tokens in it cannot be kept text."
+        )
     layers = _lora.linear_layers(model)
     first = model.get_input_embeddings().weight
     _check_cache(model, first)

@@ -30,6 +30,7 @@ _UNBOUNDED = 10**30
 SEPARATOR = "\n\n"  # between documents that do not continue each other
 _TAIL = 8  # tokens before a text that decide how it begins
 _CHARACTER = 4  # bytes, and so tokens, of the longest character
+LONG_TURN = 16  # messages
 OPENING = "Hello."  # the user's part where a template insists that the user speaks first
 
 
@@ -220,9 +221,15 @@ class Text:
 
 
 def _turns(messages: Sequence[Message]) -> list[list[Message]]:
+    """Turns; a very long one (a tool loop) in parts that begin with the assistant.
+
+    Each part is rendered once per message, so its length is what rendering costs.
+    """
     turns: list[list[Message]] = []
     for message in messages:
-        if not turns or (message.role == "user" and any(m.role == "user" for m in turns[-1])):
+        asks = message.role == "user" and turns and any(m.role == "user" for m in turns[-1])
+        long = message.role == "assistant" and turns and len(turns[-1]) >= LONG_TURN
+        if not turns or asks or long:
             turns.append([])
         turns[-1].append(message)
     return turns
