@@ -86,7 +86,7 @@ class Learning:
     epochs: int = 2
     context: int | None = None
     context_gradient: bool = False
-    document_steps: int = 64
+    document_steps: int = 128
     scale_short: bool = True
     even_chunks: bool = True
     schedule: Schedule = "constant"

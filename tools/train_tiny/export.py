@@ -146,6 +146,7 @@ def model_card(trained: Trained, settings: Settings, figures: dict[str, Any] | N
         steps=f"{settings.run.steps:,}",
         tokens=f"{_tokens_seen(settings, trained.step) / 1e6:.1f}",
         phases=_phases(settings),
+        note=settings.run.note,
         matrix_rate=settings.optimizer.matrix_rate,
         other_rate=settings.optimizer.other_rate,
         warmup=settings.optimizer.warmup_steps,

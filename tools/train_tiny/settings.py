@@ -52,6 +52,7 @@ class OptimizerSettings:
 class RunSettings:
     steps: int
     checkpoint_every: int
+    note: str = ""  # what the card should say about how this run went
 
 
 @dataclass(frozen=True, slots=True)
