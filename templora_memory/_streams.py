@@ -6,6 +6,7 @@ No lock is held while text is handed out, so a slow consumer delays nobody.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import NoReturn, Self
@@ -14,7 +15,29 @@ from templora_memory._ports import Completion, TokenStream
 from templora_memory._reports import FinishReason, Reply
 
 
-class ReplyStream:
+class _Stream(ABC):
+    """What both streams share: leaving a ``with`` block closes, and there are no copies."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("A stream belongs to this process: it cannot be pickled or copied.")
+
+
+class ReplyStream(_Stream):
     """An answer under way.
 
     Iterate for pieces of text; `reply` waits for the rest and returns the whole. Closing early
@@ -66,22 +89,8 @@ class ReplyStream:
         """Stop generating; safe to call twice, from any thread."""
         self._tokens.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("A stream belongs to this process: it cannot be pickled or copied.")
-
-
-class TextStream:
+class TextStream(_Stream):
     """Text of unlimited length under way; every finished chunk is learned before the next begins.
 
     Iterate for pieces of text; `reply` runs to the end and returns the whole. Closing stops after
@@ -122,17 +131,3 @@ class TextStream:
     def close(self) -> None:
         """Stop; safe to call twice, from the thread that iterates."""
         self._steps.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("A stream belongs to this process: it cannot be pickled or copied.")
