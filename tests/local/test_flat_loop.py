@@ -17,10 +17,6 @@ TEXT = (
     "Every spring she counts the hives, and every autumn she sells the honey."
 )[: 5 * CHUNK]
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"  # peft's
-)
-
 
 @pytest.fixture
 def flat_loop(monkeypatch):

@@ -145,8 +145,8 @@ class _Chooser:
         else:
             self._random.manual_seed(sampling.seed)
 
-    def choose(self, logits: Tensor, seen: Sequence[int]) -> int:
-        """Pick from logits [vocabulary], given all tokens before."""
+    def choose(self, logits: Tensor, prompt: Sequence[int], said: Sequence[int]) -> int:
+        """Pick from logits [vocabulary], given the tokens before; only a penalty looks at them."""
         scores = logits.float().cpu()[None]
         if scores.isnan().any():
             raise ModelError(
@@ -155,7 +155,7 @@ class _Chooser:
             )
         if self._ends:
             scores[:, self._ends] = -torch.inf
-        ids = torch.tensor([list(seen)])
+        ids = torch.tensor([[*prompt, *said]] if self._penalty else [[]], dtype=torch.long)
         if self._penalty is not None:
             scores = self._penalty(ids, scores)
         if self._sampling.temperature == 0:
@@ -182,7 +182,7 @@ class _Row:
     def take(self, logits: Tensor) -> FinishReason | None:
         """Choose the next token and hand out its text; returns why the answer ends, if it does."""
         answer = self.answer
-        self.token = self.chooser.choose(logits, (*answer.prompt, *answer.ids))
+        self.token = self.chooser.choose(logits, answer.prompt, answer.ids)
         answer.ids.append(self.token)
         if self.token in self.ends and not answer.sampling.ignore_end:
             self._say(self.decoder.finish())
