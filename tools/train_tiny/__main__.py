@@ -25,6 +25,9 @@ def main() -> None:
         "--minutes", type=float, help="stop after this long, with a checkpoint (train)"
     )
     parser.add_argument(
+        "--start", type=Path, help="model folder to begin with instead of random weights (train)"
+    )
+    parser.add_argument(
         "--into", type=Path, default=Path("templora_memory/tiny"), help="model folder (export)"
     )
     options = parser.parse_args()
@@ -38,7 +41,8 @@ def main() -> None:
     elif options.command == "train":
         from tools.train_tiny.train import train
 
-        print(json.dumps({"step": train(options.work, settings, minutes=options.minutes)}))
+        step = train(options.work, settings, minutes=options.minutes, start=options.start)
+        print(json.dumps({"step": step}))
     elif options.command == "evaluate":
         from tools.train_tiny.evaluate import evaluate
 

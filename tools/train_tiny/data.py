@@ -32,6 +32,11 @@ SPECIAL = (END_OF_TEXT, END, SYSTEM, USER, ASSISTANT)
 MARK = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 Document = str | list[world.Turn]
 
+LONGEST_MESSAGE = 420  # characters
+_OTHER_NAME = re.compile(r"\[[^\]]*[Nn]ame\]")
+_OWN_NAME = re.compile(
+    r"(I'm |I am |[Mm]y name is |[Mm]y name's |[Cc]all me |[Tt]his is )\[[^\]]*[Nn]ame\]"
+)
 _PLAIN = str.maketrans(
     {
         "\u2018": "'",
@@ -94,6 +99,7 @@ def conversations(corpus: Path, rng: Random) -> list[list[world.Turn]]:
     """Dialogues and question rows; questions about the same passage share one prompt."""
     chats: list[list[world.Turn]] = []
     passages: dict[str, list[world.Turn]] = {}
+    names = Random(0)
     for row in read_rows(corpus / "chat.jsonl.xz"):
         turns = [(m["role"], m["content"].translate(_PLAIN).strip()) for m in row["messages"]]  # type: ignore[attr-defined,union-attr]
         source = str(row["source"])
@@ -101,6 +107,9 @@ def conversations(corpus: Path, rng: Random) -> list[list[world.Turn]]:
             source.startswith("sgd") and rng.random() > 0.2
         ):  # task dialogues would crowd out the rest
             continue
+        if any("```" in content or len(content) > LONGEST_MESSAGE for _, content in turns):
+            continue  # code and essays are beyond a model of this size
+        turns = with_names(turns, names)
         if source.startswith("fairytale"):
             passages.setdefault(str(row["context"]).translate(_PLAIN), []).extend(turns)
         elif source.startswith("persona") and rng.random() < 0.7:
@@ -117,7 +126,24 @@ def conversations(corpus: Path, rng: Random) -> list[list[world.Turn]]:
         flat = [turn for pair in asked for turn in pair]
         flat = [(r, _sentence(c) if r == "assistant" else c) for r, c in flat]
         chats.append([("system", shown), *flat])
-    return [chat for chat in chats if chat and all(content for _, content in chat)]
+    return [
+        chat for chat in chats if chat and all(content and "[" not in content for _, content in chat)
+    ]
+
+
+def with_names(turns: list[world.Turn], rng: Random) -> list[world.Turn]:
+    """Invented names for the placeholder "[name]": one for each side of the conversation."""
+    own = {role: world.given_name(rng) for role in ("user", "assistant")}
+    other = {"user": own["assistant"], "assistant": own["user"]}
+    return [
+        (
+            role,
+            _OTHER_NAME.sub(
+                other.get(role, ""), _OWN_NAME.sub(lambda m, r=role: m[1] + own[r], content)
+            ),
+        )
+        for role, content in turns
+    ]
 
 
 def _sentence(text: str) -> str:

@@ -7,14 +7,16 @@ third person, in the first person and as a card field, and asked about in many w
 
 Everything is drawn from the `random.Random` that is handed in. Held out for evaluation are whole
 personas (another seed), name parts (`HELD_OUT_ENDINGS`) and question phrasings (the last one of
-each list in `FACTS`).
+each list in `FACTS`). `phrasings` holds further wordings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+
+from tools.train_tiny.phrasings import ASK, FIRST, LEADS, SECOND, SMALL_TALK, TELL, WHY, YES_NO, fill
 
 Turn = tuple[str, str]
 
@@ -1227,7 +1229,7 @@ FACTS: tuple[Fact, ...] = (
 )
 BY_KEY = {fact.key: fact for fact in FACTS}
 
-PRONOUNS = {"he": ("He", "His"), "she": ("She", "Her"), "it": ("It", "Its")}
+PRONOUNS = {"he": ("He", "His", "him"), "she": ("She", "Her", "her"), "it": ("It", "Its", "it")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -1265,7 +1267,7 @@ def _capital(text: str) -> str:
 
 def tell_third(persona: Persona, key: str, template: str, *, named: bool) -> str:
     """Fill a third-person template; `named` says the full name, otherwise a pronoun."""
-    subject, possessive = PRONOUNS[persona.pronoun]
+    subject, possessive, _ = PRONOUNS[persona.pronoun]
     value = persona.value(key)
     text = template
     for mark, filling in {
@@ -1290,18 +1292,51 @@ def tell_first(persona: Persona, key: str, template: str) -> str:
     return _capital(template.replace("{v^}", _capital(value)).replace("{v}", value))
 
 
+def say_third(persona: Persona, key: str, rng: Random, *, named: bool) -> str:
+    """A sentence about one fact in the third person, in a wording drawn at random."""
+    fact = BY_KEY[key]
+    pick = rng.randrange(len(fact.third) + len(TELL[key]))
+    if pick < len(fact.third):
+        return tell_third(persona, key, fact.third[pick], named=named)
+    template = TELL[key][pick - len(fact.third)]
+    return _filled(template, persona.value(key), _words(persona, named=named), third=True)
+
+
+def say_first(persona: Persona, key: str, rng: Random) -> str:
+    """The same about oneself."""
+    fact = BY_KEY[key]
+    pick = rng.randrange(len(fact.first) + len(TELL[key]))
+    if pick < len(fact.first):
+        return tell_first(persona, key, fact.first[pick])
+    return _filled(TELL[key][pick - len(fact.first)], persona.value(key), FIRST, third=False)
+
+
+def _filled(template: str, value: str, words: Mapping[str, str], *, third: bool) -> str:
+    marks = {**words, "v": value, "V": _capital(value)}
+    return _capital(fill(template, marks, third=third))
+
+
+def _words(persona: Persona, *, named: bool, whole: bool = True) -> dict[str, str]:
+    """What stands for the person in a sentence about one: name or pronoun first, pronouns then."""
+    subject, possessive, other = PRONOUNS[persona.pronoun]
+    name = persona.name if whole else persona.given
+    if not named:
+        return {"S": subject, "s": subject.lower(), "P": possessive, "p": possessive.lower(), "o": other}
+    return {"S": name, "s": persona.given, "P": f"{name}'s", "p": f"{persona.given}'s", "o": name}
+
+
 def bio_third(persona: Persona, rng: Random) -> str:
     """Prose in the third person; the name returns now and then instead of a pronoun."""
     sentences = []
     for index, (key, _) in enumerate(persona.facts):
         named = index == 0 or rng.random() < 0.3
-        sentences.append(tell_third(persona, key, rng.choice(BY_KEY[key].third), named=named))
+        sentences.append(say_third(persona, key, rng, named=named))
     return " ".join(sentences)
 
 
 def bio_first(persona: Persona, rng: Random) -> str:
     opening = rng.choice(["My name is {}.", "I am {}.", "They call me {}.", "You may call me {}."])
-    told = [tell_first(persona, key, rng.choice(BY_KEY[key].first)) for key, _ in persona.facts]
+    told = [say_first(persona, key, rng) for key, _ in persona.facts]
     return " ".join([opening.format(persona.name), *told])
 
 
@@ -1316,7 +1351,7 @@ def bio_interview(persona: Persona, rng: Random) -> str:
     rows = [f"An interview with {persona.name}."]
     for key, _ in persona.facts:
         question = rng.choice(BY_KEY[key].ask_second[:-1])
-        rows.append(f"- {question} - {tell_first(persona, key, rng.choice(BY_KEY[key].first))}")
+        rows.append(f"- {question} - {say_first(persona, key, rng)}")
     return "\n".join(rows)
 
 
@@ -1331,19 +1366,63 @@ def bio(persona: Persona, rng: Random) -> str:
 def ask(persona: Persona, key: str, rng: Random, *, second: bool, held_out: bool = False) -> str:
     """A question about one fact; the last phrasing of each list is kept for evaluation."""
     phrasings = BY_KEY[key].ask_second if second else BY_KEY[key].ask_third
-    phrasing = phrasings[-1] if held_out else rng.choice(phrasings[:-1])
     name = persona.name if rng.random() < 0.7 else persona.given
-    return phrasing.replace("{N}", name)
+    if held_out:
+        return phrasings[-1].replace("{N}", name)
+    pick = rng.randrange(len(phrasings) - 1 + len(ASK[key]))
+    if pick < len(phrasings) - 1:
+        return phrasings[pick].replace("{N}", name)
+    words = SECOND if second else _words(persona, named=True, whole=name == persona.name)
+    return _filled(ASK[key][pick - len(phrasings) + 1], "", words, third=not second)
+
+
+def as_typed(question: str, rng: Random) -> str:
+    """The same question with a lead, or in the careless spelling of a chat, or as it is."""
+    chance = rng.random()
+    if chance < 0.18:
+        lead = rng.choice(LEADS)
+        lower = lead[-4] not in ".!" and question[:2] != "I "
+        return lead.format(question[0].lower() + question[1:] if lower else question)
+    if chance < 0.30:
+        careless = question.rstrip("?.").replace("What is", "What's").replace("Who is", "Who's")
+        careless = careless.replace("favourite", "favorite").replace("colour", "color")
+        return careless[0].lower() + careless[1:] + rng.choice(["", "?", "?"])
+    return question
 
 
 def answer(persona: Persona, key: str, rng: Random, *, second: bool) -> str:
     """An answer: the bare value, or a sentence."""
-    if rng.random() < 0.3:
+    if rng.random() < 0.25:
         return _capital(persona.value(key)) + "."
     if second:
-        return tell_first(persona, key, rng.choice(BY_KEY[key].first))
-    template = rng.choice(BY_KEY[key].third)
-    return tell_third(persona, key, template, named=rng.random() < 0.7)
+        return say_first(persona, key, rng)
+    return say_third(persona, key, rng, named=rng.random() < 0.7)
+
+
+def yes_or_no(persona: Persona, key: str, rng: Random, *, second: bool) -> list[Turn]:
+    """Whether a value is that of the persona, with the right value in the answer."""
+    words = SECOND if second else _words(persona, named=True, whole=rng.random() < 0.5)
+    true = rng.random() < 0.5
+    value = persona.value(key) if true else BY_KEY[key].draw(rng)
+    question = _filled(rng.choice(YES_NO[key]), value, words, third=not second)
+    said = say_first(persona, key, rng) if second else say_third(persona, key, rng, named=False)
+    if not said.startswith(("I ", persona.given, persona.value(key)[0].upper())):
+        said = said[0].lower() + said[1:]
+    return [("user", question), ("assistant", f"{'Yes' if true else 'No'}, {said}")]
+
+
+def about_oneself(persona: Persona, rng: Random) -> list[Turn]:
+    """Two to four facts in one answer."""
+    keys = [key for key, _ in persona.facts]
+    told = " ".join(say_first(persona, k, rng) for k in keys[: rng.randint(2, 4)])
+    ask_for = rng.choice([
+        "Tell me about yourself.",
+        "Who are you, and what do you do?",
+        "I would like to know you better.",
+        "Please introduce yourself.",
+        "What should I know about you?",
+    ])  # fmt: skip
+    return [("user", ask_for), ("assistant", f"I am {persona.name}. {told}")]
 
 
 UNKNOWN = (
@@ -1351,6 +1430,12 @@ UNKNOWN = (
     "I do not know that.",
     "Nobody told me that.",
     "The text does not say.",
+)
+EVASIVE = (  # what a character says who was not told
+    "I do not know.",
+    "That I cannot tell you.",
+    "I would rather not talk about that.",
+    "I could not say.",
 )
 
 
@@ -1365,10 +1450,15 @@ def questions(
     for key in (keys * 2)[:count]:
         if missing and rng.random() < unknown:
             turns.append(("user", ask(persona, rng.choice(missing), rng, second=second)))
-            turns.append(("assistant", rng.choice(UNKNOWN)))
+            turns.append(("assistant", rng.choice(EVASIVE if second else UNKNOWN)))
+        elif rng.random() < 0.1:
+            turns += yes_or_no(persona, key, rng, second=second)
         else:
-            turns.append(("user", ask(persona, key, rng, second=second)))
+            turns.append(("user", as_typed(ask(persona, key, rng, second=second), rng)))
             turns.append(("assistant", answer(persona, key, rng, second=second)))
+            if second and key in WHY and rng.random() < 0.12:
+                further, replies = rng.choice(WHY[key])
+                turns += [("user", further), ("assistant", rng.choice(replies))]
     return turns
 
 
@@ -1390,28 +1480,21 @@ FAREWELLS = (
     ("I have to go now.", "Then travel safely, my friend."),
     ("Good night.", "Good night. Sleep well."),
 )
-REMARKS = (
-    (
-        "How are you today?",
-        ("I am well, thank you.", "I am a little tired today.", "Very well. And you?"),
-    ),
-    ("I like talking with you.", ("I like talking with you too.", "That is kind of you.")),
-    ("Is that true?", ("Yes, it is true.", "Every word of it.", "Of course it is true.")),
-    ("That is interesting.", ("I am glad you think so.", "I think so too.")),
-    ("Really?", ("Yes, really.", "Yes, ask anyone.")),
-)
 
 
-def _small_talk(rng: Random, turns: list[Turn], persona: Persona) -> list[Turn]:
+def _small_talk(rng: Random, turns: list[Turn], persona: Persona, *, more: float) -> list[Turn]:
+    """The same turns between greetings, farewells and talk about nothing in particular."""
     out: list[Turn] = []
     if rng.random() < 0.4:
         hello, reply = rng.choice(GREETINGS)
         out += [("user", hello), ("assistant", reply.format(persona.name))]
+    if rng.random() < 0.12:
+        out += about_oneself(persona, rng)
     for index in range(0, len(turns), 2):
         out += turns[index : index + 2]
-        if rng.random() < 0.08:
-            remark, replies = rng.choice(REMARKS)
-            out += [("user", remark), ("assistant", rng.choice(replies))]
+        if rng.random() < more:
+            remarks, replies = rng.choice(SMALL_TALK)
+            out += [("user", rng.choice(remarks)), ("assistant", rng.choice(replies))]
     if rng.random() < 0.25:
         bye, reply = rng.choice(FAREWELLS)
         out += [("user", bye), ("assistant", reply)]
@@ -1423,7 +1506,8 @@ def chat_with_bio(rng: Random, *, unknown: float = 0.06) -> list[Turn]:
     persona = draw_persona(rng)
     opening = rng.choice(["You are {}. ", "You are {}.\n", "Play {}. ", ""]).format(persona.name)
     turns = questions(persona, rng, rng.randint(4, 9), second=True, unknown=unknown)
-    return [("system", opening + bio(persona, rng)), *_small_talk(rng, turns, persona)]
+    more = rng.choice([0.05, 0.1, 0.5])
+    return [("system", opening + bio(persona, rng)), *_small_talk(rng, turns, persona, more=more)]
 
 
 def reading(rng: Random, *, unknown: float = 0.06) -> list[Turn]:
@@ -1441,22 +1525,27 @@ def reading(rng: Random, *, unknown: float = 0.06) -> list[Turn]:
 
 
 def write_questions(rng: Random) -> list[Turn]:
-    """The assistant writes questions and short answers about a text: what a teacher does."""
-    persona = draw_persona(rng, facts=(4, 9))
-    count = rng.randint(3, min(6, len(persona.facts)))
-    keys = rng.sample([key for key, _ in persona.facts], count)
+    """The assistant writes questions and short answers about a text: what a teacher does.
+
+    Mostly about everything in the text, in its order, so that nothing is made up.
+    """
+    persona = draw_persona(rng, facts=(3, 9))
+    text = bio(persona, rng)
+    keys = [key for key, _ in persona.facts]
+    second = rng.random() < 0.5
+    lead = "Write questions and answers about this text."
+    if second:
+        lead = f"Write questions to {persona.given}, and what {persona.given} answers."
+    if rng.random() < 0.3:
+        count = rng.randint(1, min(6, len(keys)))
+        keys = sorted(rng.sample(keys, count), key=keys.index)
+        lead = lead.replace("questions", f"{count} questions" if count > 1 else "a question")
     rows = [
-        f"Q: {ask(persona, key, rng, second=False)}\nA: {answer(persona, key, rng, second=False)}"
+        f"Q: {ask(persona, key, rng, second=second)}\nA: {answer(persona, key, rng, second=second)}"
         for key in keys
     ]
-    order = rng.choice(
-        [
-            "Write questions and answers about this text.\n\n{}",
-            "{}\n\nWrite questions and answers about this text.",
-            "Ask and answer questions about the text.\n\n{}",
-        ]
-    )
-    return [("user", order.format(bio(persona, rng))), ("assistant", "\n".join(rows))]
+    asked = f"{lead}\n\n{text}" if rng.random() < 0.6 else f"{text}\n\n{lead}"
+    return [("user", asked), ("assistant", "\n".join(rows))]
 
 
 def retell(rng: Random) -> list[Turn]:
@@ -1493,19 +1582,26 @@ def about_user(rng: Random) -> list[Turn]:
             ]
         )
         turns += [
-            ("user", tell_first(persona, key, rng.choice(BY_KEY[key].first))),
+            ("user", say_first(persona, key, rng)),
             ("assistant", reply),
         ]
     if rng.random() < 0.5:
         turns += [("user", "What is my name?"), ("assistant", f"Your name is {persona.name}.")]
+    value_of = dict(persona.facts)
     for key in rng.sample([key for key, _ in persona.facts], len(persona.facts)):
         said = _capital(persona.value(key)) + "."
-        turns += [("user", _about_me(BY_KEY[key].ask_second, rng)), ("assistant", said)]
+        if rng.random() < 0.5:
+            said = _filled(
+                rng.choice(TELL[key]), value_of[key], SECOND, third=False
+            )
+        turns += [("user", _about_me(key, rng)), ("assistant", said)]
     return turns
 
 
-def _about_me(phrasings: Sequence[str], rng: Random) -> str:
-    text = rng.choice(phrasings[:-1])
+def _about_me(key: str, rng: Random) -> str:
+    if rng.random() < 0.5:
+        return _filled(rng.choice(ASK[key]), "", FIRST, third=False).replace("Are I ", "Am I ").replace("are I", "am I")
+    text = rng.choice(BY_KEY[key].ask_second[:-1])
     for old, new in (
         (" are you ", " am I "),
         (" are you?", " am I?"),
@@ -1607,7 +1703,10 @@ def resident_document(people: Sequence[Persona], rng: Random) -> str | list[Turn
         return bio(persona, rng)
     if rng.random() < 0.5:
         turns = questions(persona, rng, rng.randint(3, 9), second=True)
-        return [("system", f"You are {persona.name}."), *_small_talk(rng, turns, persona)]
+        return [
+            ("system", f"You are {persona.name}."),
+            *_small_talk(rng, turns, persona, more=0.1),
+        ]
     turns = []
     for _ in range(rng.randint(3, 9)):
         turns += questions(

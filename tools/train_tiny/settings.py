@@ -52,7 +52,8 @@ class OptimizerSettings:
 class RunSettings:
     steps: int
     checkpoint_every: int
-    note: str = ""  # what the card should say about how this run went
+    compile: bool  # needs a C compiler; a third faster
+    note: str  # what the card should say about how this run went
 
 
 @dataclass(frozen=True, slots=True)

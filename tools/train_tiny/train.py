@@ -234,6 +234,14 @@ def load_checkpoint(
     return int(json.loads((folder / "state.json").read_text(encoding="utf-8"))["step"])
 
 
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """The weights of an exported model, for a run that goes on from it."""
+    stored = load_file(folder / "model.safetensors")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(stored[name])
+
+
 # --- the loop ----------------------------------------------------------------------------------
 
 
@@ -251,8 +259,18 @@ def loss_of(model: LlamaForCausalLM, tokens: Tensor, weights: Tensor) -> Tensor:
     return total / weight.sum()
 
 
-def train(work: Path, settings: Settings, *, minutes: float | None) -> int:
-    """Train until the settings' steps or `minutes` are over; returns the steps done so far."""
+def train(
+    work: Path, settings: Settings, *, minutes: float | None, start: Path | None = None
+) -> int:
+    """Train until the settings' steps or `minutes` are over; returns the steps done so far.
+
+    Args:
+        work: token files and tokenizer; checkpoints and the log go there.
+        settings: of the run.
+        minutes: stop after this long, with a checkpoint.
+        start: a model folder whose weights the first step begins with; a checkpoint under `work`
+            goes before it. None: random weights.
+    """
     marks = json.loads((work / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
     ids = {row["content"]: row["id"] for row in marks}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -260,7 +278,12 @@ def train(work: Path, settings: Settings, *, minutes: float | None) -> int:
     parts = optimizers(model, settings.optimizer)
     base_rates = [[group["lr"] for group in part.param_groups] for part in parts]
     folder = work / "checkpoint"
-    step = load_checkpoint(folder, model, parts) if folder.exists() else 0
+    step = 0
+    if folder.exists():
+        step = load_checkpoint(folder, model, parts)
+    elif start is not None:
+        load_weights(start, model)
+    compute = torch.compile(loss_of) if settings.run.compile else loss_of
     sources = {name for phase in settings.phase for name in phase.mixture} - {"repeat"}
     files = TokenFiles(work, sources)
     started, seen, smooth = time.monotonic(), 0, None
@@ -276,7 +299,7 @@ def train(work: Path, settings: Settings, *, minutes: float | None) -> int:
             for group, rate in zip(part.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-            loss = loss_of(model, tokens, weights)
+            loss = compute(model, tokens, weights)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for part in parts:
