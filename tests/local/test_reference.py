@@ -10,7 +10,8 @@ import torch
 from peft import get_peft_model
 
 from templora_memory import Policy
-from templora_memory.backends.local import _learner, _lora
+from templora_memory.backends.local import _lora
+from templora_memory.backends.local._lessons import Lesson, Lessons
 from templora_memory.backends.local.recipes import Example
 
 FLAT_LOOP = Path(__file__).parents[2] / "demos" / "flat_loop.py"
@@ -41,15 +42,19 @@ def test_five_chunks_have_the_losses_of_the_flat_loop(
     settings = Policy.preset("reference", learning={"seed": SEED}).learning
     assert (settings.rank, settings.alpha, settings.dropout) == (64, 64.0, 0.05)
 
-    losses = []
-    state, counted = _learner.TrainingRows([start], settings), _learner.Progress()
+    examples = []
     for number, chunk in enumerate(chunks):
         before = text[max(0, number * CHUNK - CONTEXT) : number * CHUNK]
-        example = Example(tuple(before), tuple(chunk), (1.0,) * len(chunk))
-        batch = _learner.make_batch(base, [example], state.frozen, in_graph=True)
-        for _ in range(settings.epochs):
-            nll = _learner._one_step(base, batch, state, settings, counted)
-            losses.append(nll.mean().item())
-        counted.chunks += 1
+        examples.append(Example(tuple(before), tuple(chunk), (1.0,) * len(chunk)))
+    lesson = Lesson(
+        start, examples, settings, chunk=CHUNK, least_steps=0, resume=None,
+        progress=lambda _: None, cancelled=lambda: False,
+    )  # fmt: skip
+    lessons, losses = Lessons(base, pytest.fail, most_tokens=2048), []
+    lessons.add(lesson)
+    while (prepared := lesson.prepared(base)) is not None:
+        (nll,) = lessons._gradients([(lesson, prepared)])
+        lessons._take([lesson], [nll])
+        losses.append(nll.mean().item())
     assert losses == pytest.approx(expected, abs=1e-3)
     assert losses[-1] != pytest.approx(losses[0], abs=1e-3)

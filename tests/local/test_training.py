@@ -35,12 +35,27 @@ def example(text, context=""):
     return Example(tuple(context.encode()), tuple(text.encode()), (1.0,) * len(text.encode()))
 
 
-def step(base, state, examples, *, in_graph=False, factor=1.0, active=None):
-    batch = _learner.make_batch(base, examples, state.frozen, in_graph=in_graph)
-    loss, nll = _learner.batch_loss(base, batch, state.rows)
+def prepared(base, states, examples):
+    return [_learner.prepare(base, e, s) for e, s in zip(examples, states, strict=True)]
+
+
+def gradients(base, states, examples):
+    """Backward for every row of one batch; returns the batch and its losses."""
+    batch = _learner.collate(base, prepared(base, states, examples))
+    loss, nll = _learner.batch_loss(base, batch, _learner.rows_of(states))
     loss.backward()
-    state.step(factor, active)
+    return batch, loss, nll
+
+
+def step(base, states, examples, *, factor=1.0):
+    _, _, nll = gradients(base, states, examples)
+    for state in states:
+        state.step(factor)
     return nll
+
+
+def flat(state):
+    return state.weights().flat
 
 
 # --- rows of a batch ---------------------------------------------------------------------------
@@ -49,51 +64,57 @@ def step(base, state, examples, *, in_graph=False, factor=1.0, active=None):
 def test_memories_learn_together_exactly_what_they_learn_alone(base):
     """Also when they have taken different numbers of steps before (L5, T9, X3)."""
     texts = ["the red house by the river", "blue birds sing", "five grey cats in the rain"]
-    starts = [fresh(base, replace(SETTINGS, seed=seed)) for seed in range(3)]
     ready = []
-    for index, start in enumerate(starts):  # different step counts: 2, 1, 0
-        state = _learner.TrainingRows([start], SETTINGS)
+    for index in range(3):  # different step counts: 2, 1, 0
+        ready.append(_learner.TrainingRow(fresh(base, replace(SETTINGS, seed=index)), SETTINGS))
         for _ in range(2 - index):
-            step(base, state, [example(texts[index])])
-        ready.append(state)
-    alone = []
-    together = _learner.TrainingRows([state.weights(0) for state in ready], SETTINGS)
-    for index, state in enumerate(ready):
-        old = state.optimizer.state[state.parameters[0]]
-        together.optimizer.state[together.parameters[index]] = {
-            key: value.clone() for key, value in old.items()
-        }
-        for _ in range(3):
-            step(base, state, [example(texts[index])])
-        alone.append(state.weights(0).flat)
+            step(base, ready[-1:], [example(texts[index])])
+    together = [_learner.TrainingRow(state.weights(), SETTINGS) for state in ready]
+    for new, old in zip(together, ready, strict=True):
+        kept = old.optimizer.state[old.parameter]
+        new.optimizer.state[new.parameter] = {key: value.clone() for key, value in kept.items()}
     for _ in range(3):
+        for state, text in zip(ready, texts, strict=True):
+            step(base, [state], [example(text)])
         step(base, together, [example(text) for text in texts])
-    for index in range(3):
-        assert (together.weights(index).flat - alone[index]).abs().max() < 2e-6
+    for one, other in zip(together, ready, strict=True):
+        assert (flat(one) - flat(other)).abs().max() < 2e-6
 
 
-def test_a_row_that_rests_does_not_move(base):
-    state = _learner.TrainingRows([fresh(base), fresh(base, replace(SETTINGS, seed=1))], SETTINGS)
-    pair = [example("red red red red"), example("blue blue blue")]
-    step(base, state, pair)
-    resting = state.weights(1).flat
-    for _ in range(3):
-        step(base, state, pair, active=[True, False])
-    assert torch.equal(state.weights(1).flat, resting)
-    assert not torch.equal(state.weights(0).flat, fresh(base).flat)
+def test_contexts_of_different_length_share_a_batch(base):
+    """Padding before a prefix is masked: gradients are those of each memory alone."""
+    states = [
+        _learner.TrainingRow(fresh(base, replace(SETTINGS, seed=seed)), SETTINGS)
+        for seed in range(3)
+    ]
+    examples = [
+        example("the chunk", "what stood before it, at some length"),
+        example("another chunk of text"),
+        example("a third", "short"),
+    ]
+    for state, own in zip(states, examples, strict=True):
+        step(base, [state], [own])  # B is not zero any more
+    batch, _, together = gradients(base, states, examples)
+    assert batch.mask is not None
+    found = [state._grad.clone() for state in states]
+    for state in states:
+        state.clear()
+    alone = [gradients(base, [s], [e])[2] for s, e in zip(states, examples, strict=True)]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-4)
+    for state, grad in zip(states, found, strict=True):
+        assert torch.allclose(state._grad, grad, atol=1e-5)
+        assert grad.any()
 
 
 def test_gradients_land_in_one_buffer_in_every_step(base):
     """L1 and T8: leaves are views made outside the graph, their gradients views of one tensor."""
-    state = _learner.TrainingRows([fresh(base)], SETTINGS)
+    state = _learner.TrainingRow(fresh(base), SETTINGS)
     grad = state._grad
     for _ in range(2):
-        batch = _learner.make_batch(base, [example("some text")], state.frozen, in_graph=False)
-        loss, _ = _learner.batch_loss(base, batch, state.rows)
-        loss.backward()
+        gradients(base, [state], [example("some text")])
         begin, end = grad.data_ptr(), grad.data_ptr() + grad.nbytes
-        for row in state.rows.values():
-            for leaf in (row.a, row.b):
+        for pair in state.leaves.values():
+            for leaf in pair:
                 assert begin <= leaf.grad.data_ptr() < end
         assert grad.any()
         state.step(1.0)
@@ -101,27 +122,28 @@ def test_gradients_land_in_one_buffer_in_every_step(base):
 
 
 def test_a_label_of_one_memory_moves_no_gradient_of_another(base):
-    state = _learner.TrainingRows([fresh(base), fresh(base, replace(SETTINGS, seed=1))], SETTINGS)
-    batch = _learner.make_batch(
-        base, [example("red"), example("blue birds")], state.frozen, in_graph=False
-    )
+    states = [
+        _learner.TrainingRow(fresh(base, replace(SETTINGS, seed=seed)), SETTINGS)
+        for seed in range(2)
+    ]
+    batch = _learner.collate(base, prepared(base, states, [example("red"), example("blue birds")]))
     silent = replace(batch, weight=torch.where(torch.arange(len(batch.weight)) < 2, 1.0, 0.0))
-    loss, _ = _learner.batch_loss(base, silent, state.rows)
+    loss, _ = _learner.batch_loss(base, silent, _learner.rows_of(states))
     loss.backward()
-    assert state._grad[0].any()
-    assert not state._grad[1].any()
+    assert states[0]._grad.any()
+    assert not states[1]._grad.any()
 
 
 # --- context before the chunk ------------------------------------------------------------------
 
 
 def test_the_stored_prefix_neither_grows_nor_wants_gradients(base):
-    state = _learner.TrainingRows([fresh(base)], SETTINGS)
-    batch = _learner.make_batch(
-        base, [example("the chunk", "what stood before")], state.frozen, in_graph=False
+    state = _learner.TrainingRow(fresh(base), SETTINGS)
+    batch = _learner.collate(
+        base, prepared(base, [state], [example("the chunk", "what stood before")])
     )
     for _ in range(2):
-        loss, _ = _learner.batch_loss(base, batch, state.rows)
+        loss, _ = _learner.batch_loss(base, batch, _learner.rows_of([state]))
         loss.backward()
         assert all(k.shape[2] == v.shape[2] == 16 for k, v in batch.prefix)
         assert not any(t.requires_grad for pair in batch.prefix for t in pair)
@@ -129,13 +151,10 @@ def test_the_stored_prefix_neither_grows_nor_wants_gradients(base):
 
 def test_the_prefix_is_seen_in_the_exact_training_configuration(base):
     """P10: a prefix that is silently dropped would give the loss without it."""
-    state = _learner.TrainingRows([fresh(base)], SETTINGS)
+    state = _learner.TrainingRow(fresh(base), SETTINGS)
 
     def first_losses(context):
-        batch = _learner.make_batch(
-            base, [example("the chunk", context)], state.frozen, in_graph=False
-        )
-        return _learner.batch_loss(base, batch, state.rows)[1]
+        return gradients(base, [state], [example("the chunk", context)])[2]
 
     seen, other = first_losses("what stood before"), first_losses("something different")
     assert (seen - other).abs().max() > 1e-3
@@ -145,33 +164,29 @@ def test_a_context_in_the_graph_gives_the_gradients_of_masked_labels(base, make_
     """T3: the published form equals a plain model with -100 on the context."""
     settings = replace(SETTINGS, context_gradient=True)
     start = fresh(base)
-    state = _learner.TrainingRows([start], settings)
-    step(base, state, [example("warm up, so that B is not zero")])
-    _lora.save_weights(state.weights(0), tmp_path, layers=base.layers, base="x", dropout=0.0)
+    state = _learner.TrainingRow(start, settings)
+    step(base, [state], [example("warm up, so that B is not zero")])
+    _lora.save_weights(state.weights(), tmp_path, layers=base.layers, base="x", dropout=0.0)
     peft = PeftModel.from_pretrained(make_model(), tmp_path, is_trainable=True)
     context, chunk = b"what stood before", b"the chunk itself"
     ids = torch.tensor([list(context + chunk)])
     labels = torch.tensor([[-100] * len(context) + list(chunk)])
     loss = peft(input_ids=ids, labels=labels).loss
     loss.backward()
-    batch = _learner.make_batch(
-        base, [example(chunk.decode(), context.decode())], state.frozen, in_graph=True
-    )
-    own, _ = _learner.batch_loss(base, batch, state.rows)
-    own.backward()
+    batch, own, _ = gradients(base, [state], [example(chunk.decode(), context.decode())])
+    assert not batch.prefix
     assert own.item() == pytest.approx(loss.item(), abs=1e-5)
     theirs = dict(peft.named_parameters())
-    for name, row in state.rows.items():
-        for leaf, part in ((row.a, "A"), (row.b, "B")):
+    for name, pair in state.leaves.items():
+        for leaf, part in zip(pair, "AB", strict=True):
             grad = theirs[f"base_model.model.{name}.lora_{part}.default.weight"].grad
             assert (leaf.grad[0] - grad).abs().max() < 1e-5
 
 
 def test_a_chunk_and_its_context_never_exceed_the_model(base):
     long = example("x" * 200, "y" * 200)
-    state = _learner.TrainingRows([fresh(base)], SETTINGS)
-    batch = _learner.make_batch(base, [long], state.frozen, in_graph=False)
-    assert batch.offset + batch.ids.shape[1] <= base.context
+    (row,) = prepared(base, [_learner.TrainingRow(fresh(base), SETTINGS)], [long])
+    assert row.offset + len(row.ids) <= base.context
 
 
 # --- loss --------------------------------------------------------------------------------------
@@ -199,12 +214,10 @@ def test_pieces_never_span_two_rows():
 
 
 def test_nothing_labelled_gives_no_loss_and_no_gradient(base):
-    state = _learner.TrainingRows([fresh(base)], SETTINGS)
+    state = _learner.TrainingRow(fresh(base), SETTINGS)
     masked = Example((), tuple(b"seen only"), (0.0,) * 9)
-    batch = _learner.make_batch(base, [masked], state.frozen, in_graph=False)
+    batch, loss, nll = gradients(base, [state], [masked])
     assert len(batch.labels) == 0
-    loss, nll = _learner.batch_loss(base, batch, state.rows)
-    loss.backward()
     assert loss.item() == 0.0
     assert len(nll) == 0
     assert not state._grad.any()
@@ -281,10 +294,9 @@ def test_the_released_schedule_leaves_the_first_chunk_unlearned(
 def test_a_short_chunk_moves_the_adapter_by_its_share(base):
     moved = []
     for share in (1.0, 0.25):
-        state, counted = _learner.TrainingRows([fresh(base)], SETTINGS), _learner.Progress()
-        batch = _learner.make_batch(base, [example("some text")], state.frozen, in_graph=False)
-        _learner._one_step(base, batch, state, SETTINGS, counted, share=share)
-        moved.append((state.weights(0).flat - fresh(base).flat).abs().max().item())
+        state = _learner.TrainingRow(fresh(base), SETTINGS)
+        step(base, [state], [example("some text")], factor=share)
+        moved.append((flat(state) - fresh(base).flat).abs().max().item())
     assert moved[1] == pytest.approx(moved[0] / 4, rel=1e-3)
 
 

@@ -27,7 +27,7 @@ TINY = replace(
     tokenizer=settings.TokenizerSettings(vocabulary=600, sample_characters=60_000),
     data=settings.DataSettings(70_000, 40, 4, 20, 0.02),
     model=settings.ModelSettings(16, 32, 2, 2, 1, 256, 10000.0),
-    run=settings.RunSettings(steps=3, checkpoint_every=2),
+    run=settings.RunSettings(steps=3, checkpoint_every=2, compile=False, note=""),
     phase=PHASES,
 )
 CHAT = [

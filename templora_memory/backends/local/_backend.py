@@ -18,6 +18,8 @@ from templora_memory._ports import Adapter, GenerateRequest, LearnRequest, Score
 from templora_memory._reports import AbsorbProgress, LearnStats
 from templora_memory.backends.local import _learner, _lora, _model
 from templora_memory.backends.local._generator import Answer, Channel, DecodeBatch, LocalStream
+from templora_memory.backends.local._lessons import Lesson, Lessons
+from templora_memory.backends.local._neutral import Neutral, bundled_text
 from templora_memory.backends.local._session import LocalText
 from templora_memory.backends.local._text import PLAIN_STOP, Text
 from templora_memory.backends.local._worker import Slices, Worker
@@ -26,15 +28,19 @@ from templora_memory.errors import Closed, InvalidSetting, InvalidText, PromptTo
 
 ADAPTER_BYTES = 512 << 20
 """How much memory loaded adapters may take; the least recently used leave first."""
+BATCH_TOKENS = 2048
 
 
 class _Loaded:
     """A base model, its text and its worker: what exists between open and close."""
 
-    def __init__(self, base: _model.BaseModel) -> None:
+    def __init__(self, base: _model.BaseModel, *, batch_tokens: int) -> None:
         self.base = base
         self.text = Text(base.tokenizer)
-        self.worker = Worker(DecodeBatch(base, self.text))
+        lessons = Lessons(
+            base, lambda: Neutral(base, self.text, bundled_text()), most_tokens=batch_tokens
+        )
+        self.worker = Worker(DecodeBatch(base, self.text), lessons)
 
 
 class LocalBackend:
@@ -45,6 +51,8 @@ class LocalBackend:
         device: "cpu", "cuda", "cuda:1", "mps", "auto"; None: the first GPU if there is one.
         dtype: "float32", "bfloat16" or "float16"; None: what suits device and model.
         adapter_bytes: memory for loaded adapters.
+        batch_tokens: of one training step of several memories together; more of them at once is
+            faster and takes more memory.
         options: passed on to ``AutoModelForCausalLM.from_pretrained``.
     """
 
@@ -55,6 +63,7 @@ class LocalBackend:
         device: str | None = None,
         dtype: str | None = None,
         adapter_bytes: int = ADAPTER_BYTES,
+        batch_tokens: int = BATCH_TOKENS,
         **options: Any,
     ) -> None:
         self._load: Callable[[], _model.BaseModel] = lambda: _model.load(
@@ -62,6 +71,7 @@ class LocalBackend:
         )
         self._name = os.fspath(model)
         self._most = adapter_bytes
+        self._batch_tokens = batch_tokens
         self._loaded: _Loaded | None = None
         self._adapters: OrderedDict[str, _lora.Weights] = OrderedDict()
         self._releases = 0  # how often adapters were dropped
@@ -82,7 +92,7 @@ class LocalBackend:
     def open(self) -> None:
         with self._lock:
             if self._loaded is None:
-                self._loaded = _Loaded(self._load())
+                self._loaded = _Loaded(self._load(), batch_tokens=self._batch_tokens)
 
     def close(self) -> None:
         with self._lock:
@@ -162,26 +172,24 @@ class LocalBackend:
         else:
             start = self._weights(request.start)
 
-        def slices() -> Slices[LearnStats]:
-            state, counted, stats = yield from _learner.train(
-                base,
-                start,
-                examples,
-                settings,
-                chunk=request.chunk,
-                least_steps=request.least_steps,
-                resume=request.start.folder if request.start else None,
-                progress=progress,
-                cancelled=cancelled,
-            )
-            _lora.save_weights(
-                state.weights(0), into, layers=base.layers, base=base.name, dropout=settings.dropout
-            )
-            if settings.carry_optimizer:
-                _learner.save_state(into, state, counted)
-            return stats
-
-        return loaded.worker.run(slices())
+        lesson = Lesson(
+            start,
+            examples,
+            settings,
+            chunk=request.chunk,
+            least_steps=request.least_steps,
+            resume=request.start.folder if request.start else None,
+            progress=progress,
+            cancelled=cancelled,
+        )
+        loaded.worker.learn(lesson)
+        learned = lesson.result.result()
+        _lora.save_weights(
+            learned.weights, into, layers=base.layers, base=base.name, dropout=settings.dropout
+        )
+        if settings.carry_optimizer:
+            _learner.save_state(into, learned.state, learned.counted)
+        return learned.stats
 
     # --- answering -----------------------------------------------------------------------------
 

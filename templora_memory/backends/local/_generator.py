@@ -26,7 +26,7 @@ from templora_memory._policy import Sampling
 from templora_memory._ports import Completion
 from templora_memory._reports import FinishReason
 from templora_memory.backends.local import _lora
-from templora_memory.backends.local._model import BaseModel, pairs_of, stored_cache
+from templora_memory.backends.local._model import BaseModel, pad_left, pairs_of, stored_cache
 from templora_memory.backends.local._text import Decoder, Text
 from templora_memory.errors import ModelError
 
@@ -325,8 +325,8 @@ class DecodeBatch:
             old, new = pairs_of(self._cache), pairs
             pairs = [
                 (
-                    torch.cat([_pad(k, width), _pad(nk, width)]),
-                    torch.cat([_pad(v, width), _pad(nv, width)]),
+                    torch.cat([pad_left(k, width), pad_left(nk, width)]),
+                    torch.cat([pad_left(v, width), pad_left(nv, width)]),
                 )
                 for (k, v), (nk, nv) in zip(old, new, strict=True)
             ]
@@ -372,12 +372,3 @@ class DecodeBatch:
 
 def _choice(answer: Answer) -> tuple[_lora.Weights, float] | None:
     return None if answer.weights is None else (answer.weights, answer.strength)
-
-
-def _pad(states: Tensor, width: int) -> Tensor:
-    """Zeros on the left of [S, heads, T, width]."""
-    missing = width - states.shape[2]
-    if missing == 0:
-        return states
-    zeros = states.new_zeros(*states.shape[:2], missing, states.shape[3])
-    return torch.cat([zeros, states], dim=2)

@@ -1,17 +1,15 @@
-"""The training step: (adapters, optimizer state, examples) -> the same, one step on.
+"""The training step: adapters under training and one example each -> the same, one step on.
 
-Rows are memories: each row of a batch trains its own adapter with its own optimizer state, and
-gets the gradients it would get alone. Only the chunk pays for loss and backward; what stood before
-it enters as keys and values without gradient, except in the published form of the algorithm, which
-keeps it inside the graph.
+Every memory trains its own adapter with its own optimizer state; several of them share a batch,
+and each gets the gradients that it would get alone. Only the chunk pays for loss and backward;
+what stood before it enters as keys and values without gradient, except in the published form of
+the algorithm, which keeps it inside the graph.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,37 +20,35 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from templora_memory._policy import Learning
-from templora_memory._reports import AbsorbProgress, ChunkStats, LearnStats
 from templora_memory.backends.local import _lora, _loss
-from templora_memory.backends.local._model import BaseModel, pairs_of, stored_cache
+from templora_memory.backends.local._model import BaseModel, pad_left, pairs_of, stored_cache
 from templora_memory.backends.local.recipes import Example
-from templora_memory.errors import Cancelled, InvalidSetting, LearningFailed, StoreDamaged
+from templora_memory.errors import InvalidSetting, StoreDamaged
 
 OPTIMIZER, TRAINING = "optimizer.safetensors", "training.json"
-_HALF = math.log(2)
 
 
-class TrainingRows:
-    """Adapters under training, S rows in one flat buffer, with gradients and AdamW state.
+class TrainingRow:
+    """An adapter under training: one flat buffer with its gradient and AdamW state.
 
     The leaves of the graph are views made outside it, and their gradients are views of one
-    buffer, bound in advance: slicing a leaf inside the graph is ten times slower. One parameter a
-    row gives each memory its own step count.
+    buffer, bound in advance: slicing a leaf inside the graph is ten times slower.
     """
 
-    def __init__(self, start: Sequence[_lora.Weights], settings: Learning) -> None:
-        self._start = tuple(start)
-        self._settings = settings
-        layouts = {weights.layout for weights in start}
-        if len(layouts) != 1:
-            raise ValueError("rows of one batch need the same layers and rank")
-        (self._layout,) = layouts
-        self._flat = torch.stack([weights.flat for weights in start])
+    def __init__(self, start: _lora.Weights, settings: Learning) -> None:
+        self.start = start
+        self.settings = settings
+        self._flat = start.flat.clone()[None]
         self._grad = torch.zeros_like(self._flat)
-        self._leaves = self._bind()
-        self.parameters = [nn.Parameter(row) for row in self._flat]
+        grads = start.layout.views(self._grad)
+        self.leaves: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, pair in start.layout.views(self._flat).items():
+            a, b = (view.detach().requires_grad_() for view in pair)
+            a.grad, b.grad = grads[name]
+            self.leaves[name] = (a, b)
+        self.parameter = nn.Parameter(self._flat[0])
         self.optimizer = torch.optim.AdamW(
-            self.parameters,
+            [self.parameter],
             lr=_rate(settings),
             betas=(settings.beta1, settings.beta2),
             eps=settings.epsilon,
@@ -60,62 +56,28 @@ class TrainingRows:
             fused=True,
         )
 
-    def _bind(self) -> list[dict[str, tuple[Tensor, Tensor]]]:
-        """The graph's leaves of each row: views of the row, with their gradients bound."""
-        leaves = []
-        for row, grad in zip(self._flat[:, None], self._grad[:, None], strict=True):
-            grads, own = self._layout.views(grad), {}
-            for name, pair in self._layout.views(row).items():
-                a, b = (view.detach().requires_grad_() for view in pair)
-                a.grad, b.grad = grads[name]
-                own[name] = (a, b)
-            leaves.append(own)
-        return leaves
-
-    def _make_rows(self, dropout: float) -> _lora.Rows:
-        strength = torch.tensor(
-            [weights.scale for weights in self._start], device=self._flat.device
-        )
-        rows = {}
-        for name in self._leaves[0]:
-            pairs = [own[name] for own in self._leaves]
-            a, b = pairs[0] if len(pairs) == 1 else map(torch.cat, zip(*pairs, strict=True))
-            rows[name] = _lora.Row(a, b, strength[:, None, None], dropout)
-        return rows
-
-    @property
-    def rows(self) -> _lora.Rows:
-        """With dropout, for one training step."""
-        return self._make_rows(self._settings.dropout)
-
-    @property
-    def frozen(self) -> _lora.Rows:
-        """Without dropout and gradient, for measuring."""
-        return {
-            name: _lora.Row(row.a.detach(), row.b.detach(), row.strength, 0.0)
-            for name, row in self._make_rows(0.0).items()
-        }
-
-    def weights(self, row: int) -> _lora.Weights:
-        """A copy of one row as a value."""
-        old = self._start[row]
+    def weights(self) -> _lora.Weights:
+        """A copy as a value."""
+        old = self.start
         return _lora.Weights(
-            old.layout, self._flat[row].detach().clone(), old.alpha, old.rank_stabilised
+            old.layout, self._flat[0].detach().clone(), old.alpha, old.rank_stabilised
         )
 
-    def step(self, factor: float, active: Sequence[bool] | None = None) -> None:
-        """Clip each row's gradient, update the active rows, clear the gradients.
+    @property
+    def finite(self) -> bool:
+        return bool(self._flat.isfinite().all())
 
-        An inactive row must have no gradient at all: with a zero one, momentum still moves it.
-        """
+    def step(self, factor: float) -> None:
+        """Clip the gradient, update, clear the gradient."""
         for group in self.optimizer.param_groups:
-            group["lr"] = _rate(self._settings) * factor
-        norms = self._grad.norm(dim=1, keepdim=True)
-        self._grad.mul_((self._settings.clip / (norms + 1e-6)).clamp_(max=1.0))
-        for index, parameter in enumerate(self.parameters):
-            wanted = active is None or active[index]
-            parameter.grad = self._grad[index] if wanted else None
+            group["lr"] = _rate(self.settings) * factor
+        self._grad.mul_((self.settings.clip / (self._grad.norm() + 1e-6)).clamp_(max=1.0))
+        self.parameter.grad = self._grad[0]
         self.optimizer.step()
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop the gradient, also that of a step that failed."""
         self._grad.zero_()
 
 
@@ -125,72 +87,142 @@ def _rate(settings: Learning) -> float:
     return settings.rate
 
 
+def rows_of(states: Sequence[TrainingRow], *, dropout: float = 0.0) -> _lora.Rows:
+    """The rows of a batch in which each of these adapters learns from one row, in this order.
+
+    All of them have the same layers and rank.
+    """
+    if len({state.start.layout for state in states}) != 1:
+        raise ValueError("rows of one batch need the same layers and rank")
+    strength = torch.tensor([s.start.scale for s in states], device=states[0].parameter.device)
+    rows = {}
+    for name in states[0].leaves:
+        pairs = [state.leaves[name] for state in states]
+        a, b = pairs[0] if len(pairs) == 1 else map(torch.cat, zip(*pairs, strict=True))
+        rows[name] = _lora.Row(a, b, strength[:, None, None], dropout)
+    return rows
+
+
+# --- what one memory learns next ---------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """One example a row, padded on the right.
+class Prepared:
+    """An example as the model sees it.
 
     Args:
-        ids: input tokens [S, T].
-        labels: tokens to predict [n], row after row.
-        weight: of each loss [n]; sums to 1 in each row.
-        positions: of the labelled inputs in each row.
-        prefix: keys and values of what stands before, or None.
+        ids: input tokens.
+        keep: positions in `ids` whose next token is learned.
+        labels, weights: these tokens, and the loss weight of each; the weights sum to 1.
+        prefix: keys and values [1, heads, offset, width] of each layer for what stands before.
         offset: how many tokens that is.
     """
 
-    ids: Tensor
-    labels: Tensor
-    weight: Tensor
-    positions: tuple[tuple[int, ...], ...]
-    prefix: list[tuple[Tensor, Tensor]] | None
+    ids: tuple[int, ...]
+    keep: tuple[int, ...]
+    labels: tuple[int, ...]
+    weights: tuple[float, ...]
+    prefix: list[tuple[Tensor, Tensor]]
     offset: int
 
-    @property
-    def sizes(self) -> list[int]:
-        return [len(row) for row in self.positions]
 
-
-def make_batch(
-    base: BaseModel, examples: Sequence[Example], rows: _lora.Rows, *, in_graph: bool
-) -> Batch:
-    """Tensors of one step. Without `in_graph` the context is run here, once, without gradient."""
-    limit = base.context
-    lengths = {min(len(e.context), limit - len(e.ids)) for e in examples}
-    if not in_graph and len(lengths) != 1:
-        raise ValueError("rows of one batch need contexts of the same length")
-    inputs: list[tuple[int, ...]] = []
-    positions, labels, weight = [], [], []
-    contexts = []
-    for example in examples:
-        room = max(0, limit - len(example.ids))
-        context = example.context[-room:] if room else ()
-        split = 0 if in_graph else max(0, len(context) - 1)
-        contexts.append(context[:split])
-        sequence = context[split:] + example.ids
-        marks = (0.0,) * (len(context) - split) + example.weights
-        keep = [at for at in range(len(sequence) - 1) if marks[at + 1]]
-        total = sum(marks[at + 1] for at in keep) or 1.0
-        inputs.append(sequence[:-1])
-        positions.append(tuple(keep))
-        labels += [sequence[at + 1] for at in keep]
-        weight += [marks[at + 1] / total for at in keep]
-    length = max(1, *(len(row) for row in inputs))
-    ids = torch.tensor([[*row, *([0] * (length - len(row)))] for row in inputs])
-    prefix = None
-    if not in_graph and contexts[0]:
-        with torch.no_grad(), _lora.using(rows):
-            cache = stored_cache(None)
-            seen = torch.tensor(contexts, device=base.device)
+def prepare(base: BaseModel, example: Example, state: TrainingRow) -> Prepared:
+    """Cut an example to the model's length; without `context_gradient` run its context, once."""
+    room = max(0, base.context - len(example.ids))
+    context = example.context[-room:] if room else ()
+    split = 0 if state.settings.context_gradient else max(0, len(context) - 1)
+    sequence = context[split:] + example.ids
+    marks = (0.0,) * (len(context) - split) + example.weights
+    keep = tuple(at for at in range(len(sequence) - 1) if marks[at + 1])
+    total = sum(marks[at + 1] for at in keep) or 1.0
+    prefix: list[tuple[Tensor, Tensor]] = []
+    if split:
+        cache = stored_cache(None)
+        with torch.no_grad(), _lora.using(rows_of([state])):
+            seen = torch.tensor([context[:split]], device=base.device)
             base.hidden(seen, past_key_values=cache, use_cache=True)
         prefix = [(k.detach(), v.detach()) for k, v in pairs_of(cache)]
+    return Prepared(
+        ids=sequence[:-1],
+        keep=keep,
+        labels=tuple(sequence[at + 1] for at in keep),
+        weights=tuple(marks[at + 1] / total for at in keep),
+        prefix=prefix,
+        offset=split,
+    )
+
+
+# --- one step ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Prepared examples, one a row: ids padded on the right, prefixes on the left.
+
+    Args:
+        ids, places: input tokens and their positions [S, T].
+        row, column: where the labelled inputs are [n], row after row.
+        labels, weight: tokens to predict and the weight of each loss [n].
+        sizes: labelled inputs of each row.
+        prefix: keys and values [S, heads, P, width] of each layer; empty: nothing stands before.
+        mask: which of P + T positions are there [S, P + T]; None: all of them.
+    """
+
+    ids: Tensor
+    places: Tensor
+    row: Tensor
+    column: Tensor
+    labels: Tensor
+    weight: Tensor
+    sizes: tuple[int, ...]
+    prefix: list[tuple[Tensor, Tensor]]
+    mask: Tensor | None
+
+
+def collate(base: BaseModel, rows: Sequence[Prepared]) -> Batch:
+    """Tensors for one forward pass over these examples together."""
+    length = max(1, *(len(row.ids) for row in rows))
+    before = max(row.offset for row in rows)
+    ids = torch.tensor([[*row.ids, *([0] * (length - len(row.ids)))] for row in rows])
+    offsets = torch.tensor([row.offset for row in rows])
+    where = torch.tensor(
+        [(index, at) for index, row in enumerate(rows) for at in row.keep], dtype=torch.long
+    ).reshape(-1, 2)
+    mask = None
+    if any(row.offset != before for row in rows):
+        mask = (torch.arange(before + length)[None] >= (before - offsets)[:, None]).long()
     return Batch(
         ids=ids.to(base.device),
-        labels=torch.tensor(labels, dtype=torch.long, device=base.device),
-        weight=torch.tensor(weight, dtype=torch.float32, device=base.device),
-        positions=tuple(positions),
-        prefix=prefix,
-        offset=len(contexts[0]) if not in_graph else 0,
+        places=(offsets[:, None] + torch.arange(length)[None]).to(base.device),
+        row=where[:, 0].to(base.device),
+        column=where[:, 1].to(base.device),
+        labels=_flat([row.labels for row in rows], torch.long, base.device),
+        weight=_flat([row.weights for row in rows], torch.float32, base.device),
+        sizes=tuple(len(row.keep) for row in rows),
+        prefix=_stack([row.prefix for row in rows], before) if before else [],
+        mask=None if mask is None else mask.to(base.device),
     )
+
+
+def _flat(parts: Sequence[Sequence[float]], kind: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor([value for part in parts for value in part], dtype=kind, device=device)
+
+
+def _stack(
+    prefixes: Sequence[list[tuple[Tensor, Tensor]]], width: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of all rows, padded on the left; a row may have none."""
+    if len(prefixes) == 1:
+        return prefixes[0]
+    like = next(prefix for prefix in prefixes if prefix)
+    filled = [prefix or [(k[:, :, :0], v[:, :, :0]) for k, v in like] for prefix in prefixes]
+    return [
+        (
+            torch.cat([pad_left(keys, width) for keys, _ in layer]),
+            torch.cat([pad_left(values, width) for _, values in layer]),
+        )
+        for layer in zip(*filled, strict=True)
+    ]
 
 
 def batch_loss(base: BaseModel, batch: Batch, rows: _lora.Rows) -> tuple[Tensor, Tensor]:
@@ -199,21 +231,21 @@ def batch_loss(base: BaseModel, batch: Batch, rows: _lora.Rows) -> tuple[Tensor,
     The cache is a fresh one every time, because a forward appends to it; positions are explicit,
     because a rebuilt cache does not know them.
     """
-    steps = torch.arange(batch.offset, batch.offset + batch.ids.shape[1], device=base.device)
-    inputs: dict[str, Any] = {"position_ids": steps[None].expand(len(batch.ids), -1)}
-    if batch.prefix is not None:
-        inputs |= {"past_key_values": stored_cache(batch.prefix), "use_cache": True}
-    else:
-        inputs["use_cache"] = False
-    places = [(index, at) for index, row in enumerate(batch.positions) for at in row]
-    row, column = torch.tensor(places, dtype=torch.long, device=base.device).reshape(-1, 2).T
+    inputs: dict[str, Any] = {"position_ids": batch.places, "use_cache": bool(batch.prefix)}
+    if batch.prefix:
+        inputs["past_key_values"] = stored_cache(batch.prefix)
+    if batch.mask is not None:
+        inputs["attention_mask"] = batch.mask
     with _lora.using(rows):
         if base.own_head:
-            hidden = base.hidden(batch.ids, **inputs)[row, column]
+            hidden = base.hidden(batch.ids, **inputs)[batch.row, batch.column]
             return _loss.weighted_loss(hidden, base.head, batch.labels, batch.weight, batch.sizes)
-        logits = base.logits(batch.ids, last=False, **inputs)[row, column].float()
+        logits = base.logits(batch.ids, last=False, **inputs)[batch.row, batch.column].float()
         nll = nn.functional.cross_entropy(logits, batch.labels, reduction="none")
         return (nll * batch.weight).sum(), nll.detach()
+
+
+# --- what is counted ---------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -229,123 +261,12 @@ def rate_factor(settings: Learning, chunk: int) -> float:
     return 1.0 if settings.schedule == "constant" else min(1.0, chunk / 2)
 
 
-def train(
-    base: BaseModel,
-    start: _lora.Weights,
-    examples: Sequence[Example],
-    settings: Learning,
-    *,
-    chunk: int,
-    least_steps: int,
-    resume: Path | None,
-    progress: Callable[[AbsorbProgress], None],
-    cancelled: Callable[[], bool],
-) -> Generator[None, None, tuple[TrainingRows, Progress, LearnStats]]:
-    """Train one memory; yields between optimizer steps, so that replies get their turn.
-
-    Raises:
-        Cancelled, LearningFailed: nothing was written.
-    """
-    useful = [example for example in examples if any(example.weights)]
-    if not useful:
-        raise LearningFailed(
-            "There is nothing to train on: only system messages, tool messages or white space."
-        )
-    state = TrainingRows([start], settings)
-    counted = Progress()
-    if settings.carry_optimizer and resume is not None:
-        counted = load_state(resume, state)
-    passes = max(settings.epochs, math.ceil(least_steps / len(useful)))
-    stats: list[ChunkStats] = []
-    for number, example in enumerate(useful, start=1):
-        began = time.monotonic()
-        batch = make_batch(base, [example], state.frozen, in_graph=settings.context_gradient)
-        if not len(batch.labels):  # one token without anything before it
-            counted.chunks += 1
-            continue
-        share = min(1.0, len(batch.labels) / chunk) if settings.scale_short else 1.0
-        before: Tensor | None = None
-        for _ in range(passes):
-            if cancelled():
-                raise Cancelled("The absorb was cancelled; the old revision stays.")
-            nll = _one_step(base, batch, state, settings, counted, share=share)
-            before = nll if before is None else before
-            _check(nll, base)
-            yield
-        after = None
-        if settings.measure:
-            with torch.no_grad():
-                _, after = batch_loss(base, batch, state.frozen)
-            _check(after, base)
-        counted.chunks += 1
-        assert before is not None  # noqa: S101  # epochs is at least 1
-        stats.append(_stats(before, after, time.monotonic() - began))
-        shown = stats[-1].nll_after if after is not None else stats[-1].nll_before
-        progress(
-            AbsorbProgress(
-                chunk=number,
-                chunks=len(useful),
-                tokens=sum(chunk.tokens for chunk in stats),
-                perplexity=math.exp(min(700.0, shown or 0.0)),
-            )
-        )
-    if not stats:
-        raise LearningFailed("There is nothing to train on: the text is a single token.")
-    if not state.weights(0).flat.isfinite().all():  # the last step is not measured by everybody
-        raise LearningFailed(
-            "The adapter came to hold values that are not finite; the old revision stays. Lower "
-            "learning.rate."
-        )
-    return state, counted, LearnStats(chunks=tuple(stats))
-
-
-def _one_step(
-    base: BaseModel,
-    batch: Batch,
-    state: TrainingRows,
-    settings: Learning,
-    counted: Progress,
-    *,
-    share: float = 1.0,
-) -> Tensor:
-    devices = [base.device] if base.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices, enabled=settings.dropout > 0):
-        if settings.dropout > 0:
-            torch.manual_seed(settings.seed + counted.steps)
-        loss, nll = batch_loss(base, batch, state.rows)
-        loss.backward()  # type: ignore[no-untyped-call]
-    state.step(rate_factor(settings, counted.chunks) * share)
-    counted.steps += 1
-    return nll
-
-
-def _check(nll: Tensor, base: BaseModel) -> None:
-    """Refuse a loss that is no number, or twice as bad as knowing nothing."""
-    mean = float(nll.mean())
-    worst = 2 * math.log(base.model.get_input_embeddings().weight.shape[0])
-    if not math.isfinite(mean) or mean > worst:
-        raise LearningFailed(
-            f"The loss became {mean:.4g} (knowing nothing is {worst / 2:.3g}): learning stopped, "
-            "the old revision stays. Lower learning.rate, or look for damaged text."
-        )
-
-
-def _stats(before: Tensor, after: Tensor | None, seconds: float) -> ChunkStats:
-    return ChunkStats(
-        tokens=len(before),
-        nll_before=float(before.mean()),
-        nll_after=None if after is None else float(after.mean()),
-        recalled=None if after is None else int((after < _HALF).sum()),
-        seconds=seconds,
-    )
-
-
 # --- optimizer state on disk -------------------------------------------------------------------
 
 
-def save_state(folder: Path, state: TrainingRows, counted: Progress) -> None:
-    """Write AdamW's moments of the first row, for the next absorb."""
-    kept = state.optimizer.state[state.parameters[0]]
+def save_state(folder: Path, state: TrainingRow, counted: Progress) -> None:
+    """Write AdamW's moments, for the next absorb."""
+    kept = state.optimizer.state[state.parameter]
     tensors = {
         key: kept[key].detach().cpu().contiguous() for key in ("exp_avg", "exp_avg_sq", "step")
     }
@@ -354,7 +275,7 @@ def save_state(folder: Path, state: TrainingRows, counted: Progress) -> None:
     (folder / TRAINING).write_text(json.dumps(body), encoding="utf-8")
 
 
-def load_state(folder: Path, state: TrainingRows) -> Progress:
+def load_state(folder: Path, state: TrainingRow) -> Progress:
     """Read what `save_state` wrote; a folder without it starts afresh.
 
     Raises:
@@ -362,7 +283,7 @@ def load_state(folder: Path, state: TrainingRows) -> Progress:
     """
     if not (folder / OPTIMIZER).exists():
         return Progress()
-    parameter = state.parameters[0]
+    parameter = state.parameter
     try:
         tensors = load_file(folder / OPTIMIZER)
         if any(tensors[key].shape != parameter.shape for key in ("exp_avg", "exp_avg_sq")):

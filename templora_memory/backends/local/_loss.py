@@ -70,6 +70,43 @@ def weighted_loss(
     return result
 
 
+class _Divergence(torch.autograd.Function):
+    @staticmethod
+    def forward(  # noqa: PLR0917  # torch calls it by position
+        ctx: Any, hidden: Tensor, teacher: Tensor, head: nn.Module, cuts: list[slice]
+    ) -> Tensor:
+        total = hidden.new_zeros((), dtype=torch.float32)
+        grad = torch.empty_like(hidden)
+        for cut in cuts:
+            log_p = head(hidden[cut]).float().log_softmax(-1)
+            log_q = head(teacher[cut]).float().log_softmax(-1)
+            q = log_q.exp()
+            total += (q * (log_q - log_p)).sum()
+            grad[cut] = (log_p.exp_() - q).to(hidden.dtype) @ head.weight.to(hidden.dtype)
+        ctx.save_for_backward(grad)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, loss: Tensor) -> tuple[Tensor, None, None, None]:
+        (grad,) = ctx.saved_tensors
+        return grad * loss.to(grad.dtype), None, None, None
+
+
+def divergence(hidden: Tensor, teacher: Tensor, head: nn.Module, rows: int) -> Tensor:
+    """Sum over positions of KL(teacher || student), in nats, over the whole vocabulary.
+
+    Args:
+        hidden: hidden states of the student [n, hidden].
+        teacher: those of the teacher at the same positions, without gradient.
+        head: the frozen output head of both.
+        rows: how many rows of equal length the n positions are.
+    """
+    result: Tensor = _Divergence.apply(  # type: ignore[no-untyped-call]
+        hidden, teacher, head, _pieces([len(hidden) // rows] * rows)
+    )
+    return result
+
+
 def token_losses(hidden: Tensor, head: nn.Module, labels: Tensor) -> Tensor:
     """Loss of each position [n], without gradient."""
     out = hidden.new_empty(len(labels), dtype=torch.float32)

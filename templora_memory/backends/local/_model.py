@@ -313,6 +313,15 @@ def pairs_of(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
+def pad_left(states: Tensor, width: int) -> Tensor:
+    """Keys or values [S, heads, T, size] with zeros before them, T becoming `width`."""
+    missing = width - states.shape[2]
+    if missing == 0:
+        return states
+    zeros = states.new_zeros(*states.shape[:2], missing, states.shape[3])
+    return torch.cat([zeros, states], dim=2)
+
+
 def losses(base: BaseModel, ids: Tensor, labels: Tensor, keep: Tensor, **inputs: Any) -> Tensor:
     """Loss of the labelled positions [n] of one row, without gradient.
 

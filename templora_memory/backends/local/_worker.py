@@ -1,9 +1,9 @@
 """The one thread that owns the model.
 
-Two kinds of work reach it through a queue. *Answers* are decoded together, one token a round.
-*Slices* (learning, measuring) are Python generators that run from one `yield` to the next, one
-after the other; while somebody waits for an answer they get at most half of the time. An error
-goes to the caller whose work caused it.
+Three kinds of work reach it through a queue. *Answers* are decoded together, one token a round.
+*Lessons* learn together, one optimizer step a round. *Slices* (measuring) are Python generators
+that run from one `yield` to the next, one after the other. While somebody waits for an answer,
+lessons and slices get at most half of the time. An error goes to the caller whose work caused it.
 """
 
 from __future__ import annotations
@@ -42,6 +42,25 @@ class Answers(Protocol):
         ...
 
 
+class Lessons(Protocol):
+    """What learns, as the worker sees it; called on the worker's thread only."""
+
+    def add(self, lesson: Any) -> None:
+        """Take in a lesson that waits."""
+        ...
+
+    @property
+    def busy(self) -> bool: ...
+
+    def step(self, *, short: bool) -> None:
+        """One optimizer step, a short one if somebody waits for an answer. Never raises."""
+        ...
+
+    def fail(self, error: BaseException) -> None:
+        """End every lesson with this error."""
+        ...
+
+
 class _Work(Generic[T]):
     def __init__(self, slices: Slices[T]) -> None:
         self.slices = slices
@@ -65,10 +84,11 @@ class _Work(Generic[T]):
 
 
 class Worker:
-    """Runs answers and slices until it is closed."""
+    """Runs answers, lessons and slices until it is closed."""
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: Answers, lessons: Lessons) -> None:
         self._answers = answers
+        self._lessons = lessons
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._waiting: deque[_Work[Any]] = deque()
         self._lock = threading.Lock()
@@ -83,6 +103,14 @@ class Worker:
             Closed: no more work is taken.
         """
         self._put(lambda: self._answers.add(answer))
+
+    def learn(self, lesson: Any) -> None:
+        """Queue a lesson; its own future has the result.
+
+        Raises:
+            Closed: no more work is taken.
+        """
+        self._put(lambda: self._lessons.add(lesson))
 
     def run(self, slices: Slices[T]) -> T:
         """Run slices and wait for their result; whatever they raise is raised here."""
@@ -108,26 +136,32 @@ class Worker:
             self._thread.join()
 
     def _run(self) -> None:
-        answered = 0.0  # seconds spent on answers since the last slice
-        needed = 0.0  # seconds that answers may take before the next slice
+        answered = 0.0  # seconds spent on answers since the last other work
+        needed = 0.0  # seconds that answers may take before the next
+        measure = False  # whether it is the turn of slices
         while self._read():
             if self._answers.busy:
                 began = time.monotonic()
                 self._answers.step()
                 answered += time.monotonic() - began
-            if self._waiting and (not self._answers.busy or answered >= needed):
+            others = self._waiting or self._lessons.busy
+            if others and (not self._answers.busy or answered >= needed):
                 began = time.monotonic()
-                if self._waiting[0].step():
+                measure = bool(self._waiting) and (not measure or not self._lessons.busy)
+                if not measure:
+                    self._lessons.step(short=self._answers.busy)
+                elif self._waiting[0].step():
                     self._waiting.popleft()
                 answered, needed = 0.0, time.monotonic() - began
         error = Closed("The model was closed before this was done.")
         self._answers.fail(error)
+        self._lessons.fail(error)
         for work in self._waiting:
             work.fail(error)
 
     def _read(self) -> bool:
         """Take in new work, waiting if there is nothing to do; False: stop."""
-        idle = not (self._answers.busy or self._waiting)
+        idle = not (self._answers.busy or self._waiting or self._lessons.busy)
         with contextlib.suppress(queue.Empty):
             while True:
                 message = self._inbox.get() if idle else self._inbox.get_nowait()

@@ -1,0 +1,328 @@
+"""Absorbs under way: several memories take their optimizer steps together, each its own.
+
+A `Lesson` is one memory's way through its examples; `Lessons` lets those that go together share a
+batch, on the worker's thread. One that fails or is cancelled leaves, the others go on.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from templora_memory._policy import Learning
+from templora_memory._reports import AbsorbProgress, ChunkStats, LearnStats
+from templora_memory.backends.local import _learner, _lora
+from templora_memory.backends.local._model import BaseModel
+from templora_memory.backends.local._neutral import Neutral
+from templora_memory.backends.local.recipes import Example
+from templora_memory.errors import Cancelled, LearningFailed
+
+_HALF = math.log(2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learned:
+    """What a lesson ends with."""
+
+    weights: _lora.Weights
+    state: _learner.TrainingRow
+    counted: _learner.Progress
+    stats: LearnStats
+
+
+class Lesson:
+    """One memory's way through its examples; after construction on the worker's thread only.
+
+    Args:
+        start: adapter to go on from.
+        examples: in training order.
+        settings: rate and so on.
+        chunk: tokens of a whole chunk; shorter ones move the adapter less.
+        least_steps: optimizer steps to take in all, also if that means additional passes.
+        resume: folder with optimizer state to go on from.
+        progress: called after each example.
+        cancelled: asked before each step.
+
+    Raises:
+        LearningFailed: there is nothing to train on.
+        StoreDamaged: the optimizer state is damaged.
+    """
+
+    def __init__(
+        self,
+        start: _lora.Weights,
+        examples: Sequence[Example],
+        settings: Learning,
+        *,
+        chunk: int,
+        least_steps: int,
+        resume: Path | None,
+        progress: Callable[[AbsorbProgress], None],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self._examples = [example for example in examples if any(example.weights)]
+        if not self._examples:
+            raise LearningFailed(
+                "There is nothing to train on: only system messages, tool messages or white space."
+            )
+        self.settings = settings
+        self.state = _learner.TrainingRow(start, settings)
+        self.counted = _learner.Progress()
+        if settings.carry_optimizer and resume is not None:
+            self.counted = _learner.load_state(resume, self.state)
+        self.passes = max(settings.epochs, math.ceil(least_steps / len(self._examples)))
+        self.anchored = settings.kl_weight > 0 and self.passes > settings.epochs
+        self.result: Future[Learned] = Future()
+        self.cancelled = cancelled
+        self._chunk = chunk
+        self._progress = progress
+        self._number = 0  # of the example
+        self._pass = 0
+        self._now: _learner.Prepared | None = None
+        self._began = 0.0
+        self._before: Tensor | None = None
+        self._stats: list[ChunkStats] = []
+
+    @property
+    def length(self) -> int:
+        """Tokens of the example that is learned now."""
+        return len(self._examples[self._number].ids)
+
+    def prepared(self, base: BaseModel) -> _learner.Prepared | None:
+        """The example to learn now; None: all are learned. Runs its context when it is new."""
+        while self._now is None and self._number < len(self._examples):
+            self._began = time.monotonic()
+            self._now = _learner.prepare(base, self._examples[self._number], self.state)
+            if not self._now.labels:  # one token without anything before it
+                self._next()
+        return self._now
+
+    def _next(self) -> None:
+        self._number += 1
+        self.counted.chunks += 1
+        self._pass, self._now, self._before = 0, None, None
+
+    def step(self, nll: Tensor) -> bool:
+        """Take a step with the gradients at hand; returns whether this example is learned."""
+        assert self._now is not None  # noqa: S101  # it was prepared
+        share = min(1.0, len(self._now.labels) / self._chunk) if self.settings.scale_short else 1.0
+        factor = _learner.rate_factor(self.settings, self.counted.chunks)
+        self.state.step(factor * share)
+        self.counted.steps += 1
+        self._before = nll if self._before is None else self._before
+        self._pass += 1
+        return self._pass == self.passes
+
+    def note(self, after: Tensor | None) -> None:
+        """Close the example, with its losses as they are now."""
+        assert self._before is not None  # noqa: S101  # a step was taken
+        self._stats.append(_stats(self._before, after, time.monotonic() - self._began))
+        self._next()
+        now = self._stats[-1]
+        shown = now.nll_before if now.nll_after is None else now.nll_after
+        self._progress(
+            AbsorbProgress(
+                chunk=self._number,
+                chunks=len(self._examples),
+                tokens=sum(chunk.tokens for chunk in self._stats),
+                perplexity=math.exp(min(700.0, shown)),
+            )
+        )
+
+    def end(self) -> None:
+        """Hand out the result."""
+        if not self._stats:
+            raise LearningFailed("There is nothing to train on: the text is a single token.")
+        if not self.state.finite:  # the last step is not measured by everybody
+            raise LearningFailed(
+                "The adapter came to hold values that are not finite; the old revision stays. "
+                "Lower learning.rate."
+            )
+        stats = LearnStats(chunks=tuple(self._stats))
+        self.result.set_result(Learned(self.state.weights(), self.state, self.counted, stats))
+
+
+class Lessons:
+    """All absorbs under way, on the worker's thread.
+
+    Args:
+        base: the model.
+        neutral: makes the neutral text, when it is first needed.
+        most_tokens: of one batch, padding included, unless a single example has more.
+    """
+
+    def __init__(
+        self, base: BaseModel, neutral: Callable[[], Neutral], *, most_tokens: int
+    ) -> None:
+        self._base = base
+        self._make_neutral = neutral
+        self._neutral: Neutral | None = None
+        self._most = most_tokens
+        self._waiting: list[Lesson] = []
+
+    def add(self, lesson: Lesson) -> None:
+        self._waiting.append(lesson)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting)
+
+    def fail(self, error: BaseException) -> None:
+        """End every lesson with this error."""
+        for lesson in self._waiting:
+            lesson.result.set_exception(error)
+        self._waiting = []
+
+    def step(self, *, short: bool) -> None:
+        """One optimizer step of as many lessons as go together; never raises.
+
+        With `short`, of one lesson only: somebody waits for an answer.
+        """
+        group: list[tuple[Lesson, _learner.Prepared]] = []
+        for lesson in list(self._waiting):
+            if group and (short or not self._fits(lesson, [member for member, _ in group])):
+                continue
+            prepared = self._begin(lesson)
+            if prepared is not None:
+                group.append((lesson, prepared))
+        if not group:
+            return
+        try:
+            losses = self._gradients(group)
+        except BaseException as error:  # noqa: BLE001  # belongs to whoever waits for the result
+            for lesson, _ in group:
+                lesson.state.clear()
+            if len(group) == 1:
+                self._leave(group[0][0], error)
+                return
+            for member in group:  # whose fault was it? The others take their step alone
+                self._alone(member)
+            return
+        self._take([lesson for lesson, _ in group], losses)
+
+    def _alone(self, member: tuple[Lesson, _learner.Prepared]) -> None:
+        try:
+            losses = self._gradients([member])
+        except BaseException as error:  # noqa: BLE001  # belongs to whoever waits for the result
+            member[0].state.clear()
+            self._leave(member[0], error)
+            return
+        self._take([member[0]], losses)
+
+    def _fits(self, lesson: Lesson, group: Sequence[Lesson]) -> bool:
+        """Whether a lesson may share the batch: same layers, and little padding."""
+        first = group[0]
+        lengths = [member.length for member in (*group, lesson)]
+        return (
+            lesson.state.start.layout == first.state.start.layout
+            and not lesson.settings.dropout  # its random numbers would depend on the company
+            and not first.settings.dropout
+            and lesson.settings.kl_weight == first.settings.kl_weight
+            and max(lengths) * len(lengths) <= min(self._most, 2 * sum(lengths))
+        )
+
+    def _begin(self, lesson: Lesson) -> _learner.Prepared | None:
+        try:
+            if lesson.cancelled():
+                raise Cancelled("The absorb was cancelled; the old revision stays.")  # noqa: TRY301
+            prepared = lesson.prepared(self._base)
+            if prepared is None:
+                lesson.end()
+                self._waiting.remove(lesson)
+        except BaseException as error:  # noqa: BLE001  # belongs to whoever waits for the result
+            self._leave(lesson, error)
+            return None
+        return prepared
+
+    def _leave(self, lesson: Lesson, error: BaseException) -> None:
+        self._waiting.remove(lesson)
+        lesson.result.set_exception(error)
+
+    def _gradients(self, group: Sequence[tuple[Lesson, _learner.Prepared]]) -> Sequence[Tensor]:
+        """Backward for every member; returns the losses of each one's tokens."""
+        base, members = self._base, [lesson for lesson, _ in group]
+        batch = _learner.collate(base, [prepared for _, prepared in group])
+        settings = members[0].settings
+        devices = [base.device] if base.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices, enabled=settings.dropout > 0):
+            if settings.dropout > 0:
+                torch.manual_seed(settings.seed + members[0].counted.steps)
+            rows = _learner.rows_of([m.state for m in members], dropout=settings.dropout)
+            loss, nll = _learner.batch_loss(base, batch, rows)
+            loss.backward()  # type: ignore[no-untyped-call]
+        if anchored := [lesson for lesson in members if lesson.anchored]:
+            self._pull_back(anchored, settings.kl_weight)
+        return nll.split(batch.sizes)
+
+    def _take(self, members: Sequence[Lesson], losses: Sequence[Tensor]) -> None:
+        """A step of every member whose loss is sound; measures those whose example is learned."""
+        learned = []
+        for lesson, own in zip(members, losses, strict=True):
+            if failed := _failure(own, self._base):
+                lesson.state.clear()
+                self._leave(lesson, failed)
+            elif lesson.step(own):
+                learned.append(lesson)
+        measured = [lesson for lesson in learned if lesson.settings.measure]
+        try:
+            after = dict(zip(measured, self._measure(measured), strict=True)) if measured else {}
+        except BaseException as error:  # noqa: BLE001  # belongs to whoever waits for the result
+            for lesson in measured:
+                self._leave(lesson, error)
+            learned = [lesson for lesson in learned if lesson not in measured]
+            after = {}
+        for lesson in learned:
+            self._close(lesson, after.get(lesson))
+
+    def _measure(self, lessons: Sequence[Lesson]) -> Sequence[Tensor]:
+        prepared = [lesson.prepared(self._base) for lesson in lessons]
+        batch = _learner.collate(self._base, [one for one in prepared if one is not None])
+        with torch.no_grad():
+            rows = _learner.rows_of([lesson.state for lesson in lessons])
+            _, nll = _learner.batch_loss(self._base, batch, rows)
+        return nll.split(batch.sizes)
+
+    def _pull_back(self, lessons: Sequence[Lesson], weight: float) -> None:
+        """Add the gradients that keep neutral text as likely as it is for the base model."""
+        if self._neutral is None:
+            self._neutral = self._make_neutral()
+        rows = _learner.rows_of([lesson.state for lesson in lessons])
+        turns = [lesson.counted.steps for lesson in lessons]
+        (weight * self._neutral.divergence(turns, rows)).backward()  # type: ignore[no-untyped-call]
+
+    def _close(self, lesson: Lesson, after: Tensor | None) -> None:
+        try:
+            if after is not None and (failed := _failure(after, self._base)):
+                raise failed  # noqa: TRY301
+            lesson.note(after)
+        except BaseException as error:  # noqa: BLE001  # belongs to whoever waits
+            self._leave(lesson, error)
+
+
+def _failure(nll: Tensor, base: BaseModel) -> LearningFailed | None:
+    """Refuse a loss that is no number, or twice as bad as knowing nothing."""
+    mean = float(nll.mean())
+    worst = 2 * math.log(base.model.get_input_embeddings().weight.shape[0])
+    if math.isfinite(mean) and mean <= worst:
+        return None
+    return LearningFailed(
+        f"The loss became {mean:.4g} (knowing nothing is {worst / 2:.3g}): learning stopped, "
+        "the old revision stays. Lower learning.rate, or look for damaged text."
+    )
+
+
+def _stats(before: Tensor, after: Tensor | None, seconds: float) -> ChunkStats:
+    return ChunkStats(
+        tokens=len(before),
+        nll_before=float(before.mean()),
+        nll_after=None if after is None else float(after.mean()),
+        recalled=None if after is None else int((after < _HALF).sum()),
+        seconds=seconds,
+    )
