@@ -62,6 +62,9 @@ class Learning:
             (L_T of the paper); None: as many as the chunk has.
         context_gradient: keep the context inside the graph, as the released code does; otherwise
             it enters as keys and values without gradient, which is cheaper and slightly different.
+        reuse_context: take the keys and values of the context over from the chunk before, where
+            `measure` has computed them with the newest adapter, until the model's positions are
+            used up (the paper's cache reuse); otherwise run the context again for every chunk.
         document_steps: optimizer steps that a document standing alone (not `continues`) gets at
             least in all: a bio of one chunk is passed over that often, a book gets `epochs`.
         kl_weight: while a short document is passed over more than `epochs` times, each step adds
@@ -90,6 +93,7 @@ class Learning:
     epochs: int = 2
     context: int | None = None
     context_gradient: bool = False
+    reuse_context: bool = True
     document_steps: int = 128
     kl_weight: float = 0.2
     scale_short: bool = True

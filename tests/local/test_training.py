@@ -186,7 +186,7 @@ def test_a_context_in_the_graph_gives_the_gradients_of_masked_labels(base, make_
 def test_a_chunk_and_its_context_never_exceed_the_model(base):
     long = example("x" * 200, "y" * 200)
     (row,) = prepared(base, [_learner.TrainingRow(fresh(base), SETTINGS)], [long])
-    assert row.offset + len(row.ids) <= base.context
+    assert row.seen.end + len(row.ids) <= base.context
 
 
 # --- loss --------------------------------------------------------------------------------------

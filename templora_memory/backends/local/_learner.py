@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache
 
 from templora_memory._policy import Learning
 from templora_memory.backends.local import _lora, _loss
@@ -114,20 +115,50 @@ class Prepared:
         ids: input tokens.
         keep: positions in `ids` whose next token is learned.
         labels, weights: these tokens, and the loss weight of each; the weights sum to 1.
-        prefix: keys and values [1, heads, offset, width] of each layer for what stands before.
-        offset: how many tokens that is.
+        seen: what stands before, as keys and values.
     """
 
     ids: tuple[int, ...]
     keep: tuple[int, ...]
     labels: tuple[int, ...]
     weights: tuple[float, ...]
-    prefix: list[tuple[Tensor, Tensor]]
-    offset: int
+    seen: Seen
 
 
-def prepare(base: BaseModel, example: Example, state: TrainingRow) -> Prepared:
-    """Cut an example to the model's length; without `context_gradient` run its context, once."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """Keys and values [1, heads, T, width] of each layer for `ids` at positions from `first` on."""
+
+    ids: tuple[int, ...]
+    first: int
+    pairs: list[tuple[Tensor, Tensor]]
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.ids)
+
+    def last(self, ids: tuple[int, ...], *, room: int) -> Seen | None:
+        """Its end if that is `ids` and leaves room for so many positions more, else None."""
+        count = len(ids)
+        if not count or self.ids[-count:] != ids or self.end > room:
+            return None
+        pairs = [(keys[:, :, -count:], values[:, :, -count:]) for keys, values in self.pairs]
+        return Seen(ids, self.end - count, pairs)
+
+
+NOTHING = Seen((), 0, [])
+
+
+def prepare(
+    base: BaseModel, example: Example, state: TrainingRow, before: Seen = NOTHING
+) -> Prepared:
+    """Cut an example to the model's length; without `context_gradient` see its context, once.
+
+    The context is taken over from `before`, the keys and values of the example before this one,
+    while these are of the same tokens and their positions leave room for the example. They were
+    computed with the newest adapter; those further back, with the ones before it (the paper's
+    cache reuse). Otherwise the context is run again.
+    """
     room = max(0, base.context - len(example.ids))
     context = example.context[-room:] if room else ()
     split = 0 if state.settings.context_gradient else max(0, len(context) - 1)
@@ -135,21 +166,26 @@ def prepare(base: BaseModel, example: Example, state: TrainingRow) -> Prepared:
     marks = (0.0,) * (len(context) - split) + example.weights
     keep = tuple(at for at in range(len(sequence) - 1) if marks[at + 1])
     total = sum(marks[at + 1] for at in keep) or 1.0
-    prefix: list[tuple[Tensor, Tensor]] = []
+    seen = NOTHING
     if split:
-        cache = stored_cache(None)
-        with torch.no_grad(), _lora.using(rows_of([state])):
-            seen = torch.tensor([context[:split]], device=base.device)
-            base.hidden(seen, past_key_values=cache, use_cache=True)
-        prefix = [(k.detach(), v.detach()) for k, v in pairs_of(cache)]
+        seen = before.last(context[:split], room=base.context - len(sequence)) or _run(
+            base, context[:split], state
+        )
     return Prepared(
         ids=sequence[:-1],
         keep=keep,
         labels=tuple(sequence[at + 1] for at in keep),
         weights=tuple(marks[at + 1] / total for at in keep),
-        prefix=prefix,
-        offset=split,
+        seen=seen,
     )
+
+
+def _run(base: BaseModel, ids: tuple[int, ...], state: TrainingRow) -> Seen:
+    cache = stored_cache(None)
+    with torch.no_grad(), _lora.using(rows_of([state])):
+        tokens = torch.tensor([ids], device=base.device)
+        base.hidden(tokens, past_key_values=cache, use_cache=True)
+    return Seen(ids, 0, [(k.detach(), v.detach()) for k, v in pairs_of(cache)])
 
 
 # --- one step ----------------------------------------------------------------------------------
@@ -182,24 +218,25 @@ class Batch:
 def collate(base: BaseModel, rows: Sequence[Prepared]) -> Batch:
     """Tensors for one forward pass over these examples together."""
     length = max(1, *(len(row.ids) for row in rows))
-    before = max(row.offset for row in rows)
+    before = max(len(row.seen.ids) for row in rows)
     ids = torch.tensor([[*row.ids, *([0] * (length - len(row.ids)))] for row in rows])
-    offsets = torch.tensor([row.offset for row in rows])
+    offsets = torch.tensor([len(row.seen.ids) for row in rows])
+    ends = torch.tensor([row.seen.end for row in rows])
     where = torch.tensor(
         [(index, at) for index, row in enumerate(rows) for at in row.keep], dtype=torch.long
     ).reshape(-1, 2)
     mask = None
-    if any(row.offset != before for row in rows):
+    if (offsets != before).any():
         mask = (torch.arange(before + length)[None] >= (before - offsets)[:, None]).long()
     return Batch(
         ids=ids.to(base.device),
-        places=(offsets[:, None] + torch.arange(length)[None]).to(base.device),
+        places=(ends[:, None] + torch.arange(length)[None]).to(base.device),
         row=where[:, 0].to(base.device),
         column=where[:, 1].to(base.device),
         labels=_flat([row.labels for row in rows], torch.long, base.device),
         weight=_flat([row.weights for row in rows], torch.float32, base.device),
         sizes=tuple(len(row.keep) for row in rows),
-        prefix=_stack([row.prefix for row in rows], before) if before else [],
+        prefix=_stack([row.seen.pairs for row in rows], before) if before else [],
         mask=None if mask is None else mask.to(base.device),
     )
 
@@ -225,15 +262,20 @@ def _stack(
     ]
 
 
-def batch_loss(base: BaseModel, batch: Batch, rows: _lora.Rows) -> tuple[Tensor, Tensor]:
+def batch_loss(
+    base: BaseModel, batch: Batch, rows: _lora.Rows, cache: DynamicCache | None = None
+) -> tuple[Tensor, Tensor]:
     """Sum over rows of each row's mean loss, and the loss of every labelled token [n].
 
-    The cache is a fresh one every time, because a forward appends to it; positions are explicit,
-    because a rebuilt cache does not know them.
+    The cache is a fresh one every time, because a forward appends to it; hand in one made of the
+    batch's prefix to keep what it is filled with. Positions are explicit, because a rebuilt cache
+    does not know them.
     """
-    inputs: dict[str, Any] = {"position_ids": batch.places, "use_cache": bool(batch.prefix)}
-    if batch.prefix:
-        inputs["past_key_values"] = stored_cache(batch.prefix)
+    if cache is None and batch.prefix:
+        cache = stored_cache(batch.prefix)
+    inputs: dict[str, Any] = {"position_ids": batch.places, "use_cache": cache is not None}
+    if cache is not None:
+        inputs["past_key_values"] = cache
     if batch.mask is not None:
         inputs["attention_mask"] = batch.mask
     with _lora.using(rows):
@@ -243,6 +285,24 @@ def batch_loss(base: BaseModel, batch: Batch, rows: _lora.Rows) -> tuple[Tensor,
         logits = base.logits(batch.ids, last=False, **inputs)[batch.row, batch.column].float()
         nll = nn.functional.cross_entropy(logits, batch.labels, reduction="none")
         return (nll * batch.weight).sum(), nll.detach()
+
+
+def measure(
+    base: BaseModel, prepared: Sequence[Prepared], states: Sequence[TrainingRow]
+) -> list[tuple[Tensor, Seen]]:
+    """Of every row the loss of its labelled tokens, and what it has seen by then."""
+    batch = collate(base, prepared)
+    cache = stored_cache(batch.prefix)
+    with torch.no_grad():
+        _, nll = batch_loss(base, batch, rows_of(states), cache)
+    pairs = pairs_of(cache)
+    width = max(len(row.seen.ids) for row in prepared)
+    found = []
+    for index, (row, losses) in enumerate(zip(prepared, nll.split(batch.sizes), strict=True)):
+        cut = slice(width - len(row.seen.ids), width + len(row.ids))
+        own = [(k[index : index + 1, :, cut], v[index : index + 1, :, cut]) for k, v in pairs]
+        found.append((losses, Seen(row.seen.ids + row.ids, row.seen.first, own)))
+    return found
 
 
 # --- what is counted ---------------------------------------------------------------------------

@@ -86,6 +86,7 @@ class Lesson:
         self._number = 0  # of the example
         self._pass = 0
         self._now: _learner.Prepared | None = None
+        self._seen = _learner.NOTHING  # of the example before
         self._began = 0.0
         self._before: Tensor | None = None
         self._stats: list[ChunkStats] = []
@@ -99,7 +100,8 @@ class Lesson:
         """The example to learn now; None: all are learned. Runs its context when it is new."""
         while self._now is None and self._number < len(self._examples):
             self._began = time.monotonic()
-            self._now = _learner.prepare(base, self._examples[self._number], self.state)
+            example = self._examples[self._number]
+            self._now = _learner.prepare(base, example, self.state, self._seen)
             if not self._now.labels:  # one token without anything before it
                 self._next()
         return self._now
@@ -120,8 +122,9 @@ class Lesson:
         self._pass += 1
         return self._pass == self.passes
 
-    def note(self, after: Tensor | None) -> None:
-        """Close the example, with its losses as they are now."""
+    def note(self, after: Tensor | None, seen: _learner.Seen) -> None:
+        """Close the example, with its losses and its keys and values as they are now."""
+        self._seen = seen if self.settings.reuse_context else _learner.NOTHING
         assert self._before is not None  # noqa: S101  # a step was taken
         self._stats.append(_stats(self._before, after, time.monotonic() - self._began))
         self._next()
@@ -271,23 +274,24 @@ class Lessons:
             elif lesson.step(own):
                 learned.append(lesson)
         measured = [lesson for lesson in learned if lesson.settings.measure]
+        after: dict[Lesson, tuple[Tensor, _learner.Seen]] = {}
         try:
-            after = dict(zip(measured, self._measure(measured), strict=True)) if measured else {}
+            if measured:
+                after = dict(zip(measured, self._measure(measured), strict=True))
         except BaseException as error:  # noqa: BLE001  # belongs to whoever waits for the result
             for lesson in measured:
                 self._leave(lesson, error)
             learned = [lesson for lesson in learned if lesson not in measured]
-            after = {}
         for lesson in learned:
-            self._close(lesson, after.get(lesson))
+            self._close(lesson, *after.get(lesson, (None, _learner.NOTHING)))
 
-    def _measure(self, lessons: Sequence[Lesson]) -> Sequence[Tensor]:
+    def _measure(self, lessons: Sequence[Lesson]) -> list[tuple[Tensor, _learner.Seen]]:
         prepared = [lesson.prepared(self._base) for lesson in lessons]
-        batch = _learner.collate(self._base, [one for one in prepared if one is not None])
-        with torch.no_grad():
-            rows = _learner.rows_of([lesson.state for lesson in lessons])
-            _, nll = _learner.batch_loss(self._base, batch, rows)
-        return nll.split(batch.sizes)
+        return _learner.measure(
+            self._base,
+            [one for one in prepared if one is not None],
+            [lesson.state for lesson in lessons],
+        )
 
     def _pull_back(self, lessons: Sequence[Lesson], weight: float) -> None:
         """Add the gradients that keep neutral text as likely as it is for the base model."""
@@ -297,11 +301,11 @@ class Lessons:
         turns = [lesson.counted.steps for lesson in lessons]
         (weight * self._neutral.divergence(turns, rows)).backward()  # type: ignore[no-untyped-call]
 
-    def _close(self, lesson: Lesson, after: Tensor | None) -> None:
+    def _close(self, lesson: Lesson, after: Tensor | None, seen: _learner.Seen) -> None:
         try:
             if after is not None and (failed := _failure(after, self._base)):
                 raise failed  # noqa: TRY301
-            lesson.note(after)
+            lesson.note(after, seen)
         except BaseException as error:  # noqa: BLE001  # belongs to whoever waits
             self._leave(lesson, error)
 
