@@ -495,6 +495,10 @@ def recall(
         Path | None,
         typer.Option(help="JSON file of people to ask about. Default: those in this package."),
     ] = None,
+    other: Annotated[
+        Path | None,
+        typer.Option(help="Unrelated text: how much less likely does a memory make it?"),
+    ] = None,
 ) -> None:
     """Questions about invented people, with their bio in the prompt, in a memory, or nowhere.
 
@@ -503,16 +507,18 @@ def recall(
     **Examples**
 
         templora bench recall
+        templora bench recall --other story.txt
         templora bench recall --people mine.json --model Qwen/Qwen3-0.6B --json
     """
     asked = bundled_people() if people is None else load_people(people)
+    text = None if other is None else _read(other)
     with call.service() as service, _bar(call, "people") as bar:
         task = bar.add_task("asking", total=None, note="")
 
         def note(done: int, count: int) -> None:
             bar.update(task, completed=done, total=count)
 
-        report = measure_recall(service, asked, progress=note)
+        report = measure_recall(service, asked, other=text, progress=note)
     found = report.as_dict()
     document = {**found.pop("arms"), **found, "preset": call.common.preset}
     call.say(document, _show.recalled(report))

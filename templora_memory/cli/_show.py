@@ -157,11 +157,13 @@ def recalled(report: RecallReport) -> Group:
         for name, arm in report.arms.items()
     ]
     same = "yes" if report.same_after_forget else "no"
+    other = report.other_text
+    harm = "" if other is None else f" Perplexity of the other text: {other - 1:+.1%}."
     return Group(
         _columns(("arm", "right", "answers"), body),
         Text(
             f"{report.people} people, {report.absorb_seconds:.1f} s to absorb a bio, gain "
-            f"{report.gain:+.2f} nats per token; forgotten answers as if never told: {same}."
+            f"{report.gain:+.2f} nats per token; forgotten answers as if never told: {same}.{harm}"
         ),
     )
 

@@ -8,16 +8,19 @@ and the memory after it was `forgotten`. An answer is right if it contains the f
 from __future__ import annotations
 
 import json
+import math
 import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from templora_memory._messages import Document, Message
+from templora_memory._ports import Adapter, ScoreRequest
 from templora_memory._service import HEAD, ParametricMemory
 from templora_memory._version import __version__
 from templora_memory.errors import InvalidText
@@ -25,6 +28,7 @@ from templora_memory.evaluation._provenance import commit, machine
 
 ARMS = ("prompt", "memory", "none", "wrong", "forgotten")
 ANSWER_TOKENS = 48
+OTHER_TOKENS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,8 @@ class RecallReport:
         gain: nats per token by which the memory makes the facts more likely, on average.
         same_after_forget: whether the forgotten arm said exactly what `none` said.
         absorb_seconds: mean time to absorb a bio.
+        other_text: factor by which a memory changes the perplexity of a text that has nothing to
+            do with it, mean over the people; None where no text was given.
         people: how many.
     """
 
@@ -77,6 +83,7 @@ class RecallReport:
     gain: float
     same_after_forget: bool
     absorb_seconds: float
+    other_text: float | None
     version: str
     commit: str | None
     machine: Mapping[str, Any]
@@ -127,6 +134,7 @@ def recall(
     service: ParametricMemory,
     people: Sequence[Person],
     *,
+    other: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> RecallReport:
     """Ask about every person in every arm.
@@ -136,16 +144,21 @@ def recall(
     Args:
         service: whose model and policy are measured.
         people: two or more.
+        other: a text that has nothing to do with them; its first 2,000 tokens are scored with
+            each memory.
         progress: called with people done and people in all.
 
     Raises:
         LearningFailed, StoreError: as `ParametricMemory.absorb`.
         PromptTooLong: a bio does not fit the window.
+        InvalidText: `other` is too short.
     """
     run = f"recall-{secrets.token_hex(4)}"
     names = [f"{run}-{number}" for number in range(len(people))]
     said: dict[str, list[tuple[Question, str]]] = {arm: [] for arm in ARMS}
     seconds, gains = 0.0, []
+    factors: list[float] = []
+    unrelated = _Other(service, other) if other is not None else None
     try:
         for name, person in zip(names, people, strict=True):
             began = time.monotonic()
@@ -164,6 +177,7 @@ def recall(
                 ):
                     said[arm].append((asked, _answer(service, asked, memory, bio)))
                 gains.append(service.probe(names[number], asked.ask, asked.fact).gain)
+            factors += [unrelated.factor(names[number])] if unrelated else []
         for name, person in zip(names, people, strict=True):
             service.forget(name)
             service.open(name)
@@ -182,10 +196,38 @@ def recall(
         gain=sum(gains) / len(gains),
         same_after_forget=said["forgotten"] == said["none"],
         absorb_seconds=seconds / len(people),
+        other_text=sum(factors) / len(factors) if factors else None,
         version=__version__,
         commit=commit(),
         machine=machine(),
     )
+
+
+class _Other:
+    """The beginning of an unrelated text, in pieces of which two fit the window."""
+
+    def __init__(self, service: ParametricMemory, text: str) -> None:
+        size = min(256, (service.policy.window or 2) // 2 - 1)
+        self._pieces = service.backend.split(text, size)[: -(-OTHER_TOKENS // size)]
+        if len(self._pieces) < 2:  # noqa: PLR2004  # the first one is only context
+            raise InvalidText(f"The other text is too short to measure: {OTHER_TOKENS} tokens.")
+        self._service = service
+        self._plain = self._nll(None)
+
+    def factor(self, name: str) -> float:
+        """How much a memory changes its perplexity."""
+        service, head = self._service, self._service.head(name)
+        version = f"{name}/{head.name if head else ''}"
+        adapter = Adapter(folder=service.adapter(name), version=version)
+        return math.exp(self._nll(adapter) - self._plain)
+
+    def _nll(self, adapter: Adapter | None) -> float:
+        """Mean over the tokens of all pieces but the first, each after the piece before it."""
+        scores: list[float] = []
+        for before, piece in pairwise(self._pieces):
+            request = ScoreRequest(context=before, target=piece, adapter=adapter)
+            scores += self._service.backend.score([request])[0]
+        return -sum(scores) / len(scores)
 
 
 def _answer(service: ParametricMemory, asked: Question, memory: str | None, bio: str | None) -> str:

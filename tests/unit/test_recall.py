@@ -84,3 +84,15 @@ def test_a_file_that_holds_no_people_is_refused(tmp_path, content):
     path.write_text(content)
     with pytest.raises(InvalidText, match=r"people\.json"):
         load_people(path)
+
+
+def test_other_text_is_scored_with_every_memory(service):
+    report = recall(service, [ADA, BEN], other="Quite another story, told at length. " * 40)
+    assert report.other_text == pytest.approx(1, abs=0.5)
+    assert recall(service, [ADA, BEN]).other_text is None
+
+
+def test_other_text_must_be_long_enough(service):
+    with pytest.raises(InvalidText, match="too short"):
+        recall(service, [ADA, BEN], other="Short.")
+    assert not service.list()

@@ -93,8 +93,11 @@ def test_every_further_wording_speaks_of_every_person(fact):
             world.say_third(persona, fact.key, rng, named=seed % 2 == 0),
         ]
         asked = [world.ask(persona, fact.key, rng, second=second) for second in (True, False)]
-        checked = [turn for second in (True, False)
-                   for _, turn in world.yes_or_no(persona, fact.key, rng, second=second)]  # fmt: skip
+        checked = [
+            text
+            for second in (True, False)
+            for _, text in world.yes_or_no(persona, fact.key, rng, second=second)
+        ]
         assert all(value in sentence.lower() for sentence in said)
         assert "Bella" in asked[1]
         assert not set("{}|") & set(" ".join([*said, *asked, *checked]))

@@ -127,7 +127,9 @@ def conversations(corpus: Path, rng: Random) -> list[list[world.Turn]]:
         flat = [(r, _sentence(c) if r == "assistant" else c) for r, c in flat]
         chats.append([("system", shown), *flat])
     return [
-        chat for chat in chats if chat and all(content and "[" not in content for _, content in chat)
+        chat
+        for chat in chats
+        if chat and all(content and "[" not in content for _, content in chat)
     ]
 
 

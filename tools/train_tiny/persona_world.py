@@ -16,7 +16,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from tools.train_tiny.phrasings import ASK, FIRST, LEADS, SECOND, SMALL_TALK, TELL, WHY, YES_NO, fill
+from tools.train_tiny.phrasings import (
+    ASK,
+    FIRST,
+    LEADS,
+    SECOND,
+    SMALL_TALK,
+    TELL,
+    WHY,
+    YES_NO,
+    fill,
+)
 
 Turn = tuple[str, str]
 
@@ -1321,7 +1331,13 @@ def _words(persona: Persona, *, named: bool, whole: bool = True) -> dict[str, st
     subject, possessive, other = PRONOUNS[persona.pronoun]
     name = persona.name if whole else persona.given
     if not named:
-        return {"S": subject, "s": subject.lower(), "P": possessive, "p": possessive.lower(), "o": other}
+        return {
+            "S": subject,
+            "s": subject.lower(),
+            "P": possessive,
+            "p": possessive.lower(),
+            "o": other,
+        }
     return {"S": name, "s": persona.given, "P": f"{name}'s", "p": f"{persona.given}'s", "o": name}
 
 
@@ -1591,16 +1607,18 @@ def about_user(rng: Random) -> list[Turn]:
     for key in rng.sample([key for key, _ in persona.facts], len(persona.facts)):
         said = _capital(persona.value(key)) + "."
         if rng.random() < 0.5:
-            said = _filled(
-                rng.choice(TELL[key]), value_of[key], SECOND, third=False
-            )
+            said = _filled(rng.choice(TELL[key]), value_of[key], SECOND, third=False)
         turns += [("user", _about_me(key, rng)), ("assistant", said)]
     return turns
 
 
 def _about_me(key: str, rng: Random) -> str:
     if rng.random() < 0.5:
-        return _filled(rng.choice(ASK[key]), "", FIRST, third=False).replace("Are I ", "Am I ").replace("are I", "am I")
+        return (
+            _filled(rng.choice(ASK[key]), "", FIRST, third=False)
+            .replace("Are I ", "Am I ")
+            .replace("are I", "am I")
+        )
     text = rng.choice(BY_KEY[key].ask_second[:-1])
     for old, new in (
         (" are you ", " am I "),

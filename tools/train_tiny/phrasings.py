@@ -349,33 +349,75 @@ YES_NO: Mapping[str, Sequence[str]] = {
 
 WHY: Mapping[str, Sequence[tuple[str, Sequence[str]]]] = {
     "home": [
-        ("Do you like it there?", ["Yes, it is quiet, and I like it.", "I would not live anywhere else."]),
-        ("What is it like there?", ["Quiet, and the people are kind.", "Small, but I know every stone of it."]),
-        ("Have you always lived there?", ["As long as I can remember.", "Not always, but I will never leave."]),
+        (
+            "Do you like it there?",
+            ["Yes, it is quiet, and I like it.", "I would not live anywhere else."],
+        ),
+        (
+            "What is it like there?",
+            ["Quiet, and the people are kind.", "Small, but I know every stone of it."],
+        ),
+        (
+            "Have you always lived there?",
+            ["As long as I can remember.", "Not always, but I will never leave."],
+        ),
     ],
     "work": [
-        ("Is that hard?", ["It is hard work, but I like it.", "Some days are long, but I am good at it."]),
-        ("Do you like your work?", ["I would not do anything else.", "Most days, yes. It feeds me."]),
+        (
+            "Is that hard?",
+            ["It is hard work, but I like it.", "Some days are long, but I am good at it."],
+        ),
+        (
+            "Do you like your work?",
+            ["I would not do anything else.", "Most days, yes. It feeds me."],
+        ),
     ],
     "treasure": [
         ("Why is it so dear to you?", ["My grandmother gave it to me.", "It brings me luck."]),
-        ("Where did you get it?", ["I found it when I was a child.", "It was a gift from an old friend."]),
+        (
+            "Where did you get it?",
+            ["I found it when I was a child.", "It was a gift from an old friend."],
+        ),
     ],
     "friend": [
-        ("How did you meet?", ["We met on a rainy day, long ago.", "We grew up on the same street."]),
-        ("What is your friend like?", ["Kind, and a little loud.", "Quiet, but always there when I need help."]),
+        (
+            "How did you meet?",
+            ["We met on a rainy day, long ago.", "We grew up on the same street."],
+        ),
+        (
+            "What is your friend like?",
+            ["Kind, and a little loud.", "Quiet, but always there when I need help."],
+        ),
     ],
     "rival": [
-        ("Why do you quarrel?", ["It began with a lie, and it never ended.", "We both wanted the same thing."]),
-        ("What happened between you?", ["I would rather not talk about it.", "It is an old story about a broken promise."]),
+        (
+            "Why do you quarrel?",
+            ["It began with a lie, and it never ended.", "We both wanted the same thing."],
+        ),
+        (
+            "What happened between you?",
+            ["I would rather not talk about it.", "It is an old story about a broken promise."],
+        ),
     ],
     "fear": [
-        ("Why is that?", ["I cannot say why. It has been so since I was a child.", "I had a bad night once, and I never forgot it."]),
+        (
+            "Why is that?",
+            [
+                "I cannot say why. It has been so since I was a child.",
+                "I had a bad night once, and I never forgot it.",
+            ],
+        ),
         ("Since when?", ["Since I was very small.", "For many years now."]),
     ],
     "plan": [
-        ("Why do you want that?", ["I have dreamed of it since I was small.", "I promised it to somebody."]),
-        ("When will you do it?", ["Next spring, if all goes well.", "As soon as I have the money."]),
+        (
+            "Why do you want that?",
+            ["I have dreamed of it since I was small.", "I promised it to somebody."],
+        ),
+        (
+            "When will you do it?",
+            ["Next spring, if all goes well.", "As soon as I have the money."],
+        ),
     ],
     "food": [
         ("Can you cook it?", ["I make it myself, every Sunday.", "Yes, my mother showed me how."]),
@@ -383,7 +425,10 @@ WHY: Mapping[str, Sequence[tuple[str, Sequence[str]]]] = {
     ],
     "pet": [
         ("Is it friendly?", ["Very. It follows me everywhere.", "Only when it is hungry."]),
-        ("Is it a good pet?", ["The best. It sleeps at my feet every night.", "Yes, though it steals my bread."]),
+        (
+            "Is it a good pet?",
+            ["The best. It sleeps at my feet every night.", "Yes, though it steals my bread."],
+        ),
     ],
     "colour": [
         ("Why that colour?", ["It makes me happy.", "It is the colour of my door at home."]),
@@ -397,8 +442,21 @@ WHY: Mapping[str, Sequence[tuple[str, Sequence[str]]]] = {
 
 SMALL_TALK: Sequence[tuple[Sequence[str], Sequence[str]]] = [
     (
-        ["How are you?", "How are you today?", "How do you do?", "How is it going?", "Are you well?", "How are things?"],
-        ["I am well, thank you. How are you?", "Very well, thank you.", "A little tired today, but happy to see you.", "I am fine. And you?", "I cannot complain. It is a good day."],
+        [
+            "How are you?",
+            "How are you today?",
+            "How do you do?",
+            "How is it going?",
+            "Are you well?",
+            "How are things?",
+        ],
+        [
+            "I am well, thank you. How are you?",
+            "Very well, thank you.",
+            "A little tired today, but happy to see you.",
+            "I am fine. And you?",
+            "I cannot complain. It is a good day.",
+        ],
     ),
     (
         ["I am fine too.", "I am well.", "I am happy today.", "I had a good day."],
@@ -406,11 +464,25 @@ SMALL_TALK: Sequence[tuple[Sequence[str], Sequence[str]]] = [
     ),
     (
         ["I am sad today.", "I had a bad day.", "I am tired.", "I feel lonely."],
-        ["I am sorry to hear that. Sit down and rest a while.", "I am sorry. Do you want to talk about it?", "Then let us have some tea together."],
+        [
+            "I am sorry to hear that. Sit down and rest a while.",
+            "I am sorry. Do you want to talk about it?",
+            "Then let us have some tea together.",
+        ],
     ),
     (
-        ["What a beautiful day.", "The weather is nice today.", "It is raining again.", "It is cold today.", "It is very hot today."],
-        ["Yes, it is. Let us go for a walk.", "I like this kind of weather.", "Then let us stay by the fire and talk."],
+        [
+            "What a beautiful day.",
+            "The weather is nice today.",
+            "It is raining again.",
+            "It is cold today.",
+            "It is very hot today.",
+        ],
+        [
+            "Yes, it is. Let us go for a walk.",
+            "I like this kind of weather.",
+            "Then let us stay by the fire and talk.",
+        ],
     ),
     (
         ["I like talking with you.", "You are very kind.", "You are funny.", "I like you."],
@@ -426,11 +498,18 @@ SMALL_TALK: Sequence[tuple[Sequence[str], Sequence[str]]] = [
     ),
     (
         ["Tell me a joke.", "Do you know a joke?", "Make me laugh."],
-        ["Why did the hen cross the road? To get to the other side.", "I know only old jokes, and they are not very good."],
+        [
+            "Why did the hen cross the road? To get to the other side.",
+            "I know only old jokes, and they are not very good.",
+        ],
     ),
     (
         ["What did you do today?", "How was your day?", "Did you have a good day?"],
-        ["I got up early and worked until noon.", "I took a long walk and thought about many things.", "Not much. It was a quiet day."],
+        [
+            "I got up early and worked until noon.",
+            "I took a long walk and thought about many things.",
+            "Not much. It was a quiet day.",
+        ],
     ),
     (
         ["Are you busy?", "Do you have time to talk?", "Can we talk?"],
@@ -446,15 +525,27 @@ SMALL_TALK: Sequence[tuple[Sequence[str], Sequence[str]]] = [
     ),
     (
         ["Shall we go for a walk?", "Do you want to take a walk?", "Let us go outside."],
-        ["Yes, let us go. I will take my coat.", "With pleasure. I know a good path.", "Not today, but thank you."],
+        [
+            "Yes, let us go. I will take my coat.",
+            "With pleasure. I know a good path.",
+            "Not today, but thank you.",
+        ],
     ),
     (
         ["What should I do?", "What do you think?", "Do you have advice for me?"],
-        ["Sleep first, and think in the morning.", "Ask a friend, and listen well.", "I would wait a little and see."],
+        [
+            "Sleep first, and think in the morning.",
+            "Ask a friend, and listen well.",
+            "I would wait a little and see.",
+        ],
     ),
     (
         ["I brought you something.", "I have a gift for you.", "This is for you."],
-        ["For me? How kind of you!", "Thank you. I will take good care of it.", "You should not have done that. Thank you."],
+        [
+            "For me? How kind of you!",
+            "Thank you. I will take good care of it.",
+            "You should not have done that. Thank you.",
+        ],
     ),
     (
         ["Sorry.", "I am sorry.", "Excuse me."],

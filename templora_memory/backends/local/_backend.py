@@ -17,7 +17,13 @@ from templora_memory._policy import ModelLimits
 from templora_memory._ports import Adapter, GenerateRequest, LearnRequest, ScoreRequest
 from templora_memory._reports import AbsorbProgress, LearnStats
 from templora_memory.backends.local import _learner, _lora, _model
-from templora_memory.backends.local._generator import Answer, Channel, DecodeBatch, LocalStream
+from templora_memory.backends.local._generator import (
+    Answer,
+    Channel,
+    Computed,
+    DecodeBatch,
+    LocalStream,
+)
 from templora_memory.backends.local._lessons import Lesson, Lessons
 from templora_memory.backends.local._neutral import Neutral, bundled_text
 from templora_memory.backends.local._session import LocalText
@@ -28,6 +34,8 @@ from templora_memory.errors import Closed, InvalidSetting, InvalidText, PromptTo
 
 ADAPTER_BYTES = 512 << 20
 """How much memory loaded adapters may take; the least recently used leave first."""
+PREFIX_BYTES = 256 << 20
+"""How much memory the keys and values of ended answers may take; the least recently used leave."""
 BATCH_TOKENS = 2048
 
 
@@ -51,6 +59,8 @@ class LocalBackend:
         device: "cpu", "cuda", "cuda:1", "mps", "auto"; None: the first GPU if there is one.
         dtype: "float32", "bfloat16" or "float16"; None: what suits device and model.
         adapter_bytes: memory for loaded adapters.
+        prefix_bytes: memory for keys and values of ended answers. The next answer of the same
+            revision takes over what its prompt begins with. 0: every prompt is computed anew.
         batch_tokens: of one training step of several memories together; more of them at once is
             faster and takes more memory.
         options: passed on to ``AutoModelForCausalLM.from_pretrained``.
@@ -63,6 +73,7 @@ class LocalBackend:
         device: str | None = None,
         dtype: str | None = None,
         adapter_bytes: int = ADAPTER_BYTES,
+        prefix_bytes: int = PREFIX_BYTES,
         batch_tokens: int = BATCH_TOKENS,
         **options: Any,
     ) -> None:
@@ -71,16 +82,23 @@ class LocalBackend:
         )
         self._name = os.fspath(model)
         self._most = adapter_bytes
+        self._most_prefixes = prefix_bytes
         self._batch_tokens = batch_tokens
         self._loaded: _Loaded | None = None
         self._adapters: OrderedDict[str, _lora.Weights] = OrderedDict()
+        self._prefixes: OrderedDict[str, Computed] = OrderedDict()
         self._releases = 0  # how often adapters were dropped
         self._lock = threading.RLock()
 
     @classmethod
-    def of(cls, model: Any, tokenizer: Any, *, name: str = "model") -> LocalBackend:
-        """A backend over a model and tokenizer that are loaded already; they become its own."""
-        backend = cls(name)
+    def of(
+        cls, model: Any, tokenizer: Any, *, name: str = "model", **settings: int
+    ) -> LocalBackend:
+        """A backend over a model and tokenizer that are loaded already; they become its own.
+
+        `settings`: adapter_bytes, prefix_bytes, batch_tokens.
+        """
+        backend = cls(name, **settings)  # type: ignore[arg-type]  # the numbers, by name
         backend._load = lambda: _model.prepare(model, tokenizer, name=name)
         return backend
 
@@ -98,6 +116,7 @@ class LocalBackend:
         with self._lock:
             loaded, self._loaded = self._loaded, None
             self._adapters.clear()
+            self._prefixes.clear()
             self._releases += 1
         if loaded is not None:
             loaded.worker.close()
@@ -145,6 +164,29 @@ class LocalBackend:
             self._releases += 1
             for version in [v for v in self._adapters if v.startswith(prefix)]:
                 del self._adapters[version]
+            for version in [v for v in self._prefixes if v.startswith(prefix)]:
+                del self._prefixes[version]
+
+    def _known_prefix(self, version: str, prompt: Sequence[int]) -> Computed | None:
+        """Keys and values that the last answer of this very version left for a prompt."""
+        with self._lock:
+            found = self._prefixes.get(version)
+        return None if found is None else found.beginning(prompt)
+
+    def _keep_prefix(self, version: str) -> Callable[[Computed], None]:
+        """What an answer calls when it ends; nothing is kept of a memory released meanwhile."""
+        releases = self._releases
+
+        def keep(computed: Computed) -> None:
+            with self._lock:
+                if releases != self._releases or computed.bytes > self._most_prefixes:
+                    return
+                self._prefixes[version] = computed
+                self._prefixes.move_to_end(version)
+                while sum(kept.bytes for kept in self._prefixes.values()) > self._most_prefixes:
+                    self._prefixes.popitem(last=False)
+
+        return keep
 
     # --- learning ------------------------------------------------------------------------------
 
@@ -204,6 +246,8 @@ class LocalBackend:
                 f"together more than the model's {loaded.base.context}."
             )
         stop = request.sampling.stop
+        # nothing is shared between requests without a memory: they may come from anybody
+        kept = f"{adapter.version}*{request.strength}" if adapter and self._most_prefixes else ""
         answer = Answer(
             prompt=tuple(prompt),
             weights=self._weights(adapter) if adapter else None,
@@ -213,6 +257,9 @@ class LocalBackend:
             stop=(*stop, PLAIN_STOP) if loaded.text.plain else stop,
             most=request.max_tokens,
             channel=Channel(),
+            cache=self._known_prefix(kept, prompt) if kept else None,
+            keep_cache=bool(kept),
+            kept=self._keep_prefix(kept) if kept else None,
         )
         stream = LocalStream(answer.channel)
         loaded.worker.answer(answer)

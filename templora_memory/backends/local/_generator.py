@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -100,6 +100,22 @@ class Computed:
     ids: tuple[int, ...]
     versions: frozenset[str]
 
+    @property
+    def bytes(self) -> int:
+        return sum(keys.nbytes + values.nbytes for keys, values in self.pairs)
+
+    def beginning(self, ids: Sequence[int]) -> Computed | None:
+        """What it holds of a beginning of these tokens, but never of all of them."""
+        same = 0
+        for own, wanted in zip(self.ids, ids[:-1], strict=False):
+            if own != wanted:
+                break
+            same += 1
+        if not same:
+            return None
+        pairs = [(keys[:, :, :same], values[:, :, :same]) for keys, values in self.pairs]
+        return Computed(pairs, self.ids[:same], self.versions)
+
 
 @dataclass(slots=True, eq=False)
 class Answer:
@@ -115,10 +131,20 @@ class Answer:
     channel: Channel
     cache: Computed | None = None  # of a beginning of the prompt
     keep_cache: bool = False
+    kept: Callable[[Computed], None] | None = None  # told what was computed, before the end
     unsaid: int | None = None  # tokens of the prompt, at its end, that the text begins with
     ids: list[int] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     pairs: Pairs | None = None
+
+    @property
+    def computed(self) -> Computed | None:
+        """Its keys and values once it has ended, where `keep_cache` asks for them."""
+        if self.pairs is None:
+            return None
+        held = self.pairs[0][0].shape[2]  # the last token was chosen, but not yet fed
+        older = self.cache.versions if self.cache else frozenset()
+        return Computed(self.pairs, (*self.prompt, *self.ids)[:held], older | {self.version})
 
 
 class _Chooser:
@@ -209,6 +235,8 @@ class _Row:
             self._say(self.decoder.finish(hold=answer.unsaid is not None))
         if answer.unsaid is not None:
             answer.unsaid = self.decoder.held
+        if answer.kept is not None and (computed := answer.computed) is not None:
+            answer.kept(computed)
         answer.channel.queue.put(
             Completion(
                 text="".join(answer.text),

@@ -92,13 +92,18 @@ class Lesson:
         self._stats: list[ChunkStats] = []
 
     @property
+    def over(self) -> bool:
+        """Whether every example is learned."""
+        return self._number == len(self._examples)
+
+    @property
     def length(self) -> int:
         """Tokens of the example that is learned now."""
         return len(self._examples[self._number].ids)
 
     def prepared(self, base: BaseModel) -> _learner.Prepared | None:
         """The example to learn now; None: all are learned. Runs its context when it is new."""
-        while self._now is None and self._number < len(self._examples):
+        while self._now is None and not self.over:
             self._began = time.monotonic()
             example = self._examples[self._number]
             self._now = _learner.prepare(base, example, self.state, self._seen)
@@ -190,7 +195,8 @@ class Lessons:
         """
         group: list[tuple[Lesson, _learner.Prepared]] = []
         for lesson in list(self._waiting):
-            if group and (short or not self._fits(lesson, [member for member, _ in group])):
+            together = [member for member, _ in group]
+            if together and not lesson.over and (short or not self._fits(lesson, together)):
                 continue
             prepared = self._begin(lesson)
             if prepared is not None:
@@ -228,7 +234,7 @@ class Lessons:
             and not lesson.settings.dropout  # its random numbers would depend on the company
             and not first.settings.dropout
             and lesson.settings.kl_weight == first.settings.kl_weight
-            and max(lengths) * len(lengths) <= min(self._most, 2 * sum(lengths))
+            and max(lengths) * len(lengths) <= min(self._most, 3 * sum(lengths) // 2)
         )
 
     def _begin(self, lesson: Lesson) -> _learner.Prepared | None:
@@ -262,7 +268,7 @@ class Lessons:
             loss.backward()  # type: ignore[no-untyped-call]
         if anchored := [lesson for lesson in members if lesson.anchored]:
             self._pull_back(anchored, settings.kl_weight)
-        return nll.split(batch.sizes)
+        return torch.split(nll, batch.sizes)
 
     def _take(self, members: Sequence[Lesson], losses: Sequence[Tensor]) -> None:
         """A step of every member whose loss is sound; measures those whose example is learned."""

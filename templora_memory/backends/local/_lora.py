@@ -219,9 +219,8 @@ class _Branch:
         if row.dropout:
             x = functional.dropout(x, row.dropout)
         kind, device = output.dtype, output.device
-        inner = torch.bmm(x.to(kind), row.a.to(device, kind).mT)
-        branch = torch.bmm(inner, row.b.to(device, kind).mT)
-        return output + branch * row.strength.to(device, kind)
+        inner = torch.bmm(x.to(kind), row.a.to(device, kind).mT) * row.strength.to(device, kind)
+        return torch.baddbmm(output, inner, row.b.to(device, kind).mT)
 
 
 def rows_of(chosen: Sequence[tuple[Weights, float] | None], dtype: torch.dtype) -> Rows | None:

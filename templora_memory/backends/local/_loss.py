@@ -72,7 +72,7 @@ def weighted_loss(
 
 class _Divergence(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0917  # torch calls it by position
+    def forward(  # torch calls it by position
         ctx: Any, hidden: Tensor, teacher: Tensor, head: nn.Module, cuts: list[slice]
     ) -> Tensor:
         total = hidden.new_zeros((), dtype=torch.float32)

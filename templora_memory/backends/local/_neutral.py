@@ -14,7 +14,7 @@ from importlib import resources
 import torch
 from torch import Tensor
 
-from templora_memory.backends.local import _loss, _lora
+from templora_memory.backends.local import _lora, _loss
 from templora_memory.backends.local._model import BaseModel
 from templora_memory.backends.local._text import Text
 

@@ -93,14 +93,7 @@ class LocalText:
         stream.completion  # noqa: B018  # raises here if that chunk failed
         self._ids = [*self._ids, *answer.ids]
         self._unsaid = answer.unsaid or 0
-        if answer.pairs is None:
-            self._cache = None
-            return
-        held = answer.pairs[0][0].shape[2]  # the last token was chosen, but not yet fed
-        older = answer.cache.versions if answer.cache else frozenset()
-        self._cache = Computed(
-            answer.pairs, (*answer.prompt, *answer.ids)[:held], older | {answer.version}
-        )
+        self._cache = answer.computed
 
     def close(self) -> None:
         """Stop a chunk under way and drop the cache."""

@@ -1,0 +1,510 @@
+"""What learning and answering cost, side by side in one run.
+
+Every figure is a ratio of two ways to do the same work on the same machine, measured by turns;
+the times beside it are medians of this run and mean nothing on another machine. Everything is
+done through `ParametricMemory`, as an application does it. Adapters learn plain text, chunk after
+chunk (recipe "continue"); `ReferenceLoop` does the same as the released code does.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from templora_memory._messages import Document, Message
+from templora_memory._policy import Policy, Sampling
+from templora_memory._ports import Adapter, ScoreRequest
+from templora_memory._service import HEAD, TINY, ParametricMemory
+from templora_memory._version import __version__
+from templora_memory.backends.local import LocalBackend
+from templora_memory.errors import InvalidSetting, InvalidText
+from templora_memory.evaluation._provenance import commit, machine
+from templora_memory.evaluation._reference_loop import ReferenceLoop, chunks
+from templora_memory.stores import DirectoryStore
+
+MEMORIES = 8
+ANSWER = 64  # tokens
+SMALL_CHUNK = 64
+_ENDLESS = Sampling(ignore_end=True)
+
+SHAPES: Mapping[str, Mapping[str, int]] = {
+    "121m": {"hidden_size": 896, "intermediate_size": 2432, "num_hidden_layers": 12,
+             "num_attention_heads": 14, "num_key_value_heads": 7},
+    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+           "num_attention_heads": 32, "num_key_value_heads": 8},
+    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+           "num_attention_heads": 32, "num_key_value_heads": 8},
+}  # fmt: skip
+"""Llama models with random weights and the embedded model's tokenizer, by name."""
+RANDOM_CONTEXT = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedSettings:
+    """How much is measured.
+
+    Args:
+        chunk, context: tokens of a chunk, and before it: the released code has three times as
+            many before as in a chunk.
+        repeats: of every side of a comparison; the median counts.
+        learned: chunks that each repeat learns.
+        book: tokens that both ways of learning learn for the comparison of quality; 0: none.
+        history: numbers of absorbed tokens after which a turn is timed, growing.
+    """
+
+    chunk: int = 256
+    context: int = 768
+    repeats: int = 5
+    learned: int = 4
+    book: int = 60_000
+    history: tuple[int, ...] = (1_000, 3_000, 10_000, 30_000, 100_000)
+
+    def __post_init__(self) -> None:
+        if min(self.chunk, self.repeats, self.learned) < 1 or min(self.context, self.book) < 0:
+            raise InvalidSetting("speed settings must be positive: " + repr(self))
+        if list(self.history) != sorted(set(self.history)) or not self.history:
+            raise InvalidSetting(f"history is {self.history}: it must grow.")
+
+
+@dataclass(slots=True)
+class SpeedReport:
+    """What was measured, and where.
+
+    Args:
+        ratios: by name, see `docs/results/speed.md`; more is better unless the name ends in
+            `_vs_reference` of perplexity, `_vs_1k`, `_vs_idle`, `_vs_token` or `_vs_adapter`.
+        figures: medians of this run: seconds, tokens per second, bytes.
+        curves: lists of points for plots.
+    """
+
+    model: str
+    parameters: int
+    settings: SpeedSettings
+    ratios: dict[str, float | None] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "version": __version__, "commit": commit(), "machine": machine()}
+
+
+def speed(
+    model: str = TINY,
+    *,
+    text: str | None = None,
+    settings: SpeedSettings | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> SpeedReport:
+    """Measure a model: "templora/tiny", a hub id, a folder, or one of `SHAPES`.
+
+    Args:
+        model: which.
+        text: a book, for the comparison of quality and as material; None: that comparison is left
+            out, and random words are learned.
+        settings: how much is measured.
+        device: as for `ParametricMemory.from_pretrained`.
+        dtype: likewise.
+        progress: told what is measured now.
+
+    Raises:
+        InvalidText: the book is too short.
+        InvalidSetting: the window has no room for chunk and context.
+    """
+    wanted = settings or SpeedSettings()
+    with tempfile.TemporaryDirectory() as root:
+        bench = _Bench(_backend(model, device, dtype), Path(root), wanted, text)
+        report = bench.report
+        with bench:
+            for name, measure in (
+                ("matrix products", bench.matrix_rate),
+                ("absorbing against the reference loop", bench.absorb_vs_reference),
+                ("quality against the reference loop", bench.quality),
+                ("learning together", bench.batched_learn),
+                ("answering together", bench.batched_generate),
+                ("turns as the history grows", bench.turns),
+                ("the history in the prompt", bench.full_history),
+                ("switching adapters", bench.switch),
+                ("bytes", bench.sizes),
+                ("answering while another memory learns", bench.stall),
+            ):
+                progress(name)
+                measure()
+        return report
+
+
+def _backend(model: str, device: str | None, dtype: str | None) -> LocalBackend:
+    if model not in SHAPES:
+        return LocalBackend(model, device=device, dtype=dtype)
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
+
+    import templora_memory.tiny  # noqa: PLC0415
+
+    tokenizer = AutoTokenizer.from_pretrained(str(Path(templora_memory.tiny.__path__[0])))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=RANDOM_CONTEXT, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id, **SHAPES[model],
+    )  # fmt: skip
+    kind = getattr(torch, dtype or ("bfloat16" if torch.cuda.is_available() else "float32"))
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.device(place):
+        made = LlamaForCausalLM(config).to(kind)
+    return LocalBackend.of(made, tokenizer, name=f"random-{model}")
+
+
+class _Bench:
+    """The measurements; each fills in its part of the report."""
+
+    def __init__(
+        self, backend: LocalBackend, root: Path, settings: SpeedSettings, text: str | None
+    ) -> None:
+        self._backend = backend
+        self._store = DirectoryStore(root)
+        self._settings = settings
+        self._given = text
+        self._made = 0
+        policy = Policy().changed(
+            chunk=settings.chunk,
+            recipe="continue",
+            learning={"context": settings.context, "document_steps": 0},
+        )
+        self._service = ParametricMemory(backend, self._store, policy)
+        self.report = SpeedReport(model="", parameters=0, settings=settings)
+
+    def __enter__(self) -> None:
+        service = self._service.load()
+        base = self._backend._now.base  # noqa: SLF001  # the reference loop wants the model itself
+        self._base = base
+        room = base.context - self._settings.chunk
+        if self._settings.context > room:
+            raise InvalidSetting(
+                f"A chunk of {self._settings.chunk} and {self._settings.context} tokens of context "
+                f"are more than the model's {base.context}."
+            )
+        self.report.model = base.name
+        self.report.parameters = sum(p.numel() for p in base.model.parameters())
+        self._words = self._material()
+        del service
+
+    def __exit__(self, *_: object) -> None:
+        self._service.close()
+
+    # --- material --------------------------------------------------------------------------
+
+    def _material(self) -> tuple[str, ...]:
+        """Text in pieces of one chunk each."""
+        need = max(self._settings.book, *self._settings.history, 4 * ANSWER)
+        text = self._given
+        if text is None:
+            draw = torch.Generator().manual_seed(0)
+            ids = torch.randint(300, len(self._base.tokenizer), (need,), generator=draw)
+            text = self._backend._now.text.decode(ids.tolist())  # noqa: SLF001
+        pieces = self._backend.split(text, self._settings.chunk)
+        if self._given is not None and len(pieces) * self._settings.chunk < self._settings.book:
+            raise InvalidText(
+                f"The book has about {len(pieces) * self._settings.chunk} tokens, fewer than the "
+                f"{self._settings.book} to learn: give a longer one or ask for fewer."
+            )
+        return pieces
+
+    def _document(self, count: int, start: int = 0) -> Document:
+        """So many chunks as one document; the text goes round."""
+        words = self._words
+        return Document("".join(words[(start + i) % len(words)] for i in range(count)))
+
+    def _new(self) -> str:
+        self._made += 1
+        return f"bench-{self._made}"
+
+    def _note(self, name: str, ratio: float | None, **figures: float) -> None:
+        self.report.ratios[name] = ratio
+        self.report.figures.update(figures)
+
+    # --- learning --------------------------------------------------------------------------
+
+    def matrix_rate(self) -> None:
+        """Floating point operations per second of a matrix product, in the better precision."""
+        rates = {}
+        for kind in (torch.float32, torch.bfloat16):
+            rates[kind] = _matrix_rate(self._base.device, kind)
+        self.report.figures["matrix_flops"] = max(rates.values())
+
+    def absorb_vs_reference(self) -> None:
+        """Seconds per chunk, ours through the service (disk and receipt included)."""
+        settings, learned = self._settings, self._settings.learned
+        learning = self._service.policy.learning
+        own: list[float] = []
+        other: list[float] = []
+        self._service.absorb(self._new(), self._document(2))  # warm up
+        for repeat in range(settings.repeats):
+            document = self._document(learned + 4, start=repeat * learned)
+            began = time.perf_counter()
+            report = self._service.absorb(self._new(), document)
+            own.append((time.perf_counter() - began) / report.tokens)
+            loop = ReferenceLoop(self._base.model, learning)
+            ids = self._backend._now.text.encode(document.text)  # noqa: SLF001
+            spent = [
+                loop.learn(before, chunk)
+                for before, chunk in chunks(ids, settings.chunk, settings.context)
+            ]
+            other.append(sum(spent) / len(ids))
+        own_rate, other_rate = 1 / statistics.median(own), 1 / statistics.median(other)
+        floor = 4 * self.report.parameters * learning.epochs / self.report.figures["matrix_flops"]
+        self._note(
+            "absorb_vs_reference", own_rate / other_rate,
+            absorb_tokens_per_second=own_rate, reference_tokens_per_second=other_rate,
+        )  # fmt: skip
+        self._note("floor_over_step", floor * own_rate)
+
+    def quality(self) -> None:
+        """Perplexity of what follows the book, after learning it in either way."""
+        settings = self._settings
+        if self._given is None or not settings.book:
+            self.report.ratios["ppl_vs_reference"] = None
+            return
+        count = settings.book // settings.chunk
+        text, following = "".join(self._words[:count]), self._words[count : count + 32]
+        if not following:
+            raise InvalidText("Nothing follows the part of the book to learn: ask for less.")
+        name = self._new()
+        self._service.absorb(name, Document(text))
+        loop = ReferenceLoop(self._base.model, self._service.policy.learning)
+        ids = self._backend._now.text.encode(text)  # noqa: SLF001
+        for before, chunk in chunks(ids, settings.chunk, settings.context):
+            loop.learn(before, chunk)
+        with tempfile.TemporaryDirectory() as folder:
+            loop.save(Path(folder))
+            theirs = self._perplexity(following, Adapter(folder=Path(folder), version="loop/1"))
+        ours = self._perplexity(
+            following, Adapter(folder=self._service.adapter(name), version="own/1")
+        )
+        base = self._perplexity(following, None)
+        self._note(
+            "ppl_vs_reference", ours / theirs,
+            ppl_base=base, ppl_memory=ours, ppl_reference=theirs,
+        )  # fmt: skip
+
+    def _perplexity(self, pieces: Sequence[str], adapter: Adapter | None) -> float:
+        """Of pieces, each after the one before it."""
+        scores: list[float] = []
+        for before, piece in pairwise(pieces):
+            request = ScoreRequest(context=before, target=piece, adapter=adapter)
+            scores += self._backend.score([request])[0]
+        return math.exp(-sum(scores) / len(scores))
+
+    def batched_learn(self) -> None:
+        """Eight memories with small chunks: one after another, and all at once."""
+        backend, settings = self._backend, self._settings
+        policy = self._service.policy.changed(chunk=SMALL_CHUNK, learning={"context": SMALL_CHUNK})
+        small = ParametricMemory(backend, self._store, policy).load()
+        pieces = backend.split(self._document(4).text, 4 * SMALL_CHUNK)
+        texts = [Document(pieces[i % len(pieces)], f"part {i}") for i in range(MEMORIES)]
+        alone: list[float] = []
+        together: list[float] = []
+        for _ in range(settings.repeats):
+            began = time.perf_counter()
+            for text in texts:
+                small.absorb(self._new(), text)
+            alone.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            jobs = [small.absorb(self._new(), text, wait=False) for text in texts]
+            for job in jobs:
+                job.wait()
+            together.append(time.perf_counter() - began)
+        small.wait()
+        one, all_ = statistics.median(alone), statistics.median(together)
+        self._note(
+            "batched_learn", one / all_,
+            learn_one_after_another_seconds=one, learn_together_seconds=all_,
+        )  # fmt: skip
+
+    # --- answering -------------------------------------------------------------------------
+
+    def _ask(self, name: str | None, words: str, tokens: int, **how: Any) -> float:
+        """Seconds of one answer of exactly so many tokens."""
+        began = time.perf_counter()
+        reply = self._service.reply(
+            name, [Message("user", words)], revision=HEAD if name else None, sampling=_ENDLESS,
+            max_tokens=tokens, **how,
+        )  # fmt: skip
+        assert reply.completion_tokens == tokens  # noqa: S101  # otherwise times mean nothing
+        return time.perf_counter() - began
+
+    def batched_generate(self) -> None:
+        """Eight memories answer: one after another, and all at once."""
+        names = [self._new() for _ in range(MEMORIES)]
+        for number, name in enumerate(names):
+            self._service.absorb(name, self._document(1, start=number))
+        self._names = names
+        alone: list[float] = []
+        together: list[float] = []
+        for repeat in range(self._settings.repeats):
+            began = time.perf_counter()
+            for name in names:
+                self._ask(name, f"Question {repeat}: what happened?", ANSWER)
+            alone.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            words = f"Question {repeat}: and what then?"
+            _at_once([partial(self._ask, name, words, ANSWER) for name in names])
+            together.append(time.perf_counter() - began)
+        one, all_ = statistics.median(alone), statistics.median(together)
+        tokens = MEMORIES * ANSWER
+        self._note(
+            "batched_generate", one / all_,
+            generate_alone_tokens_per_second=tokens / one,
+            generate_together_tokens_per_second=tokens / all_,
+        )  # fmt: skip
+
+    def turns(self) -> None:
+        """A turn of the same memory after more and more absorbed tokens."""
+        settings, name, done = self._settings, self._new(), 0
+        points, times = [], {}
+        for goal in settings.history:
+            count = max(1, (goal - done) // settings.chunk)
+            report = self._service.absorb(
+                name, replace(self._document(count, start=done // settings.chunk), title=str(goal))
+            )
+            done += report.tokens
+            asked = [
+                self._ask(name, f"Turn {i} after {goal}?", ANSWER)
+                for i in range(settings.repeats + 1)
+            ][1:]
+            times[goal] = statistics.median(asked)
+            points.append({
+                "absorbed_tokens": done,
+                "turn_seconds": times[goal],
+                "absorb_seconds_per_chunk": report.seconds / report.chunks,
+            })  # fmt: skip
+        self.report.curves["turn_by_absorbed_tokens"] = points
+        first, last = settings.history[0], settings.history[-1]
+        key = f"turn_{_thousands(last)}_vs_{_thousands(first)}"
+        self._note(key, times[last] / times[first], turn_seconds=times[last])
+
+    def full_history(self) -> None:
+        """The same turn with more and more history in the prompt instead."""
+        settings, points = self._settings, []
+        most = self._base.context - ANSWER - 2 * SMALL_CHUNK
+        words = "".join(self._words)
+        whole = self._service.policy.changed(window=self._base.context)
+        service = ParametricMemory(self._backend, self._store, whole).load()
+        size = min(256, most)
+        while size <= most:
+            history = self._backend.split(words, size)
+            times = []
+            for repeat in range(settings.repeats):
+                began = time.perf_counter()
+                shown = history[repeat % len(history)]
+                service.reply(
+                    None, [Message("user", "What happened then?")], context=shown,
+                    sampling=_ENDLESS, max_tokens=ANSWER,
+                )  # fmt: skip
+                times.append(time.perf_counter() - began)
+            points.append({"prompt_tokens": size, "turn_seconds": statistics.median(times)})
+            size = most if size < most < 2 * size else 2 * size
+        self.report.curves["turn_by_prompt_tokens"] = points
+        self._note(
+            "full_history_vs_turn",
+            points[-1]["turn_seconds"] / self.report.figures["turn_seconds"],
+            full_history_tokens=points[-1]["prompt_tokens"],
+        )
+
+    def switch(self) -> None:
+        """An answer of one token by the memory that answered last, or by another warm one."""
+        same: list[float] = []
+        other: list[float] = []
+        names = self._names
+        for repeat in range(4 * self._settings.repeats):
+            for number, name in enumerate(names[:2]):
+                words = f"Question number {repeat} of {number}?"
+                other.append(self._ask(name, words + " Please.", 1))
+                same.append(self._ask(name, words + " Again.", 1))
+        token = 1 / self.report.figures["generate_alone_tokens_per_second"]
+        extra = statistics.median(other) - statistics.median(same)
+        self._note("switch_vs_token", extra / token, switch_seconds=extra, token_seconds=token)
+
+    def sizes(self) -> None:
+        """Bytes that a memory takes, in the process and on disk, over its adapter's own size."""
+        name = self._names[0]
+        folder = self._service.adapter(name)
+        weights = self._backend._weights(Adapter(folder=folder, version="sizes/1"))  # noqa: SLF001
+        own = weights.layout.size * weights.flat.element_size()
+        disk = sum(path.stat().st_size for path in folder.iterdir())
+        gc.collect()
+        self._note("resident_vs_adapter", weights.bytes / own, adapter_bytes=own)
+        self._note("disk_vs_adapter", disk / own, disk_bytes=disk)
+
+    def stall(self) -> None:
+        """Time from token to token, with and without another memory that learns meanwhile."""
+        idle: list[float] = []
+        busy: list[float] = []
+        longest: list[float] = []
+        for repeat in range(self._settings.repeats):
+            idle.append(self._token_seconds(f"Question {repeat}: what happened?")[0])
+            job = self._service.absorb(self._new(), self._document(64), wait=False)
+            while job.progress is None and not job.done:
+                time.sleep(0.005)
+            mean, most = self._token_seconds(f"Question {repeat}: and what then?")
+            busy.append(mean)
+            longest.append(most)
+            job.cancel()
+            job.finished()
+        self._note(
+            "stall_vs_idle", statistics.median(busy) / statistics.median(idle),
+            token_seconds_idle=statistics.median(idle),
+            token_seconds_beside_learning=statistics.median(busy),
+            longest_gap_seconds_beside_learning=statistics.median(longest),
+        )  # fmt: skip
+
+    def _token_seconds(self, words: str) -> tuple[float, float]:
+        """Mean time from token to token of a long answer, and the longest from text to text."""
+        with self._service.stream(
+            self._names[0], [Message("user", words)], revision=HEAD, sampling=_ENDLESS,
+            max_tokens=2 * ANSWER,
+        ) as stream:  # fmt: skip
+            stamps = [time.perf_counter() for _ in stream]
+            tokens = stream.reply.completion_tokens
+        longest = max(after - before for before, after in pairwise(stamps))
+        return (stamps[-1] - stamps[0]) / (tokens - 1), longest
+
+
+def _at_once(work: Sequence[Callable[[], object]]) -> None:
+    """Run all of this on threads; the first error is raised here."""
+    with ThreadPoolExecutor(len(work)) as pool:
+        for future in [pool.submit(one) for one in work]:
+            future.result()
+
+
+def _matrix_rate(device: torch.device, kind: torch.dtype) -> float:
+    """Operations per second of square products; a slow precision is given up soon."""
+    best = 0.0
+    for size in (128, 256, 512, 1024) + ((4096, 8192) if device.type == "cuda" else ()):
+        a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+        times = []
+        for _ in range(12):
+            began = time.perf_counter()
+            a @ b
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - began)
+        best = max(best, 2 * size**3 / statistics.median(times[2:]))
+        if sum(times) > 1:
+            break
+    return best
+
+
+def _thousands(count: int) -> str:
+    return f"{count // 1000}k" if count % 1000 == 0 else str(count)
