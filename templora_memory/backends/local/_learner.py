@@ -298,7 +298,7 @@ def measure(
     pairs = pairs_of(cache)
     width = max(len(row.seen.ids) for row in prepared)
     found = []
-    for index, (row, losses) in enumerate(zip(prepared, torch.split(nll, batch.sizes), strict=True)):
+    for index, (row, losses) in enumerate(zip(prepared, torch.split(nll, list(batch.sizes)), strict=True)):
         cut = slice(width - len(row.seen.ids), width + len(row.ids))
         own = [(k[index : index + 1, :, cut], v[index : index + 1, :, cut]) for k, v in pairs]
         found.append((losses, Seen(row.seen.ids + row.ids, row.seen.first, own)))

@@ -268,7 +268,7 @@ class Lessons:
             loss.backward()  # type: ignore[no-untyped-call]
         if anchored := [lesson for lesson in members if lesson.anchored]:
             self._pull_back(anchored, settings.kl_weight)
-        return torch.split(nll, batch.sizes)
+        return torch.split(nll, list(batch.sizes))
 
     def _take(self, members: Sequence[Lesson], losses: Sequence[Tensor]) -> None:
         """A step of every member whose loss is sound; measures those whose example is learned."""
