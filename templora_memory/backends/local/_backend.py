@@ -63,6 +63,9 @@ class LocalBackend:
             revision takes over what its prompt begins with. 0: every prompt is computed anew.
         batch_tokens: of one training step of several memories together; more of them at once is
             faster and takes more memory.
+        checkpointing: keep no activations while learning, but compute them again in the backward
+            pass: for models that would not fit otherwise. A third slower; a chunk's context then
+            stays inside the graph, which costs as much as the chunk.
         options: passed on to ``AutoModelForCausalLM.from_pretrained``.
     """
 
@@ -75,11 +78,17 @@ class LocalBackend:
         adapter_bytes: int = ADAPTER_BYTES,
         prefix_bytes: int = PREFIX_BYTES,
         batch_tokens: int = BATCH_TOKENS,
+        checkpointing: bool = False,
         **options: Any,
     ) -> None:
         self._load: Callable[[], _model.BaseModel] = lambda: _model.load(
-            os.fspath(model), device=device, dtype=dtype, options=options
+            os.fspath(model),
+            device=device,
+            dtype=dtype,
+            checkpointing=checkpointing,
+            options=options,
         )
+        self._checkpointing = checkpointing
         self._name = os.fspath(model)
         self._most = adapter_bytes
         self._most_prefixes = prefix_bytes
@@ -96,10 +105,12 @@ class LocalBackend:
     ) -> LocalBackend:
         """A backend over a model and tokenizer that are loaded already; they become its own.
 
-        `settings`: adapter_bytes, prefix_bytes, batch_tokens.
+        `settings`: adapter_bytes, prefix_bytes, batch_tokens, checkpointing.
         """
         backend = cls(name, **settings)  # type: ignore[arg-type]  # the numbers, by name
-        backend._load = lambda: _model.prepare(model, tokenizer, name=name)
+        backend._load = lambda: _model.prepare(
+            model, tokenizer, name=name, checkpointing=backend._checkpointing
+        )
         return backend
 
     def __repr__(self) -> str:

@@ -152,7 +152,7 @@ NOTHING = Seen((), 0, [])
 def prepare(
     base: BaseModel, example: Example, state: TrainingRow, before: Seen = NOTHING
 ) -> Prepared:
-    """Cut an example to the model's length; without `context_gradient` see its context, once.
+    """Cut an example to the model's length; see its context once, unless it is in the graph.
 
     The context is taken over from `before`, the keys and values of the example before this one,
     while these are of the same tokens and their positions leave room for the example. They were
@@ -161,7 +161,8 @@ def prepare(
     """
     room = max(0, base.context - len(example.ids))
     context = example.context[-room:] if room else ()
-    split = 0 if state.settings.context_gradient else max(0, len(context) - 1)
+    inside = state.settings.context_gradient or base.checkpointed
+    split = 0 if inside else max(0, len(context) - 1)
     sequence = context[split:] + example.ids
     marks = (0.0,) * (len(context) - split) + example.weights
     keep = tuple(at for at in range(len(sequence) - 1) if marks[at + 1])
@@ -298,7 +299,9 @@ def measure(
     pairs = pairs_of(cache)
     width = max(len(row.seen.ids) for row in prepared)
     found = []
-    for index, (row, losses) in enumerate(zip(prepared, torch.split(nll, list(batch.sizes)), strict=True)):
+    for index, (row, losses) in enumerate(
+        zip(prepared, torch.split(nll, list(batch.sizes)), strict=True)
+    ):
         cut = slice(width - len(row.seen.ids), width + len(row.ids))
         own = [(k[index : index + 1, :, cut], v[index : index + 1, :, cut]) for k, v in pairs]
         found.append((losses, Seen(row.seen.ids + row.ids, row.seen.first, own)))

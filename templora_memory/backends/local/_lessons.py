@@ -264,7 +264,8 @@ class Lessons:
             if settings.dropout > 0:
                 torch.manual_seed(settings.seed + members[0].counted.steps)
             rows = _learner.rows_of([m.state for m in members], dropout=settings.dropout)
-            loss, nll = _learner.batch_loss(base, batch, rows)
+            with base.learning():
+                loss, nll = _learner.batch_loss(base, batch, rows)
             loss.backward()  # type: ignore[no-untyped-call]
         if anchored := [lesson for lesson in members if lesson.anchored]:
             self._pull_back(anchored, settings.kl_weight)
@@ -305,7 +306,9 @@ class Lessons:
             self._neutral = self._make_neutral()
         rows = _learner.rows_of([lesson.state for lesson in lessons])
         turns = [lesson.counted.steps for lesson in lessons]
-        (weight * self._neutral.divergence(turns, rows)).backward()  # type: ignore[no-untyped-call]
+        with self._base.learning():
+            divergence = self._neutral.divergence(turns, rows)
+        (weight * divergence).backward()  # type: ignore[no-untyped-call]
 
     def _close(self, lesson: Lesson, after: Tensor | None, seen: _learner.Seen) -> None:
         try:

@@ -192,6 +192,11 @@ def using(rows: Rows | None) -> Iterator[None]:
         _ROWS.reset(token)
 
 
+def current() -> Rows | None:
+    """The adapters that are in use here."""
+    return _ROWS.get()
+
+
 def install(layers: Mapping[str, nn.Module]) -> None:
     """Put the hook on every layer, once for the life of the model; again changes nothing."""
     for name, module in layers.items():

@@ -7,16 +7,19 @@ import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from templora_memory._manifest import ModelIdentity
@@ -46,6 +49,8 @@ class BaseModel:
 
     `own_head` says that hidden states times the head's weights are the model's logits; where a
     model changes its logits afterwards (soft caps, scaling), its own forward makes them.
+    `checkpointed` layers compute their activations again in the backward pass instead of keeping
+    them; they cannot take stored keys and values while a gradient is wanted.
     """
 
     name: str
@@ -61,6 +66,7 @@ class BaseModel:
     identity: ModelIdentity
     own_head: bool
     keeps_logits: bool
+    checkpointed: tuple[nn.Module, ...] = ()
 
     @property
     def head(self) -> nn.Module:
@@ -78,9 +84,25 @@ class BaseModel:
         logits: Tensor = self.model(input_ids=ids, **inputs, **extra).logits
         return logits[:, -1:] if last else logits
 
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        """Around a forward whose gradient is wanted: checkpointed layers keep no activations."""
+        for layer in self.checkpointed:
+            layer.training = True  # of this module alone; what is inside stays in evaluation
+        try:
+            yield
+        finally:
+            for layer in self.checkpointed:
+                layer.training = False
+
 
 def load(
-    name: str, *, device: str | None, dtype: str | None, options: Mapping[str, Any]
+    name: str,
+    *,
+    device: str | None,
+    dtype: str | None,
+    checkpointing: bool,
+    options: Mapping[str, Any],
 ) -> BaseModel:
     """Load a model and its tokenizer, freeze it, and put the hooks on its layers.
 
@@ -106,10 +128,10 @@ def load(
     if missing := sorted(found["missing_keys"]):  # they would be random numbers
         reason = f"{len(missing)} of its weights are missing, such as {missing[0]}"
         raise ModelNotFound(_advice(name, path, ValueError(reason)))
-    return prepare(model, tokenizer, name=name)
+    return prepare(model, tokenizer, name=name, checkpointing=checkpointing)
 
 
-def prepare(model: Any, tokenizer: Any, *, name: str) -> BaseModel:
+def prepare(model: Any, tokenizer: Any, *, name: str, checkpointing: bool = False) -> BaseModel:
     """Freeze a loaded model, hook its layers, and find out what has to be known."""
     model.eval()
     model.requires_grad_(requires_grad=False)
@@ -142,7 +164,31 @@ def prepare(model: Any, tokenizer: Any, *, name: str) -> BaseModel:
         identity=_identity(name, model, tokenizer),
         own_head=_own_head(model, first.device),
         keeps_logits="logits_to_keep" in inspect.signature(model.forward).parameters,
+        checkpointed=_checkpointed(model) if checkpointing else (),
     )
+
+
+def _checkpointed(model: Any) -> tuple[nn.Module, ...]:
+    """Let the decoder's layers compute their activations again in the backward pass.
+
+    A device may run backward on a thread of its own, which does not see the adapters that the
+    forward was called with; so they are handed over.
+    """
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _lora.using(_lora.current())
+
+    found = [m for m in model.get_decoder().modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not found:
+        raise UnsupportedModel(
+            f"{type(model).__name__} cannot compute its layers again: leave checkpointing out."
+        )
+    for layer in found:
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = partial(  # noqa: SLF001  # its setter warns for nothing
+            checkpoint, use_reentrant=False, context_fn=contexts
+        )
+    return tuple(found)
 
 
 def _placement(device: str | None, dtype: str | None) -> tuple[dict[str, Any], Any]:
