@@ -12,7 +12,7 @@ help:
 	@echo "make demo    what a memory does, in the terminal, on the embedded model"
 	@echo "make test    all tests that need neither GPU, browser nor network"
 	@echo "make check   linter, formatter, types, import rules, documentation"
-	@echo "make bench   perplexity of FILE=... with and without memory (MODEL=..., TOKENS=...)"
+	@echo "make bench   what learning and answering cost, side by side (FILE=book.txt: and quality)"
 	@echo "make docs    the documentation into site/"
 	@echo "make build   wheel and source archive into dist/"
 	@echo "make setup   only install"
@@ -28,6 +28,10 @@ setup: .setup-test
 
 .setup-test: .setup-core
 	$(INSTALL) --group test
+	touch $@
+
+.setup-bench: .setup-core
+	$(INSTALL) --editable .[plots]
 	touch $@
 
 .setup-check: .setup-test
@@ -50,11 +54,14 @@ check: .setup-check
 docs: .setup-check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-MODEL ?= templora/tiny
-TOKENS ?= 20000
-bench: .setup-core
-	@test -n "$(FILE)" || { echo "Which text? make bench FILE=book.txt"; exit 2; }
-	$(BIN)/templora bench perplexity "$(FILE)" --model "$(MODEL)" --tokens $(TOKENS)
+# FILE=book.txt adds the comparison of quality; BENCH=folder says where tables and pictures go
+BENCH ?= build/bench
+bench: .setup-bench
+	mkdir -p $(BENCH)
+	$(BIN)/templora bench speed $(FILE) --plots $(BENCH) --json > $(BENCH)/speed-tiny.json
+	$(BIN)/templora bench speed --model 121m --repeats 3 --history 8000 --json > $(BENCH)/speed-121m.json
+	$(BIN)/python -m json.tool --no-ensure-ascii $(BENCH)/speed-tiny.json | head -20
+	@echo "All of it is in $(BENCH)."
 
 build: .setup-check
 	$(INSTALL) build

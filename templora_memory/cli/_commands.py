@@ -524,6 +524,69 @@ def recall(
     call.say(document, _show.recalled(report))
 
 
+@command(bench)
+def speed(  # noqa: PLR0917  # typer calls it by name
+    call: Call,
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]", help="A book, for the comparison of quality. Default: left out."
+        ),
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Runs of each side; the median counts.")] = 5,
+    chunk: Annotated[int, typer.Option(help="Tokens of a chunk.")] = 256,
+    context: Annotated[int, typer.Option(help="Tokens before a chunk.")] = 768,
+    book: Annotated[int, typer.Option(help="Tokens of the book to learn.")] = 60_000,
+    history: Annotated[
+        int, typer.Option(help="Absorbed tokens after which the last turn is timed.")
+    ] = 100_000,
+    plots: Annotated[
+        Path | None, typer.Option(help="Folder for pictures.", file_okay=False)
+    ] = None,
+) -> None:
+    """What learning and answering cost, as ratios, beside a plain loop of transformers and PEFT.
+
+    --model may also be 121m, 1b or 8b: a Llama of that size with random weights. Leave the machine
+    alone meanwhile.
+
+    **Examples**
+
+        templora bench speed book.txt --json
+        templora bench speed --model 121m --history 8000
+        templora bench speed book.txt --plots docs/results
+    """
+    from templora_memory.evaluation.speed import (  # noqa: PLC0415  # loads torch
+        SpeedSettings,
+        speed as measure_speed,
+    )
+
+    steps = [1_000, 3_000, 10_000, 30_000, 100_000]
+    settings = SpeedSettings(
+        chunk=chunk,
+        context=context,
+        repeats=repeats,
+        book=book,
+        history=(*(step for step in steps if step < history), history),
+    )
+    with _bar(call, "measurements") as bar:
+        task = bar.add_task("starting", total=10, note="")
+
+        def note(name: str) -> None:
+            bar.update(task, description=name, advance=1)
+
+        report = measure_speed(
+            call.common.model,
+            text=None if file is None else _read(file),
+            settings=settings,
+            device=call.common.device,
+            dtype=call.common.dtype,
+            progress=note,
+        )
+    if plots is not None:
+        report.plot(plots)
+    call.say(report.as_dict(), _show.speeds(report.model, report.ratios))
+
+
 # --- shared ------------------------------------------------------------------------------------
 
 

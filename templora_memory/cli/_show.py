@@ -168,6 +168,14 @@ def recalled(report: RecallReport) -> Group:
     )
 
 
+def speeds(model: str, ratios: Mapping[str, float | None]) -> Group:
+    body = [(name, _number(ratio)) for name, ratio in ratios.items()]
+    return Group(
+        _columns(("ratio", model), body),
+        Text("Times of this run stand in the JSON output; they mean nothing on another machine."),
+    )
+
+
 def perplexities(rows: Mapping[str, PerplexityReport], total: Mapping[str, Any]) -> Table:
     def row(name: str, found: Mapping[str, Any]) -> tuple[object, ...]:
         base, memory = found["base_ppl"], found["memory_ppl"]

@@ -30,6 +30,7 @@ from templora_memory._service import HEAD, TINY, ParametricMemory
 from templora_memory._version import __version__
 from templora_memory.backends.local import LocalBackend
 from templora_memory.errors import InvalidSetting, InvalidText
+from templora_memory.evaluation._plots import lines
 from templora_memory.evaluation._provenance import commit, machine
 from templora_memory.evaluation._reference_loop import ReferenceLoop, chunks
 from templora_memory.stores import DirectoryStore
@@ -95,6 +96,33 @@ class SpeedReport:
     ratios: dict[str, float | None] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     curves: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+
+    def plot(self, folder: Path) -> list[Path]:
+        """Draw the curves as SVG files into a folder.
+
+        Raises:
+            InvalidSetting: matplotlib is not installed.
+        """
+        turns, shown = (self.curves[f"turn_by_{kind}_tokens"] for kind in ("absorbed", "prompt"))
+        return [
+            lines(
+                folder / "turn.svg",
+                {
+                    "history in weights": (turns, "absorbed_tokens", "turn_seconds"),
+                    "history in the prompt": (shown, "prompt_tokens", "turn_seconds"),
+                },
+                title=f"A turn of {ANSWER} tokens, {self.model}",
+                x="tokens of history",
+                y="seconds",
+            ),
+            lines(
+                folder / "absorb.svg",
+                {"absorbing": (turns, "absorbed_tokens", "absorb_seconds_per_chunk")},
+                title=f"Learning a chunk of {self.settings.chunk} tokens, {self.model}",
+                x="tokens learned before",
+                y="seconds",
+            ),
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "version": __version__, "commit": commit(), "machine": machine()}
