@@ -11,7 +11,7 @@ import torch
 from templora_memory import Document, Learning
 from templora_memory.backends.local import _learner, _lessons, _lora
 from templora_memory.backends.local._lessons import Lesson, Lessons
-from templora_memory.backends.local._neutral import WINDOW, Neutral, bundled_text
+from templora_memory.backends.local._neutral import WINDOW, Neutral, bundled_talk, bundled_text
 from templora_memory.backends.local._worker import Worker
 from templora_memory.backends.local.recipes import Example
 from templora_memory.errors import Cancelled, Closed, LearningFailed
@@ -327,6 +327,32 @@ def test_the_bundled_text_fills_several_pieces(make_backend):
     pieces = Neutral(loaded.base, loaded.text, bundled_text())._ids
     assert pieces.shape[1] == WINDOW
     assert len(pieces) > 8
+
+
+def test_a_chat_model_reads_a_conversation_too(make_backend):
+    loaded = make_backend()._now
+    prose = Neutral(loaded.base, loaded.text, bundled_text())._ids
+    mixed = Neutral(loaded.base, loaded.text, bundled_text(), bundled_talk())._ids
+    marked = (mixed >= 256).any(dim=1)  # control tokens of the template
+    assert 0 < marked.sum() == len(mixed) - len(prose)
+    assert not marked[0]
+    assert not marked[-1]  # they come in between
+    said = [loaded.text.decode(row.tolist()) for row in mixed[marked]]
+    assert any("How are you today?" in text for text in said)
+
+
+def test_a_model_without_a_chat_template_reads_prose_alone(make_backend):
+    loaded = make_backend(template=None)._now
+    prose = Neutral(loaded.base, loaded.text, bundled_text())._ids
+    assert torch.equal(
+        Neutral(loaded.base, loaded.text, bundled_text(), bundled_talk())._ids, prose
+    )
+
+
+def test_the_bundled_conversation_goes_by_turns():
+    roles = [message.role for message in bundled_talk()]
+    assert roles == ["user", "assistant"] * (len(roles) // 2)
+    assert len(roles) > 40
 
 
 def test_a_short_text_is_one_piece(make_backend):

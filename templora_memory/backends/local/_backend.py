@@ -25,7 +25,7 @@ from templora_memory.backends.local._generator import (
     LocalStream,
 )
 from templora_memory.backends.local._lessons import Lesson, Lessons
-from templora_memory.backends.local._neutral import Neutral, bundled_text
+from templora_memory.backends.local._neutral import Neutral, bundled_talk, bundled_text
 from templora_memory.backends.local._session import LocalText
 from templora_memory.backends.local._text import PLAIN_STOP, Text
 from templora_memory.backends.local._worker import Slices, Worker
@@ -46,7 +46,9 @@ class _Loaded:
         self.base = base
         self.text = Text(base.tokenizer)
         lessons = Lessons(
-            base, lambda: Neutral(base, self.text, bundled_text()), most_tokens=batch_tokens
+            base,
+            lambda: Neutral(base, self.text, bundled_text(), bundled_talk()),
+            most_tokens=batch_tokens,
         )
         self.worker = Worker(DecodeBatch(base, self.text), lessons)
 

@@ -14,6 +14,7 @@ from importlib import resources
 import torch
 from torch import Tensor
 
+from templora_memory._messages import Message
 from templora_memory.backends.local import _lora, _loss
 from templora_memory.backends.local._model import BaseModel
 from templora_memory.backends.local._text import Text
@@ -24,20 +25,42 @@ WINDOW = 128
 
 def bundled_text() -> str:
     """English prose on many everyday subjects, written for this package."""
-    file = resources.files("templora_memory.backends.local") / "neutral.txt"
+    return _bundled("neutral.txt")
+
+
+def bundled_talk() -> tuple[Message, ...]:
+    """A conversation about nothing in particular, written for this package."""
+    lines = _bundled("neutral_chat.txt").splitlines()
+    return tuple(
+        Message("assistant" if number % 2 else "user", line) for number, line in enumerate(lines)
+    )
+
+
+def _bundled(name: str) -> str:
+    file = resources.files("templora_memory.backends.local") / name
     return file.read_text(encoding="utf-8")
 
 
 class Neutral:
-    """Pieces of a text, and the base model's hidden states for them."""
+    """Pieces of texts, and the base model's hidden states for them.
 
-    def __init__(self, base: BaseModel, text: Text, words: str) -> None:
-        ids = text.encode(words)
+    Args:
+        base: the model.
+        text: its tokenizer.
+        words: prose.
+        talk: a conversation, for a model with a chat template; its pieces come among those of the
+            prose, so that a chat model goes on answering as one.
+    """
+
+    def __init__(
+        self, base: BaseModel, text: Text, words: str, talk: Sequence[Message] = ()
+    ) -> None:
         first = [] if base.start_token is None else [base.start_token]
-        size = min(WINDOW, base.context) - len(first)
-        pieces = [[*first, *ids[at : at + size]] for at in range(0, len(ids) - size + 1, size)]
+        prose = _pieces(first, text.encode(words), base.context)
+        spoken = [] if text.plain or not talk else text.dialogue(talk, lead=True).ids
+        chat = _pieces([], spoken, base.context)
         self._base = base
-        self._ids = torch.tensor(pieces or [[*first, *ids]], device=base.device)
+        self._ids = torch.tensor(_mixed(prose, chat), device=base.device)
         with torch.no_grad():
             self._hidden = torch.cat([base.hidden(row[None], use_cache=False) for row in self._ids])
 
@@ -60,3 +83,19 @@ class Neutral:
         with torch.no_grad():
             wanted = base.logits(ids, last=False, use_cache=False).float().log_softmax(-1)
         return (wanted.exp() * (wanted - found)).sum() / ids.shape[1]
+
+
+def _pieces(first: Sequence[int], ids: Sequence[int], most: int) -> list[list[int]]:
+    """All whole pieces of WINDOW tokens, or the text itself if it is shorter."""
+    size = min(WINDOW, most) - len(first)
+    whole = [[*first, *ids[at : at + size]] for at in range(0, len(ids) - size + 1, size)]
+    return whole or ([[*first, *ids]] if ids else [])
+
+
+def _mixed(prose: list[list[int]], chat: list[list[int]]) -> list[list[int]]:
+    """The pieces of a conversation at even distances among those of the prose."""
+    chat = [piece for piece in chat if len(piece) == len(prose[0])]
+    places = [
+        ((at + 0.5) / len(kind), piece) for kind in (prose, chat) for at, piece in enumerate(kind)
+    ]
+    return [piece for _, piece in sorted(places, key=lambda place: place[0])]
