@@ -28,6 +28,7 @@ from tools.train_tiny.train import loss_of
 ANSWER_WEIGHT = 2  # marks answers in `encode`'s weights; every other token has weight 1
 ANSWER_TOKENS = 48
 SAMPLE_TOKENS = 96
+LESSON_TOKENS = 320
 SCORED_ROWS, ANSWERED_ROWS = 8, 32  # at a time
 Row = tuple[list[int], list[int]]
 
@@ -73,6 +74,7 @@ def evaluate(
                 _score(trained, what, asked)
                 for what, asked in question_sets(settings, people, each).items()
             ],
+            "teaching": _teaching(trained, settings, people),
             "samples": _samples(trained, settings),
         }
     (work / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
@@ -212,28 +214,76 @@ def _complete(trained: Trained, prompts: Sequence[str], tokens: int, **sampling:
     return texts
 
 
-def _samples(trained: Trained, settings: Settings) -> list[dict[str, str]]:
+STORIES = ("Once upon a time there was a little fox who", "The old man looked at the sea.")
+SAMPLING = {"do_sample": True, "temperature": 0.5, "top_p": 0.9, "top_k": 0}
+
+
+def _conversations(settings: Settings) -> list[tuple[str, list[str]]]:
+    """Six beginnings (system message or nothing) and what the user says, turn by turn."""
     rng = Random(settings.seed + 6)
-    stranger = world.draw_persona(rng, held_out=True)
-    bio, resident = world.bio_third(stranger, rng), resident_people(settings)[0]
-    documents: list[Document] = [
-        "Once upon a time there was a little fox who",
-        "The old man looked at the sea.",
-        [("user", "Hello! How are you today?")],
-        [("user", "What do you like to do in your free time?")],
-        [("system", f"You are {stranger.name}. {bio}"), ("user", "Hello. What is your name?")],
-        [("user", f"Write questions and answers about this text.\n\n{bio}")],
-        [("system", f"You are {resident.name}."), ("user", "Where do you live?")],
-        [
-            ("user", "My name is Dara Millbrook."),
-            ("assistant", "Nice to meet you, Dara."),
-            ("user", "I keep a lame duck called Bo."),
-            ("assistant", "I will remember that."),
-            ("user", "What pet do I have?"),
-        ],
+    one, two, three = (world.draw_persona(rng, held_out=True, facts=(7, 7)) for _ in range(3))
+    return [
+        ("", ["Hello! How are you today?", "I am fine too. What do you like to do for fun?",
+              "That sounds nice. How often do you do that?", "I have to go now. Goodbye!"]),
+        (f"You are {one.name}. {world.bio_third(one, rng)}",
+         ["Hello. Who are you?", *(world.ask(one, key, rng, second=True) for key, _ in one.facts[:2]),
+          "It was nice to talk with you."]),
+        (f"You are {two.name}. {world.bio_first(two, rng)}",
+         ["Tell me about yourself.", "How are you today?",
+          world.ask(two, two.facts[3][0], rng, second=True), "Thank you."]),
+        (world.bio_third(three, rng),
+         [world.ask(three, key, rng, second=False) for key, _ in three.facts[2:6]]),
+        ("", ["My name is Dara Millbrook.", "I keep a lame duck called Bo.", "My favourite food is pear cake.",
+              "What pet do I have?"]),
+        ("", ["Hi! Do you have any pets?", "What is your favorite food?", "I like that too.",
+              "What do you do for a living?"]),
+    ]  # fmt: skip
+
+
+def _samples(trained: Trained, settings: Settings) -> list[dict[str, str]]:
+    """Six conversations and two stories, first draw."""
+    talks = _conversations(settings)
+    chats: list[list[world.Turn]] = [[("system", system)] if system else [] for system, _ in talks]
+    for turn in range(len(talks[0][1])):
+        for chat, (_, says) in zip(chats, talks, strict=True):
+            chat.append(("user", says[turn]))
+        prompts = [_prompt(chat) for chat in chats]
+        answers = _complete(trained, prompts, ANSWER_TOKENS, **SAMPLING)
+        for chat, answer in zip(chats, answers, strict=True):
+            chat.append(("assistant", answer))
+    shown = [
+        {"prompt": "", "text": "\n".join(f"{role}: {content}" for role, content in chat)}
+        for chat in chats
     ]
-    prompts = [_prompt(document) for document in documents]
-    texts = _complete(
-        trained, prompts, SAMPLE_TOKENS, do_sample=True, temperature=0.7, top_p=0.95, top_k=0
-    )
-    return [{"prompt": p, "text": t} for p, t in zip(prompts, texts, strict=True)]
+    texts = _complete(trained, STORIES, SAMPLE_TOKENS, **SAMPLING)
+    return shown + [{"prompt": p, "text": t} for p, t in zip(STORIES, texts, strict=True)]
+
+
+# --- the teacher -------------------------------------------------------------------------------
+
+
+def _teaching(trained: Trained, settings: Settings, people: int) -> dict[str, int]:
+    """How true and how complete the questions and answers are that it writes about strangers."""
+    rng = Random(settings.seed + 7)
+    group = [world.draw_persona(rng, held_out=True, facts=(6, 6)) for _ in range(people)]
+    prompts = []
+    for persona in group:
+        lead = f"Write questions to {persona.given}, and what {persona.given} answers."
+        prompts.append(_prompt([("user", f"{lead}\n\n{world.bio(persona, rng)}")]))
+    written = _complete(trained, prompts, LESSON_TOKENS)
+    answers = true = covered = 0
+    for persona, text in zip(group, written, strict=True):
+        said = [line for line in text.splitlines() if line.startswith("A:")]
+        found = [
+            {key for key, value in persona.facts if Question([], value).accepts(line)}
+            for line in said
+        ]
+        answers += len(said)
+        true += sum(map(bool, found))
+        covered += len(set().union(*found))
+    return {
+        "answers": answers,
+        "true": true,
+        "facts": sum(len(persona.facts) for persona in group),
+        "covered": covered,
+    }

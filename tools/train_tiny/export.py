@@ -186,6 +186,13 @@ def _figures(figures: dict[str, Any] | None) -> str:
         f"| {row['what']} | {row['right']} of {row['asked']} ({row['right'] / row['asked']:.0%}) |"
         for row in figures["questions"]
     ]
+    taught = figures["teaching"]
+    true, covered = (
+        f"{taught['true']} of {taught['answers']}",
+        f"{taught['covered']} of {taught['facts']}",
+    )
+    rows.append(f"| answers that it wrote itself about a text, true to it | {true} |")
+    rows.append(f"| facts of these texts in its answers | {covered} |")
     return "\n".join([*table, "| questions | right |", "| --- | --- |", *rows])
 
 
@@ -193,5 +200,8 @@ def _samples(figures: dict[str, Any] | None) -> str:
     if figures is None:
         return "None for these weights."
     return "\n\n".join(
-        f"```text\n{row['prompt']} [...]\n>>> {row['text']}\n```" for row in figures["samples"]
+        f"```text\n{row['prompt']} [...] {row['text']}\n```"
+        if row["prompt"]
+        else f"```text\n{row['text']}\n```"
+        for row in figures["samples"]
     )
