@@ -16,7 +16,7 @@ from templora_memory.errors import InvalidSetting
 Targets: TypeAlias = Literal["all-linear", "mlp", "attention"]
 Schedule: TypeAlias = Literal["constant", "released"]
 PRESETS = ("default", "reference")
-RECIPES = ("statements", "continue")
+RECIPES = ("auto", "continue", "statements", "study")
 DEFAULT_WINDOW = 4096  # tokens; longer prompts cost more than they give a memory in weights
 _TOKENS_MIN = 16
 _MOST_SEED = 2**63
@@ -160,10 +160,13 @@ class Policy:
         reply_tokens: most tokens of a reply; the prompt gets `window - reply_tokens`.
         chunk: tokens that leave the window before one update (the paper's delta).
         keep_turns: newest turns that stay in the prompt verbatim, at least 1.
-        recipe: what an absorb trains on: "continue" is plain next-token training, as published;
-            "statements" (the default) does the same, but learns a short document sentence by
-            sentence, each as something the assistant says. Many passes over plain text would make
-            a chat model forget where its answers end.
+        recipe: what an absorb trains on. "continue": next-token training on the text, as
+            published. "study": the model itself writes questions and answers about a document,
+            with the text in its prompt, and learns them beside the text. "statements": a short
+            document sentence by sentence, each as something the assistant says, because many
+            passes over plain text would make a chat model forget where its answers end; the rest
+            as "continue". "auto" (the default): short documents are studied, everything else
+            continued.
         learning: how.
         keep_revisions: newest revisions that stay on disk for edits and rollback.
         ttl: seconds without use after which the start-up sweep forgets a memory; None: never.
@@ -173,7 +176,7 @@ class Policy:
     reply_tokens: int | None = None
     chunk: int | None = None
     keep_turns: int = 2
-    recipe: str = "statements"
+    recipe: str = "auto"
     learning: Learning = field(default_factory=Learning)
     keep_revisions: int = 4
     ttl: float | None = None

@@ -92,7 +92,11 @@ class AbsorbReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbsorbProgress:
-    """How far an absorb is. `chunk` counts from 1; `perplexity` is of the chunk just learned."""
+    """How far an absorb is.
+
+    `chunk` counts from 1 to `chunks`; chunks that are learned in several rounds (short documents)
+    count once a round. `tokens` are distinct ones. `perplexity` is that of the chunk just learned.
+    """
 
     chunk: int
     chunks: int

@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 
 from templora_memory import Document, Learning, Message
+from templora_memory._policy import RECIPES as NAMES
 from templora_memory._ports import LearnRequest
-from templora_memory.backends.local.recipes import RECIPES
+from templora_memory.backends.local.recipes import RECIPES, Tools
+from templora_memory.backends.local.recipes._study import DEALT, WRITTEN, dealt, pairs
+from templora_memory.errors import Cancelled
 
 BIO = 'Ada keeps bees. "Where?" On the roof!\n\nName: Ada\nPet: a cat'
 REQUEST = LearnRequest(
@@ -22,8 +25,16 @@ def text(make_backend):
     return make_backend()._now.text
 
 
-def made(recipe, request, text, start=None):
-    examples = RECIPES[recipe](request, text, start)
+def silent(prompts, *, max_tokens):  # noqa: ARG001  # as the port is
+    pytest.fail("nothing is to be written")
+
+
+def tools(text, write=silent, *, room=600):
+    return Tools(text=text, start=None, room=room, write=write)
+
+
+def made(recipe, request, text, write=silent):
+    examples = RECIPES[recipe](request, tools(text, write))
     seen = "".join(text.decode(e.ids, special=True) for e in examples)
     learned = "".join(
         text.decode([i for i, w in zip(e.ids, e.weights, strict=True) if w], special=True)
@@ -51,12 +62,12 @@ def test_statements_leave_streams_long_texts_and_dialogues_as_they_are(text, cha
     request = replace(REQUEST, **changes)
     if "items" in changes:
         request = replace(request, least_steps=0)
-    assert RECIPES["statements"](request, text, None) == RECIPES["continue"](request, text, None)
+    assert RECIPES["statements"](request, tools(text)) == RECIPES["continue"](request, tools(text))
 
 
 def test_a_model_without_a_chat_template_gets_plain_text(make_backend):
     text = make_backend(template=None)._now.text
-    assert RECIPES["statements"](REQUEST, text, None) == RECIPES["continue"](REQUEST, text, None)
+    assert RECIPES["statements"](REQUEST, tools(text)) == RECIPES["continue"](REQUEST, tools(text))
 
 
 def test_continue_cuts_even_chunks_each_after_what_stood_before(text):
@@ -64,7 +75,7 @@ def test_continue_cuts_even_chunks_each_after_what_stood_before(text):
         REQUEST, items=(Document("x" * 100),), chunk=40, least_steps=0,
         before=(Document("what stood before "),),
     )  # fmt: skip
-    examples = RECIPES["continue"](request, text, None)
+    examples = RECIPES["continue"](request, tools(text))
     assert [len(example.ids) for example in examples] == [33, 33, 34]
     assert text.decode(examples[0].context) == "what stood before \n\n"[:18]
     assert text.decode(examples[1].context).endswith("x" * 33)
@@ -74,4 +85,108 @@ def test_continue_cuts_even_chunks_each_after_what_stood_before(text):
 def test_the_released_form_cuts_exact_chunks_and_lets_a_rest_stand(text):
     settings = Learning(even_chunks=False, context=64)
     request = replace(REQUEST, items=(Document("x" * 100),), chunk=40, settings=settings)
-    assert [len(e.ids) for e in RECIPES["continue"](request, text, None)] == [40, 40, 20]
+    assert [len(e.ids) for e in RECIPES["continue"](request, tools(text))] == [40, 40, 20]
+
+
+def test_the_policy_knows_every_recipe():
+    assert sorted(RECIPES) == sorted(NAMES)
+
+
+# --- study -------------------------------------------------------------------------------------
+
+
+class Teacher:
+    """Writes one question and answer for the last line of each prompt."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, prompts, *, max_tokens):
+        assert max_tokens == WRITTEN
+        self.asked = [prompt[0].content for prompt in prompts]
+        lines = [content.splitlines()[-1] for content in self.asked]
+        return [f"Q: What about {i}?\nA: {line}" for i, line in enumerate(lines)]
+
+
+def test_a_document_is_studied_sentence_by_sentence_with_the_text_in_the_prompt(text):
+    teacher = Teacher()
+    seen, learned = made("study", REQUEST, text, teacher)
+    stated = ["Ada keeps bees.", "On the roof!", "Name: Ada", "Pet: a cat"]
+    assert [asked.splitlines()[-1] for asked in teacher.asked] == [s for s in stated for _ in "ab"]
+    assert all(asked.startswith(BIO) for asked in teacher.asked)
+    assert "<|user|>What about 0?<|end|><|assistant|>Ada keeps bees.<|end|>" in seen
+    assert "What about" not in learned
+    assert learned.count("Pet: a cat<|end|>") == 3  # two answers, and what the text says itself
+
+
+def test_questions_about_one_sentence_stand_in_different_examples(text):
+    asked = [(f"Question {i}?", f"Answer {i // 6}.") for i in range(4 * DEALT)]
+    examples = dealt(asked, tools(text))
+    assert len(examples) == 4
+    for example in examples:
+        shown = text.decode(example.ids)
+        assert len({line for line in shown.split("Question") if line}) == DEALT
+        assert shown.count("Answer 0.") <= 2
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ("Q: Who?\nA: Ada.", [("Who?", "Ada.")]),
+        ("Sure!\nQ:  Who?\n\nA: Ada. \nQ: Who?\nA: Ada.", [("Who?", "Ada.")]),
+        ("Q: Who?\nQ: Where?\nA: There.", [("Where?", "There.")]),
+        ("Q: Who?", []),
+        ("A: Ada.\nQ: Who?", []),
+        ("Q: \nA: Ada.", []),
+        ("no pair at all", []),
+    ],
+)
+def test_what_is_no_pair_is_left_out(written, found):
+    assert pairs([written]) == found
+
+
+def test_a_model_that_writes_nothing_useful_learns_statements(text):
+    def write(prompts, *, max_tokens):  # noqa: ARG001  # as the port is
+        return ["I cannot do that."] * len(prompts)
+
+    want = RECIPES["statements"](REQUEST, tools(text))
+    assert RECIPES["study"](REQUEST, tools(text, write)) == list(want)
+
+
+def test_a_model_without_a_chat_template_is_not_asked(make_backend):
+    text = make_backend(template=None)._now.text
+    assert RECIPES["study"](REQUEST, tools(text)) == RECIPES["continue"](REQUEST, tools(text))
+
+
+def test_dialogues_are_not_studied(text):
+    said = (Message("user", "Hi"), Message("assistant", "Hello."))
+    request = replace(REQUEST, items=said, least_steps=0)
+    assert RECIPES["study"](request, tools(text)) == RECIPES["continue"](request, tools(text))
+
+
+def test_auto_studies_short_documents_and_continues_the_rest(text):
+    teacher = Teacher()
+    assert made("auto", REQUEST, text, teacher) == made("study", REQUEST, text, Teacher())
+    long = replace(REQUEST, chunk=1)
+    assert RECIPES["auto"](long, tools(text)) == RECIPES["continue"](long, tools(text))
+
+
+def test_a_text_longer_than_the_model_is_studied_in_pieces(text):
+    teacher = Teacher()
+    items = (Document("Ada keeps bees on the roof. " * 40),)
+    RECIPES["study"](replace(REQUEST, items=items), tools(text, teacher))
+    assert teacher.asked
+    assert all(
+        len(text.prompt([Message("user", asked)])) <= 600 - WRITTEN for asked in teacher.asked
+    )
+
+
+def test_the_backend_lets_the_base_model_write_in_one_batch(make_backend):
+    backend = make_backend(max_position_embeddings=1024)
+    prompts = [(Message("user", f"Tell me about day {n} of the week."),) for n in range(20)]
+    alone = [
+        backend._write([prompt], max_tokens=9, cancelled=lambda: False)[0] for prompt in prompts
+    ]
+    assert backend._write(prompts, max_tokens=9, cancelled=lambda: False) == alone
+    with pytest.raises(Cancelled):
+        backend._write(prompts, max_tokens=9, cancelled=lambda: True)

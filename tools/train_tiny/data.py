@@ -204,13 +204,14 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 
 
 PERSONA_KINDS = (
-    (world.chat_with_bio, 0.34),
-    (world.reading, 0.26),
+    (world.chat_with_bio, 0.30),
+    (world.reading, 0.22),
     (world.about_user, 0.08),
-    (world.retell, 0.06),
-    (world.write_questions, 0.08),
-    (world.lookup, 0.10),
-    (world.tale, 0.08),
+    (world.retell, 0.05),
+    (world.study, 0.16),
+    (world.write_questions, 0.05),
+    (world.lookup, 0.07),
+    (world.tale, 0.07),
 )
 
 

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from templora_memory.backends.local.recipes._sentences import sentences, states
+from templora_memory.backends.local.recipes._study import ABOUT, TO
 from tools.train_tiny.phrasings import (
     ASK,
     FIRST,
@@ -1562,6 +1564,45 @@ def write_questions(rng: Random) -> list[Turn]:
     ]
     asked = f"{lead}\n\n{text}" if rng.random() < 0.6 else f"{text}\n\n{lead}"
     return [("user", asked), ("assistant", "\n".join(rows))]
+
+
+def study(rng: Random) -> list[Turn]:
+    """Three questions and answers to one sentence of a text, as the recipe `study` asks for them."""
+    persona = draw_persona(rng, facts=(3, 12))
+    text = bio(persona, rng)
+    pieces = [piece for piece in sentences(text) if states(piece)]
+    second = rng.random() < 0.5
+    key, value = rng.choice(persona.facts)
+    named = [piece for piece in pieces if persona.name in piece and value not in piece][:1]
+    if named and rng.random() < 0.06:
+        sentence = named[0]
+        rows = _name_questions(persona, rng, second=second)
+    else:
+        told = [piece for piece in pieces if value.lower() in piece.lower()]
+        sentence = rng.choice(told)
+        asked = {ask(persona, key, rng, second=second) for _ in range(9)}
+        rows = [
+            (question, answer(persona, key, rng, second=second))
+            for question in rng.sample(sorted(asked), min(3, len(asked)))
+        ]
+    form = TO if second else ABOUT
+    written = "\n".join(f"Q: {question}\nA: {said}" for question, said in rows)
+    return [("user", form.format(text=text, sentence=sentence)), ("assistant", written)]
+
+
+def _name_questions(persona: Persona, rng: Random, *, second: bool) -> list[Turn]:
+    if second:
+        asked = [
+            "What is your name?",
+            "Who are you?",
+            "How are you called?",
+            "May I ask your name?",
+        ]
+        said = ["My name is {}.", "I am {}.", "You may call me {}.", "They call me {}."]
+    else:
+        asked = ["Who is this about?", "What is the name?", "Whose bio is this?", "Who is it?"]
+        said = ["{}.", "This is about {}.", "The name is {}.", "It is {}."]
+    return [(question, rng.choice(said).format(persona.name)) for question in rng.sample(asked, 3)]
 
 
 def retell(rng: Random) -> list[Turn]:

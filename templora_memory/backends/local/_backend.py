@@ -6,6 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from templora_memory._manifest import ModelIdentity
 from templora_memory._messages import Message
-from templora_memory._policy import ModelLimits
+from templora_memory._policy import ModelLimits, Sampling
 from templora_memory._ports import Adapter, GenerateRequest, LearnRequest, ScoreRequest
 from templora_memory._reports import AbsorbProgress, LearnStats
 from templora_memory.backends.local import _learner, _lora, _model
@@ -29,14 +30,16 @@ from templora_memory.backends.local._neutral import Neutral, bundled_talk, bundl
 from templora_memory.backends.local._session import LocalText
 from templora_memory.backends.local._text import PLAIN_STOP, Text
 from templora_memory.backends.local._worker import Slices, Worker
-from templora_memory.backends.local.recipes import RECIPES
-from templora_memory.errors import Closed, InvalidSetting, InvalidText, PromptTooLong
+from templora_memory.backends.local.recipes import RECIPES, Tools
+from templora_memory.errors import Cancelled, Closed, InvalidSetting, InvalidText, PromptTooLong
 
 ADAPTER_BYTES = 512 << 20
 """How much memory loaded adapters may take; the least recently used leave first."""
 PREFIX_BYTES = 256 << 20
 """How much memory the keys and values of ended answers may take; the least recently used leave."""
 BATCH_TOKENS = 2048
+WRITERS = 16
+"""Answers that a recipe lets the model write at once."""
 
 
 class _Loaded:
@@ -220,7 +223,13 @@ class LocalBackend:
                 f"chunk is {request.chunk} tokens, more than the model's {base.context}: make it "
                 "smaller."
             )
-        examples = RECIPES[request.recipe](request, loaded.text, base.start_token)
+        tools = Tools(
+            text=loaded.text,
+            start=base.start_token,
+            room=base.context,
+            write=partial(self._write, cancelled=cancelled),
+        )
+        examples = RECIPES[request.recipe](request, tools)
         if request.start is None:
             targets = _lora.choose_targets(base.layers, settings.targets)
             start = _lora.fresh_weights(_lora.Layout(targets, settings.rank), settings, base.device)
@@ -246,37 +255,77 @@ class LocalBackend:
             _learner.save_state(into, learned.state, learned.counted)
         return learned.stats
 
+    def _write(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        *,
+        max_tokens: int,
+        cancelled: Callable[[], bool],
+    ) -> list[str]:
+        """Greedy answers of the base model. The first one's keys and values serve the others."""
+        common: Computed | None = None
+        texts: list[str] = []
+        for start in range(0, len(prompts), WRITERS):
+            streams: list[tuple[Answer, LocalStream]] = []
+            for messages in prompts[start : start + WRITERS]:
+                if cancelled():
+                    raise Cancelled("The absorb was cancelled; the old revision stays.")
+                prompt = self._now.text.prompt(messages)
+                answer = self._answer_to(prompt, max_tokens, sampling=Sampling())
+                if common is not None:
+                    answer.cache = common.beginning(prompt)
+                answer.keep_cache = common is None
+                stream = LocalStream(answer.channel)
+                self._now.worker.answer(answer)
+                if common is None:
+                    texts.append(stream.completion.text)
+                    common = answer.computed
+                else:
+                    streams.append((answer, stream))
+            texts += [stream.completion.text for _, stream in streams]
+        return texts
+
     # --- answering -----------------------------------------------------------------------------
 
     def stream(self, request: GenerateRequest) -> LocalStream:
         loaded = self._now
         adapter = request.adapter if request.strength else None
         prompt = loaded.text.prompt(request.messages)
-        room = loaded.base.context - request.max_tokens
-        if len(prompt) > room:
-            raise PromptTooLong(
-                f"The prompt has {len(prompt)} tokens and the reply may have {request.max_tokens}: "
-                f"together more than the model's {loaded.base.context}."
-            )
-        stop = request.sampling.stop
         # nothing is shared between requests without a memory: they may come from anybody
         kept = f"{adapter.version}*{request.strength}" if adapter and self._most_prefixes else ""
-        answer = Answer(
-            prompt=tuple(prompt),
-            weights=self._weights(adapter) if adapter else None,
-            version=adapter.version if adapter else "",
-            strength=request.strength,
-            sampling=request.sampling,
-            stop=(*stop, PLAIN_STOP) if loaded.text.plain else stop,
-            most=request.max_tokens,
-            channel=Channel(),
-            cache=self._known_prefix(kept, prompt) if kept else None,
-            keep_cache=bool(kept),
-            kept=self._keep_prefix(kept) if kept else None,
-        )
+        answer = self._answer_to(prompt, request.max_tokens, sampling=request.sampling)
+        if adapter:
+            answer.weights, answer.version = self._weights(adapter), adapter.version
+            answer.strength = request.strength
+        if kept:
+            answer.cache = self._known_prefix(kept, prompt)
+            answer.keep_cache, answer.kept = True, self._keep_prefix(kept)
         stream = LocalStream(answer.channel)
         loaded.worker.answer(answer)
         return stream
+
+    def _answer_to(self, prompt: Sequence[int], most: int, *, sampling: Sampling) -> Answer:
+        """An answer of the base model, not yet begun.
+
+        Raises:
+            PromptTooLong: prompt and answer do not fit the model.
+        """
+        base, plain = self._now.base, self._now.text.plain
+        if len(prompt) > base.context - most:
+            raise PromptTooLong(
+                f"The prompt has {len(prompt)} tokens and the reply may have {most}: "
+                f"together more than the model's {base.context}."
+            )
+        return Answer(
+            prompt=tuple(prompt),
+            weights=None,
+            version="",
+            strength=0.0,
+            sampling=sampling,
+            stop=(*sampling.stop, PLAIN_STOP) if plain else sampling.stop,
+            most=most,
+            channel=Channel(),
+        )
 
     def open_text(self, prompt: str, *, window: int) -> LocalText:
         loaded = self._now

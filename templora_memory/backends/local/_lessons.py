@@ -45,7 +45,8 @@ class Lesson:
         examples: in training order.
         settings: rate and so on.
         chunk: tokens of a whole chunk; shorter ones move the adapter less.
-        least_steps: optimizer steps to take in all, also if that means additional passes.
+        least_steps: optimizer steps to take in all, also if that means additional passes. These go
+            round the examples; otherwise each example gets its epochs and is not seen again.
         resume: folder with optimizer state to go on from.
         progress: called after each example.
         cancelled: asked before each step.
@@ -77,24 +78,33 @@ class Lesson:
         self.counted = _learner.Progress()
         if settings.carry_optimizer and resume is not None:
             self.counted = _learner.load_state(resume, self.state)
-        self.passes = max(settings.epochs, math.ceil(least_steps / len(self._examples)))
-        self.anchored = settings.kl_weight > 0 and self.passes > settings.epochs
+        wanted = math.ceil(least_steps / len(self._examples))
+        more = wanted > settings.epochs
+        self._rounds, self._passes = (wanted, 1) if more else (1, settings.epochs)
+        self.anchored = settings.kl_weight > 0 and more
         self.result: Future[Learned] = Future()
         self.cancelled = cancelled
         self._chunk = chunk
         self._progress = progress
+        self._round = 0
         self._number = 0  # of the example
-        self._pass = 0
+        self._pass = 0  # over it in this round
         self._now: _learner.Prepared | None = None
         self._seen = _learner.NOTHING  # of the example before
         self._began = 0.0
-        self._before: Tensor | None = None
-        self._stats: list[ChunkStats] = []
+        self._seconds = [0.0] * len(self._examples)
+        self._before: dict[int, Tensor] = {}  # losses when an example was first seen
+        self._after: dict[int, Tensor | None] = {}
 
     @property
     def over(self) -> bool:
         """Whether every example is learned."""
-        return self._number == len(self._examples)
+        return self._round == self._rounds
+
+    @property
+    def measured(self) -> bool:
+        """Whether the example at hand is seen for the last time and wants to be measured."""
+        return self.settings.measure and self._round == self._rounds - 1
 
     @property
     def length(self) -> int:
@@ -112,48 +122,61 @@ class Lesson:
         return self._now
 
     def _next(self) -> None:
-        self._number += 1
         self.counted.chunks += 1
-        self._pass, self._now, self._before = 0, None, None
+        self._pass, self._now = 0, None
+        self._number += 1
+        if self._number == len(self._examples):
+            self._number, self._round = 0, self._round + 1
 
     def step(self, nll: Tensor) -> bool:
-        """Take a step with the gradients at hand; returns whether this example is learned."""
+        """Take a step with the gradients at hand; returns whether this example has its passes."""
         assert self._now is not None  # noqa: S101  # it was prepared
         share = min(1.0, len(self._now.labels) / self._chunk) if self.settings.scale_short else 1.0
         factor = _learner.rate_factor(self.settings, self.counted.chunks)
         self.state.step(factor * share)
         self.counted.steps += 1
-        self._before = nll if self._before is None else self._before
+        self._before.setdefault(self._number, nll)
         self._pass += 1
-        return self._pass == self.passes
+        return self._pass == self._passes
 
-    def note(self, after: Tensor | None, seen: _learner.Seen) -> None:
-        """Close the example, with its losses and its keys and values as they are now."""
+    def note(self, nll: Tensor, after: Tensor | None, seen: _learner.Seen) -> None:
+        """Go on to the next example.
+
+        Args:
+            nll: losses of this one before its newest step.
+            after: its losses after it, if they were measured.
+            seen: its keys and values then.
+        """
         self._seen = seen if self.settings.reuse_context else _learner.NOTHING
-        assert self._before is not None  # noqa: S101  # a step was taken
-        self._stats.append(_stats(self._before, after, time.monotonic() - self._began))
+        self._seconds[self._number] += time.monotonic() - self._began
+        if self._round == self._rounds - 1:
+            self._after[self._number] = after
+        done = self._round * len(self._examples) + self._number + 1
         self._next()
-        now = self._stats[-1]
-        shown = now.nll_before if now.nll_after is None else now.nll_after
         self._progress(
             AbsorbProgress(
-                chunk=self._number,
-                chunks=len(self._examples),
-                tokens=sum(chunk.tokens for chunk in self._stats),
-                perplexity=math.exp(min(700.0, shown)),
+                chunk=done,
+                chunks=self._rounds * len(self._examples),
+                tokens=sum(len(losses) for losses in self._before.values()),
+                perplexity=math.exp(min(700.0, float((nll if after is None else after).mean()))),
             )
         )
 
     def end(self) -> None:
         """Hand out the result."""
-        if not self._stats:
+        if not self._before:
             raise LearningFailed("There is nothing to train on: the text is a single token.")
         if not self.state.finite:  # the last step is not measured by everybody
             raise LearningFailed(
                 "The adapter came to hold values that are not finite; the old revision stays. "
                 "Lower learning.rate."
             )
-        stats = LearnStats(chunks=tuple(self._stats))
+        stats = LearnStats(
+            chunks=tuple(
+                _stats(before, self._after.get(number), self._seconds[number])
+                for number, before in self._before.items()
+            )
+        )
         self.result.set_result(Learned(self.state.weights(), self.state, self.counted, stats))
 
 
@@ -273,14 +296,14 @@ class Lessons:
 
     def _take(self, members: Sequence[Lesson], losses: Sequence[Tensor]) -> None:
         """A step of every member whose loss is sound; measures those whose example is learned."""
-        learned = []
+        learned: dict[Lesson, Tensor] = {}
         for lesson, own in zip(members, losses, strict=True):
             if failed := _failure(own, self._base):
                 lesson.state.clear()
                 self._leave(lesson, failed)
             elif lesson.step(own):
-                learned.append(lesson)
-        measured = [lesson for lesson in learned if lesson.settings.measure]
+                learned[lesson] = own
+        measured = [lesson for lesson in learned if lesson.measured]
         after: dict[Lesson, tuple[Tensor, _learner.Seen]] = {}
         try:
             if measured:
@@ -288,9 +311,9 @@ class Lessons:
         except BaseException as error:  # noqa: BLE001  # belongs to whoever waits for the result
             for lesson in measured:
                 self._leave(lesson, error)
-            learned = [lesson for lesson in learned if lesson not in measured]
-        for lesson in learned:
-            self._close(lesson, *after.get(lesson, (None, _learner.NOTHING)))
+                del learned[lesson]
+        for lesson, own in learned.items():
+            self._close(lesson, own, *after.get(lesson, (None, _learner.NOTHING)))
 
     def _measure(self, lessons: Sequence[Lesson]) -> list[tuple[Tensor, _learner.Seen]]:
         prepared = [lesson.prepared(self._base) for lesson in lessons]
@@ -310,11 +333,13 @@ class Lessons:
             divergence = self._neutral.divergence(turns, rows)
         (weight * divergence).backward()  # type: ignore[no-untyped-call]
 
-    def _close(self, lesson: Lesson, after: Tensor | None, seen: _learner.Seen) -> None:
+    def _close(
+        self, lesson: Lesson, nll: Tensor, after: Tensor | None, seen: _learner.Seen
+    ) -> None:
         try:
             if after is not None and (failed := _failure(after, self._base)):
                 raise failed  # noqa: TRY301
-            lesson.note(after, seen)
+            lesson.note(nll, after, seen)
         except BaseException as error:  # noqa: BLE001  # belongs to whoever waits
             self._leave(lesson, error)
 

@@ -1,9 +1,18 @@
-"""Recipes: what an absorb trains on. Text in, examples with weights out."""
+"""Recipes: what an absorb trains on. Text in, examples with weights out.
+
+A recipe is a function of a request and tools; `_statements` is one on a page.
+"""
 
 from templora_memory.backends.local.recipes._continue import continue_
-from templora_memory.backends.local.recipes._example import Example, Recipe
+from templora_memory.backends.local.recipes._example import Example, Recipe, Tools, Write
 from templora_memory.backends.local.recipes._statements import statements
+from templora_memory.backends.local.recipes._study import auto, study
 
-RECIPES: dict[str, Recipe] = {"continue": continue_, "statements": statements}
+RECIPES: dict[str, Recipe] = {
+    "auto": auto,
+    "continue": continue_,
+    "statements": statements,
+    "study": study,
+}
 
-__all__ = ["RECIPES", "Example", "Recipe"]
+__all__ = ["RECIPES", "Example", "Recipe", "Tools", "Write"]

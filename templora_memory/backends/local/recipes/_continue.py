@@ -8,14 +8,14 @@ from itertools import pairwise
 
 from templora_memory._messages import Document, Item, Message
 from templora_memory._ports import LearnRequest
-from templora_memory.backends.local._text import Segments, Text
-from templora_memory.backends.local.recipes._example import Example
+from templora_memory.backends.local._text import Segments
+from templora_memory.backends.local.recipes._example import Example, Tools
 
 
-def continue_(request: LearnRequest, text: Text, start: int | None) -> Sequence[Example]:
+def continue_(request: LearnRequest, tools: Tools) -> Sequence[Example]:
     """Chunks of the text in order, each after the tokens that stood before it."""
-    before = _segments(request.before, text, start, first=True)
-    own = _segments(request.items, text, start, first=not before.ids)
+    before = _segments(request.before, tools, first=True)
+    own = _segments(request.items, tools, first=not before.ids)
     return examples_of(own, before.ids, request)
 
 
@@ -35,13 +35,12 @@ def examples_of(own: Segments, before: tuple[int, ...], request: LearnRequest) -
     return examples
 
 
-def _segments(items: Sequence[Item], text: Text, start: int | None, *, first: bool) -> Segments:
+def _segments(items: Sequence[Item], tools: Tools, *, first: bool) -> Segments:
     messages = [item for item in items if isinstance(item, Message)]
     if messages:
-        return text.dialogue(messages, lead=first)
-    return text.documents(
-        [item for item in items if isinstance(item, Document)], start=start if first else None
-    )
+        return tools.text.dialogue(messages, lead=first)
+    documents = [item for item in items if isinstance(item, Document)]
+    return tools.text.documents(documents, start=tools.start if first else None)
 
 
 def _cuts(length: int, request: LearnRequest) -> list[tuple[int, int]]:

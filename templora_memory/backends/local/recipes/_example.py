@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
+from templora_memory._messages import Message
 from templora_memory._ports import LearnRequest
 from templora_memory.backends.local._text import Text
 
@@ -27,5 +28,35 @@ class Example:
     weights: tuple[float, ...]
 
 
-Recipe: TypeAlias = Callable[[LearnRequest, Text, int | None], Sequence[Example]]
-"""(request, tokenizer, the model's begin token or None) -> examples, in training order."""
+class Write(Protocol):
+    """Lets the base model write; what a recipe needs that makes its own training text."""
+
+    def __call__(self, prompts: Sequence[Sequence[Message]], *, max_tokens: int) -> list[str]:
+        """Greedy answers, one for each prompt, in order.
+
+        Raises:
+            Cancelled: the absorb was cancelled meanwhile.
+            PromptTooLong: a prompt and its answer do not fit the model.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a recipe works with.
+
+    Args:
+        text: tokenizer and chat template.
+        start: the model's begin token, or None.
+        room: tokens of the model's context.
+        write: asks the base model, without any memory.
+    """
+
+    text: Text
+    start: int | None
+    room: int
+    write: Write
+
+
+Recipe: TypeAlias = Callable[[LearnRequest, Tools], Sequence[Example]]
+"""(what to learn, what to work with) -> examples, in training order."""

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from templora_memory._messages import Document
 from templora_memory._ports import LearnRequest
-from templora_memory.backends.local._text import Text
 from templora_memory.backends.local.recipes._continue import continue_, examples_of
-from templora_memory.backends.local.recipes._example import Example
+from templora_memory.backends.local.recipes._example import Example, Tools
+from templora_memory.backends.local.recipes._sentences import sentences
 
-_SENTENCE = re.compile(r"""(?<=[.!?])\s+|(?<=[.!?]["')\]])\s+|\s*\n\s*""")
+
+def short(request: LearnRequest, plain: Sequence[Example]) -> bool:
+    """Whether a text of these chunks is passed over more often than `epochs`."""
+    return len(plain) * request.settings.epochs < request.least_steps
 
 
-def statements(request: LearnRequest, text: Text, start: int | None) -> Sequence[Example]:
+def statements(request: LearnRequest, tools: Tools) -> Sequence[Example]:
     """Like `continue_`, but for documents that are short enough to get additional passes.
 
     Those would teach a chat model to talk on in plain text; with the end of the assistant's
     message after every sentence it goes on to answer briefly, and knows as much.
     """
-    plain = continue_(request, text, start)
-    short = len(plain) * request.settings.epochs < request.least_steps
-    if not short or text.plain:
+    plain = continue_(request, tools)
+    if tools.text.plain or not short(request, plain):
         return plain
-    sentences = [
+    told = [
         sentence
         for item in request.items
         if isinstance(item, Document)
-        for sentence in _sentences(item.text)
+        for sentence in sentences(item.text)
     ]
-    return examples_of(text.statements(sentences), (), request)
-
-
-def _sentences(text: str) -> list[str]:
-    """Sentences and lines; what stood between them is left out."""
-    return [piece.strip() for piece in _SENTENCE.split(text) if piece.strip()]
+    return examples_of(tools.text.statements(told), (), request)

@@ -1,0 +1,108 @@
+"""Questions and answers that the model writes itself about a text, learned instead of the text.
+
+What is trained on matters more than how (SEAL, arXiv 2506.10943; LIFT, 2502.14644; Physics of
+Language Models 3.1, 2309.14316): a fact that was only told in one way is hardly found again by a
+question. So the model, with the text in its prompt, writes questions to every sentence, and their
+answers; then it learns to answer them without the text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from templora_memory._messages import Document, Message
+from templora_memory._ports import LearnRequest
+from templora_memory.backends.local.recipes._continue import continue_
+from templora_memory.backends.local.recipes._example import Example, Tools
+from templora_memory.backends.local.recipes._sentences import sentences, states
+from templora_memory.backends.local.recipes._statements import short, statements
+
+ABOUT = (
+    "{text}\n\n"
+    "Write three questions that this sentence answers, each with a short answer, as lines that "
+    "begin with Q: and A:.\n"
+    "{sentence}"
+)
+TO = (
+    "{text}\n\n"
+    "Write three questions to the person in this sentence, each with that person's short answer, "
+    "as lines that begin with Q: and A:.\n"
+    "{sentence}"
+)
+"""What the model is asked for, for every sentence: questions about it, and questions to whoever
+speaks or is spoken of in it. The text comes first, so that its keys and values can be shared."""
+
+WRITTEN = 160
+"""Tokens that three questions and answers may take."""
+DEALT = 8
+"""Questions and answers in one example."""
+
+_PAIR = re.compile(r"^Q:[ \t]*(?P<ask>\S.*)\n+A:[ \t]*(?P<say>\S.*)$", re.MULTILINE)
+
+
+def study(request: LearnRequest, tools: Tools) -> Sequence[Example]:
+    """Documents as questions and answers about them, beside what they say.
+
+    Only the answers are learned; questions of one sentence stand in different examples, so that no
+    answer can be copied from the one before it. Conversations, models without a chat template, and
+    texts of which the model makes no question are learned as `statements` does.
+    """
+    told = statements(request, tools)
+    texts = [item.text for item in request.items if isinstance(item, Document)]
+    if tools.text.plain or not texts:
+        return told
+    most = tools.room - WRITTEN
+    asked = [
+        prompt
+        for text in texts
+        for piece in tools.text.split(text, max(1, most // 2))
+        for prompt in requests(piece)
+        if len(tools.text.prompt(prompt)) <= most
+    ]
+    written = tools.write(asked, max_tokens=WRITTEN) if asked else []
+    return [*dealt(pairs(written), tools), *told]
+
+
+def auto(request: LearnRequest, tools: Tools) -> Sequence[Example]:
+    """Short documents as `study` does, everything else as `continue_` does."""
+    plain = continue_(request, tools)
+    return study(request, tools) if short(request, plain) else plain
+
+
+def requests(text: str) -> list[tuple[Message, ...]]:
+    """The prompts for a text: two for every sentence that states something."""
+    return [
+        (Message("user", form.format(text=text, sentence=sentence)),)
+        for sentence in filter(states, sentences(text))
+        for form in (ABOUT, TO)
+    ]
+
+
+def pairs(written: Sequence[str]) -> list[tuple[str, str]]:
+    """Questions and answers in what the model wrote, each once; what is no pair is left out."""
+    found = (
+        (match["ask"].strip(), match["say"].strip())
+        for text in written
+        for match in _PAIR.finditer(text)
+    )
+    return list(dict.fromkeys(found))
+
+
+def dealt(asked: Sequence[tuple[str, str]], tools: Tools) -> list[Example]:
+    """Examples of some pairs each, dealt like cards, so that neighbours are far apart."""
+    count = math.ceil(len(asked) / DEALT)
+    return [_example(asked[start::count], tools) for start in range(count)]
+
+
+def _example(asked: Sequence[tuple[str, str]], tools: Tools) -> Example:
+    ids: list[int] = []
+    weights: list[float] = []
+    for question, answer in asked:
+        turn = (Message("user", question), Message("assistant", answer))
+        own = tools.text.dialogue(turn, lead=not ids)
+        seen = len(tools.text.dialogue(turn[:1], lead=not ids).ids)
+        ids += own.ids
+        weights += [0.0] * seen + list(own.weights[seen:])
+    return Example(context=(), ids=tuple(ids), weights=tuple(weights))
