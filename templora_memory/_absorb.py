@@ -23,13 +23,22 @@ from templora_memory._manifest import Manifest, Origin, Revision, as_root
 from templora_memory._messages import LEARNED_ROLES, PASSAGE_CHARACTERS, Document, Item, Message
 from templora_memory._policy import Policy
 from templora_memory._ports import Adapter, Backend, LearnRequest, Store
-from templora_memory._reports import AbsorbProgress, AbsorbReport, ChunkStats
+from templora_memory._replay import Draw, earlier
+from templora_memory._reports import AbsorbProgress, AbsorbReport, ChunkStats, LearnStats
 from templora_memory._window import turn_starts
-from templora_memory.errors import Cancelled, Conflict, StoreError, StoreWriteFailed, UnknownMemory
+from templora_memory.errors import (
+    Cancelled,
+    Conflict,
+    StoreError,
+    StoreWriteFailed,
+    Unhealthy,
+    UnknownMemory,
+)
 
 REPORT = "report.json"
 _TRIES = 8
 _CONTEXT_MESSAGES = 32
+_CHARACTERS = 4  # of a token, roughly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +66,7 @@ class _Tally:
         self._job = job
         self._started = time.monotonic()
         self.chunks: list[ChunkStats] = []
+        self.kl: float | None = None
 
     def progress(self, unit: _Unit) -> Callable[[AbsorbProgress], None]:
         done, size = len(self.chunks), sum(_characters(item) for item in unit.items)
@@ -66,6 +76,11 @@ class _Tally:
             self._job.note(replace(now, chunk=done + now.chunk, chunks=done + now.chunks + later))
 
         return note
+
+    def add(self, stats: LearnStats) -> None:
+        """Note a unit that was learned."""
+        self.chunks += stats.chunks
+        self.kl = stats.kl
 
     def report(self, revision: Revision | None) -> AbsorbReport:
         tokens = sum(chunk.tokens for chunk in self.chunks)
@@ -77,6 +92,7 @@ class _Tally:
             perplexity_before=_perplexity([(c.nll_before, c.tokens) for c in self.chunks]),
             perplexity_after=_perplexity([(c.nll_after or 0.0, c.tokens) for c in measured]),
             recalled=sum(c.recalled or 0 for c in measured) / tokens if measured else None,
+            kl=self.kl,
             seconds=time.monotonic() - self._started,
             bytes=revision.bytes if revision else 0,
         )
@@ -140,8 +156,8 @@ class Absorber:
             try:
                 with self._store.stage(job.memory_id) as folder:
                     start = self.adapter(manifest, unit.parent)
-                    chunks = self._train(unit, start, folder, tally, job)
-                    self._commit(manifest, self._revision(manifest, unit, chunks), folder)
+                    stats = self._train(unit, start, folder, tally, job)
+                    self._commit(manifest, self._revision(manifest, unit, stats.chunks), folder)
             except Conflict:
                 tries += 1
                 if tries == _TRIES:
@@ -157,7 +173,7 @@ class Absorber:
                     "space and check that the store's folder may be written. Nothing was lost."
                 ) from error
             else:
-                tally.chunks += chunks
+                tally.add(stats)
 
     def rebuild(self, job: Job) -> AbsorbReport:
         """Learn everything in the journal again, on the base model at hand.
@@ -185,9 +201,9 @@ class Absorber:
                         else None
                     )
                     folder = stage()
-                    chunks = self._train(unit, start, folder, tally, job)
-                    tally.chunks += chunks
-                    done.append((self._revision(fresh, unit, chunks), folder))
+                    stats = self._train(unit, start, folder, tally, job)
+                    tally.add(stats)
+                    done.append((self._revision(fresh, unit, stats.chunks), folder))
                 documents_only = [step for step in done if step[0].messages == 0]
                 for revision, folder in dict.fromkeys((*documents_only[-1:], *done[-1:])):
                     fresh = self._commit(fresh, revision, folder)
@@ -228,7 +244,7 @@ class Absorber:
 
     def _train(
         self, unit: _Unit, start: Adapter | None, folder: Path, tally: _Tally, job: Job
-    ) -> list[ChunkStats]:
+    ) -> LearnStats:
         learning = self._policy.learning
         place = f"{learning.seed}/{job.memory_id}/{unit.messages}/{len(unit.documents)}"
         seed = int(hashlib.sha256(place.encode()).hexdigest()[:8], 16)
@@ -240,16 +256,31 @@ class Absorber:
             recipe=self._policy.recipe,
             settings=replace(learning, seed=seed),
             least_steps=learning.document_steps if unit.stands_alone else 0,
+            replay=self._replayed(unit, job, seed),
         )
         stats = self._backend.learn(
             request, into=folder, progress=tally.progress(unit), cancelled=job.cancelled
         )
-        report = {
-            "chunks": [asdict(chunk) for chunk in stats.chunks],
-            "policy": self._policy.as_dict(),
-        }
+        most = self._policy.health_kl
+        if most is not None and stats.kl is not None and stats.kl > most:
+            raise Unhealthy(
+                f"Learning this would change text that has nothing to do with it by {stats.kl:.3g} "
+                f"nats per token (health_kl is {most:g}): the old revision stays. Look for garbage "
+                "in the text, lower learning.rate, or raise health_kl."
+            )
+        report = {**asdict(stats), "policy": self._policy.as_dict()}
         (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
-        return list(stats.chunks)
+        return stats
+
+    def _replayed(self, unit: _Unit, job: Job, seed: int) -> tuple[tuple[Item, ...], ...]:
+        """Earlier text to learn again beside a unit, for each of its chunks as much as wanted."""
+        wanted = self._policy.learning.replay
+        if not wanted or unit.parent is None:
+            return ()
+        size = _CHARACTERS * (self._policy.chunk or 1)
+        chunks = math.ceil(sum(map(_characters, unit.items)) / size)
+        draw = Draw(count=wanted * max(1, chunks), size=size, seed=seed)
+        return earlier(self._store.journal(job.memory_id), unit.parent, draw)
 
     def _revision(self, manifest: Manifest, unit: _Unit, chunks: Sequence[ChunkStats]) -> Revision:
         return Revision(

@@ -16,7 +16,7 @@ from templora_memory.errors import InvalidSetting
 Targets: TypeAlias = Literal["all-linear", "mlp", "attention"]
 Schedule: TypeAlias = Literal["constant", "released"]
 PRESETS = ("default", "reference")
-RECIPES = ("auto", "continue", "statements", "study")
+RECIPES = ("auto", "continue", "pairs", "statements", "study")
 DEFAULT_WINDOW = 4096  # tokens; longer prompts cost more than they give a memory in weights
 _TOKENS_MIN = 16
 _MOST_SEED = 2**63
@@ -71,6 +71,11 @@ class Learning:
             this times KL(base || memory) on a piece of neutral text, in nats per token, so that
             other text stays as likely as before ("Learning without Forgetting", 1606.09282). 0:
             none, which is faster and recalls a little more.
+        replay: chunks of earlier text that are learned again for each new chunk, drawn evenly from
+            what the memory has learned; 0: none. They keep early text from fading and cost as much
+            as new ones.
+        damp_repeats: divide the weight of a token by how often the eight tokens that end in it have
+            come in this text, so that the model does not learn its own loops (2607.03441).
         scale_short: multiply the rate of a chunk shorter than the policy's by its share of it.
             Adam's step is as large for five tokens as for a thousand, and would push older
             knowledge out; so the same text moves the adapter as far in one piece as in many.
@@ -96,6 +101,8 @@ class Learning:
     reuse_context: bool = True
     document_steps: int = 128
     kl_weight: float = 0.2
+    replay: int = 0
+    damp_repeats: bool = True
     scale_short: bool = True
     even_chunks: bool = True
     schedule: Schedule = "constant"
@@ -116,7 +123,8 @@ class Learning:
             positive(f"learning.{name}", getattr(self, name), none=none)
         for name in ("weight_decay", "kl_weight"):
             positive(f"learning.{name}", getattr(self, name), zero=True)
-        whole("learning.document_steps", self.document_steps, zero=True)
+        for name in ("document_steps", "replay"):
+            whole(f"learning.{name}", getattr(self, name), zero=True)
         whole("learning.context", self.context, zero=True, none=True)
         whole("learning.seed", self.seed, zero=True)
         for name in ("dropout", "beta1", "beta2"):
@@ -161,13 +169,17 @@ class Policy:
         chunk: tokens that leave the window before one update (the paper's delta).
         keep_turns: newest turns that stay in the prompt verbatim, at least 1.
         recipe: what an absorb trains on. "continue": next-token training on the text, as
-            published. "study": the model itself writes questions and answers about a document,
-            with the text in its prompt, and learns them beside the text. "statements": a short
-            document sentence by sentence, each as something the assistant says, because many
-            passes over plain text would make a chat model forget where its answers end; the rest
-            as "continue". "auto" (the default): short documents are studied, everything else
-            continued.
+            published. "pairs": the same, but of conversations only the assistant's messages are
+            learned (source and approved translation). "study": the model itself writes questions
+            and answers about a document, with the text in its prompt, and learns them beside the
+            text. "statements": a short document sentence by sentence, each as something the
+            assistant says, because many passes over plain text would make a chat model forget
+            where its answers end; the rest as "continue". "auto" (the default): short documents
+            are studied, everything else continued.
         learning: how.
+        health_kl: most KL(base || memory) on neutral text, in nats per token, that a new revision
+            may have; one with more is not committed (`Unhealthy`). None: no limit. It needs
+            `learning.measure`.
         keep_revisions: newest revisions that stay on disk for edits and rollback.
         ttl: seconds without use after which the start-up sweep forgets a memory; None: never.
     """
@@ -178,6 +190,7 @@ class Policy:
     keep_turns: int = 2
     recipe: str = "auto"
     learning: Learning = field(default_factory=Learning)
+    health_kl: float | None = 1.5
     keep_revisions: int = 4
     ttl: float | None = None
 
@@ -186,7 +199,8 @@ class Policy:
             whole(name, getattr(self, name), none=True)
         for name in ("keep_turns", "keep_revisions"):
             whole(name, getattr(self, name))
-        positive("ttl", self.ttl, none=True)
+        for name in ("ttl", "health_kl"):
+            positive(name, getattr(self, name), none=True)
         if self.recipe not in RECIPES:
             raise InvalidSetting(f"recipe is {self.recipe!r}: use one of {RECIPES}.")
         if self.chunk and self.window and self.chunk > self.window:
@@ -213,7 +227,11 @@ class Policy:
         """
         if name not in PRESETS:
             raise InvalidSetting(f"Unknown preset {name!r}: use one of {PRESETS}.")
-        base = cls() if name == "default" else cls(recipe="continue", learning=_REFERENCE)
+        base = (
+            cls()
+            if name == "default"
+            else cls(recipe="continue", health_kl=None, learning=_REFERENCE)
+        )
         return base.changed(**changes)
 
     def changed(self, **changes: Any) -> Policy:
@@ -282,6 +300,7 @@ _REFERENCE = Learning(
     context_gradient=True,
     document_steps=0,
     kl_weight=0.0,
+    damp_repeats=False,
     scale_short=False,
     even_chunks=False,
     schedule="released",

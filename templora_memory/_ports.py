@@ -47,6 +47,8 @@ class LearnRequest:
         recipe: name of the recipe.
         least_steps: optimizer steps to take in all, also if that means more than
             `settings.epochs` passes.
+        replay: earlier text to learn again among the new: each a document, a part of one (then it
+            `continues`) or some messages of a conversation; about a chunk of each is used.
         settings: rank, rate and so on. `settings.context` and `settings.rate` are set.
     """
 
@@ -57,6 +59,7 @@ class LearnRequest:
     recipe: str
     settings: Learning
     least_steps: int = 0
+    replay: tuple[tuple[Item, ...], ...] = ()
 
 
 class Learner(Protocol):

@@ -52,9 +52,16 @@ class ChunkStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnStats:
-    """What a learner reports about one call: its chunks in order."""
+    """What a learner reports about one call.
+
+    Args:
+        chunks: in order.
+        kl: how much the new adapter changes text that has nothing to do with it: mean
+            KL(base || adapter) on neutral text, in nats per token; None where measuring was off.
+    """
 
     chunks: tuple[ChunkStats, ...]
+    kl: float | None = None
 
     @property
     def tokens(self) -> int:
@@ -73,6 +80,8 @@ class AbsorbReport:
             memory as it was then; None if nothing was learned.
         perplexity_after: of the same chunks right after their own update.
         recalled: share of the tokens that greedy decoding now repeats verbatim (p > 0.5).
+        kl: how much the memory now changes text that has nothing to do with it: mean
+            KL(base || memory) on neutral text, in nats per token.
         seconds: time from start to commit.
         bytes: size of the new revision on disk.
     """
@@ -83,6 +92,7 @@ class AbsorbReport:
     perplexity_before: float | None
     perplexity_after: float | None
     recalled: float | None
+    kl: float | None
     seconds: float
     bytes: int
 

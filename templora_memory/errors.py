@@ -19,6 +19,7 @@
     │   ├── StoreWriteFailed              disk full, no permission, ...
     │   └── Conflict                      another writer was faster; trying again makes sense
     ├── LearningFailed (RuntimeError)     NaN or diverging loss; the old revision stays
+    │   └── Unhealthy                     learned, but it would damage other text; not committed
     ├── Cancelled (RuntimeError)          somebody cancelled this job or reply
     └── Closed (RuntimeError)             the service is not open (any more)
 
@@ -101,6 +102,10 @@ class Conflict(StoreError):
 
 class LearningFailed(TemploraError, RuntimeError):
     """Learning produced NaN or diverged; the old revision stays and the text is kept."""
+
+
+class Unhealthy(LearningFailed):
+    """The new revision changes text that has nothing to do with it too much; the old one stays."""
 
 
 class Cancelled(TemploraError, RuntimeError):

@@ -63,6 +63,7 @@ def absorbed(memory_id: str, report: AbsorbReport) -> Table:
             "learned": f"{report.tokens:,} tokens (chunks: {report.chunks:,})",
             "perplexity": f"{before} before, {after} after",
             "recalled verbatim": "-" if report.recalled is None else f"{report.recalled:.1%}",
+            "change of other text": "-" if report.kl is None else f"{report.kl:.3f} nats a token",
             "revision": f"{(report.revision or '-')[:SHORT]} ({size(report.bytes)})",
             "seconds": f"{report.seconds:.1f}",
         }

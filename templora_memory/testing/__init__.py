@@ -4,6 +4,6 @@
 `templora_memory.testing.contracts`, which needs pytest.
 """
 
-from templora_memory.testing._fake import ADAPTER, POISON, FakeBackend
+from templora_memory.testing._fake import ADAPTER, GARBAGE, POISON, FakeBackend
 
-__all__ = ["ADAPTER", "POISON", "FakeBackend"]
+__all__ = ["ADAPTER", "GARBAGE", "POISON", "FakeBackend"]

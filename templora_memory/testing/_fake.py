@@ -40,6 +40,8 @@ from templora_memory.errors import (
 ADAPTER = "adapter.json"
 POISON = "NaN!"
 """A learned text with this word makes `FakeBackend.learn` fail as a NaN loss would."""
+GARBAGE = "garbage!"
+"""A learned text with this word makes an adapter that changes all other text a lot."""
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -156,7 +158,8 @@ class FakeBackend:
         (into / ADAPTER).write_text(json.dumps(everything), encoding="utf-8")
         with self._lock:
             self.learned.append(request)
-        return LearnStats(chunks=tuple(chunks))
+        harm = 10.0 if any(GARBAGE in word for word in words) else 0.01
+        return LearnStats(chunks=tuple(chunks), kl=harm)
 
     def _texts(self, adapter: Adapter | None) -> list[str]:
         if adapter is None:

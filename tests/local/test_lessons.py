@@ -37,8 +37,15 @@ def lesson(base, examples, settings=SETTINGS, *, seed=0, least=0, cancelled=lamb
     )  # fmt: skip
 
 
+class NoPull:
+    """Neutral text that nobody may be pulled towards."""
+
+    def drift(self, rows):  # noqa: ARG002  # as the real one
+        return 0.25
+
+
 def run(base, *own, most=512, short=False):
-    lessons = Lessons(base, lambda: pytest.fail("no neutral text is wanted"), most_tokens=most)
+    lessons = Lessons(base, NoPull, most_tokens=most)
     for one in own:
         lessons.add(one)
     steps = 0
@@ -94,14 +101,14 @@ def test_a_batch_has_no_more_tokens_than_it_may(base, monkeypatch):
 def test_short_and_long_examples_do_not_share_a_batch(base):
     """Most of such a batch would be padding."""
     own = [lesson(base, [example("x" * 90)]), lesson(base, [example("y" * 6)])]
-    lessons = Lessons(base, lambda: None, most_tokens=512)
+    lessons = Lessons(base, NoPull, most_tokens=512)
     assert not lessons._fits(own[1], own[:1])
     assert lessons._fits(lesson(base, [example("z" * 80)]), own[:1])
 
 
 def test_dropout_keeps_a_memory_to_itself(base):
     """Its random numbers would depend on the company."""
-    lessons = Lessons(base, lambda: None, most_tokens=512)
+    lessons = Lessons(base, NoPull, most_tokens=512)
     plain, dropped = (
         lesson(base, [example("some text")], replace(SETTINGS, dropout=d)) for d in (0.0, 0.3)
     )
@@ -119,7 +126,7 @@ def test_one_that_is_cancelled_leaves_and_the_others_go_on(base):
     stop = threading.Event()
     gone = lesson(base, TEXTS[0], cancelled=stop.is_set)
     stays = lesson(base, TEXTS[2], seed=1)
-    lessons = Lessons(base, lambda: None, most_tokens=512)
+    lessons = Lessons(base, NoPull, most_tokens=512)
     lessons.add(gone)
     lessons.add(stays)
     lessons.step(short=False)
@@ -192,7 +199,7 @@ def test_a_closed_worker_ends_lessons_with_an_error(base):
 
         def fail(self, error): ...
 
-    lessons = Lessons(base, lambda: None, most_tokens=512)
+    lessons = Lessons(base, NoPull, most_tokens=512)
     worker = Worker(NoAnswers(), lessons)
     long = lesson(base, [example("x" * 100)], least=10_000)
     worker.learn(long)
@@ -274,10 +281,10 @@ def loud(base):
 def test_an_adapter_that_changes_nothing_diverges_by_nothing(neutral):
     base, text = neutral
     state = loud(base)
-    assert text.divergence([0], _learner.rows_of([state])).item() > 1e-3
+    assert text.pull([0], _learner.rows_of([state])).item() > 1e-3
     with torch.no_grad():
         state._flat.zero_()
-    assert text.divergence([0], _learner.rows_of([state])).item() == pytest.approx(0, abs=1e-6)
+    assert text.pull([0], _learner.rows_of([state])).item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
@@ -286,11 +293,11 @@ def test_the_divergence_is_that_of_the_models_own_logits(make_backend, family):
     loaded = make_backend(family)._now
     text = Neutral(loaded.base, loaded.text, bundled_text()[:1000])
     state = loud(loaded.base)
-    found = text.divergence([1], _learner.rows_of([state]))
+    found = text.pull([1], _learner.rows_of([state]))
     found.backward()
     gradient = state._grad.clone()
     state.clear()
-    ids = text._ids[1:2]
+    ids = text._ids[text._read[1]][None]
     with torch.no_grad():
         wanted = loaded.base.model(ids).logits.log_softmax(-1)
     with _lora.using(_learner.rows_of([state])):
@@ -362,7 +369,7 @@ def test_a_short_text_is_one_piece(make_backend):
 
 def test_nobody_reads_neutral_text_before_it_is_needed(make_backend, learn, tmp_path, monkeypatch):
     monkeypatch.setattr(_lessons, "Neutral", lambda *_: pytest.fail("read too early"))
-    learn(make_backend(), tmp_path / "a")
+    learn(make_backend(), tmp_path / "a", measure=False)
 
 
 def test_the_items_of_a_request_are_learned_beside_others(make_backend, learn, score, tmp_path):
@@ -384,3 +391,23 @@ def test_the_items_of_a_request_are_learned_beside_others(make_backend, learn, s
         own = score(backend, done[n], text).mean()
         assert own > score(backend, None, text).mean()
         assert own > score(backend, done[(n + 1) % 4], text).mean()
+
+
+def test_receipts_are_measured_on_pieces_that_are_never_read(make_backend):
+    loaded = make_backend()._now
+    text = Neutral(loaded.base, loaded.text, bundled_text(), bundled_talk())
+    assert len(text._kept) >= 3
+    assert not set(text._kept) & set(text._read)
+    assert len(text._kept) + len(text._read) == len(text._ids)
+    state = loud(loaded.base)
+    wanted = [text._divergence([piece], _learner.rows_of([state])).item() for piece in text._kept]
+    assert text.drift(_learner.rows_of([state])) == pytest.approx(sum(wanted) / len(wanted))
+
+
+def test_the_receipt_says_how_much_other_text_changed(base):
+    whole, unmeasured = (
+        lesson(base, TEXTS[1], replace(SETTINGS, measure=measure)) for measure in (True, False)
+    )
+    run(base, whole, unmeasured)
+    assert whole.result.result().stats.kl == 0.25
+    assert unmeasured.result.result().stats.kl is None

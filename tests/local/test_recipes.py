@@ -9,7 +9,8 @@ import pytest
 from templora_memory import Document, Learning, Message
 from templora_memory._policy import RECIPES as NAMES
 from templora_memory._ports import LearnRequest
-from templora_memory.backends.local.recipes import RECIPES, Tools
+from templora_memory.backends.local.recipes import RECIPES, Tools, with_replay
+from templora_memory.backends.local.recipes._repeats import LENGTH, damped
 from templora_memory.backends.local.recipes._study import DEALT, WRITTEN, dealt, pairs
 from templora_memory.errors import Cancelled
 
@@ -190,3 +191,87 @@ def test_the_backend_lets_the_base_model_write_in_one_batch(make_backend):
     assert backend._write(prompts, max_tokens=9, cancelled=lambda: False) == alone
     with pytest.raises(Cancelled):
         backend._write(prompts, max_tokens=9, cancelled=lambda: True)
+
+
+# --- translation, repetitions, replay ----------------------------------------------------------
+
+
+def test_pairs_learn_only_what_the_assistant_says(text):
+    said = (Message("user", "Guten Tag"), Message("assistant", "Good day"))
+    request = replace(REQUEST, items=said, least_steps=0)
+    seen, learned = made("pairs", request, text)
+    assert "Guten Tag" in seen
+    assert "Guten Tag" not in learned
+    assert "Good day" in learned
+
+
+def test_a_repeated_run_weighs_less_each_time():
+    run = list(range(LENGTH))
+    weights = damped([*run, *run, *run], [1.0] * (3 * LENGTH))
+    assert weights[: 2 * LENGTH - 1] == (1.0,) * (2 * LENGTH - 1)
+    assert weights[2 * LENGTH - 1] == 0.5
+    assert weights[-1] == pytest.approx(1 / 3)
+    assert damped(list(range(50)), [1.0] * 50) == (1.0,) * 50
+    assert damped([1, 2], [1.0, 0.0]) == (1.0, 0.0)
+
+
+def test_what_stood_before_counts_as_said(text):
+    request = replace(
+        REQUEST, items=(Document("I do not know that. "),), least_steps=0,
+        before=(Document("I do not know that. "),),
+    )  # fmt: skip
+    (again,) = RECIPES["continue"](request, tools(text))
+    (first,) = RECIPES["continue"](replace(request, before=()), tools(text))
+    assert sum(again.weights) < 0.8 * sum(first.weights)
+    plain = replace(request, settings=replace(request.settings, damp_repeats=False))
+    (kept,) = RECIPES["continue"](plain, tools(text))
+    assert set(kept.weights) == {1.0}
+
+
+def test_a_chunk_of_loops_moves_the_adapter_less(make_backend, learn, tmp_path):
+    backend, moved = make_backend(), {}
+    for damp in (True, False):
+        adapter, _ = learn(
+            backend, tmp_path / str(damp), "Yes, yes, yes. " * 2, damp_repeats=damp, epochs=1,
+            rate=1e-3,
+        )  # fmt: skip
+        start = backend._weights(adapter)
+        b = [start.layout.views(start.flat[None])[t.name][1] for t in start.layout.targets]
+        moved[damp] = max(part.abs().max().item() for part in b)
+    assert moved[True] < 0.9 * moved[False]
+
+
+def test_earlier_text_stands_at_even_distances_and_does_not_count(text):
+    request = replace(
+        REQUEST, items=(Document("x" * 120),), chunk=30, least_steps=0,
+        replay=((Document("Ada keeps bees."),), (Message("user", "Hi"), Message("assistant", "x"))),
+    )  # fmt: skip
+    own = RECIPES["continue"](request, tools(text))
+    mixed = with_replay(own, request, tools(text))
+    assert [example.counted for example in mixed] == [True, True, False] * 2
+    assert [example for example in mixed if example.counted] == list(own)
+    told = [text.decode(e.ids, special=True) for e in mixed if not e.counted]
+    assert told[0] == "<|assistant|>Ada keeps bees.<|end|>"
+    assert "Hi" in told[1]
+    assert with_replay(own, replace(request, replay=()), tools(text)) == own
+
+
+def test_a_part_of_a_long_text_is_replayed_as_text(text):
+    request = replace(REQUEST, replay=((Document("Ada keeps bees.", continues=True),),))
+    (again,) = [e for e in with_replay([], request, tools(text)) if not e.counted]
+    assert text.decode(again.ids, special=True) == "Ada keeps bees."
+
+
+def test_receipts_are_of_the_new_text_alone(make_backend, learn, tmp_path):
+    backend = make_backend()
+    _, stats = learn(backend, tmp_path / "a", "some new text")
+    request = LearnRequest(
+        items=(Document("some new text"),), before=(), start=None, chunk=32, recipe="continue",
+        settings=Learning(rank=4, alpha=8, rate=1e-2, context=32),
+        replay=((Document("earlier text"),),),
+    )  # fmt: skip
+    (tmp_path / "b").mkdir()
+    again = backend.learn(
+        request, into=tmp_path / "b", progress=lambda _: None, cancelled=lambda: False
+    )
+    assert [c.tokens for c in again.chunks] == [c.tokens for c in stats.chunks]

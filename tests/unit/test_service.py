@@ -19,10 +19,11 @@ from templora_memory.errors import (
     LearningFailed,
     PromptTooLong,
     StoreDamaged,
+    Unhealthy,
     UnknownMemory,
     UnknownRevision,
 )
-from templora_memory.testing import POISON, FakeBackend
+from templora_memory.testing import GARBAGE, POISON, FakeBackend
 
 BIO = "Ada keeps bees on the roof."
 
@@ -395,6 +396,24 @@ def test_a_failed_absorb_keeps_the_text_and_the_old_revision(box):
     assert box.service.transcript("ada").documents[1].text == f"A {POISON} text"
     box.service.absorb("ada", "Another text")
     assert box.service.status("ada").last_error is None
+
+
+def test_a_revision_that_damages_other_text_is_not_committed(box):
+    first = box.service.absorb("ada", BIO)
+    assert first.kl == 0.01
+    with pytest.raises(Unhealthy, match=r"health_kl is 1\.5"):
+        box.service.absorb("ada", f"A {GARBAGE} text")
+    status = box.service.status("ada")
+    assert (status.head, status.revisions, status.documents) == (first.revision, 1, 2)
+    assert "Unhealthy" in status.last_error
+    assert GARBAGE in box.service.transcript("ada").documents[1].text
+    assert box.service.absorb("ada", "Another text").revision != first.revision
+
+
+def test_the_health_check_can_be_switched_off(make_box):
+    box = make_box()
+    box.open(health_kl=None)
+    assert box.service.absorb("ada", f"A {GARBAGE} text").kl == 10
 
 
 def test_a_failure_in_the_background_does_not_take_the_reply_away(make_box, talk):

@@ -30,7 +30,7 @@ from templora_memory.backends.local._neutral import Neutral, bundled_talk, bundl
 from templora_memory.backends.local._session import LocalText
 from templora_memory.backends.local._text import PLAIN_STOP, Text
 from templora_memory.backends.local._worker import Slices, Worker
-from templora_memory.backends.local.recipes import RECIPES, Tools
+from templora_memory.backends.local.recipes import RECIPES, Tools, with_replay
 from templora_memory.errors import Cancelled, Closed, InvalidSetting, InvalidText, PromptTooLong
 
 ADAPTER_BYTES = 512 << 20
@@ -229,7 +229,7 @@ class LocalBackend:
             room=base.context,
             write=partial(self._write, cancelled=cancelled),
         )
-        examples = RECIPES[request.recipe](request, tools)
+        examples = with_replay(RECIPES[request.recipe](request, tools), request, tools)
         if request.start is None:
             targets = _lora.choose_targets(base.layers, settings.targets)
             start = _lora.fresh_weights(_lora.Layout(targets, settings.rank), settings, base.device)

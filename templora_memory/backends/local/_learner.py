@@ -115,6 +115,7 @@ class Prepared:
         ids: input tokens.
         keep: positions in `ids` whose next token is learned.
         labels, weights: these tokens, and the loss weight of each; the weights sum to 1.
+        mass: what the weights summed to before.
         seen: what stands before, as keys and values.
     """
 
@@ -122,6 +123,7 @@ class Prepared:
     keep: tuple[int, ...]
     labels: tuple[int, ...]
     weights: tuple[float, ...]
+    mass: float
     seen: Seen
 
 
@@ -166,7 +168,7 @@ def prepare(
     sequence = context[split:] + example.ids
     marks = (0.0,) * (len(context) - split) + example.weights
     keep = tuple(at for at in range(len(sequence) - 1) if marks[at + 1])
-    total = sum(marks[at + 1] for at in keep) or 1.0
+    mass = sum(marks[at + 1] for at in keep)
     seen = NOTHING
     if split:
         seen = before.last(context[:split], room=base.context - len(sequence)) or _run(
@@ -176,7 +178,8 @@ def prepare(
         ids=sequence[:-1],
         keep=keep,
         labels=tuple(sequence[at + 1] for at in keep),
-        weights=tuple(marks[at + 1] / total for at in keep),
+        weights=tuple(marks[at + 1] / mass for at in keep),
+        mass=mass,
         seen=seen,
     )
 

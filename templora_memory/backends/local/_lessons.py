@@ -131,11 +131,12 @@ class Lesson:
     def step(self, nll: Tensor) -> bool:
         """Take a step with the gradients at hand; returns whether this example has its passes."""
         assert self._now is not None  # noqa: S101  # it was prepared
-        share = min(1.0, len(self._now.labels) / self._chunk) if self.settings.scale_short else 1.0
+        share = min(1.0, self._now.mass / self._chunk) if self.settings.scale_short else 1.0
         factor = _learner.rate_factor(self.settings, self.counted.chunks)
         self.state.step(factor * share)
         self.counted.steps += 1
-        self._before.setdefault(self._number, nll)
+        if self._examples[self._number].counted:
+            self._before.setdefault(self._number, nll)
         self._pass += 1
         return self._pass == self._passes
 
@@ -162,8 +163,8 @@ class Lesson:
             )
         )
 
-    def end(self) -> None:
-        """Hand out the result."""
+    def end(self, kl: float | None) -> None:
+        """Hand out the result; `kl` is how much the adapter changes neutral text."""
         if not self._before:
             raise LearningFailed("There is nothing to train on: the text is a single token.")
         if not self.state.finite:  # the last step is not measured by everybody
@@ -175,7 +176,8 @@ class Lesson:
             chunks=tuple(
                 _stats(before, self._after.get(number), self._seconds[number])
                 for number, before in self._before.items()
-            )
+            ),
+            kl=kl,
         )
         self.result.set_result(Learned(self.state.weights(), self.state, self.counted, stats))
 
@@ -266,7 +268,7 @@ class Lessons:
                 raise Cancelled("The absorb was cancelled; the old revision stays.")  # noqa: TRY301
             prepared = lesson.prepared(self._base)
             if prepared is None:
-                lesson.end()
+                lesson.end(self._drift(lesson))
                 self._waiting.remove(lesson)
         except BaseException as error:  # noqa: BLE001  # belongs to whoever waits for the result
             self._leave(lesson, error)
@@ -323,15 +325,26 @@ class Lessons:
             [lesson.state for lesson in lessons],
         )
 
-    def _pull_back(self, lessons: Sequence[Lesson], weight: float) -> None:
-        """Add the gradients that keep neutral text as likely as it is for the base model."""
+    @property
+    def neutral(self) -> Neutral:
+        """The neutral text, made when it is first needed."""
         if self._neutral is None:
             self._neutral = self._make_neutral()
+        return self._neutral
+
+    def _pull_back(self, lessons: Sequence[Lesson], weight: float) -> None:
+        """Add the gradients that keep neutral text as likely as it is for the base model."""
         rows = _learner.rows_of([lesson.state for lesson in lessons])
         turns = [lesson.counted.steps for lesson in lessons]
         with self._base.learning():
-            divergence = self._neutral.divergence(turns, rows)
+            divergence = self.neutral.pull(turns, rows)
         (weight * divergence).backward()  # type: ignore[no-untyped-call]
+
+    def _drift(self, lesson: Lesson) -> float | None:
+        """How much an adapter changes neutral text."""
+        if not lesson.settings.measure or not lesson.state.finite:
+            return None
+        return self.neutral.drift(_learner.rows_of([lesson.state]))
 
     def _close(
         self, lesson: Lesson, nll: Tensor, after: Tensor | None, seen: _learner.Seen

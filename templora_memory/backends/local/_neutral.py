@@ -21,6 +21,8 @@ from templora_memory.backends.local._text import Text
 
 WINDOW = 128
 """Tokens of one piece."""
+MEASURED = 5
+"""Every fifth piece is measured on, and never read while learning."""
 
 
 def bundled_text() -> str:
@@ -61,24 +63,35 @@ class Neutral:
         chat = _pieces([], spoken, base.context)
         self._base = base
         self._ids = torch.tensor(_mixed(prose, chat), device=base.device)
+        every = range(len(self._ids))
+        self._kept = list(every[MEASURED // 2 :: MEASURED]) or list(every)
+        self._read = [piece for piece in every if piece not in self._kept] or list(every)
         with torch.no_grad():
             self._hidden = torch.cat([base.hidden(row[None], use_cache=False) for row in self._ids])
 
-    def divergence(self, turns: Sequence[int], rows: _lora.Rows) -> Tensor:
+    def pull(self, turns: Sequence[int], rows: _lora.Rows) -> Tensor:
         """Sum over rows of each row's mean KL(base || adapter) on one piece, in nats per token.
 
         Args:
             turns: which piece each row reads, counted round and round.
             rows: the adapters.
         """
+        return self._divergence([self._read[turn % len(self._read)] for turn in turns], rows)
+
+    def drift(self, rows: _lora.Rows) -> float:
+        """Mean KL(base || adapter) of one adapter on pieces that are never read while learning."""
+        with torch.no_grad():
+            found = [self._divergence([piece], rows).item() for piece in self._kept]
+        return sum(found) / len(found)
+
+    def _divergence(self, pieces: Sequence[int], rows: _lora.Rows) -> Tensor:
         base = self._base
-        chosen = torch.tensor([turn % len(self._ids) for turn in turns], device=base.device)
-        ids = self._ids[chosen]
+        ids = self._ids[list(pieces)]
         with _lora.using(rows):
             if base.own_head:
                 hidden = base.hidden(ids, use_cache=False).flatten(0, 1)
-                teacher = self._hidden[chosen].flatten(0, 1)
-                return _loss.divergence(hidden, teacher, base.head, len(turns)) / ids.shape[1]
+                teacher = self._hidden[list(pieces)].flatten(0, 1)
+                return _loss.divergence(hidden, teacher, base.head, len(pieces)) / ids.shape[1]
             found = base.logits(ids, last=False, use_cache=False).float().log_softmax(-1)
         with torch.no_grad():
             wanted = base.logits(ids, last=False, use_cache=False).float().log_softmax(-1)

@@ -83,8 +83,14 @@ class Text:
         """
         return self._render(messages, answer=True)
 
-    def dialogue(self, messages: Sequence[Message], *, lead: bool) -> Segments:
-        """Tokens of a dialogue to train on; user and assistant messages are learned.
+    def dialogue(
+        self,
+        messages: Sequence[Message],
+        *,
+        lead: bool,
+        roles: frozenset[str] = LEARNED_ROLES,
+    ) -> Segments:
+        """Tokens of a dialogue to train on; messages of these roles are learned.
 
         Each turn is rendered on its own, so that the cost grows with the text and no template
         rewrites an earlier turn. `lead` keeps what the template puts before the first message.
@@ -100,7 +106,7 @@ class Text:
             for count, message in enumerate(turn, start=1):
                 rendered = self._render(turn[:count])
                 same = _common(known, rendered)
-                learned = message.role in LEARNED_ROLES and bool(message.content.strip())
+                learned = message.role in roles and bool(message.content.strip())
                 marks = marks[:same] + [float(learned)] * (len(rendered) - same)
                 known = rendered
             marks[: self._lead] = [0.0] * min(self._lead, len(marks))

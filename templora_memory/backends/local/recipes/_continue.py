@@ -6,17 +6,35 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from templora_memory._messages import Document, Item, Message
+from templora_memory._messages import LEARNED_ROLES, Document, Item, Message
 from templora_memory._ports import LearnRequest
 from templora_memory.backends.local._text import Segments
 from templora_memory.backends.local.recipes._example import Example, Tools
+from templora_memory.backends.local.recipes._repeats import damped
 
 
-def continue_(request: LearnRequest, tools: Tools) -> Sequence[Example]:
-    """Chunks of the text in order, each after the tokens that stood before it."""
-    before = _segments(request.before, tools, first=True)
-    own = _segments(request.items, tools, first=not before.ids)
+def continue_(
+    request: LearnRequest, tools: Tools, *, roles: frozenset[str] = LEARNED_ROLES
+) -> Sequence[Example]:
+    """Chunks of the text in order, each after the tokens that stood before it.
+
+    Of conversations the messages of these roles are learned, the others are only seen.
+    """
+    before = _segments(request.before, tools, roles, first=True)
+    own = _segments(request.items, tools, roles, first=not before.ids)
+    if request.settings.damp_repeats:
+        weights = damped(before.ids + own.ids, (0.0,) * len(before.ids) + own.weights)
+        own = Segments(own.ids, weights[len(before.ids) :])
     return examples_of(own, before.ids, request)
+
+
+def pairs(request: LearnRequest, tools: Tools) -> Sequence[Example]:
+    """Like `continue_`, but of conversations only what the assistant says is learned.
+
+    For translation: the user's message is the source, the assistant's the approved translation
+    (the published setting for GuoFeng: labels on the target only).
+    """
+    return continue_(request, tools, roles=frozenset({"assistant"}))
 
 
 def examples_of(own: Segments, before: tuple[int, ...], request: LearnRequest) -> Sequence[Example]:
@@ -35,10 +53,12 @@ def examples_of(own: Segments, before: tuple[int, ...], request: LearnRequest) -
     return examples
 
 
-def _segments(items: Sequence[Item], tools: Tools, *, first: bool) -> Segments:
+def _segments(
+    items: Sequence[Item], tools: Tools, roles: frozenset[str], *, first: bool
+) -> Segments:
     messages = [item for item in items if isinstance(item, Message)]
     if messages:
-        return tools.text.dialogue(messages, lead=first)
+        return tools.text.dialogue(messages, lead=first, roles=roles)
     documents = [item for item in items if isinstance(item, Document)]
     return tools.text.documents(documents, start=tools.start if first else None)
 

@@ -20,12 +20,15 @@ class Example:
             context the first token has nothing that predicts it.
         ids: the chunk.
         weights: loss weight of each token of the chunk; 0: seen, not learned. Losses are averaged
-            over the sum of the weights.
+            over the sum of the weights; a sum far below the chunk's length makes a smaller step.
+        counted: whether it belongs to the text to be learned; earlier text that is repeated among
+            it does not show in receipts.
     """
 
     context: tuple[int, ...]
     ids: tuple[int, ...]
     weights: tuple[float, ...]
+    counted: bool = True
 
 
 class Write(Protocol):

@@ -1,0 +1,83 @@
+"""Which earlier text is drawn to be learned again."""
+
+from __future__ import annotations
+
+import pytest
+
+from templora_memory import Document, Learning, Message
+from templora_memory._replay import Draw, earlier
+
+BOOK = " ".join(f"word{number}" for number in range(600))
+
+
+@pytest.fixture
+def learned(make_box):
+    """A box whose memory has learned a bio, a book and a talk; and what its backend was asked."""
+
+    def make(replay):
+        box = make_box(f"root-{replay}", context=4096)
+        box.open(window=2048, chunk=64, learning=Learning(replay=replay))
+        box.service.absorb("ada", "Ada keeps bees.")
+        box.service.absorb("ada", BOOK)
+        talk = [
+            Message("assistant" if n % 2 else "user", f"Message number {n} of the talk.")
+            for n in range(40)
+        ]
+        box.service.absorb("ada", talk)
+        return box
+
+    return make
+
+
+def parts(box, **draw):
+    manifest = box.store.manifest("ada")
+    return earlier(box.store.journal("ada"), manifest.newest, Draw(**draw))
+
+
+def test_all_that_was_learned_is_drawn_from_evenly(learned):
+    found = parts(learned(0), count=300, size=100, seed=1)
+    assert len(found) == 300
+    bios = sum(items == (Document("Ada keeps bees."),) for items in found)
+    talks = sum(isinstance(items[0], Message) for items in found)
+    books = 300 - bios - talks
+    assert bios < 12  # it is short
+    assert talks > 100 < books + 60
+
+
+def test_parts_of_a_long_text_begin_at_a_word_and_continue_it(learned):
+    for items in parts(learned(0), count=60, size=100, seed=2):
+        if isinstance(items[0], Document) and items[0].text.startswith("word"):
+            assert items[0].continues
+            assert len(items[0].text) <= 100
+            assert items[0].text in BOOK
+
+
+def test_messages_come_in_order_and_from_anywhere(learned):
+    starts = set()
+    for items in parts(learned(0), count=80, size=100, seed=3):
+        if isinstance(items[0], Message):
+            numbers = [int(message.content.split()[2]) for message in items]
+            assert numbers == list(range(numbers[0], numbers[0] + 16))
+            starts.add(numbers[0])
+    assert len(starts) > 8
+
+
+def test_the_same_seed_draws_the_same(learned):
+    box = learned(0)
+    assert parts(box, count=9, size=80, seed=4) == parts(box, count=9, size=80, seed=4)
+    assert parts(box, count=9, size=80, seed=4) != parts(box, count=9, size=80, seed=5)
+
+
+def test_the_service_asks_for_replay_only_where_the_policy_wants_it(learned):
+    assert not any(request.replay for request in learned(0).backend.learned)
+    first, *others = learned(2).backend.learned
+    assert first.replay == ()  # nothing was learned before
+    assert all(len(request.replay) >= 2 for request in others)
+
+
+def test_a_copy_replays_only_what_it_has_learned_itself(learned):
+    box = learned(1)
+    box.service.absorb("ada@bob", "Bob likes tea.")
+    box.service.absorb("ada@bob", "Bob has a boat.")
+    texts = [items[0].text for items in box.backend.learned[-1].replay]
+    assert texts == ["Bob likes tea."]
