@@ -187,6 +187,20 @@ class Journal:
             digest = parent
         return tuple(reversed(found))
 
+    def path(self, digest: str) -> tuple[str, ...]:
+        """The digests of the dialogue that ends in `digest`, after 1, 2, ... messages.
+
+        Raises:
+            StoreDamaged: a message on the way is missing.
+        """
+        found: list[str] = []
+        while digest != self._first:
+            if digest not in self._messages:
+                raise StoreDamaged(f"The journal lacks message {digest[:12]} of this conversation.")
+            found.append(digest)
+            digest = self._messages[digest][0]
+        return tuple(reversed(found))
+
     def nearest(self, digest: str, among: Collection[str]) -> str:
         """The first digest in `among` on the way from `digest` back to the start, or the start.
 

@@ -180,6 +180,9 @@ class Policy:
         health_kl: most KL(base || memory) on neutral text, in nats per token, that a new revision
             may have; one with more is not committed (`Unhealthy`). None: no limit. It needs
             `learning.measure`.
+        recall_tokens: most tokens of a prompt that passages of what the memory was told may take:
+            those that fit the newest message best (full-text search, BM25), for facts that must
+            be exact. 0: none.
         keep_revisions: newest revisions that stay on disk for edits and rollback.
         ttl: seconds without use after which the start-up sweep forgets a memory; None: never.
     """
@@ -191,6 +194,7 @@ class Policy:
     recipe: str = "auto"
     learning: Learning = field(default_factory=Learning)
     health_kl: float | None = 1.5
+    recall_tokens: int = 0
     keep_revisions: int = 4
     ttl: float | None = None
 
@@ -199,6 +203,7 @@ class Policy:
             whole(name, getattr(self, name), none=True)
         for name in ("keep_turns", "keep_revisions"):
             whole(name, getattr(self, name))
+        whole("recall_tokens", self.recall_tokens, zero=True)
         for name in ("ttl", "health_kl"):
             positive(name, getattr(self, name), none=True)
         if self.recipe not in RECIPES:
@@ -208,10 +213,11 @@ class Policy:
                 f"chunk is {self.chunk} tokens, more than the window of {self.window}: "
                 "make the chunk smaller."
             )
-        if self.reply_tokens and self.window and self.reply_tokens >= self.window:
+        taken = (self.reply_tokens or 0) + self.recall_tokens
+        if self.window and taken >= self.window:
             raise InvalidSetting(
-                f"reply_tokens is {self.reply_tokens}, the window {self.window}: "
-                "no room is left for the prompt."
+                f"reply_tokens is {self.reply_tokens}, recall_tokens {self.recall_tokens}, the "
+                f"window {self.window}: no room is left for the prompt."
             )
 
     @classmethod

@@ -12,6 +12,21 @@ FinishReason: TypeAlias = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A piece of what a memory was told.
+
+    Args:
+        text: as it was told; of a conversation one turn, each message after its name or role.
+        score: BM25, higher is better; comparable within one search only.
+        source: digest of the document, or of the last message of the turn.
+    """
+
+    text: str
+    score: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """An answer.
 
@@ -22,6 +37,7 @@ class Reply:
         completion_tokens: tokens it produced, the end token included.
         absorbed_tokens: tokens of this memory that live in weights instead.
         revision: name of the revision that answered; None: the base model.
+        recalled: passages of what the memory was told that stood in the prompt, best first.
     """
 
     text: str
@@ -30,6 +46,7 @@ class Reply:
     completion_tokens: int
     absorbed_tokens: int
     revision: str | None
+    recalled: tuple[Passage, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

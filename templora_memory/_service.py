@@ -41,12 +41,14 @@ from templora_memory._reports import (
     AbsorbReport,
     Covered,
     ForgetReceipt,
+    Passage,
     Probe,
     RemovedFile,
     Reply,
     Status,
     Transcript,
 )
+from templora_memory._search import Searcher
 from templora_memory._streams import ReplyStream, TextStream
 from templora_memory._text import Writer, Writing
 from templora_memory._window import newest_exchange, oldest_turns, turn_starts
@@ -94,6 +96,7 @@ class ParametricMemory:
         self._wanted = policy or Policy()
         self._policy: Policy | None = None
         self._jobs = JobQueue()
+        self._searcher = Searcher(store)
         self._loading = threading.Lock()
         self._closed = False
         self._guard = threading.Lock()
@@ -162,6 +165,7 @@ class ParametricMemory:
             if not self._closed:
                 self._closed = True
                 self._backend.close()
+                self._searcher.drop()
 
     def __enter__(self) -> Self:
         self.load()
@@ -345,6 +349,27 @@ class ParametricMemory:
             raise UnknownMemory(f"Memory {manifest.id!r} has learned nothing yet.")
         return self._store.folder(manifest.id, manifest.newest)
 
+    def search(self, memory_id: str, query: str, *, limit: int = 8) -> tuple[Passage, ...]:
+        """Passages of what a memory was told that share words with a query, best first.
+
+        Its documents, those of the memory it began from, and its newest conversation, learned or
+        not. Ranked by BM25, words taken by their English stem.
+
+        Raises:
+            UnknownMemory, InvalidSetting.
+        """
+        whole("limit", limit)
+        manifest = self._known(memory_id)
+        journal, head = self._store.journal(manifest.id), manifest.newest
+        learned = head.documents if head else ()
+        found = self._searcher.search(
+            manifest,
+            query,
+            documents=tuple(dict.fromkeys((*learned, *journal.documents))),
+            dialogue=journal.tip,
+        )
+        return found[:limit]
+
     # --- answering -----------------------------------------------------------------------------
 
     def reply(self, memory_id: str | None, history: Iterable[MessageLike], **options: Any) -> Reply:
@@ -362,6 +387,7 @@ class ParametricMemory:
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
         revision: str | None = None,
+        recall_tokens: int | None = None,
     ) -> ReplyStream:
         """Answer a whole conversation, piece by piece.
 
@@ -381,6 +407,9 @@ class ParametricMemory:
             max_tokens: of the reply; None: `policy.reply_tokens`.
             revision: answer with exactly this revision ("head" or a name): the messages go into
                 the prompt as they are, nothing is absorbed or journalled.
+            recall_tokens: most tokens of the prompt for passages of what the answering revision
+                has learned, found by the words of the newest message; they stand in the system
+                message, after `context`. None: `policy.recall_tokens`.
 
         Raises:
             PromptTooLong: system message, context and newest exchange do not fit; nothing was done.
@@ -404,7 +433,11 @@ class ParametricMemory:
             raise InvalidSetting(
                 f"max_tokens is {most!r}: it must be below the window of {policy.window}."
             )
-        prompt = _Prompt(self._backend.count, _system(messages, context), policy.window - most)
+        share = policy.recall_tokens if recall_tokens is None else recall_tokens
+        whole("recall_tokens", share, zero=True)
+        prompt = _Prompt(
+            self._backend.count, _context(messages, context), policy.window - most, share
+        )
         request = GenerateRequest(
             messages=(),
             adapter=None,
@@ -421,17 +454,18 @@ class ParametricMemory:
         self._store.record(manifest.id, body)
         manifest, covering = self._fit(manifest.id, body, prompt)
         rest = body[covering.messages if covering else 0 :]
+        shown, recalled = self._recall(manifest, covering, rest, prompt)
         tokens = self._backend.stream(
             replace(
                 request,
-                messages=(*prompt.system, *rest),
+                messages=shown,
                 adapter=self._absorber.adapter(manifest, covering),
             )
         )
         learned = covering.tokens if covering else 0
 
         def make(completion: Completion) -> Reply:
-            return _reply(completion, learned, covering)
+            return _reply(completion, learned, covering, recalled)
 
         def finished(reply: Reply) -> None:
             if reply.finish_reason != "cancelled":
@@ -456,21 +490,39 @@ class ParametricMemory:
         """Answer with the base model or one revision, the messages as they are."""
         prompt.check(body)
         chosen, adapter = None, None
+        shown, recalled = prompt.with_passages(body, ())
         if memory_id is not None and revision is not None:
             manifest = self._known(memory_id)
             chosen = manifest.newest if revision == HEAD else manifest.get(revision)
             adapter = self._absorber.adapter(manifest, chosen)
+            shown, recalled = self._recall(manifest, chosen, body, prompt)
         elif revision is not None:
             raise InvalidSetting(f"revision {revision!r} was given without a memory id.")
         learned = chosen.tokens if chosen else 0
         stream = ReplyStream(
-            self._backend.stream(
-                replace(request, messages=(*prompt.system, *body), adapter=adapter)
-            ),
-            make=lambda completion: _reply(completion, learned, chosen),
+            self._backend.stream(replace(request, messages=shown, adapter=adapter)),
+            make=lambda completion: _reply(completion, learned, chosen, recalled),
             finished=lambda _: None,
         )
         return stream if memory_id is None else self._watched(stream, str(parse_id(memory_id)))
+
+    def _recall(
+        self,
+        manifest: Manifest,
+        revision: Revision | None,
+        rest: tuple[Message, ...],
+        prompt: _Prompt,
+    ) -> tuple[tuple[Message, ...], tuple[Passage, ...]]:
+        """The messages to show, with passages of what a revision has learned; and those."""
+        found: tuple[Passage, ...] = ()
+        if prompt.recalls and revision is not None:
+            found = self._searcher.search(
+                manifest,
+                rest[newest_exchange(rest)].content,
+                documents=revision.documents,
+                dialogue=revision.dialogue,
+            )
+        return prompt.with_passages(rest, found)
 
     def _fit(
         self, memory_id: str, body: tuple[Message, ...], prompt: _Prompt
@@ -882,6 +934,7 @@ class ParametricMemory:
                 stream.close()
             self._settle(memory_id)
             files += self._store.delete(memory_id)
+            self._searcher.drop(memory_id)
             self._backend.release(f"{memory_id}/")
             with self._guard:
                 self._failures.pop(memory_id, None)
@@ -940,6 +993,10 @@ class Memory:
     def generate(self, prompt: str = "", **options: Any) -> TextStream:
         """See `ParametricMemory.generate`."""
         return self._service.generate(self._id, prompt, **options)
+
+    def search(self, query: str, *, limit: int = 8) -> tuple[Passage, ...]:
+        """See `ParametricMemory.search`."""
+        return self._service.search(self._id, query, limit=limit)
 
     def covered(self, messages: Iterable[MessageLike]) -> Covered:
         """See `ParametricMemory.covered`."""
@@ -1009,20 +1066,51 @@ _HALF = -0.6931471805599453  # ln 0.5
 
 
 class _Prompt:
-    """The system message of one call and the room for turns beside it."""
+    """The system message of one call and the room for turns beside it.
+
+    Args:
+        count: tokens of messages in the model's prompt.
+        texts: of the system message: the caller's, then retrieved ones.
+        budget: tokens that a prompt may have.
+        recalls: how many of them passages of the memory's own texts may take.
+    """
 
     def __init__(
-        self, count: Callable[[Sequence[Message]], int], system: tuple[Message, ...], budget: int
+        self,
+        count: Callable[[Sequence[Message]], int],
+        texts: tuple[str, ...],
+        budget: int,
+        recalls: int = 0,
     ) -> None:
         self._count = count
-        self.system = system
+        self._texts = texts
+        self.system = _system(texts)
         self._budget = budget
+        self.recalls = recalls
         pair = (Message("user", "a"), Message("assistant", "b"))
         # what a template adds to any prompt, however many turns it has
         self._fixed = 2 * count(pair) - count(pair + pair)
 
     def fits(self, body: Sequence[Message]) -> bool:
-        return self._count((*self.system, *body)) <= self._budget
+        """Whether it fits beside all passages, or only the newest exchange is left."""
+        tokens = self._count((*self.system, *body))
+        return tokens <= self._budget - (self.recalls if newest_exchange(body) else 0)
+
+    def with_passages(
+        self, body: Sequence[Message], found: Sequence[Passage]
+    ) -> tuple[tuple[Message, ...], tuple[Passage, ...]]:
+        """System message and body, with as many of these passages as there is room for."""
+        taken: list[Passage] = []
+        shown = (*self.system, *body)
+        before = self._count(shown)
+        for passage in found:
+            texts = (*self._texts, *(p.text for p in taken), passage.text)
+            trial = (*_system(texts), *body)
+            tokens = self._count(trial)
+            if tokens - before <= self.recalls and tokens <= self._budget:
+                taken.append(passage)
+                shown = trial
+        return shown, tuple(taken)
 
     def check(self, body: Sequence[Message]) -> None:
         """Refuse what can never fit.
@@ -1050,19 +1138,23 @@ class _Prompt:
         """Tokens that all turns together may take."""
         newest = body[starts[-1] :]
         others = self._count((*self.system, *newest)) - self.costs(newest, (0,))[0]
-        return self._budget - others - spare
+        return self._budget - self.recalls - others - spare
 
 
-def _system(
+def _context(
     messages: Sequence[Message], context: str | Sequence[str | Document]
-) -> tuple[Message, ...]:
-    """All system messages and retrieved texts as one system message, for strict templates."""
+) -> tuple[str, ...]:
+    """The texts of all system messages, then the retrieved ones."""
     texts = [message.content for message in messages if message.role == "system"]
     for piece in (context,) if isinstance(context, str) else context:
         document = piece if isinstance(piece, Document) else Document(piece)
         texts.append(f"{document.title}\n{document.text}" if document.title else document.text)
-    joined = "\n\n".join(text for text in texts if text.strip())
-    return (Message("system", joined),) if joined else ()
+    return tuple(text for text in texts if text.strip())
+
+
+def _system(texts: Sequence[str]) -> tuple[Message, ...]:
+    """All texts as one system message, for strict templates."""
+    return (Message("system", "\n\n".join(texts)),) if texts else ()
 
 
 def _items(text: Text) -> tuple[Document, ...] | tuple[Message, ...]:
@@ -1102,7 +1194,12 @@ def _wait(job: Job) -> AbsorbReport:
         raise
 
 
-def _reply(completion: Completion, learned: int, revision: Revision | None) -> Reply:
+def _reply(
+    completion: Completion,
+    learned: int,
+    revision: Revision | None,
+    recalled: tuple[Passage, ...],
+) -> Reply:
     return Reply(
         text=completion.text,
         finish_reason=completion.finish_reason,
@@ -1110,4 +1207,5 @@ def _reply(completion: Completion, learned: int, revision: Revision | None) -> R
         completion_tokens=completion.completion_tokens,
         absorbed_tokens=learned,
         revision=revision.name if revision else None,
+        recalled=recalled,
     )
