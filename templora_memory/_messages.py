@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias, get_args
 
 from templora_memory.errors import InvalidText
 
-Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+Role: TypeAlias = Literal["system", "user", "assistant", "call", "tool"]
 ROLES: tuple[Role, ...] = get_args(Role)
 LEARNED_ROLES: frozenset[Role] = frozenset({"user", "assistant"})
 MAX_CHARACTERS = 10_000_000
@@ -47,7 +47,8 @@ class Message:
     """One message of a conversation.
 
     `content` may be empty (an assistant message that only calls a tool); such a message counts in
-    the chain but teaches nothing. Only user and assistant messages are ever trained on.
+    the chain but teaches nothing. Only user and assistant messages are ever trained on. A "call" is
+    what the assistant says to a tool: shown as the assistant's, never trained on.
 
     Raises:
         InvalidText: unknown role, content that is not Unicode text or over 10 million characters.

@@ -195,3 +195,39 @@ def test_a_long_tool_loop_is_rendered_in_parts_with_the_same_tokens(text):
     learned = text.dialogue(loop, lead=True)
     assert list(learned.ids) == whole[: len(learned.ids)]
     assert "result 39" in text.decode(learned.ids)
+
+
+def test_a_call_is_shown_as_the_assistants_and_never_learned(make_backend):
+    call = Message("call", "<tool_call>weather</tool_call>")
+    turn = [U("How warm is it?"), A("I look."), call, T("12 degrees"), A("Twelve.")]
+    for template in (STRICT, None):
+        text = make_backend(template=template)._now.text
+        assert call.content in shown(text, [*turn, U("And now?")])
+        learned = text.dialogue(turn, lead=True)
+        taught = text.decode(
+            [i for i, w in zip(learned.ids, learned.weights, strict=True) if w], special=True
+        )
+        assert "Twelve." in taught
+        assert "I look." in taught
+        assert "weather" not in taught
+        assert "degrees" not in taught
+
+
+TOOLS = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
+    "{% if tools and m.role == 'PLACE' %}\n\nTools: "
+    "{% for t in tools %}{{ t | tojson }}{% endfor %}"
+    "{% endif %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def test_a_template_that_tells_of_tools_in_the_system_message_is_asked_for_its_words(
+    make_tokenizer,
+):
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    told = Text(make_tokenizer(TOOLS.replace("PLACE", "system"))).tools(tools)
+    assert told is not None
+    assert told.startswith('Tools: {"')
+    assert '"weather"' in told
+    for template in (TOOLS.replace("PLACE", "user"), STRICT, None):
+        assert Text(make_tokenizer(template)).tools(tools) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -348,6 +348,17 @@ class LocalBackend:
 
     def split(self, text: str, tokens: int) -> tuple[str, ...]:
         return self._now.text.split(text, tokens)
+
+    def token_ids(self, text: str) -> list[int]:
+        """The model's tokens of plain text; no special tokens are added."""
+        return self._now.text.encode(text)
+
+    def tools_text(self, tools: Sequence[Mapping[str, Any]]) -> str | None:
+        """What the model's chat template writes about tools into the system message.
+
+        None where it writes nothing, or not there: then any wording does.
+        """
+        return self._now.text.tools(tools)
 
     # --- measuring -----------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -29,6 +29,7 @@ PLAIN_STOP = "\nUser:"  # such a model goes on with the other side of the conver
 _UNBOUNDED = 10**30
 SEPARATOR = "\n\n"  # between documents that do not continue each other
 _TAIL = 8  # tokens before a text that decide how it begins
+_SPOKEN = frozenset({"assistant", "call"})  # written by the model
 _CHARACTER = 4  # bytes, and so tokens, of the longest character
 LONG_TURN = 16  # messages
 OPENING = "Hello."  # the user's part where a template insists that the user speaks first
@@ -100,7 +101,7 @@ class Text:
         for turn in _turns(messages):
             known: list[int] = []
             marks: list[float] = []
-            if turn[0].role == "assistant" and not self._habits.assistant_first:
+            if turn[0].role in _SPOKEN and not self._habits.assistant_first:
                 known = self._render([Message("user", OPENING)])  # nobody said that
                 marks = [0.0] * len(known)
             for count, message in enumerate(turn, start=1):
@@ -136,6 +137,26 @@ class Text:
                 **extra,
             )
         return list(encoded["input_ids"])
+
+    def tools(self, tools: Sequence[Mapping[str, Any]]) -> str | None:
+        """What the chat template itself says about tools in the system message; None: nothing."""
+        mark = "alpha"
+        rows = [{"role": "system", "content": mark}, {"role": "user", "content": "beta"}]
+        try:
+            with self._lock:
+                plain, told = (
+                    str(self._tokenizer.apply_chat_template(rows, tokenize=False, **extra))
+                    for extra in ({}, {"tools": list(tools)})
+                )
+                special = list(self._tokenizer.all_special_tokens)
+        except (TemplateError, ValueError, TypeError, KeyError):
+            return None
+        begin, found, rest = plain.partition(mark)
+        before = begin + found
+        if not (found and told.startswith(before) and told[len(before) :].endswith(rest)):
+            return None  # it says it elsewhere
+        said = told[len(before) : len(told) - len(rest)].strip()
+        return None if any(token in said for token in special) else said or None
 
     def _measure(self) -> Habits:
         def shows(*rows: tuple[str, str]) -> bool:
@@ -234,7 +255,7 @@ def _turns(messages: Sequence[Message]) -> list[list[Message]]:
     turns: list[list[Message]] = []
     for message in messages:
         asks = message.role == "user" and turns and any(m.role == "user" for m in turns[-1])
-        long = message.role == "assistant" and turns and len(turns[-1]) >= LONG_TURN
+        long = message.role in _SPOKEN and turns and len(turns[-1]) >= LONG_TURN
         if not turns or asks or long:
             turns.append([])
         turns[-1].append(message)
@@ -252,7 +273,7 @@ def _common(left: Sequence[int], right: Sequence[int]) -> int:
 
 def _as_rows(messages: Sequence[Message], habits: Habits) -> list[dict[str, str]]:
     """Rows for the template, reshaped only as far as it insists on it."""
-    rows = [{"role": m.role, "content": m.content} for m in messages]
+    rows = _calls_as_said(messages)
     if not habits.tool:
         for row in rows:
             if row["role"] == "tool":
@@ -271,6 +292,18 @@ def _as_rows(messages: Sequence[Message], habits: Habits) -> list[dict[str, str]
             else:
                 merged.append(row)
         rows = merged
+    return rows
+
+
+def _calls_as_said(messages: Sequence[Message]) -> list[dict[str, str]]:
+    rows: list[dict[str, str]] = []
+    for message in messages:
+        if message.role != "call":
+            rows.append({"role": message.role, "content": message.content})
+        elif rows and rows[-1]["role"] == "assistant":  # said and called in one breath
+            rows[-1]["content"] += f"\n{message.content}"
+        else:
+            rows.append({"role": "assistant", "content": message.content})
     return rows
 
 
