@@ -602,16 +602,34 @@ class ParametricMemory:
 
     @overload
     def absorb(
-        self, memory_id: str, text: Text, *, after: int | None = ..., wait: Literal[True] = ...
+        self,
+        memory_id: str,
+        text: Text,
+        *,
+        after: int | None = ...,
+        exact: bool = ...,
+        wait: Literal[True] = ...,
     ) -> AbsorbReport: ...
 
     @overload
     def absorb(
-        self, memory_id: str, text: Text, *, after: int | None = ..., wait: Literal[False]
+        self,
+        memory_id: str,
+        text: Text,
+        *,
+        after: int | None = ...,
+        exact: bool = ...,
+        wait: Literal[False],
     ) -> Job: ...
 
     def absorb(
-        self, memory_id: str, text: Text, *, after: int | None = None, wait: bool = True
+        self,
+        memory_id: str,
+        text: Text,
+        *,
+        after: int | None = None,
+        exact: bool = False,
+        wait: bool = True,
     ) -> AbsorbReport | Job:
         """Learn a text, documents or messages into a memory, which is made if it does not exist.
 
@@ -625,6 +643,9 @@ class ParametricMemory:
                 number: they follow that many messages (system messages not counted) of the
                 memory's conversation; sending the same messages with the same number again
                 changes nothing.
+            exact: for messages only. Learn them again where only a revision that has learned more
+                than them knows them: afterwards one ends exactly here, with every document that
+                the memory knows. For a conversation that was shortened.
             wait: wait for the report, or return a `Job` at once.
 
         Raises:
@@ -655,7 +676,7 @@ class ParametricMemory:
             target = manifest.digest_after(known or journal.first, body)
             if known is None or not _ends_in(journal, target):
                 self._store.record(manifest.id, body, after=known)
-            work = partial(self._absorber.dialogue, target, resent=True)
+            work = partial(self._absorber.dialogue, target, resent=not exact)
             job = self._submit(manifest.id, work)
         return _wait(job) if wait else job
 

@@ -73,6 +73,21 @@ def test_absorbing_the_beginning_of_a_learned_conversation_trains_nothing(box, t
     assert box.service.head("ada") == head
 
 
+def test_a_shortened_conversation_can_be_learned_up_to_its_end(box, talk):
+    whole = talk(8, question=None)
+    for end in (4, 6, 8, 10, 12, 14, 16):
+        box.service.absorb("ada", whole[:end])
+    box.service.absorb("ada", BIO)
+    assert box.service.covered("ada", whole[:4]).revision is None
+    report = box.service.absorb("ada", whole[:4], exact=True)
+    covered = box.service.covered("ada", whole[:4])
+    assert (covered.messages, covered.revision) == (4, box.service.head("ada"))
+    assert len(covered.revision.documents) == 1
+    trained = len(box.learned)
+    assert box.service.absorb("ada", whole[:4], exact=True).revision == report.revision
+    assert len(box.learned) == trained
+
+
 def test_evicted_messages_are_learned_exactly_once(box, talk):
     whole = talk(12, question=None)
     for _ in range(2):
