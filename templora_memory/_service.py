@@ -730,6 +730,19 @@ class ParametricMemory:
         job = self._submit(name, self._absorber.rebuild)
         return _wait(job) if wait else job
 
+    def resume(self, memory_id: str) -> Job:
+        """Learn the documents in the journal that no revision has learned yet.
+
+        The way on after a killed, cancelled or failed absorb of documents. Conversations need
+        none: the next reply or absorb brings them again. What is known already costs nothing.
+
+        Raises:
+            UnknownMemory.
+        """
+        manifest = self._known(memory_id)
+        digests = tuple(self._store.journal(manifest.id).documents)
+        return self._submit(manifest.id, partial(self._absorber.documents, digests))
+
     # --- measuring -----------------------------------------------------------------------------
 
     def probe(

@@ -724,6 +724,33 @@ def test_an_exported_memory_is_imported_elsewhere(make_box, tmp_path, talk):
     assert memory.reply(talk(10)).text == box.service.reply("ada", talk(10)).text
 
 
+def test_resuming_learns_each_interrupted_document_once(make_box):
+    stopped = threading.Event()
+
+    def fail_once():
+        if not stopped.is_set():
+            stopped.set()
+            raise LearningFailed("The loss became NaN.")
+
+    box = make_box(on_learn=fail_once)
+    box.open()
+    long = ("w" * 999 + " ") * 80  # several passages, each named after the one before
+    with pytest.raises(LearningFailed):
+        box.service.absorb("ada", Document(long))
+    assert box.service.status("ada").absorbed_documents == 0
+    report = box.service.resume("ada").wait()
+    assert report.tokens == 80
+    assert "".join(box.learned) == long
+    assert box.service.resume("ada").wait().tokens == 0
+    status = box.service.status("ada")
+    assert status.documents == status.absorbed_documents
+
+
+def test_resuming_needs_a_memory(box):
+    with pytest.raises(UnknownMemory, match="no memory 'nobody'"):
+        box.service.resume("nobody")
+
+
 def test_rebuilding_learns_everything_again(box, talk):
     box.service.absorb("ada", BIO)
     history = talk(20)
