@@ -6,6 +6,7 @@ service opens. Presets: `default`, and `reference`, the released Temp-LoRA algor
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -327,6 +328,8 @@ class Sampling:
         seed: of the random numbers; None draws a fresh one.
         stop: texts that end the reply; they are not part of it.
         ignore_end: forbid the model's end token (text of unlimited length).
+        schema: JSON schema, as JSON text of an object, that the reply follows; None: free text. A
+            reply that reaches `max_tokens` first is cut off. Needs the extra `json`.
     """
 
     temperature: float = 0.0
@@ -336,6 +339,7 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     ignore_end: bool = False
+    schema: str | None = None
 
     def __post_init__(self) -> None:
         positive("temperature", self.temperature, zero=True)
@@ -347,6 +351,17 @@ class Sampling:
             raise InvalidSetting(f"seed is {self.seed!r}: it must be below 2 ** 63.")
         if self.top_p > 1:
             raise InvalidSetting(f"top_p is {self.top_p!r}: it must be at most 1.")
+        if self.schema is not None:
+            _check_schema(self.schema)
         stops: object = self.stop
         if not isinstance(stops, tuple) or not all(isinstance(s, str) and s for s in stops):
             raise InvalidSetting(f"stop is {self.stop!r}: it must be a tuple of non-empty strings.")
+
+
+def _check_schema(schema: str) -> None:
+    try:
+        fits = isinstance(json.loads(schema), dict)
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise InvalidSetting(f"schema is {schema!r}: it must be the JSON text of a JSON schema.")

@@ -15,6 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from templora_memory._manifest import ModelIdentity
 from templora_memory._messages import LEARNED_ROLES, Document, Item, Message
@@ -194,6 +195,9 @@ class FakeBackend:
         shown = self.count(request.messages)
         memory = f"{len(texts)} texts in weights ({digest})" if texts else "no memory"
         said = f"I see {shown} tokens and have {memory}: {_recall(request.messages, texts)}"
+        if request.sampling.schema is not None:
+            schema = json.loads(request.sampling.schema)
+            said = json.dumps(_smallest(schema, schema))
         return self._stream(said, request.sampling, shown, request.max_tokens)
 
     def _stream(self, text: str, sampling: Sampling, shown: int, most: int) -> FakeStream:
@@ -244,6 +248,28 @@ def _recall(messages: Sequence[Message], texts: Sequence[str]) -> str:
         sentences, key=lambda s: sum((Counter(_plain(s)) & Counter(asked)).values()), default=""
     )
     return best if asked & set(_plain(best)) else "I do not know."
+
+
+def _smallest(schema: dict[str, Any], whole: dict[str, Any]) -> Any:
+    """The simplest value that a JSON schema of everyday parts allows."""
+    if "$ref" in schema:
+        target: Any = whole
+        for part in schema["$ref"].removeprefix("#/").split("/"):
+            target = target[part]
+        return _smallest(target, whole)
+    for word in ("anyOf", "oneOf", "allOf"):
+        if word in schema:
+            return _smallest(schema[word][0], whole)
+    kind = schema.get("type", "object")
+    if kind == "object" and "enum" not in schema and "const" not in schema:
+        parts = schema.get("properties", {})
+        wanted = schema.get("required", parts)
+        return {name: _smallest(parts[name], whole) for name in wanted}
+    if kind == "array":
+        return [_smallest(schema["items"], whole)] * schema.get("minItems", 0)
+    number = schema.get("minimum", 0)
+    plain = {"string": "word", "boolean": False, "null": None, "integer": number, "number": number}
+    return schema.get("const", schema.get("enum", [plain.get(kind)])[0])
 
 
 class FakeStream:

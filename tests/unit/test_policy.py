@@ -143,3 +143,9 @@ def test_the_reference_preset_is_the_released_algorithm():
 def test_the_scale_follows_rank_and_alpha():
     assert Learning(rank=16, alpha=32).scale == 2
     assert Learning(rank=16, alpha=32, rank_stabilised=True).scale == 8
+
+
+@pytest.mark.parametrize("schema", ["", "{", "[]", "3", 5])
+def test_a_schema_is_the_text_of_a_json_object(schema):
+    with pytest.raises(InvalidSetting, match="JSON schema"):
+        Sampling(schema=schema)

@@ -27,6 +27,7 @@ from templora_memory._ports import Completion
 from templora_memory._reports import FinishReason
 from templora_memory.backends.local import _lora
 from templora_memory.backends.local._model import BaseModel, pad_left, pairs_of, stored_cache
+from templora_memory.backends.local._schema import Schemas
 from templora_memory.backends.local._text import Decoder, Text
 from templora_memory.errors import ModelError
 
@@ -150,8 +151,9 @@ class Answer:
 class _Chooser:
     """The next token of one answer."""
 
-    def __init__(self, sampling: Sampling, base: BaseModel) -> None:
+    def __init__(self, sampling: Sampling, base: BaseModel, schemas: Schemas) -> None:
         self._sampling = sampling
+        self._grammar = schemas.grammar(sampling.schema) if sampling.schema else None
         self._ends = sorted(base.end_tokens) if sampling.ignore_end else []
         self._penalty = (
             RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty))
@@ -181,9 +183,17 @@ class _Chooser:
             )
         if self._ends:
             scores[:, self._ends] = -torch.inf
+        if self._grammar is not None:
+            scores[:, self._grammar.forbidden(scores.shape[1])] = -torch.inf
         ids = torch.tensor([[*prompt, *said]] if self._penalty else [[]], dtype=torch.long)
         if self._penalty is not None:
             scores = self._penalty(ids, scores)
+        token = self._pick(ids, scores)
+        if self._grammar is not None:
+            self._grammar.take(token)
+        return token
+
+    def _pick(self, ids: Tensor, scores: Tensor) -> int:
         if self._sampling.temperature == 0:
             return int(scores.argmax())
         for warper in self._warpers:
@@ -194,9 +204,9 @@ class _Chooser:
 class _Row:
     """An answer in the batch."""
 
-    def __init__(self, answer: Answer, base: BaseModel, text: Text) -> None:
+    def __init__(self, answer: Answer, base: BaseModel, text: Text, schemas: Schemas) -> None:
         self.answer = answer
-        self.chooser = _Chooser(answer.sampling, base)
+        self.chooser = _Chooser(answer.sampling, base, schemas)
         if answer.unsaid is None:
             self.decoder = Decoder(text, answer.stop)
         else:
@@ -256,6 +266,7 @@ class DecodeBatch:
     def __init__(self, base: BaseModel, text: Text) -> None:
         self._base = base
         self._text = text
+        self._schemas = Schemas(base)
         self._fresh: list[Answer] = []
         self._rows: list[_Row] = []
         self._cache: DynamicCache | None = None
@@ -295,9 +306,9 @@ class DecodeBatch:
 
     def _prefill(self, answer: Answer) -> None:
         if answer.channel.closed.is_set():
-            _Row(answer, self._base, self._text).end("cancelled")
+            _Row(answer, self._base, self._text, self._schemas).end("cancelled")
             return
-        row = _Row(answer, self._base, self._text)
+        row = _Row(answer, self._base, self._text, self._schemas)
         known = len(answer.cache.ids) if answer.cache else 0
         cache = stored_cache(answer.cache.pairs if answer.cache else None)
         fresh = torch.tensor([answer.prompt[known:]], device=self._base.device)
