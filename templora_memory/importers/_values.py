@@ -1,0 +1,141 @@
+"""What the importers hand out, what they accept at most, and how they refuse. Pure values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from templora_memory._messages import Message
+from templora_memory.errors import InputError
+
+_MIB = 1 << 20
+
+
+class FileRefused(InputError):
+    """A file that cannot be read as a character or a chat. Nothing of the file is quoted.
+
+    `code` is stable and meant for programs: too_large, unsupported_type, not_a_card, bad_base64,
+    bad_json, bad_file, encrypted_zip, no_card_json, too_many_entries, empty, pdf_no_text,
+    needs_extra.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+
+    @property
+    def code(self) -> str:
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The most a file may ask for; sizes in bytes, `pdf_seconds` of processor time.
+
+    Args:
+        file: the whole file.
+        text: a card's JSON after decoding, also inside a PNG or a zip; a text; a chat.
+        yaml: a YAML character, which is slow to parse.
+        chunks: chunks of a PNG.
+        entries: members of a zip.
+        depth: nesting of JSON and YAML.
+        containers: lists and objects in one JSON text.
+        portrait: pixels of a portrait; a larger one is left out.
+        pages: pages read of a PDF.
+        pdf_seconds: for reading a PDF.
+        messages: messages of a chat.
+    """
+
+    file: int = 8 * _MIB
+    text: int = 4 * _MIB
+    yaml: int = _MIB // 4
+    chunks: int = 4096
+    entries: int = 10_000
+    depth: int = 64
+    containers: int = 100_000
+    portrait: int = 16_000_000
+    pages: int = 200
+    pdf_seconds: float = 10.0
+    messages: int = 50_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoreEntry:
+    """A lorebook entry: text that joins the prompt when one of its keys is mentioned.
+
+    `secondary_keys`, if any, need a hit too. Entries with `regex` keys are kept and never match,
+    because a foreign regular expression can take forever.
+    """
+
+    content: str
+    keys: tuple[str, ...] = ()
+    secondary_keys: tuple[str, ...] = ()
+    name: str = ""
+    enabled: bool = True
+    constant: bool = False
+    case_sensitive: bool = False
+    regex: bool = False
+    order: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Character:
+    """A character as its file tells it: plain text without markup, macros still unfilled.
+
+    Args:
+        name, nickname: for people to read; never used as a path or an id.
+        description, personality, scenario: the bio.
+        first_message, alternate_greetings: what the character may say first.
+        example_dialogues: each a short conversation.
+        system_prompt, post_history_instructions: instructions that belong into the prompt.
+        lore: lorebook entries, disabled ones too.
+        creator_notes, creator, version, tags: about the file; never for a prompt or for learning.
+        source_format: what was found, in words.
+        portrait: a PNG with nothing but its picture, or None.
+        warnings: what was left out or guessed, for people to read.
+        raw: the parsed card, so that an export loses nothing; empty for other formats.
+    """
+
+    name: str
+    nickname: str = ""
+    description: str = ""
+    personality: str = ""
+    scenario: str = ""
+    first_message: str = ""
+    alternate_greetings: tuple[str, ...] = ()
+    example_dialogues: tuple[tuple[Message, ...], ...] = ()
+    system_prompt: str = ""
+    post_history_instructions: str = ""
+    lore: tuple[LoreEntry, ...] = ()
+    creator_notes: str = ""
+    creator: str = ""
+    version: str = ""
+    tags: tuple[str, ...] = ()
+    source_format: str = "text"
+    portrait: bytes | None = None
+    warnings: tuple[str, ...] = ()
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Character({self.source_format}, {len(self.description)} characters of bio)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ChatLog:
+    """A conversation from another program; hidden messages are left out.
+
+    `skipped` counts lines that could not be read.
+    """
+
+    messages: tuple[Message, ...]
+    user_name: str = ""
+    character_name: str = ""
+    skipped: int = 0
+    source_format: str = "chat"
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"ChatLog({self.source_format}, {len(self.messages)} messages)"
