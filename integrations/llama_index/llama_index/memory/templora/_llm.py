@@ -1,0 +1,430 @@
+"""`TempLoraLLM`: one light language model object for each memory, over one shared service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from functools import partial
+from os import PathLike
+from typing import Any, NoReturn
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+    MessageRole,
+)
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.core.llms.custom import CustomLLM
+from llama_index.core.types import BaseOutputParser, PydanticProgramMode
+from templora_memory import Message, ParametricMemory, Policy, Reply, ReplyStream, Sampling
+from templora_memory.errors import PromptTooLong, UnknownMemory, UnknownRevision
+
+from llama_index.memory.templora._conversation import Conversation, current
+from llama_index.memory.templora._messages import prompt_messages
+from llama_index.memory.templora._tokens import tokenizer_of
+
+_TRIES = 4  # a revision may be retired between asking for its name and using it
+_SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "do_sample")
+_OPTIONS = (*_SAMPLING, "max_new_tokens", "max_tokens", "session_id", "strength", "revision")
+
+
+class TempLoraLLM(CustomLLM):
+    """A local language model that answers with what one memory has learned.
+
+    Messages go into the prompt as they are: what a memory keeps out of it is the memory's business.
+    Retrieved text, tool output and whatever else stands in a prompt is never learned. Every prompt
+    takes the model's own chat template; several system messages become one.
+
+    Objects are light: make one for each session with `for_session`. All of them share the model.
+
+    Args:
+        memory: the service that owns model and memories.
+        session_id: whose memory answers; None: the base model, without any.
+        context_window: tokens of prompt and answer together; None: the service's window.
+        max_new_tokens: of an answer; None: the service's ``policy.reply_tokens``.
+        generate_kwargs: defaults of a call's options: max_new_tokens, temperature, top_p, top_k,
+            repetition_penalty, seed, stop, do_sample, strength (of the memory; 0 is the base
+            model). A call's own keyword arguments override them, and may name a session_id and a
+            revision as well.
+        stopping_ids: not available without a tokenizer; use ``generate_kwargs={"stop": [...]}``.
+        is_chat_model: what query engines are told. Leave it, or they build prompts of their own.
+        system_prompt: put before prompts of completions and of `predict`.
+        messages_to_prompt: turns messages into one prompt of your own, sent as a user's message.
+        completion_to_prompt: wraps the prompts of completions.
+
+    Raises:
+        ValueError: an unknown option, or a value out of its range.
+    """
+
+    session_id: str | None = Field(default=None, description="Whose memory answers.")
+    context_window: int | None = Field(default=None, description="Tokens of prompt and answer.")
+    max_new_tokens: int | None = Field(default=None, description="Most tokens of an answer.")
+    generate_kwargs: dict[str, Any] = Field(default_factory=dict, description="Default options.")
+    is_chat_model: bool = Field(default=True, description="Whether it takes chat messages.")
+
+    _pm: ParametricMemory = PrivateAttr()
+    _conversation: Conversation | None = PrivateAttr(default=None)
+    _own_prompt: bool = PrivateAttr(default=False)
+
+    def __init__(
+        self,
+        memory: ParametricMemory,
+        session_id: str | None = None,
+        *,
+        context_window: int | None = None,
+        max_new_tokens: int | None = None,
+        generate_kwargs: Mapping[str, Any] | None = None,
+        stopping_ids: Sequence[int] | None = None,
+        is_chat_model: bool = True,
+        system_prompt: str | None = None,
+        messages_to_prompt: Callable[[Sequence[ChatMessage]], str] | None = None,
+        completion_to_prompt: Callable[[str], str] | None = None,
+        callback_manager: CallbackManager | None = None,
+        output_parser: BaseOutputParser | None = None,
+        pydantic_program_mode: PydanticProgramMode = PydanticProgramMode.DEFAULT,
+    ) -> None:
+        if not isinstance(memory, ParametricMemory):
+            raise TypeError(
+                f"memory is a {type(memory).__name__}: give the ParametricMemory service, for "
+                "example ParametricMemory.from_pretrained(...)."
+            )
+        if stopping_ids:
+            raise ValueError(
+                f"stopping_ids is {list(stopping_ids)!r}: give the texts instead, "
+                'generate_kwargs={"stop": ["..."]}. The model\'s own end tokens always end an answer.'
+            )
+        super().__init__(
+            session_id=session_id,
+            context_window=context_window,
+            max_new_tokens=max_new_tokens,
+            generate_kwargs=dict(generate_kwargs or {}),
+            is_chat_model=is_chat_model,
+            system_prompt=system_prompt,
+            messages_to_prompt=messages_to_prompt,
+            completion_to_prompt=completion_to_prompt,
+            callback_manager=callback_manager or CallbackManager([]),
+            output_parser=output_parser,
+            pydantic_program_mode=pydantic_program_mode,
+        )
+        self._pm = memory
+        self._own_prompt = messages_to_prompt is not None
+        _options(self.generate_kwargs)
+
+    @classmethod
+    def from_huggingface_llm(
+        cls,
+        llm: Any,
+        session_id: str | None = None,
+        *,
+        root: str | PathLike[str] | None = None,
+        policy: Policy | None = None,
+        **kwargs: Any,
+    ) -> TempLoraLLM:
+        """Take over the model of a ``HuggingFaceLLM``, with its generation settings.
+
+        The model is frozen and belongs to the new service from then on; `service` returns that.
+
+        Args:
+            llm: a ``llama_index.llms.huggingface.HuggingFaceLLM``.
+            session_id: whose memory answers.
+            root: folder of the memories; None: ``$TEMPLORA_ROOT`` or ``~/.templora``.
+            policy: how memories are kept; None: the defaults, within the model's window.
+            kwargs: as for the constructor; they override what `llm` has.
+
+        Raises:
+            TypeError: not such an object.
+        """
+        import os  # noqa: PLC0415  # with the backend, which loads torch
+        from pathlib import Path  # noqa: PLC0415
+
+        from templora_memory.backends.local import LocalBackend  # noqa: PLC0415
+        from templora_memory.stores import DirectoryStore  # noqa: PLC0415
+
+        model, tokenizer = getattr(llm, "_model", None), getattr(llm, "_tokenizer", None)
+        if model is None or tokenizer is None:
+            raise TypeError(
+                f"{type(llm).__name__} holds no model and tokenizer: a HuggingFaceLLM is needed."
+            )
+        where = root or os.environ.get("TEMPLORA_ROOT") or Path.home() / ".templora"
+        backend = LocalBackend.of(model, tokenizer, name=llm.model_name)
+        service = ParametricMemory(backend, DirectoryStore(where), policy)
+        given = {k: v for k, v in llm.generate_kwargs.items() if k in _OPTIONS}
+        stops = [tokenizer.decode([token]) for token in getattr(llm, "stopping_ids", None) or ()]
+        if stops:
+            given["stop"] = [*_as_stops(given.get("stop")), *stops]
+        settings: dict[str, Any] = {
+            "generate_kwargs": given,
+            "max_new_tokens": llm.max_new_tokens,
+            "system_prompt": llm.system_prompt or None,
+            "callback_manager": llm.callback_manager,
+            "output_parser": llm.output_parser,
+            "pydantic_program_mode": llm.pydantic_program_mode,
+        }
+        return cls(service, session_id, **(settings | kwargs))
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "TempLoraLLM"
+
+    # --- copies --------------------------------------------------------------------------------
+
+    def for_session(self, session_id: str | None) -> TempLoraLLM:
+        """The same model and settings for another session; None: the base model. Costs nothing."""
+        other = self.model_copy(update={"session_id": session_id})
+        other._conversation = None
+        return other
+
+    def bound_to(self, conversation: Conversation) -> TempLoraLLM:
+        """The same, answering with the revision that fits this conversation."""
+        other = self.for_session(conversation.session_id)
+        other._conversation = conversation
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> TempLoraLLM:
+        return self.model_copy()  # the service is one, however often settings are copied
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("A TempLoraLLM holds a model: it cannot be pickled. Make it where it runs.")
+
+    # --- what it is ----------------------------------------------------------------------------
+
+    @property
+    def service(self) -> ParametricMemory:
+        """The service behind it."""
+        return self._pm
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """Window, answer length and name; loads the model if it is not loaded yet."""
+        policy = self._pm.policy
+        window, reply = policy.window or 0, policy.reply_tokens or 0
+        return LLMMetadata(
+            context_window=min(self.context_window or window, window),
+            num_output=self.max_new_tokens or reply,
+            is_chat_model=self.is_chat_model,
+            model_name=self._pm.base.name,
+        )
+
+    @property
+    def tokenizer_fn(self) -> Callable[[str], list[Any]]:
+        """The model's own tokenizer, for ``Settings.tokenizer``: LlamaIndex then counts exactly."""
+        return tokenizer_of(self._pm)
+
+    # --- answering -----------------------------------------------------------------------------
+
+    def _stream(self, messages: Sequence[Message], options: Mapping[str, Any]) -> ReplyStream:
+        given = {**self.generate_kwargs, **options}
+        sampling = _options(given)
+        most = given.get("max_new_tokens", given.get("max_tokens", self.max_new_tokens))
+        session_id = given.get("session_id", self.session_id)
+        start = partial(
+            self._pm.stream,
+            history=messages,
+            strength=given.get("strength", 1.0),
+            sampling=sampling,
+            max_tokens=most,
+        )
+        try:
+            for attempt in range(_TRIES):
+                revision = given.get("revision") or self._revision(session_id)
+                try:
+                    return start(session_id if revision else None, revision=revision)
+                except (UnknownRevision, UnknownMemory):
+                    if "revision" in given or attempt == _TRIES - 1:
+                        raise
+        except PromptTooLong as error:
+            error.add_note(
+                "Give retrieved text less room (similarity_top_k, chunk_size), or let LlamaIndex "
+                "count with this model's tokenizer: Settings.tokenizer = llm.tokenizer_fn"
+            )
+            raise
+        raise AssertionError("unreachable")  # the loop returns or raises
+
+    def _revision(self, session_id: str | None) -> str | None:
+        """The revision to answer with: what the conversation asks for, or the newest."""
+        if session_id is None:
+            return None
+        bound = self._conversation
+        if bound is None or bound.session_id != session_id:
+            bound = current(self._pm, session_id)
+        if bound is not None:
+            return bound.revision
+        try:
+            head = self._pm.head(session_id)
+        except UnknownMemory:
+            return None
+        return head.name if head else None
+
+    def _chat_prompt(self, messages: Sequence[ChatMessage]) -> list[Message]:
+        if self._own_prompt and self.messages_to_prompt is not None:
+            return [Message("user", self.messages_to_prompt(messages))]
+        return prompt_messages(messages)
+
+    def _text_prompt(self, prompt: str, *, formatted: bool) -> list[Message]:
+        if formatted:
+            return [Message("user", prompt)]
+        if self.completion_to_prompt is not None:
+            prompt = self.completion_to_prompt(prompt)
+        system = [Message("system", self.system_prompt)] if self.system_prompt else []
+        return [*system, Message("user", prompt)]
+
+    @llm_chat_callback()
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        with self._stream(self._chat_prompt(messages), kwargs) as stream:
+            return _chat_end(stream.reply)
+
+    @llm_chat_callback()
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        stream = self._stream(self._chat_prompt(messages), kwargs)
+        return (_chat_piece(text, delta) for text, delta in _pieces(stream))
+
+    @llm_chat_callback()
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        stream = await asyncio.to_thread(self._stream, self._chat_prompt(messages), kwargs)
+        async for _ in _apieces(stream):
+            pass
+        return _chat_end(await asyncio.to_thread(lambda: stream.reply))
+
+    @llm_chat_callback()
+    async def astream_chat(
+        self, messages: Sequence[ChatMessage], **kwargs: Any
+    ) -> ChatResponseAsyncGen:
+        stream = await asyncio.to_thread(self._stream, self._chat_prompt(messages), kwargs)
+
+        async def responses() -> ChatResponseAsyncGen:
+            async with contextlib.aclosing(_apieces(stream)) as pieces:
+                async for text, delta in pieces:
+                    yield _chat_piece(text, delta)
+
+        return responses()
+
+    @llm_completion_callback()
+    def complete(
+        self,
+        prompt: str,
+        formatted: bool = False,  # noqa: FBT001, FBT002  # LlamaIndex's signature
+        **kwargs: Any,
+    ) -> CompletionResponse:
+        with self._stream(self._text_prompt(prompt, formatted=formatted), kwargs) as stream:
+            return _text_end(stream.reply)
+
+    @llm_completion_callback()
+    def stream_complete(
+        self,
+        prompt: str,
+        formatted: bool = False,  # noqa: FBT001, FBT002  # LlamaIndex's signature
+        **kwargs: Any,
+    ) -> CompletionResponseGen:
+        stream = self._stream(self._text_prompt(prompt, formatted=formatted), kwargs)
+        return (CompletionResponse(text=text, delta=delta) for text, delta in _pieces(stream))
+
+    @llm_completion_callback()
+    async def acomplete(
+        self,
+        prompt: str,
+        formatted: bool = False,  # noqa: FBT001, FBT002  # LlamaIndex's signature
+        **kwargs: Any,
+    ) -> CompletionResponse:
+        asked = self._text_prompt(prompt, formatted=formatted)
+        stream = await asyncio.to_thread(self._stream, asked, kwargs)
+        async for _ in _apieces(stream):
+            pass
+        return _text_end(await asyncio.to_thread(lambda: stream.reply))
+
+    @llm_completion_callback()
+    async def astream_complete(
+        self,
+        prompt: str,
+        formatted: bool = False,  # noqa: FBT001, FBT002  # LlamaIndex's signature
+        **kwargs: Any,
+    ) -> CompletionResponseAsyncGen:
+        asked = self._text_prompt(prompt, formatted=formatted)
+        stream = await asyncio.to_thread(self._stream, asked, kwargs)
+
+        async def responses() -> CompletionResponseAsyncGen:
+            async with contextlib.aclosing(_apieces(stream)) as pieces:
+                async for text, delta in pieces:
+                    yield CompletionResponse(text=text, delta=delta)
+
+        return responses()
+
+
+# --- options -------------------------------------------------------------------------------------
+
+
+def _options(given: Mapping[str, Any]) -> Sampling:
+    if unknown := sorted(set(given) - set(_OPTIONS)):
+        raise ValueError(f"Unknown options {unknown}: use {sorted(_OPTIONS)}.")
+    chosen = {k: given[k] for k in _SAMPLING if given.get(k) is not None}
+    if chosen.pop("do_sample", True) is False:
+        chosen["temperature"] = 0.0
+    elif given.get("do_sample"):
+        chosen.setdefault("temperature", 1.0)
+    if "stop" in chosen:
+        chosen["stop"] = _as_stops(chosen["stop"])
+    return Sampling(**chosen)
+
+
+def _as_stops(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+# --- streams -------------------------------------------------------------------------------------
+
+
+def _pieces(stream: ReplyStream) -> Iterator[tuple[str, str]]:
+    """The text so far and what is new of it; a consumer who goes away stops the model."""
+    text = ""
+    with stream:
+        for piece in stream:
+            text += piece
+            yield text, piece
+
+
+async def _apieces(stream: ReplyStream) -> AsyncGenerator[tuple[str, str], None]:
+    """The same, waiting in a thread, so that the event loop goes on."""
+    text, pieces = "", iter(stream)
+    try:
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            text += piece
+            yield text, piece
+    finally:
+        stream.close()
+
+
+# --- responses -----------------------------------------------------------------------------------
+
+
+def _counts(reply: Reply) -> dict[str, Any]:
+    return {
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.completion_tokens,
+        "total_tokens": reply.prompt_tokens + reply.completion_tokens,
+    }
+
+
+def _chat_end(reply: Reply) -> ChatResponse:
+    message = ChatMessage(role=MessageRole.ASSISTANT, content=reply.text)
+    return ChatResponse(message=message, raw=reply.as_dict(), additional_kwargs=_counts(reply))
+
+
+def _chat_piece(text: str, delta: str) -> ChatResponse:
+    message = ChatMessage(role=MessageRole.ASSISTANT, content=text)
+    return ChatResponse(message=message, delta=delta)
+
+
+def _text_end(reply: Reply) -> CompletionResponse:
+    return CompletionResponse(
+        text=reply.text, raw=reply.as_dict(), additional_kwargs=_counts(reply)
+    )

@@ -1,0 +1,134 @@
+"""LlamaIndex's chat messages and ours: what goes into a prompt, and what may be learned.
+
+Knows nothing of models, stores or memories.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from llama_index.core.base.llms.types import (
+    CachePoint,
+    ChatMessage,
+    CitableBlock,
+    CitationBlock,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+from templora_memory import Message
+from templora_memory.errors import InvalidText
+
+MessageToText: TypeAlias = Callable[[ChatMessage], str | None]
+LEARNED_ROLES = ("user", "assistant")
+_log = logging.getLogger(__name__)
+
+_Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+_ROLES: dict[MessageRole, _Role] = {
+    MessageRole.SYSTEM: "system",
+    MessageRole.DEVELOPER: "system",
+    MessageRole.USER: "user",
+    MessageRole.ASSISTANT: "assistant",
+    MessageRole.CHATBOT: "assistant",
+    MessageRole.MODEL: "assistant",
+    MessageRole.TOOL: "tool",
+    MessageRole.FUNCTION: "tool",
+}
+
+
+# --- into the prompt ---------------------------------------------------------------------------
+
+
+def prompt_messages(messages: Iterable[ChatMessage]) -> list[Message]:
+    """The messages of a prompt, all of their text.
+
+    Raises:
+        ValueError: a message carries an image, sound, video or file, which the model cannot read.
+    """
+    return [Message(_ROLES[m.role], _prompt_text(m)) for m in messages]
+
+
+def _prompt_text(message: ChatMessage) -> str:
+    pieces: list[str] = []
+    for block in message.blocks:
+        match block:
+            case TextBlock():
+                pieces.append(block.text)
+            case CitableBlock() | CitationBlock():
+                pieces += [part.text for part in block.nested_blocks if isinstance(part, TextBlock)]
+            case ToolCallBlock():
+                call = {"name": block.tool_name, "arguments": block.tool_kwargs}
+                pieces.append(json.dumps(call, ensure_ascii=False, default=str))
+            case ThinkingBlock() | CachePoint():
+                pass  # meant for the model that wrote it, and for a provider's cache
+            case _:
+                raise ValueError(
+                    f"A {message.role.value} message holds a block of type {block.block_type!r}: "
+                    "this model reads text only. Describe it in words, or leave it out."
+                )
+    return "\n".join(pieces)
+
+
+# --- into the memory ---------------------------------------------------------------------------
+
+
+def message_to_text(message: ChatMessage) -> str | None:
+    """What a message says, as far as it may be learned; None if nothing of it may.
+
+    Only text blocks count. Of an agent's trace ("Thought: ... Answer: ...") only the last answer is
+    left, without thoughts, actions and what tools returned.
+    """
+    text = "\n".join(block.text for block in message.blocks if isinstance(block, TextBlock))
+    if _ROLES[message.role] == "assistant" and text.lstrip().startswith("Thought:"):
+        _, found, said = text.rpartition("Thought:")[2].partition("Answer:")
+        text = said if found else ""
+        text = text.strip()
+    return text if text.strip() else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extract:
+    """Which rows of a transcript belong to the conversation that is learned, and as which text.
+
+    Args:
+        roles: "user" and "assistant", or one of them. Tool, function and system messages are never
+            learned, whatever stands here.
+        text: the text of a message, or None.
+    """
+
+    roles: tuple[str, ...] = LEARNED_ROLES
+    text: MessageToText = message_to_text
+
+    def __post_init__(self) -> None:
+        if not self.roles or set(self.roles) - set(LEARNED_ROLES):
+            raise ValueError(
+                f"absorb_roles is {self.roles!r}: use one or both of {LEARNED_ROLES}. System and "
+                "tool messages are never learned."
+            )
+
+    def message(self, row: ChatMessage) -> Message | None:
+        """The message that a row is in the learned conversation; None if it has no part in it."""
+        role = _ROLES[row.role]
+        text = self.text(row) if role in self.roles else None
+        if text is None:
+            return None
+        try:
+            return Message(role, text)
+        except InvalidText as error:
+            _log.warning("a %s message is not learned: %s", role, error)
+            return None
+
+
+def as_chat(message: Message) -> ChatMessage:
+    """A journalled message as a row again."""
+    return ChatMessage(role=message.role, content=message.content)
+
+
+def copies(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """Deep copies: callers write into what they are given."""
+    return [message.model_copy(deep=True) for message in messages]

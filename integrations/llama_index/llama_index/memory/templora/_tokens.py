@@ -1,0 +1,81 @@
+"""Counting tokens exactly, and the budgets that follow from the model's window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from templora_memory import Message, ParametricMemory
+
+RETRIEVAL_SHARE = 0.25
+_MARGIN_SHARE = 1 / 32  # words of prompts around it all
+_LEAST = 32
+
+
+def tokenizer_of(service: ParametricMemory) -> Callable[[str], list[Any]]:
+    """The model's tokenizer: a text to a list with one entry for each token."""
+    backend: Any = service.backend
+    found: Callable[[str], list[Any]] | None = getattr(backend, "token_ids", None)
+    return found or (lambda text: list(backend.split(text, 1)))
+
+
+def message_overhead(service: ParametricMemory) -> int:
+    """Tokens that the chat template adds to a message, beside its text; rounded up."""
+    backend, tokens = service.backend, tokenizer_of(service)
+    pair = (Message("user", "a"), Message("assistant", "b"))
+    two = backend.count(pair + pair) - backend.count(pair)
+    return max(0, -(-(two - len(tokens("a")) - len(tokens("b"))) // 2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How a window is shared out, in tokens.
+
+    Args:
+        history: `token_limit` of a memory: turns in the prompt, evicted ones not yet learned
+            included.
+        flush: `token_flush_size`: what leaves at once, small enough that it fits beside the turns
+            that stay.
+    """
+
+    history: int
+    flush: int
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        window: int,
+        reply: int,
+        ratio: float,
+        retrieval: int | None = None,
+        history: int | None = None,
+        flush: int | None = None,
+    ) -> Budget:
+        """The budget of a window with room for an answer and for retrieved text.
+
+        Raises:
+            ValueError: no room is left for turns.
+        """
+        if not 0 < ratio < 1:
+            raise ValueError(
+                f"chat_history_token_ratio is {ratio!r}: it must be between 0 and 1, so that "
+                "evicted turns fit beside the others until they are learned."
+            )
+        room = window - reply
+        if history is None:
+            reserve = int(window * RETRIEVAL_SHARE) if retrieval is None else retrieval
+            history = room - reserve - int(window * _MARGIN_SHARE)
+            if history < min(_LEAST, window // 8):
+                raise ValueError(
+                    f"No room is left for the conversation: a window of {window} tokens, {reply} "
+                    f"of them for answers and {reserve} for retrieved text (rag_token_reserve). "
+                    "Lower one of these, or take a larger window."
+                )
+        elif not 0 < history <= room:
+            raise ValueError(
+                f"token_limit is {history!r}: it must be between 1 and {room}, the window of "
+                f"{window} less {reply} for the answer."
+            )
+        return cls(history=history, flush=flush or max(1, int(min(0.3, 1 - ratio) * history)))
