@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
+from templora_memory.cli import _serve  # noqa: F401  # registers its commands
 from templora_memory.cli._call import write_json
 from templora_memory.cli._commands import app
 from templora_memory.errors import InputError, TemploraError, UnknownMemory, UnknownRevision

@@ -1,0 +1,153 @@
+"""Serving over HTTP, and the keys for it. Needs the extra ``serve``."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from templora_memory._policy import Policy
+from templora_memory.cli._call import Call, command, write_json
+from templora_memory.cli._commands import app
+from templora_memory.errors import InvalidSetting
+
+_EXTRA = frozenset({"fastapi", "starlette", "pydantic", "uvicorn"})
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(help="File of API keys; make them with `templora key`.", dir_okay=False),
+]
+
+
+def _server() -> ModuleType:
+    try:
+        from templora_memory import server  # noqa: PLC0415  # an extra
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
+            raise
+        raise InvalidSetting(
+            f"Serving needs {error.name}: pip install 'templora-memory[serve]'."
+        ) from error
+    return server
+
+
+@command(app)
+def serve(
+    call: Call,
+    *,
+    host: Annotated[
+        str, typer.Option(help="Address to bind. Beyond this machine it needs keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    keys: KeyFile = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TEMPLORA_API_KEY", help="One key, of the namespace default, without a file."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What clients call the base model. Default: its own name.")
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(help="A web page's origin that may call from a browser. May be repeated."),
+    ] = None,
+    running: Annotated[int, typer.Option(help="Replies computed at once.", min=1)] = 16,
+    waiting: Annotated[int, typer.Option(help="Further ones that may wait.", min=0)] = 64,
+    timeout: Annotated[float, typer.Option(help="Seconds for a whole reply.")] = 300.0,
+    grace: Annotated[
+        float, typer.Option(help="Seconds that replies get when the server stops.", min=0)
+    ] = 10.0,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(help="Prometheus metrics on this port of 127.0.0.1 (extra metrics)."),
+    ] = None,
+    traces: Annotated[
+        bool, typer.Option("--traces", help="OpenTelemetry spans, as its environment says.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log every request; never its text or ids.")
+    ] = False,
+) -> None:
+    """Serve memories over HTTP: OpenAI's chat interface, and the verbs of a memory.
+
+    The model `BASE:ID` answers with the memory ID. Ctrl-C or SIGTERM stop it cleanly; absorbs that
+    are interrupted go on at the next start.
+
+    **Examples**
+
+        templora serve
+        templora serve --model Qwen/Qwen3-0.6B --port 9000
+        templora key alice --keys keys.json
+        templora serve --host 0.0.0.0 --keys keys.json
+    """
+    server = _server()
+    if keys is not None and api_key is not None:
+        raise InvalidSetting("Give --keys or --api-key (TEMPLORA_API_KEY), not both.")
+    known = None
+    if keys is not None:
+        known = server.Keys.load(keys)
+    elif api_key is not None:
+        known = server.Keys.of({api_key: "default"})
+    settings = server.ServerSettings(
+        name=name,
+        running=running,
+        waiting=waiting,
+        reply_seconds=float(timeout),
+        grace_seconds=float(grace),
+        origins=tuple(origin or ()),
+    )
+    observer = server.observers(metrics_port=metrics_port, traces=traces)
+    from templora_memory.backends.local import LocalBackend  # noqa: PLC0415  # torch loads here
+
+    common = call.common
+    log = logging.getLogger("templora_memory")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO if verbose else logging.WARNING)
+
+    def started(url: str) -> None:
+        if call.json:
+            write_json({"url": f"{url}/v1"})
+        else:
+            call.warn(f"serving {common.model} at {url}/v1")
+
+    server.serve(
+        LocalBackend(common.model, device=common.device, dtype=common.dtype),
+        common.root or Path.home() / ".templora",
+        host=host,
+        port=port,
+        policy=Policy.preset(common.preset),
+        keys=known,
+        settings=settings,
+        observer=observer,
+        started=started,
+    )
+
+
+@command(app)
+def key(
+    call: Call,
+    namespace: Annotated[
+        str, typer.Argument(metavar="NAMESPACE", help="Whose key: a-z, 0-9, '-', '_'.")
+    ],
+    keys: Annotated[
+        Path, typer.Option(help="File to add it to; made if it does not exist.", dir_okay=False)
+    ] = Path("keys.json"),
+) -> None:
+    """Make an API key for a namespace. It is shown once; the file holds only its digest.
+
+    Keys of one namespace share its memories and see no others. To take a key back, remove its
+    digest from the file and start the server again.
+
+    **Examples**
+
+        templora key alice --keys keys.json
+    """
+    made = _server().add_key(keys, namespace)
+    call.say({"namespace": namespace, "key": made, "file": str(keys)}, Text(made))

@@ -1,0 +1,169 @@
+"""Errors as OpenAI's clients expect them: ``{"error": {message, type, param, code}}``.
+
+A fault of the caller says what was wrong. A fault of this machine (a damaged file, a full disk)
+says only that; paths and details go to the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from templora_memory.errors import (
+    BaseMismatch,
+    Cancelled,
+    Closed,
+    Conflict,
+    InputError,
+    LearningFailed,
+    ModelError,
+    PromptTooLong,
+    StoreDamaged,
+    StoreError,
+    StoreWriteFailed,
+    TemploraError,
+    UnknownMemory,
+    UnknownRevision,
+)
+
+_log = logging.getLogger("templora_memory.server")
+_SERVER = 500
+
+
+class ApiError(HTTPException):
+    """An answer that is an error object.
+
+    Args:
+        status: HTTP status.
+        message: what happened, with which value, and what to do.
+        code: a short name for programs.
+        param: the request's field that was wrong.
+        retry_after: seconds after which trying again makes sense.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        every = dict(headers or {})
+        if retry_after is not None:
+            every["retry-after"] = str(retry_after)
+        super().__init__(status, detail=message, headers=every)
+        self.code = code
+        self.param = param
+
+    def body(self) -> dict[str, Any]:
+        return error_body(self.status_code, str(self.detail), code=self.code, param=self.param)
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body(), self.status_code, headers=dict(self.headers or {}))
+
+
+def internal_error() -> ApiError:
+    """What is said of a fault that nobody foresaw."""
+    return ApiError(_SERVER, "Something went wrong; see the server's log.", code="internal_error")
+
+
+_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+def error_body(
+    status: int, message: str, *, code: str | None, param: str | None = None
+) -> dict[str, Any]:
+    """The error object of a status."""
+    kind = _KINDS.get(status, "server_error" if status >= _SERVER else "invalid_request_error")
+    shown = message.encode("utf-8", "replace").decode()  # what a client sent may hold surrogates
+    return {"error": {"message": shown, "type": kind, "param": param, "code": code}}
+
+
+# the first that fits, from special to general; None: the message is not for the caller
+_STATUS: tuple[tuple[type[TemploraError], int, str, str | None], ...] = (
+    (PromptTooLong, 400, "context_length_exceeded", ""),
+    (InputError, 400, "invalid_value", ""),
+    (UnknownMemory, 404, "memory_not_found", "There is no such memory, or it has learned nothing."),
+    (UnknownRevision, 404, "revision_not_found", ""),
+    (BaseMismatch, 409, "base_mismatch", ""),
+    (ModelError, 500, "model_error", None),
+    (
+        Conflict,
+        409,
+        "conflict",
+        "The memory exists already, or another request changed it in between: try again.",
+    ),
+    (
+        StoreDamaged,
+        500,
+        "memory_damaged",
+        "A file of this memory is damaged: rebuild it, roll back, or restore a backup.",
+    ),
+    (
+        StoreWriteFailed,
+        507,
+        "store_write_failed",
+        "The server could not write (disk full?). Nothing was lost: try again later.",
+    ),
+    (StoreError, 500, "store_error", "The server could not use the memory's files; see its log."),
+    (LearningFailed, 422, "learning_failed", ""),
+    (Cancelled, 409, "cancelled", ""),
+    (Closed, 503, "shutting_down", "The server is shutting down: try again later."),
+)
+
+
+def as_api_error(error: TemploraError) -> ApiError:
+    """How an error of the service is answered."""
+    unexpected = (TemploraError, _SERVER, "internal_error", None)
+    _, status, code, said = next((row for row in _STATUS if isinstance(error, row[0])), unexpected)
+    if status >= _SERVER:
+        _log.error("%s: %s", type(error).__name__, error)
+    message = str(error) if said == "" else said or "Something went wrong; see the server's log."
+    return ApiError(status, message, code=code, retry_after=1 if error.retry else None)
+
+
+async def on_templora_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, TemploraError)  # noqa: S101  # registered for these
+    return as_api_error(error).response()
+
+
+async def on_http_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101  # registered for these
+    if isinstance(error, ApiError):
+        return error.response()
+    phrase = HTTPStatus(error.status_code).phrase
+    body = error_body(error.status_code, f"{error.detail or phrase}.", code=_slug(phrase))
+    return JSONResponse(body, error.status_code, headers=dict(error.headers or {}))
+
+
+async def on_invalid_request(_: Request, error: Exception) -> JSONResponse:
+    """Say which field is wrong and why; never send back what it held."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101  # registered for these
+    first = error.errors()[0]
+    where = _field(first["loc"])
+    body = error_body(400, f"{where or 'body'}: {first['msg']}.", code=first["type"], param=where)
+    return JSONResponse(body, 400)
+
+
+async def on_failure(_: Request, error: Exception) -> JSONResponse:
+    _log.error("a request failed with %s", type(error).__name__)
+    return internal_error().response()
+
+
+def _slug(phrase: str) -> str:
+    return phrase.lower().replace(" ", "_").replace("'", "")
+
+
+def _field(place: Sequence[str | int]) -> str | None:
+    parts = [str(part) for part in place[1:]]
+    return ".".join(parts).encode("utf-8", "replace").decode() or None
