@@ -17,7 +17,7 @@ from templora_memory.errors import InvalidSetting
 Targets: TypeAlias = Literal["all-linear", "mlp", "attention"]
 Schedule: TypeAlias = Literal["constant", "released"]
 PRESETS = ("default", "reference")
-RECIPES = ("auto", "continue", "pairs", "statements", "study")
+RECIPES = ("auto", "continue", "distill", "pairs", "statements", "study")
 DEFAULT_WINDOW = 4096  # tokens; longer prompts cost more than they give a memory in weights
 _TOKENS_MIN = 16
 _MOST_SEED = 2**63
@@ -173,7 +173,8 @@ class Policy:
             published. "pairs": the same, but of conversations only the assistant's messages are
             learned (source and approved translation). "study": the model itself writes questions
             and answers about a document, with the text in its prompt, and learns them beside the
-            text. "statements": a short document sentence by sentence, each as something the
+            text. "distill": like "study", but in place of the bare answers it learns what the model,
+            with the text in its prompt, expects at every token of them. "statements": a short document sentence by sentence, each as something the
             assistant says, because many passes over plain text would make a chat model forget
             where its answers end; the rest as "continue". "auto" (the default): short documents
             are studied, everything else continued.

@@ -90,13 +90,16 @@ class Call:
         return self.common.as_json
 
     @contextmanager
-    def service(self) -> Iterator[ParametricMemory]:
-        """The service with its model loaded; closed afterwards, cancelling if interrupted."""
+    def service(self, **changes: Any) -> Iterator[ParametricMemory]:
+        """The service with its model loaded; closed afterwards, cancelling if interrupted.
+
+        `changes`: of the preset's fields.
+        """
         common = self.common
         memory = ParametricMemory.from_pretrained(
             common.model,
             root=common.root,
-            policy=common.preset,
+            policy=Policy.preset(common.preset, **changes),
             device=common.device,
             dtype=common.dtype,
         )

@@ -22,11 +22,19 @@ from templora_memory._version import __version__
 from templora_memory.cli import _show
 from templora_memory.cli._call import Call, command
 from templora_memory.errors import InvalidSetting, InvalidText, StoreDamaged
+from templora_memory.evaluation.conversation import (
+    conversation as measure_conversation,
+    load_talks,
+)
 from templora_memory.evaluation.perplexity import perplexity as measure, total
 from templora_memory.evaluation.recall import (
     bundled_people,
     load_people,
     recall as measure_recall,
+)
+from templora_memory.evaluation.translation import (
+    load_pairs,
+    translation as measure_translation,
 )
 
 app = typer.Typer(
@@ -53,6 +61,9 @@ Strength = Annotated[float, typer.Option(help="Factor on the memory; 0 is exactl
 Temperature = Annotated[float, typer.Option(help="0 takes the most likely token.")]
 TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens with this probability.")]
 Penalty = Annotated[float, typer.Option(help="Over 1 makes tokens less likely to come again.")]
+Recipe = Annotated[
+    str | None, typer.Option(help="What an absorb trains on. Default: the preset's.")
+]
 Seed = Annotated[int | None, typer.Option(help="Of the random numbers, for temperatures over 0.")]
 Revision = Annotated[
     str, typer.Argument(metavar="REVISION", help="Name of a revision, or its first 8 letters.")
@@ -126,6 +137,14 @@ def chat(
         list[str] | None,
         typer.Option(help="Retrieved text for the prompt; never learned. May be repeated."),
     ] = None,
+    recall: Annotated[
+        int | None,
+        typer.Option(
+            "--recall",
+            metavar="TOKENS",
+            help="Room in the prompt for passages of what it learned, found by your words.",
+        ),
+    ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="Most tokens of an answer. Default: the policy's.")
     ] = None,
@@ -156,6 +175,7 @@ def chat(
         "sampling": sampling,
         "strength": strength,
         "max_tokens": max_tokens,
+        "recall_tokens": recall,
     }
     lead = [Message("system", system)] if system else []
     with call.service() as service:
@@ -311,6 +331,26 @@ def list_(call: Call) -> None:
     rows = [one.as_dict() for one in found]
     rows += [{"id": memory_id, "error": text} for memory_id, text in damaged.items()]
     call.say({"memories": rows}, _show.memories(found, damaged))
+
+
+@command(app)
+def search(
+    call: Call,
+    memory_id: MemoryId,
+    words: Annotated[str, typer.Argument(metavar="WORDS", help="What to look for.")],
+    limit: Annotated[int, typer.Option(help="Most passages to show.")] = 5,
+) -> None:
+    """Find what a memory was told, by words, best first.
+
+    **Examples**
+
+        templora search ada "roof bees"
+        templora search ada "When did we meet?" --limit 3 --json
+    """
+    with call.files() as service:
+        found = service.search(memory_id, words, limit=limit)
+    document = {"id": memory_id, "passages": [asdict(passage) for passage in found]}
+    call.say(document, *_show.passages(found))
 
 
 @command(app)
@@ -499,6 +539,7 @@ def recall(
         Path | None,
         typer.Option(help="Unrelated text: how much less likely does a memory make it?"),
     ] = None,
+    recipe: Recipe = None,
 ) -> None:
     """Questions about invented people, with their bio in the prompt, in a memory, or nowhere.
 
@@ -512,7 +553,7 @@ def recall(
     """
     asked = bundled_people() if people is None else load_people(people)
     text = None if other is None else _read(other)
-    with call.service() as service, _bar(call, "people") as bar:
+    with call.service(**_recipe(recipe)) as service, _bar(call, "people") as bar:
         task = bar.add_task("asking", total=None, note="")
 
         def note(done: int, count: int) -> None:
@@ -522,6 +563,68 @@ def recall(
     found = report.as_dict()
     document = {**found.pop("arms"), **found, "preset": call.common.preset}
     call.say(document, _show.recalled(report))
+
+
+@command(bench)
+def conversation(
+    call: Call,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Conversations, one JSON object a line.")
+    ],
+    recipe: Recipe = None,
+) -> None:
+    """Questions about conversations of many sessions, asked in a new one.
+
+    A line holds "sessions", a list of lists of messages, and "questions" with "ask" and "fact".
+
+    **Examples**
+
+        templora bench conversation talks.jsonl
+        templora bench conversation talks.jsonl --model Qwen/Qwen3-0.6B --json
+    """
+    talks = load_talks(file)
+    with call.service(**_recipe(recipe)) as service, _bar(call, "conversations") as bar:
+        task = bar.add_task("asking", total=None, note="")
+
+        def note(done: int, count: int) -> None:
+            bar.update(task, completed=done, total=count)
+
+        report = measure_conversation(service, talks, progress=note)
+    found = report.as_dict()
+    document = {**found.pop("arms"), **found, "preset": call.common.preset}
+    call.say(document, _show.conversed(report))
+
+
+@command(bench)
+def translation(
+    call: Call,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Tab-separated source and translation, or a GuoFeng file."
+        ),
+    ],
+    *,
+    write: Annotated[bool, typer.Option(help="Let the model translate, for BLEU and chrF.")] = True,
+) -> None:
+    """Translate in order, while the approved translations are learned section by section.
+
+    **Examples**
+
+        templora bench translation novel.tsv --model Qwen/Qwen3-0.6B
+        templora bench translation 4-mrly.eval --no-write --json
+    """
+    sections = load_pairs(file)
+    with call.service(recipe="pairs") as service, _bar(call, "sections") as bar:
+        task = bar.add_task("translating", total=None, note="")
+
+        def note(done: int, count: int) -> None:
+            bar.update(task, completed=done, total=count)
+
+        report = measure_translation(service, sections, write=write, progress=note)
+    found = report.as_dict()
+    document = {**found.pop("arms"), **found, "preset": call.common.preset}
+    call.say(document, _show.translated(report))
 
 
 @command(bench)
@@ -588,6 +691,11 @@ def speed(  # noqa: PLR0917  # typer calls it by name
 
 
 # --- shared ------------------------------------------------------------------------------------
+
+
+def _recipe(name: str | None) -> dict[str, str]:
+    """The policy's change that an option asks for."""
+    return {} if name is None else {"recipe": name}
 
 
 def _read(path: Path) -> str:

@@ -12,9 +12,19 @@ from rich.table import Table
 from rich.text import Text
 
 from templora_memory._manifest import Revision
-from templora_memory._reports import AbsorbReport, ForgetReceipt, Probe, Status, Transcript
+from templora_memory._reports import (
+    AbsorbReport,
+    ForgetReceipt,
+    Passage,
+    Probe,
+    Status,
+    Transcript,
+)
+from templora_memory.evaluation._answers import Arm
+from templora_memory.evaluation.conversation import ConversationReport
 from templora_memory.evaluation.perplexity import PerplexityReport
 from templora_memory.evaluation.recall import RecallReport
+from templora_memory.evaluation.translation import TranslationReport
 
 SHORT = 12
 """Digits of a revision's name that are shown."""
@@ -139,6 +149,13 @@ def probed(probe: Probe) -> tuple[Table, Text]:
     )
 
 
+def passages(found: Sequence[Passage]) -> tuple[Table | Text, ...]:
+    """Passages as they were told, each with its score."""
+    if not found:
+        return (Text("Nothing it was told has these words."),)
+    return (_columns(("score", "passage"), [(_number(one.score), one.text) for one in found]),)
+
+
 def forgotten(receipt: ForgetReceipt) -> tuple[Table, Text]:
     files = [file.path for file in receipt.files[:_LISTED]]
     if more := len(receipt.files) - len(files):
@@ -152,20 +169,51 @@ def forgotten(receipt: ForgetReceipt) -> tuple[Table, Text]:
     return table, Text("\n".join(files))
 
 
-def recalled(report: RecallReport) -> Group:
+def _arms(arms: Mapping[str, Arm]) -> Table:
     body = [
-        (name, f"{arm.accuracy:.0%}", f"{arm.right} of {arm.asked}")
-        for name, arm in report.arms.items()
+        (
+            name,
+            f"{arm.accuracy:.0%}",
+            f"{arm.low:.0%} - {arm.high:.0%}",
+            f"{arm.right} of {arm.asked}",
+            f"{arm.prompt_tokens:.0f}",
+        )
+        for name, arm in arms.items()
     ]
+    return _columns(("arm", "right", "95 %", "answers", "prompt tokens"), body)
+
+
+def recalled(report: RecallReport) -> Group:
     same = "yes" if report.same_after_forget else "no"
     other = report.other_text
     harm = "" if other is None else f" Perplexity of the other text: {other - 1:+.1%}."
     return Group(
-        _columns(("arm", "right", "answers"), body),
+        _arms(report.arms),
         Text(
             f"{report.people} people, {report.absorb_seconds:.1f} s to absorb a bio, gain "
             f"{report.gain:+.2f} nats per token; forgotten answers as if never told: {same}.{harm}"
         ),
+    )
+
+
+def conversed(report: ConversationReport) -> Group:
+    return Group(
+        _arms(report.arms),
+        Text(
+            f"{report.talks} conversations of {report.messages} messages, "
+            f"{report.absorb_seconds:.1f} s to absorb one, gain {report.gain:+.2f} nats per token."
+        ),
+    )
+
+
+def translated(report: TranslationReport) -> Group:
+    body = [
+        (name, _number(arm.perplexity), _number(arm.bleu), _number(arm.chrf))
+        for name, arm in report.arms.items()
+    ]
+    return Group(
+        _columns(("arm", "perplexity", "BLEU", "chrF"), body),
+        Text(f"{report.pairs} sentences in {report.sections} sections."),
     )
 
 

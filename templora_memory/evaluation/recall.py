@@ -1,19 +1,21 @@
 """What a memory knows: questions about invented people, asked with and without their bios.
 
-Five arms answer the same questions greedily: the bio in the `prompt`; the `memory` that absorbed
-it, with nothing but the question in the prompt; `none` of both; the memory of the `wrong` person;
-and the memory after it was `forgotten`. An answer is right if it contains the fact's words.
+Eight arms answer the same questions greedily: the bio in the `prompt`; the `memory` that absorbed
+it, with nothing but the question in the prompt; the same memory at `half` its strength; `bm25`,
+passages of the bio found by the question's words, in the prompt of the base model; `memory_bm25`,
+these passages and the memory; `none` of all; the memory of the `wrong` person; and the memory after
+it was `forgotten`. An answer is right if it contains the fact's words.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -21,26 +23,14 @@ from typing import Any
 
 from templora_memory._messages import Document, Message
 from templora_memory._ports import Adapter, ScoreRequest
-from templora_memory._service import HEAD, ParametricMemory
+from templora_memory._service import ParametricMemory
 from templora_memory._version import __version__
 from templora_memory.errors import InvalidText
+from templora_memory.evaluation._answers import RECALL_TOKENS, Answer, Arm, Question, arm_of, ask
 from templora_memory.evaluation._provenance import commit, machine
 
-ARMS = ("prompt", "memory", "none", "wrong", "forgotten")
-ANSWER_TOKENS = 48
+ARMS = ("prompt", "memory", "half", "bm25", "memory_bm25", "none", "wrong", "forgotten")
 OTHER_TOKENS = 2000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """A question in the user's words, and the words that a right answer contains."""
-
-    ask: str
-    fact: str
-
-    def accepts(self, answer: str) -> bool:
-        """Whether an answer has the fact's words in order, whatever the case."""
-        return bool(re.search(rf"\b{re.escape(self.fact)}\b", answer, re.IGNORECASE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,16 +40,6 @@ class Person:
     name: str
     bio: str
     questions: tuple[Question, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
-    """How one arm did: share of right answers, and a few of them as they came."""
-
-    accuracy: float
-    right: int
-    asked: int
-    examples: tuple[Mapping[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +135,7 @@ def recall(
     """
     run = f"recall-{secrets.token_hex(4)}"
     names = [f"{run}-{number}" for number in range(len(people))]
-    said: dict[str, list[tuple[Question, str]]] = {arm: [] for arm in ARMS}
+    said: dict[str, list[Answer]] = {arm: [] for arm in ARMS}
     seconds, gains = 0.0, []
     factors: list[float] = []
     unrelated = _Other(service, other) if other is not None else None
@@ -169,20 +149,23 @@ def recall(
                 progress(number, len(people))
             wrong = names[(number + 1) % len(people)]
             for asked in person.questions:
-                for arm, memory, bio in (
-                    ("prompt", None, f"You are {person.name}. {person.bio}"),
-                    ("memory", names[number], None),
-                    ("none", None, None),
-                    ("wrong", wrong, None),
-                ):
-                    said[arm].append((asked, _answer(service, asked, memory, bio)))
+                say = partial(ask, service, number, asked)
+                own = names[number]
+                said["prompt"].append(
+                    say(None, [Message("system", f"You are {person.name}. {person.bio}")])
+                )
+                said["memory"].append(say(own))
+                said["half"].append(say(own, strength=0.5))
+                said["bm25"].append(say(own, strength=0.0, recall_tokens=RECALL_TOKENS))
+                said["memory_bm25"].append(say(own, recall_tokens=RECALL_TOKENS))
+                said["none"].append(say(None))
+                said["wrong"].append(say(wrong))
                 gains.append(service.probe(names[number], asked.ask, asked.fact).gain)
             factors += [unrelated.factor(names[number])] if unrelated else []
-        for name, person in zip(names, people, strict=True):
+        for number, (name, person) in enumerate(zip(names, people, strict=True)):
             service.forget(name)
             service.open(name)
-            for asked in person.questions:
-                said["forgotten"].append((asked, _answer(service, asked, name, None)))
+            said["forgotten"] += [ask(service, number, asked, name) for asked in person.questions]
     finally:
         for name in set(names) & set(service.list()):
             service.forget(name)
@@ -192,9 +175,9 @@ def recall(
         model=service.base.name,
         policy=service.policy.as_dict(),
         people=len(people),
-        arms={arm: _arm(answers) for arm, answers in said.items()},
+        arms={arm: arm_of(answers) for arm, answers in said.items()},
         gain=sum(gains) / len(gains),
-        same_after_forget=said["forgotten"] == said["none"],
+        same_after_forget=[a.text for a in said["forgotten"]] == [a.text for a in said["none"]],
         absorb_seconds=seconds / len(people),
         other_text=sum(factors) / len(factors) if factors else None,
         version=__version__,
@@ -228,21 +211,3 @@ class _Other:
             request = ScoreRequest(context=before, target=piece, adapter=adapter)
             scores += self._service.backend.score([request])[0]
         return -sum(scores) / len(scores)
-
-
-def _answer(service: ParametricMemory, asked: Question, memory: str | None, bio: str | None) -> str:
-    shown = [] if bio is None else [Message("system", bio)]
-    return service.reply(
-        memory,
-        [*shown, Message("user", asked.ask)],
-        max_tokens=ANSWER_TOKENS,
-        revision=None if memory is None else HEAD,
-    ).text
-
-
-def _arm(answers: Sequence[tuple[Question, str]]) -> Arm:
-    right = sum(asked.accepts(answer) for asked, answer in answers)
-    examples = tuple(
-        {"ask": asked.ask, "fact": asked.fact, "answer": answer} for asked, answer in answers[:4]
-    )
-    return Arm(accuracy=right / len(answers), right=right, asked=len(answers), examples=examples)

@@ -273,6 +273,20 @@ def test_show_lists_counts_and_revisions(run, bio):
     assert "Pim" in run("show", "ada", "--text")[0]
 
 
+def test_search_finds_what_a_memory_was_told(run, bio):
+    run("absorb", "ada", bio)
+    (passage, *_) = run.json("search", "ada", "cat Pim")["passages"]
+    assert "Pim" in passage["text"]
+    assert "Pim" in run("search", "ada", "cat")[0]
+    assert "Nothing it was told" in run("search", "ada", "zebra")[0]
+
+
+def test_chat_may_recall_passages_into_the_prompt(run, bio):
+    run("absorb", "ada", bio)
+    document = run.json("chat", "ada", "-m", "What is the cat called?", "--recall", "40")
+    assert "Pim" in document["recalled"][0]["text"]
+
+
 def test_probe_compares_the_answer_with_and_without_the_memory(run, bio):
     run("absorb", "ada", bio)
     document = run.json("probe", "ada", "-q", "What is the cat called?", "-a", "Pim")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from templora_memory import Document, Learning, Message
 from templora_memory._policy import RECIPES as NAMES
@@ -30,8 +32,12 @@ def silent(prompts, *, max_tokens):  # noqa: ARG001  # as the port is
     pytest.fail("nothing is to be written")
 
 
-def tools(text, write=silent, *, room=600):
-    return Tools(text=text, start=None, room=room, write=write)
+def deaf(texts, *, top):  # noqa: ARG001  # as the port is
+    pytest.fail("nothing is to be expected")
+
+
+def tools(text, write=silent, *, room=600, expect=deaf):
+    return Tools(text=text, start=None, room=room, write=write, expect=expect)
 
 
 def made(recipe, request, text, write=silent):
@@ -191,6 +197,63 @@ def test_the_backend_lets_the_base_model_write_in_one_batch(make_backend):
     assert backend._write(prompts, max_tokens=9, cancelled=lambda: False) == alone
     with pytest.raises(Cancelled):
         backend._write(prompts, max_tokens=9, cancelled=lambda: True)
+
+
+# --- distill -----------------------------------------------------------------------------------
+
+
+def test_answers_are_learned_as_the_model_expects_them_with_the_text_before_it(make_backend):
+    backend = make_backend(max_position_embeddings=1024)
+    text = backend._now.text
+    shown = []
+
+    def expect(texts, *, top):
+        shown.extend(text.decode(ids, special=True) for ids, _ in texts)
+        return backend._expect(texts, top=top, cancelled=lambda: False)
+
+    ready = tools(text, Teacher(), room=1024, expect=expect)
+    soft, plain = RECIPES["distill"](REQUEST, ready), RECIPES["study"](REQUEST, ready)
+    assert [(e.ids, e.weights) for e in soft] == [(e.ids, e.weights) for e in plain]
+    assert all(seen.startswith(f"<|system|>{BIO}<|end|><|user|>What about") for seen in shown)
+    taught = [example for example in soft if example.soft is not None]
+    assert taught
+    for example in taught:
+        assert "What about" not in text.decode(
+            [i for i, w in zip(example.ids, example.weights, strict=True) if w], special=True
+        )
+        learned = torch.tensor(example.weights) > 0
+        assert torch.allclose(example.soft.p.sum(1)[learned], torch.ones(int(learned.sum())))
+    assert all(e.soft is None for e in soft if "What about" not in text.decode(e.ids))
+
+
+def test_what_the_base_model_expects_is_the_same_with_and_without_a_shared_beginning(make_backend):
+    backend = make_backend(max_position_embeddings=1024)
+    encode = backend._now.text.encode
+    texts = [(encode(f"Ada keeps bees. {end}"), 5) for end in ("They buzz.", "Where? There.")]
+    both = backend._expect(texts, top=7, cancelled=lambda: False)
+    for (ids, count), found in zip(texts, both, strict=True):
+        (alone,) = backend._expect([(ids, count)], top=7, cancelled=lambda: False)
+        assert found.ids.shape == (5, 7)
+        assert torch.equal(found.ids, alone.ids)
+        assert torch.allclose(found.p, alone.p, atol=1e-5)
+        given = torch.tensor([ids])
+        logits = backend._now.base.logits(given, last=False, use_cache=False)[0, -6:-1]
+        best = logits.softmax(-1).topk(7).values
+        assert torch.allclose(found.p, best / best.sum(-1, keepdim=True), atol=1e-5)
+    with pytest.raises(Cancelled):
+        backend._expect(texts, top=7, cancelled=lambda: True)
+
+
+def test_distilling_moves_the_student_towards_the_teacher(make_backend, tmp_path):
+    backend = make_backend(max_position_embeddings=1024)
+    request = replace(
+        REQUEST, recipe="distill", least_steps=40,
+        settings=Learning(rank=4, alpha=8, rate=1e-2, context=64, kl_weight=0.0),
+    )  # fmt: skip
+    told = []
+    stats = backend.learn(request, into=tmp_path, progress=told.append, cancelled=lambda: False)
+    assert told[-1].chunk == told[-1].chunks
+    assert all(math.isfinite(chunk.nll_after) for chunk in stats.chunks)
 
 
 # --- translation, repetitions, replay ----------------------------------------------------------

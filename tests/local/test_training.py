@@ -14,7 +14,7 @@ from templora_memory import Document, Learning, Message
 from templora_memory._ports import LearnRequest
 from templora_memory.backends.local import _learner, _lora, _loss
 from templora_memory.backends.local._model import pairs_of, stored_cache
-from templora_memory.backends.local.recipes import Example
+from templora_memory.backends.local.recipes import Example, Soft
 from templora_memory.errors import Cancelled, InvalidSetting, LearningFailed, StoreDamaged
 
 SETTINGS = Learning(rank=4, alpha=8, rate=1e-2, context=16)
@@ -127,7 +127,8 @@ def test_a_label_of_one_memory_moves_no_gradient_of_another(base):
         for seed in range(2)
     ]
     batch = _learner.collate(base, prepared(base, states, [example("red"), example("blue birds")]))
-    silent = replace(batch, weight=torch.where(torch.arange(len(batch.weight)) < 2, 1.0, 0.0))
+    weight = torch.where(torch.arange(len(batch.targets.labels)) < 2, 1.0, 0.0)
+    silent = replace(batch, targets=replace(batch.targets, weight=weight))
     loss, _ = _learner.batch_loss(base, silent, _learner.rows_of(states))
     loss.backward()
     assert states[0]._grad.any()
@@ -199,13 +200,70 @@ def test_the_loss_in_pieces_is_the_models_loss_with_the_same_gradient():
     head.requires_grad_(requires_grad=False)
     labels = torch.randint(50, (700,))
     weight = torch.rand(700)
-    loss, nll = _loss.weighted_loss(hidden, head, labels, weight, [300, 400])
+    targets = _loss.Targets(labels, weight, labels[:, None], torch.ones(700, 1))
+    loss, nll = _loss.weighted_loss(hidden, head, targets, [300, 400])
     loss.backward()
     again = hidden.detach().requires_grad_()
     plain = torch.nn.functional.cross_entropy(head(again), labels, reduction="none")
     (plain * weight).sum().backward()
     assert torch.allclose(nll, plain.detach(), atol=1e-5)
     assert torch.allclose(hidden.grad, again.grad, atol=1e-6)
+
+
+def test_expectations_give_the_cross_entropy_with_them_and_its_gradient():
+    torch.manual_seed(0)
+    hidden = torch.randn(300, 16, requires_grad=True)
+    head = torch.nn.Linear(16, 50)
+    head.requires_grad_(requires_grad=False)
+    ids = torch.stack([torch.randperm(50)[:5] for _ in range(300)])
+    p = torch.rand(300, 5).softmax(-1)
+    weight = torch.rand(300)
+    targets = _loss.Targets(ids[:, 0], weight, ids, p)
+    loss, nll = _loss.weighted_loss(hidden, head, targets, [300])
+    loss.backward()
+    again = hidden.detach().requires_grad_()
+    whole = torch.zeros(300, 50).scatter(1, ids, p)
+    plain = torch.nn.functional.cross_entropy(head(again), whole, reduction="none")
+    (plain * weight).sum().backward()
+    assert loss.item() == pytest.approx((plain * weight).sum().item(), rel=1e-5)
+    assert torch.allclose(hidden.grad, again.grad, atol=1e-5)
+    bare = torch.nn.functional.cross_entropy(head(again), ids[:, 0], reduction="none")
+    assert torch.allclose(nll, bare.detach(), atol=1e-5)
+
+
+def test_expectations_of_one_memory_change_no_gradient_of_another(base):
+    states = [
+        _learner.TrainingRow(fresh(base, replace(SETTINGS, seed=seed)), SETTINGS)
+        for seed in range(2)
+    ]
+    hard, other = example("red birds"), example("a blue cup")
+    count = len(other.ids)
+    ids = torch.arange(4)[None].repeat(count, 1) + 97
+    soft = replace(other, soft=Soft(ids, torch.full((count, 4), 0.25)))
+    alone = gradients(base, states[:1], [hard])[2]
+    single = states[0]._grad.clone()
+    states[0].clear()
+    _, _, both = gradients(base, states, [hard, soft])
+    assert torch.allclose(both[: len(alone)], alone, atol=1e-5)
+    assert torch.allclose(states[0]._grad, single, atol=1e-5)
+    soft_grad = states[1]._grad.clone()
+    states[1].clear()
+    gradients(base, states[1:], [other])
+    assert not torch.allclose(soft_grad, states[1]._grad, atol=1e-4)
+
+
+def test_one_certain_expectation_is_a_label(base):
+    state = _learner.TrainingRow(fresh(base), SETTINGS)
+    hard = example("a blue cup", "before it ")
+    count = len(hard.ids)
+    ids = torch.tensor(hard.ids)[:, None].repeat(1, 3)
+    p = torch.tensor([[1.0, 0.0, 0.0]]).repeat(count, 1)
+    _, loss, _ = gradients(base, [state], [hard])
+    grad = state._grad.clone()
+    state.clear()
+    _, same, _ = gradients(base, [state], [replace(hard, soft=Soft(ids, p))])
+    assert same.item() == pytest.approx(loss.item(), rel=1e-6)
+    assert torch.allclose(state._grad, grad, atol=1e-7)
 
 
 def test_pieces_never_span_two_rows():
@@ -217,7 +275,7 @@ def test_nothing_labelled_gives_no_loss_and_no_gradient(base):
     state = _learner.TrainingRow(fresh(base), SETTINGS)
     masked = Example((), tuple(b"seen only"), (0.0,) * 9)
     batch, loss, nll = gradients(base, [state], [masked])
-    assert len(batch.labels) == 0
+    assert len(batch.targets.labels) == 0
     assert loss.item() == 0.0
     assert len(nll) == 0
     assert not state._grad.any()

@@ -1,4 +1,4 @@
-"""Questions about people: five arms over the fake backend."""
+"""Questions about people: all arms over the fake backend."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import pytest
 
 from templora_memory import ParametricMemory, Policy
 from templora_memory.errors import InvalidText
+from templora_memory.evaluation._answers import RECALL_TOKENS, Answer, Question, interval
 from templora_memory.evaluation.recall import (
     ARMS,
     Person,
-    Question,
     bundled_people,
     load_people,
     recall,
@@ -45,12 +45,28 @@ def test_the_bio_and_the_memory_answer_and_nothing_else_does(service):
     seen = []
     report = recall(service, [ADA, BEN], progress=lambda done, count: seen.append((done, count)))
     accuracy = {name: arm.accuracy for name, arm in report.arms.items()}
-    assert accuracy == {"prompt": 1, "memory": 1, "none": 0, "wrong": 0, "forgotten": 0}
+    right = {"prompt", "memory", "half", "bm25", "memory_bm25"}
+    assert accuracy == {arm: float(arm in right) for arm in ARMS}
     assert report.same_after_forget
     assert report.gain > 0
-    assert [report.arms[arm].asked for arm in ARMS] == [3] * 5
+    assert [report.arms[arm].asked for arm in ARMS] == [3] * len(ARMS)
+    lengths = {name: arm.prompt_tokens for name, arm in report.arms.items()}
+    assert lengths["memory"] == lengths["none"] < lengths["bm25"] == lengths["memory_bm25"]
+    assert lengths["bm25"] <= lengths["none"] + RECALL_TOKENS
     assert seen == [(0, 2), (1, 2), (2, 2)]
     assert service.list() == ()
+
+
+def test_intervals_are_those_of_resampled_people():
+    answers = [
+        Answer(person, Question(ask="?", fact="yes"), "yes" if person < 5 else "no", 1)
+        for person in range(10)
+        for _ in range(20)
+    ]
+    low, high = interval(answers)
+    assert low == pytest.approx(0.2, abs=0.11)  # ten people, not two hundred answers
+    assert high == pytest.approx(0.8, abs=0.11)
+    assert interval(answers[:100]) == (1, 1)
 
 
 def test_an_error_leaves_no_memory_behind(service, monkeypatch):

@@ -25,7 +25,10 @@ def test_documents_and_turns_are_found_by_their_words(box, talk):
     (best, *_) = box.service.search("ada", "When do the ships leave?")
     assert best.text == SHIPS
     turn = box.service.open("ada").search("house 2", limit=1)[0]
-    assert turn.text == "user: Question 2 about bees at house 2?\nassistant: Answer 2 is bees number 2."
+    assert (
+        turn.text
+        == "user: Question 2 about bees at house 2?\nassistant: Answer 2 is bees number 2."
+    )
     assert box.service.search("ada", "zebra") == ()
     assert box.service.search("ada", '" OR * NEAR(') == ()
 
@@ -38,7 +41,7 @@ def test_a_long_document_is_found_in_passages(box):
     assert len(best.text) < 400
 
 
-def test_passages_stand_in_the_prompt_within_their_share(box, talk):
+def test_passages_stand_in_the_prompt_within_their_share(box):
     box.service.absorb("ada", [Document(BEES), Document(SHIPS)])
     question = ask("When does the ship leave?")
     plain = box.service.reply("ada", question)

@@ -28,9 +28,10 @@ from templora_memory.backends.local._generator import (
 from templora_memory.backends.local._lessons import Lesson, Lessons
 from templora_memory.backends.local._neutral import Neutral, bundled_talk, bundled_text
 from templora_memory.backends.local._session import LocalText
+from templora_memory.backends.local._teacher import expected, shared_beginning
 from templora_memory.backends.local._text import PLAIN_STOP, Text
 from templora_memory.backends.local._worker import Slices, Worker
-from templora_memory.backends.local.recipes import RECIPES, Tools, with_replay
+from templora_memory.backends.local.recipes import RECIPES, Soft, Tools, with_replay
 from templora_memory.errors import Cancelled, Closed, InvalidSetting, InvalidText, PromptTooLong
 
 ADAPTER_BYTES = 512 << 20
@@ -228,6 +229,7 @@ class LocalBackend:
             start=base.start_token,
             room=base.context,
             write=partial(self._write, cancelled=cancelled),
+            expect=partial(self._expect, cancelled=cancelled),
         )
         examples = with_replay(RECIPES[request.recipe](request, tools), request, tools)
         if request.start is None:
@@ -284,6 +286,28 @@ class LocalBackend:
                     streams.append((answer, stream))
             texts += [stream.completion.text for _, stream in streams]
         return texts
+
+    def _expect(
+        self,
+        texts: Sequence[tuple[Sequence[int], int]],
+        *,
+        top: int,
+        cancelled: Callable[[], bool],
+    ) -> list[Soft]:
+        """What the base model expects. What all texts begin with is computed once."""
+        base = self._now.base
+
+        def slices() -> Slices[list[Soft]]:
+            shared = shared_beginning(base, [ids[: len(ids) - count] for ids, count in texts])
+            found = []
+            for ids, count in texts:
+                yield
+                if cancelled():
+                    raise Cancelled("The absorb was cancelled; the old revision stays.")
+                found.append(expected(base, ids, count, shared, top=top))
+            return found
+
+        return self._now.worker.run(slices())
 
     # --- answering -----------------------------------------------------------------------------
 

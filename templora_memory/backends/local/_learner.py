@@ -23,7 +23,7 @@ from transformers.cache_utils import DynamicCache
 from templora_memory._policy import Learning
 from templora_memory.backends.local import _lora, _loss
 from templora_memory.backends.local._model import BaseModel, pad_left, pairs_of, stored_cache
-from templora_memory.backends.local.recipes import Example
+from templora_memory.backends.local.recipes import Example, Soft
 from templora_memory.errors import InvalidSetting, StoreDamaged
 
 OPTIMIZER, TRAINING = "optimizer.safetensors", "training.json"
@@ -116,6 +116,7 @@ class Prepared:
         keep: positions in `ids` whose next token is learned.
         labels, weights: these tokens, and the loss weight of each; the weights sum to 1.
         mass: what the weights summed to before.
+        soft: what to learn in place of the labels; None: the labels.
         seen: what stands before, as keys and values.
     """
 
@@ -124,6 +125,7 @@ class Prepared:
     labels: tuple[int, ...]
     weights: tuple[float, ...]
     mass: float
+    soft: Soft | None
     seen: Seen
 
 
@@ -174,12 +176,15 @@ def prepare(
         seen = before.last(context[:split], room=base.context - len(sequence)) or _run(
             base, context[:split], state
         )
+    own = [at + 1 - len(context) + split for at in keep]  # places of the labels in the chunk
+    soft = example.soft
     return Prepared(
         ids=sequence[:-1],
         keep=keep,
         labels=tuple(sequence[at + 1] for at in keep),
         weights=tuple(marks[at + 1] / mass for at in keep),
         mass=mass,
+        soft=None if soft is None else Soft(soft.ids[own], soft.p[own]),
         seen=seen,
     )
 
@@ -202,7 +207,7 @@ class Batch:
     Args:
         ids, places: input tokens and their positions [S, T].
         row, column: where the labelled inputs are [n], row after row.
-        labels, weight: tokens to predict and the weight of each loss [n].
+        targets: what these are to predict.
         sizes: labelled inputs of each row.
         prefix: keys and values [S, heads, P, width] of each layer; empty: nothing stands before.
         mask: which of P + T positions are there [S, P + T]; None: all of them.
@@ -212,8 +217,7 @@ class Batch:
     places: Tensor
     row: Tensor
     column: Tensor
-    labels: Tensor
-    weight: Tensor
+    targets: _loss.Targets
     sizes: tuple[int, ...]
     prefix: list[tuple[Tensor, Tensor]]
     mask: Tensor | None
@@ -237,11 +241,34 @@ def collate(base: BaseModel, rows: Sequence[Prepared]) -> Batch:
         places=(ends[:, None] + torch.arange(length)[None]).to(base.device),
         row=where[:, 0].to(base.device),
         column=where[:, 1].to(base.device),
-        labels=_flat([row.labels for row in rows], torch.long, base.device),
-        weight=_flat([row.weights for row in rows], torch.float32, base.device),
+        targets=_targets(rows, base.device),
         sizes=tuple(len(row.keep) for row in rows),
         prefix=_stack([row.seen.pairs for row in rows], before) if before else [],
         mask=None if mask is None else mask.to(base.device),
+    )
+
+
+def _targets(rows: Sequence[Prepared], device: torch.device) -> _loss.Targets:
+    """What all rows predict, one after the other."""
+    labels = _flat([row.labels for row in rows], torch.long, device)
+    width = max((row.soft.ids.shape[1] for row in rows if row.soft is not None), default=1)
+    ids = labels[:, None].repeat(1, width)
+    p = torch.zeros(ids.shape, dtype=torch.float32, device=device)
+    p[:, 0] = 1.0
+    start = 0
+    for row in rows:
+        stop = start + len(row.labels)
+        if row.soft is not None:
+            own = row.soft.ids.shape[1]
+            p[start:stop] = 0.0
+            ids[start:stop, :own] = row.soft.ids.to(device)
+            p[start:stop, :own] = row.soft.p.to(device)
+        start = stop
+    return _loss.Targets(
+        labels=labels,
+        weight=_flat([row.weights for row in rows], torch.float32, device),
+        ids=ids,
+        p=p,
     )
 
 
@@ -285,10 +312,12 @@ def batch_loss(
     with _lora.using(rows):
         if base.own_head:
             hidden = base.hidden(batch.ids, **inputs)[batch.row, batch.column]
-            return _loss.weighted_loss(hidden, base.head, batch.labels, batch.weight, batch.sizes)
+            return _loss.weighted_loss(hidden, base.head, batch.targets, batch.sizes)
         logits = base.logits(batch.ids, last=False, **inputs)[batch.row, batch.column].float()
-        nll = nn.functional.cross_entropy(logits, batch.labels, reduction="none")
-        return (nll * batch.weight).sum(), nll.detach()
+        log_p, targets = logits.log_softmax(-1), batch.targets
+        losses = targets.losses(log_p, slice(None))
+        nll = -log_p.detach().gather(1, targets.labels[:, None]).squeeze(1)
+        return (losses * targets.weight).sum(), nll
 
 
 def measure(

@@ -7,6 +7,7 @@ piece by piece, and only that [n, hidden] is kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,43 +31,63 @@ def _pieces(sizes: Sequence[int]) -> list[slice]:
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0917  # torch calls it by position
-        ctx: Any, hidden: Tensor, head: nn.Module, labels: Tensor, weight: Tensor, cuts: list[slice]
+    def forward(  # torch calls it by position
+        ctx: Any, hidden: Tensor, head: nn.Module, targets: Targets, cuts: list[slice]
     ) -> tuple[Tensor, Tensor]:
-        nll = hidden.new_empty(len(labels), dtype=torch.float32)
+        nll = hidden.new_empty(len(targets.labels), dtype=torch.float32)
+        loss = hidden.new_zeros((), dtype=torch.float32)
         grad = torch.empty_like(hidden)
         for cut in cuts:
             logits = head(hidden[cut]).float()
             log_p = logits.log_softmax(-1)
-            nll[cut] = -log_p.gather(1, labels[cut, None]).squeeze(1)
-            p = log_p.exp_()
-            p[torch.arange(len(p), device=p.device), labels[cut]] -= 1
-            grad[cut] = (p * weight[cut, None]).to(hidden.dtype) @ head.weight.to(hidden.dtype)
+            nll[cut] = -log_p.gather(1, targets.labels[cut, None]).squeeze(1)
+            loss += (targets.losses(log_p, cut) * targets.weight[cut]).sum()
+            p = log_p.exp_().scatter_add_(1, targets.ids[cut], -targets.p[cut])
+            p *= targets.weight[cut, None]
+            grad[cut] = p.to(hidden.dtype) @ head.weight.to(hidden.dtype)
         ctx.save_for_backward(grad)
         ctx.mark_non_differentiable(nll)
-        return (nll * weight).sum(), nll
+        return loss, nll
 
     @staticmethod
-    def backward(ctx: Any, loss: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, loss: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
         (grad,) = ctx.saved_tensors
-        return grad * loss.to(grad.dtype), None, None, None, None
+        return grad * loss.to(grad.dtype), None, None, None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """What n positions are to predict.
+
+    Args:
+        labels: the next tokens [n].
+        weight: of each loss [n], float32.
+        ids, p: what is learned: tokens and their probabilities [n, k]; of a bare token the token
+            itself with 1, and any others with 0.
+    """
+
+    labels: Tensor
+    weight: Tensor
+    ids: Tensor
+    p: Tensor
+
+    def losses(self, log_p: Tensor, cut: slice) -> Tensor:
+        """Cross entropy of each of some positions, whose log-probabilities these are [m, V]."""
+        return -(log_p.gather(1, self.ids[cut]) * self.p[cut]).sum(1)
 
 
 def weighted_loss(
-    hidden: Tensor, head: nn.Module, labels: Tensor, weight: Tensor, sizes: Sequence[int]
+    hidden: Tensor, head: nn.Module, targets: Targets, sizes: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Sum of weighted token losses, and each token's loss (not differentiable).
+    """Sum of weighted losses, and the loss of each next token (not differentiable).
 
     Args:
         hidden: hidden states of the labelled positions only [n, hidden].
         head: frozen output head, a linear layer.
-        labels: next tokens [n].
-        weight: of each loss [n], float32.
+        targets: what they are to predict.
         sizes: how many of the n positions belong to each row of the batch, in order.
     """
-    result: tuple[Tensor, Tensor] = _CrossEntropy.apply(
-        hidden, head, labels, weight, _pieces(sizes)
-    )  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor] = _CrossEntropy.apply(hidden, head, targets, _pieces(sizes))  # type: ignore[no-untyped-call]
     return result
 
 

@@ -4,7 +4,15 @@ A recipe is a function of a request and tools; `_statements` is one on a page.
 """
 
 from templora_memory.backends.local.recipes._continue import continue_, pairs
-from templora_memory.backends.local.recipes._example import Example, Recipe, Tools, Write
+from templora_memory.backends.local.recipes._distill import distill
+from templora_memory.backends.local.recipes._example import (
+    Example,
+    Expect,
+    Recipe,
+    Soft,
+    Tools,
+    Write,
+)
 from templora_memory.backends.local.recipes._replay import with_replay
 from templora_memory.backends.local.recipes._statements import statements
 from templora_memory.backends.local.recipes._study import auto, study
@@ -12,9 +20,10 @@ from templora_memory.backends.local.recipes._study import auto, study
 RECIPES: dict[str, Recipe] = {
     "auto": auto,
     "continue": continue_,
+    "distill": distill,
     "pairs": pairs,
     "statements": statements,
     "study": study,
 }
 
-__all__ = ["RECIPES", "Example", "Recipe", "Tools", "Write", "with_replay"]
+__all__ = ["RECIPES", "Example", "Expect", "Recipe", "Soft", "Tools", "Write", "with_replay"]

@@ -6,9 +6,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from torch import Tensor
+
 from templora_memory._messages import Message
 from templora_memory._ports import LearnRequest
 from templora_memory.backends.local._text import Text
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Soft:
+    """What a teacher expects at each of n tokens: its k likeliest tokens and how likely each is.
+
+    Args:
+        ids: tokens, int64 [n, k].
+        p: their probabilities, float32 [n, k]; each row sums to 1. What lies beyond the k is left
+            out.
+    """
+
+    ids: Tensor
+    p: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +39,15 @@ class Example:
             over the sum of the weights; a sum far below the chunk's length makes a smaller step.
         counted: whether it belongs to the text to be learned; earlier text that is repeated among
             it does not show in receipts.
+        soft: what to learn in place of the bare tokens, for each token of the chunk; None: the
+            tokens. Receipts count the tokens either way.
     """
 
     context: tuple[int, ...]
     ids: tuple[int, ...]
     weights: tuple[float, ...]
     counted: bool = True
+    soft: Soft | None = None
 
 
 class Write(Protocol):
@@ -44,6 +63,18 @@ class Write(Protocol):
         ...
 
 
+class Expect(Protocol):
+    """Asks the base model, without any memory, what it would say: the teacher of a distillation."""
+
+    def __call__(self, texts: Sequence[tuple[Sequence[int], int]], *, top: int) -> list[Soft]:
+        """For each (tokens, count), what was to be expected at the last `count` tokens, in order.
+
+        Raises:
+            Cancelled: the absorb was cancelled meanwhile.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What a recipe works with.
@@ -52,13 +83,15 @@ class Tools:
         text: tokenizer and chat template.
         start: the model's begin token, or None.
         room: tokens of the model's context.
-        write: asks the base model, without any memory.
+        write: lets the base model write, without any memory.
+        expect: asks the base model for its expectations, without any memory.
     """
 
     text: Text
     start: int | None
     room: int
     write: Write
+    expect: Expect
 
 
 Recipe: TypeAlias = Callable[[LearnRequest, Tools], Sequence[Example]]

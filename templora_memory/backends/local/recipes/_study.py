@@ -12,10 +12,12 @@ import math
 import re
 from collections.abc import Sequence
 
+import torch
+
 from templora_memory._messages import Document, Message
 from templora_memory._ports import LearnRequest
 from templora_memory.backends.local.recipes._continue import continue_
-from templora_memory.backends.local.recipes._example import Example, Tools
+from templora_memory.backends.local.recipes._example import Example, Soft, Tools
 from templora_memory.backends.local.recipes._sentences import sentences, states
 from templora_memory.backends.local.recipes._statements import short, statements
 
@@ -50,19 +52,24 @@ def study(request: LearnRequest, tools: Tools) -> Sequence[Example]:
     texts of which the model makes no question are learned as `statements` does.
     """
     told = statements(request, tools)
-    texts = [item.text for item in request.items if isinstance(item, Document)]
-    if tools.text.plain or not texts:
-        return told
+    asked = [pair for pairs in questions(request, tools).values() for pair in pairs]
+    return [*dealt(asked, tools), *told]
+
+
+def questions(request: LearnRequest, tools: Tools) -> dict[str, list[tuple[str, str]]]:
+    """Questions and answers that the model writes about each piece of the documents."""
+    if tools.text.plain:
+        return {}
     most = tools.room - WRITTEN
-    asked = [
-        prompt
-        for text in texts
-        for piece in tools.text.split(text, max(1, most // 2))
-        for prompt in requests(piece)
-        if len(tools.text.prompt(prompt)) <= most
-    ]
-    written = tools.write(asked, max_tokens=WRITTEN) if asked else []
-    return [*dealt(pairs(written), tools), *told]
+    found: dict[str, list[tuple[str, str]]] = {}
+    for item in request.items:
+        if not isinstance(item, Document):
+            continue
+        for piece in tools.text.split(item.text, max(1, most // 2)):
+            asked = [p for p in requests(piece) if len(tools.text.prompt(p)) <= most]
+            if asked:
+                found[piece] = pairs(tools.write(asked, max_tokens=WRITTEN))
+    return found
 
 
 def auto(request: LearnRequest, tools: Tools) -> Sequence[Example]:
@@ -90,19 +97,44 @@ def pairs(written: Sequence[str]) -> list[tuple[str, str]]:
     return list(dict.fromkeys(found))
 
 
-def dealt(asked: Sequence[tuple[str, str]], tools: Tools) -> list[Example]:
-    """Examples of some pairs each, dealt like cards, so that neighbours are far apart."""
+def dealt(
+    asked: Sequence[tuple[str, str]], tools: Tools, soft: Sequence[Soft] = ()
+) -> list[Example]:
+    """Examples of some pairs each, dealt like cards, so that neighbours are far apart.
+
+    Args:
+        asked: questions and answers.
+        tools: for their tokens.
+        soft: what to learn in place of each pair's answer and all that stands before it in the
+            assistant's message; none: the answers.
+    """
     count = math.ceil(len(asked) / DEALT)
-    return [_example(asked[start::count], tools) for start in range(count)]
+    return [
+        _example(asked[start::count], tools, soft[start::count] if soft else ())
+        for start in range(count)
+    ]
 
 
-def _example(asked: Sequence[tuple[str, str]], tools: Tools) -> Example:
+def _example(asked: Sequence[tuple[str, str]], tools: Tools, soft: Sequence[Soft]) -> Example:
     ids: list[int] = []
     weights: list[float] = []
+    places: list[slice] = []
     for question, answer in asked:
         turn = (Message("user", question), Message("assistant", answer))
         own = tools.text.dialogue(turn, lead=not ids)
         seen = len(tools.text.dialogue(turn[:1], lead=not ids).ids)
+        places.append(slice(len(ids) + seen, len(ids) + len(own.ids)))
         ids += own.ids
         weights += [0.0] * seen + list(own.weights[seen:])
-    return Example(context=(), ids=tuple(ids), weights=tuple(weights))
+    whole = placed(soft, places, len(ids)) if soft else None
+    return Example(context=(), ids=tuple(ids), weights=tuple(weights), soft=whole)
+
+
+def placed(soft: Sequence[Soft], places: Sequence[slice], length: int) -> Soft:
+    """Expectations at some places of a chunk as one value for the whole chunk."""
+    width = max(one.ids.shape[1] for one in soft)
+    ids = torch.zeros((length, width), dtype=torch.long)
+    p = torch.zeros((length, width))
+    for place, one in zip(places, soft, strict=True):
+        ids[place, : one.ids.shape[1]], p[place, : one.p.shape[1]] = one.ids, one.p
+    return Soft(ids, p)

@@ -1,0 +1,127 @@
+"""Questions with answers that can be checked, and what an arm of a comparison adds up to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from templora_memory._messages import Message
+from templora_memory._service import HEAD, ParametricMemory
+
+ANSWER_TOKENS = 48
+RECALL_TOKENS = 80
+"""Most prompt tokens of the passages in the arms with BM25."""
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A question in the user's words, and the words that a right answer contains."""
+
+    ask: str
+    fact: str
+
+    def accepts(self, answer: str) -> bool:
+        """Whether an answer has the fact's words in order, whatever the case."""
+        return bool(re.search(rf"\b{re.escape(self.fact)}\b", answer, re.IGNORECASE))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """How one arm did.
+
+    Args:
+        accuracy: share of right answers.
+        low, high: its 95 % interval, by resampling people (bootstrap), because the answers about
+            one person depend on each other.
+        right, asked: the counts behind it.
+        prompt_tokens: mean length of a prompt.
+        examples: a few answers as they came.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    right: int
+    asked: int
+    prompt_tokens: float
+    examples: tuple[Mapping[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one arm said to one question about the person with this number."""
+
+    person: int
+    asked: Question
+    text: str
+    prompt_tokens: int
+
+    @property
+    def right(self) -> bool:
+        return self.asked.accepts(self.text)
+
+
+def ask(
+    service: ParametricMemory,
+    person: int,
+    asked: Question,
+    memory: str | None,
+    before: Sequence[Message] = (),
+    **options: Any,
+) -> Answer:
+    """The greedy answer to a question.
+
+    Args:
+        service: whose model answers.
+        person: number of the group that this answer belongs to.
+        asked: the question.
+        memory: whose newest revision answers; None: the base model.
+        before: what stands in the prompt before the question.
+        options: of `ParametricMemory.stream`.
+    """
+    reply = service.reply(
+        memory,
+        [*before, Message("user", asked.ask)],
+        max_tokens=ANSWER_TOKENS,
+        revision=None if memory is None else HEAD,
+        **options,
+    )
+    return Answer(person, asked, reply.text, reply.prompt_tokens)
+
+
+def arm_of(answers: Sequence[Answer]) -> Arm:
+    """What an arm's answers add up to."""
+    right = sum(answer.right for answer in answers)
+    low, high = interval(answers)
+    examples = tuple(
+        {"ask": answer.asked.ask, "fact": answer.asked.fact, "answer": answer.text}
+        for answer in answers[:4]
+    )
+    return Arm(
+        accuracy=right / len(answers),
+        low=low,
+        high=high,
+        right=right,
+        asked=len(answers),
+        prompt_tokens=sum(answer.prompt_tokens for answer in answers) / len(answers),
+        examples=examples,
+    )
+
+
+def interval(answers: Sequence[Answer]) -> tuple[float, float]:
+    """The 95 % interval of the accuracy, over resampled people."""
+    people: dict[int, list[bool]] = {}
+    for answer in answers:
+        people.setdefault(answer.person, []).append(answer.right)
+    groups = [(sum(rights), len(rights)) for rights in people.values()]
+    rng = Random(0)  # noqa: S311  # a resampling, not a secret
+    drawn = []
+    for _ in range(_RESAMPLES):
+        sample = rng.choices(groups, k=len(groups))
+        drawn.append(sum(right for right, _ in sample) / sum(count for _, count in sample))
+    drawn.sort()
+    return drawn[round(0.025 * (_RESAMPLES - 1))], drawn[round(0.975 * (_RESAMPLES - 1))]
