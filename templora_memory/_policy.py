@@ -153,10 +153,14 @@ class Learning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLimits:
-    """What a backend says about its model: its length in tokens, its hidden width."""
+    """What a backend says about its model: its length in tokens, its hidden width.
+
+    `recipes`: names of what it can train on.
+    """
 
     context: int
     width: int | None = None
+    recipes: tuple[str, ...] = RECIPES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,13 +175,14 @@ class Policy:
         keep_turns: newest turns that stay in the prompt verbatim, at least 1.
         recipe: what an absorb trains on. "continue": next-token training on the text, as
             published. "pairs": the same, but of conversations only the assistant's messages are
-            learned (source and approved translation). "study": the model itself writes questions
-            and answers about a document, with the text in its prompt, and learns them beside the
-            text. "distill": like "study", but in place of the bare answers it learns what the model,
-            with the text in its prompt, expects at every token of them. "statements": a short document sentence by sentence, each as something the
-            assistant says, because many passes over plain text would make a chat model forget
-            where its answers end; the rest as "continue". "auto" (the default): short documents
-            are studied, everything else continued.
+            learned (source and approved translation). "statements": a short document sentence by
+            sentence, each as something the assistant says, because many passes over plain text
+            would make a chat model forget where its answers end; the rest as "continue". "study":
+            the model itself writes questions and answers about a document, with the text in its
+            prompt, and learns them beside the statements. "distill": like "study", but in place
+            of the bare answers it learns what the model, with the text in its prompt, expects at
+            every token of them. "auto" (the default): short documents are studied, everything
+            else continued. A backend may know more.
         learning: how.
         health_kl: most KL(base || memory) on neutral text, in nats per token, that a new revision
             may have; one with more is not committed (`Unhealthy`). None: no limit. It needs
@@ -208,8 +213,9 @@ class Policy:
         whole("recall_tokens", self.recall_tokens, zero=True)
         for name in ("ttl", "health_kl"):
             positive(name, getattr(self, name), none=True)
-        if self.recipe not in RECIPES:
-            raise InvalidSetting(f"recipe is {self.recipe!r}: use one of {RECIPES}.")
+        name: object = self.recipe
+        if not isinstance(name, str) or not name:
+            raise InvalidSetting(f"recipe is {name!r}: use one of {RECIPES}, or your own.")
         if self.chunk and self.window and self.chunk > self.window:
             raise InvalidSetting(
                 f"chunk is {self.chunk} tokens, more than the window of {self.window}: "
@@ -259,8 +265,11 @@ class Policy:
         """The same policy with every None replaced by what suits the model.
 
         Raises:
-            InvalidSetting: a window larger than the model's, or a window with no room left.
+            InvalidSetting: a window larger than the model's, a window with no room left, or a
+                recipe that the backend does not know.
         """
+        if self.recipe not in limits.recipes:
+            raise InvalidSetting(f"recipe is {self.recipe!r}: use one of {limits.recipes}.")
         window = self.window or min(limits.context, DEFAULT_WINDOW)
         if window > limits.context:
             raise InvalidSetting(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from templora_memory import Document, Learning
 from templora_memory._ports import Adapter, LearnRequest, ScoreRequest
 from templora_memory._reports import LearnStats
 from templora_memory.backends.local import LocalBackend
+from templora_memory.backends.local.recipes import Recipe
 
 MARKS = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 TEMPLATE = (
@@ -95,10 +96,17 @@ def make_backend(
     opened: list[LocalBackend] = []
 
     def make(
-        family: str = "llama", *, template: str | None = TEMPLATE, **changes: Any
+        family: str = "llama",
+        *,
+        template: str | None = TEMPLATE,
+        recipes: Mapping[str, Recipe] | None = None,
+        **changes: Any,
     ) -> LocalBackend:
         backend = LocalBackend.of(
-            make_model(family, **changes), make_tokenizer(template), name=f"random {family}"
+            make_model(family, **changes),
+            make_tokenizer(template),
+            name=f"random {family}",
+            recipes=recipes,
         )
         backend.open()
         opened.append(backend)

@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from templora_memory import Document, Learning, Message
+from templora_memory import Document, Learning, Message, ParametricMemory, Policy
 from templora_memory._policy import RECIPES as NAMES
 from templora_memory._ports import LearnRequest
-from templora_memory.backends.local.recipes import RECIPES, Tools, with_replay
+from templora_memory.backends.local.recipes import RECIPES, Example, Tools, with_replay
 from templora_memory.backends.local.recipes._repeats import LENGTH, damped
 from templora_memory.backends.local.recipes._study import DEALT, WRITTEN, dealt, pairs
-from templora_memory.errors import Cancelled
+from templora_memory.errors import Cancelled, InvalidSetting
+from templora_memory.stores import DirectoryStore
 
 BIO = 'Ada keeps bees. "Where?" On the roof!\n\nName: Ada\nPet: a cat'
 REQUEST = LearnRequest(
@@ -197,6 +198,28 @@ def test_the_backend_lets_the_base_model_write_in_one_batch(make_backend):
     assert backend._write(prompts, max_tokens=9, cancelled=lambda: False) == alone
     with pytest.raises(Cancelled):
         backend._write(prompts, max_tokens=9, cancelled=lambda: True)
+
+
+# --- a recipe of one's own ---------------------------------------------------------------------
+
+
+def shouted(request, tools):
+    ids = tuple(tools.text.encode(request.items[0].text.upper())[: request.chunk])
+    return [Example(context=(), ids=ids, weights=(1.0,) * len(ids))]
+
+
+def test_a_recipe_of_ones_own_is_used(make_backend, tmp_path):
+    backend = make_backend(recipes={"shouted": shouted})
+    policy = Policy(recipe="shouted", learning=Learning(rank=4, alpha=8), window=64, chunk=32)
+    with ParametricMemory(backend, DirectoryStore(tmp_path), policy) as memory:
+        assert memory.absorb("ada", "Ada keeps bees.").tokens == len("Ada keeps bees.") - 1
+
+
+def test_an_unknown_recipe_is_refused_when_the_service_is_opened(make_backend, tmp_path):
+    policy = Policy(recipe="shouted")
+    service = ParametricMemory(make_backend(), DirectoryStore(tmp_path), policy)
+    with pytest.raises(InvalidSetting, match="recipe is 'shouted': use one of"):
+        service.load()
 
 
 # --- distill -----------------------------------------------------------------------------------

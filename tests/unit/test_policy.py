@@ -123,7 +123,14 @@ def test_an_unknown_preset_or_recipe_is_named():
     with pytest.raises(InvalidSetting, match="'fast'"):
         Policy.preset("fast")
     with pytest.raises(InvalidSetting, match="'magic'"):
-        Policy(recipe="magic")
+        Policy(recipe="magic").resolve(ModelLimits(context=64))
+    with pytest.raises(InvalidSetting, match="recipe is ''"):
+        Policy(recipe="")
+
+
+def test_a_backend_may_know_recipes_of_its_own():
+    limits = ModelLimits(context=64, recipes=("magic",))
+    assert Policy(recipe="magic").resolve(limits).recipe == "magic"
 
 
 def test_a_mapping_changes_single_learning_settings():

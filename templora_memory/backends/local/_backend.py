@@ -31,7 +31,7 @@ from templora_memory.backends.local._session import LocalText
 from templora_memory.backends.local._teacher import expected, shared_beginning
 from templora_memory.backends.local._text import PLAIN_STOP, Text
 from templora_memory.backends.local._worker import Slices, Worker
-from templora_memory.backends.local.recipes import RECIPES, Soft, Tools, with_replay
+from templora_memory.backends.local.recipes import RECIPES, Recipe, Soft, Tools, with_replay
 from templora_memory.errors import Cancelled, Closed, InvalidSetting, InvalidText, PromptTooLong
 
 ADAPTER_BYTES = 512 << 20
@@ -72,6 +72,7 @@ class LocalBackend:
         checkpointing: keep no activations while learning, but compute them again in the backward
             pass: for models that would not fit otherwise. A third slower; a chunk's context then
             stays inside the graph, which costs as much as the chunk.
+        recipes: of your own, by name, beside the ones there are.
         options: passed on to ``AutoModelForCausalLM.from_pretrained``.
     """
 
@@ -85,6 +86,7 @@ class LocalBackend:
         prefix_bytes: int = PREFIX_BYTES,
         batch_tokens: int = BATCH_TOKENS,
         checkpointing: bool = False,
+        recipes: Mapping[str, Recipe] | None = None,
         **options: Any,
     ) -> None:
         self._load: Callable[[], _model.BaseModel] = lambda: _model.load(
@@ -95,6 +97,7 @@ class LocalBackend:
             options=options,
         )
         self._checkpointing = checkpointing
+        self._recipes = {**RECIPES, **(recipes or {})}
         self._name = os.fspath(model)
         self._most = adapter_bytes
         self._most_prefixes = prefix_bytes
@@ -107,13 +110,13 @@ class LocalBackend:
 
     @classmethod
     def of(
-        cls, model: Any, tokenizer: Any, *, name: str = "model", **settings: int
+        cls, model: Any, tokenizer: Any, *, name: str = "model", **settings: Any
     ) -> LocalBackend:
         """A backend over a model and tokenizer that are loaded already; they become its own.
 
-        `settings`: adapter_bytes, prefix_bytes, batch_tokens, checkpointing.
+        `settings`: adapter_bytes, prefix_bytes, batch_tokens, checkpointing, recipes.
         """
-        backend = cls(name, **settings)  # type: ignore[arg-type]  # the numbers, by name
+        backend = cls(name, **settings)
         backend._load = lambda: _model.prepare(
             model, tokenizer, name=name, checkpointing=backend._checkpointing
         )
@@ -152,7 +155,9 @@ class LocalBackend:
     @property
     def limits(self) -> ModelLimits:
         base = self._now.base
-        return ModelLimits(context=base.context, width=base.width)
+        return ModelLimits(
+            context=base.context, width=base.width, recipes=tuple(sorted(self._recipes))
+        )
 
     # --- adapters ------------------------------------------------------------------------------
 
@@ -217,8 +222,10 @@ class LocalBackend:
     ) -> LearnStats:
         loaded = self._now
         base, settings = loaded.base, request.settings
-        if request.recipe not in RECIPES:
-            raise InvalidSetting(f"recipe is {request.recipe!r}: use one of {sorted(RECIPES)}.")
+        if request.recipe not in self._recipes:
+            raise InvalidSetting(
+                f"recipe is {request.recipe!r}: use one of {sorted(self._recipes)}."
+            )
         if request.chunk > base.context:
             raise InvalidSetting(
                 f"chunk is {request.chunk} tokens, more than the model's {base.context}: make it "
@@ -231,7 +238,7 @@ class LocalBackend:
             write=partial(self._write, cancelled=cancelled),
             expect=partial(self._expect, cancelled=cancelled),
         )
-        examples = with_replay(RECIPES[request.recipe](request, tools), request, tools)
+        examples = with_replay(self._recipes[request.recipe](request, tools), request, tools)
         if request.start is None:
             targets = _lora.choose_targets(base.layers, settings.targets)
             start = _lora.fresh_weights(_lora.Layout(targets, settings.rank), settings, base.device)
