@@ -213,6 +213,9 @@ class Policy:
         whole("recall_tokens", self.recall_tokens, zero=True)
         for name in ("ttl", "health_kl"):
             positive(name, getattr(self, name), none=True)
+        learning: object = self.learning
+        if not isinstance(learning, Learning):
+            raise InvalidSetting(f"learning is {learning!r}: it must be Learning(...).")
         name: object = self.recipe
         if not isinstance(name, str) or not name:
             raise InvalidSetting(f"recipe is {name!r}: use one of {RECIPES}, or your own.")

@@ -18,6 +18,7 @@ from rich.text import Text
 from templora_memory._policy import PRESETS, Policy
 from templora_memory._service import TINY, ParametricMemory
 from templora_memory.cli._no_model import NoModel
+from templora_memory.errors import InvalidSetting
 from templora_memory.stores import DirectoryStore
 
 P = ParamSpec("P")
@@ -51,6 +52,16 @@ class Common:
         str,
         typer.Option(help=f"How to learn: {' or '.join(PRESETS)}.", rich_help_panel=_PANEL),
     ] = PRESETS[0]
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Change one setting of the preset: window=512, learning.kl_weight=0.4. May be "
+            "repeated.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
     device: Annotated[
         str | None,
         typer.Option(
@@ -74,6 +85,30 @@ class Common:
         ),
     ] = False
 
+    def policy(self, **changes: Any) -> Policy:
+        """The preset with what `--set` changes, and then these changes.
+
+        Raises:
+            InvalidSetting: unknown preset or setting, or no value.
+        """
+        own: dict[str, Any] = {}
+        for text in self.changes or ():
+            name, equals, value = text.partition("=")
+            if not (name and equals):
+                raise InvalidSetting(f"--set {text}: expected NAME=VALUE, such as window=512.")
+            try:
+                found = json.loads(value)
+            except ValueError:
+                found = value  # a plain word
+            if isinstance(found, list):
+                found = tuple(found)
+            scope, dot, inner = name.partition(".")
+            if dot and scope == "learning":
+                own.setdefault("learning", {})[inner] = found
+            else:
+                own[name] = found
+        return Policy.preset(self.preset, **{**own, **changes})
+
 
 class Call:
     """One call of the command line: its common options, its service, its output.
@@ -93,13 +128,13 @@ class Call:
     def service(self, **changes: Any) -> Iterator[ParametricMemory]:
         """The service with its model loaded; closed afterwards, cancelling if interrupted.
 
-        `changes`: of the preset's fields.
+        `changes`: of the policy's fields.
         """
         common = self.common
         memory = ParametricMemory.from_pretrained(
             common.model,
             root=common.root,
-            policy=Policy.preset(common.preset, **changes),
+            policy=common.policy(**changes),
             device=common.device,
             dtype=common.dtype,
         )
@@ -113,7 +148,7 @@ class Call:
     def files(self) -> Iterator[ParametricMemory]:
         """The service without a model, for what only moves text and files."""
         store = DirectoryStore(self.common.root or Path.home() / ".templora")
-        with ParametricMemory(NoModel(), store, Policy.preset(self.common.preset)) as memory:
+        with ParametricMemory(NoModel(), store, self.common.policy()) as memory:
             yield memory
 
     def say(self, document: Mapping[str, Any], *shown: RenderableType) -> None:

@@ -61,9 +61,6 @@ Strength = Annotated[float, typer.Option(help="Factor on the memory; 0 is exactl
 Temperature = Annotated[float, typer.Option(help="0 takes the most likely token.")]
 TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens with this probability.")]
 Penalty = Annotated[float, typer.Option(help="Over 1 makes tokens less likely to come again.")]
-Recipe = Annotated[
-    str | None, typer.Option(help="What an absorb trains on. Default: the preset's.")
-]
 Seed = Annotated[int | None, typer.Option(help="Of the random numbers, for temperatures over 0.")]
 Revision = Annotated[
     str, typer.Argument(metavar="REVISION", help="Name of a revision, or its first 8 letters.")
@@ -539,7 +536,11 @@ def recall(
         Path | None,
         typer.Option(help="Unrelated text: how much less likely does a memory make it?"),
     ] = None,
-    recipe: Recipe = None,
+    then: Annotated[
+        Path | None,
+        typer.Option(help="A text that each memory learns after the bio, before it is asked."),
+    ] = None,
+    chunks: Annotated[int, typer.Option(help="How many chunks of it.")] = 50,
 ) -> None:
     """Questions about invented people, with their bio in the prompt, in a memory, or nowhere.
 
@@ -550,16 +551,21 @@ def recall(
         templora bench recall
         templora bench recall --other story.txt
         templora bench recall --people mine.json --model Qwen/Qwen3-0.6B --json
+        templora bench recall --set recipe=distill --set learning.kl_weight=0.4
+        templora bench recall --then book.txt --chunks 50 --set learning.replay=1
     """
     asked = bundled_people() if people is None else load_people(people)
     text = None if other is None else _read(other)
-    with call.service(**_recipe(recipe)) as service, _bar(call, "people") as bar:
+    later = None if then is None else _read(then)
+    with call.service() as service, _bar(call, "people") as bar:
         task = bar.add_task("asking", total=None, note="")
 
         def note(done: int, count: int) -> None:
             bar.update(task, completed=done, total=count)
 
-        report = measure_recall(service, asked, other=text, progress=note)
+        report = measure_recall(
+            service, asked, other=text, then=later, chunks=chunks, progress=note
+        )
     found = report.as_dict()
     document = {**found.pop("arms"), **found, "preset": call.common.preset}
     call.say(document, _show.recalled(report))
@@ -571,7 +577,6 @@ def conversation(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="Conversations, one JSON object a line.")
     ],
-    recipe: Recipe = None,
 ) -> None:
     """Questions about conversations of many sessions, asked in a new one.
 
@@ -583,7 +588,7 @@ def conversation(
         templora bench conversation talks.jsonl --model Qwen/Qwen3-0.6B --json
     """
     talks = load_talks(file)
-    with call.service(**_recipe(recipe)) as service, _bar(call, "conversations") as bar:
+    with call.service() as service, _bar(call, "conversations") as bar:
         task = bar.add_task("asking", total=None, note="")
 
         def note(done: int, count: int) -> None:
@@ -691,11 +696,6 @@ def speed(  # noqa: PLR0917  # typer calls it by name
 
 
 # --- shared ------------------------------------------------------------------------------------
-
-
-def _recipe(name: str | None) -> dict[str, str]:
-    """The policy's change that an option asks for."""
-    return {} if name is None else {"recipe": name}
 
 
 def _read(path: Path) -> str:

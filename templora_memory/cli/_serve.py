@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from templora_memory._policy import Policy
 from templora_memory.cli._call import Call, command, write_json
 from templora_memory.cli._commands import app
 from templora_memory.errors import InvalidSetting
@@ -122,7 +121,7 @@ def serve(
         common.root or Path.home() / ".templora",
         host=host,
         port=port,
-        policy=Policy.preset(common.preset),
+        policy=common.policy(),
         keys=known,
         settings=settings,
         observer=observer,

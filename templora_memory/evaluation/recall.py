@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from templora_memory._messages import Document, Message
+from templora_memory._policy import whole
 from templora_memory._ports import Adapter, ScoreRequest
 from templora_memory._service import ParametricMemory
 from templora_memory._version import __version__
@@ -54,6 +55,7 @@ class RecallReport:
         other_text: factor by which a memory changes the perplexity of a text that has nothing to
             do with it, mean over the people; None where no text was given.
         people: how many.
+        later_chunks: how many chunks of another text each memory learned before it was asked.
     """
 
     model: str
@@ -64,6 +66,7 @@ class RecallReport:
     same_after_forget: bool
     absorb_seconds: float
     other_text: float | None
+    later_chunks: int
     version: str
     commit: str | None
     machine: Mapping[str, Any]
@@ -115,6 +118,8 @@ def recall(
     people: Sequence[Person],
     *,
     other: str | None = None,
+    then: str | None = None,
+    chunks: int = 50,
     progress: Callable[[int, int], None] | None = None,
 ) -> RecallReport:
     """Ask about every person in every arm.
@@ -126,6 +131,9 @@ def recall(
         people: two or more.
         other: a text that has nothing to do with them; its first 2,000 tokens are scored with
             each memory.
+        then: a text of which each memory learns some chunks after the bio, before it is asked:
+            what is left of early text.
+        chunks: how many of them.
         progress: called with people done and people in all.
 
     Raises:
@@ -139,11 +147,14 @@ def recall(
     seconds, gains = 0.0, []
     factors: list[float] = []
     unrelated = _Other(service, other) if other is not None else None
+    later = _stream(service, then, chunks) if then is not None else ()
     try:
         for name, person in zip(names, people, strict=True):
             began = time.monotonic()
             service.absorb(name, Document(person.bio))
             seconds += time.monotonic() - began
+            if later:
+                service.absorb(name, later)
         for number, person in enumerate(people):
             if progress is not None:
                 progress(number, len(people))
@@ -180,9 +191,21 @@ def recall(
         same_after_forget=[a.text for a in said["forgotten"]] == [a.text for a in said["none"]],
         absorb_seconds=seconds / len(people),
         other_text=sum(factors) / len(factors) if factors else None,
+        later_chunks=len(later),
         version=__version__,
         commit=commit(),
         machine=machine(),
+    )
+
+
+def _stream(service: ParametricMemory, text: str, chunks: int) -> tuple[Document, ...]:
+    """The first chunks of a text, each a document that goes on with the one before."""
+    whole("chunks", chunks)
+    pieces = service.backend.split(text, service.policy.chunk or 1)[:chunks]
+    if len(pieces) < chunks:
+        raise InvalidText(f"The text has {len(pieces)} chunks, {chunks} are to be learned.")
+    return tuple(
+        Document(piece, f"chunk {number}", continues=True) for number, piece in enumerate(pieces)
     )
 
 

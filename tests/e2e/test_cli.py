@@ -33,7 +33,12 @@ COMMANDS = (
     "rebuild",
     "export",
     "import",
+    "search",
     "bench perplexity",
+    "bench recall",
+    "bench conversation",
+    "bench translation",
+    "bench speed",
 )
 
 
@@ -48,7 +53,7 @@ class Line:
     def open(self, model, *, root, policy, device, dtype):
         self.loaded.append((model, str(root), policy, device, dtype))
         backend = FakeBackend(name=model)
-        return ParametricMemory(backend, DirectoryStore(root), Policy.preset(policy, **SMALL))
+        return ParametricMemory(backend, DirectoryStore(root), policy.changed(**SMALL))
 
     def __call__(self, *words, code=0):
         self._capsys.readouterr()
@@ -114,7 +119,7 @@ def test_every_command_explains_itself_with_an_example(command, capsys):
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
-    "option", ["--model", "--root", "--preset", "--device", "--dtype", "--json"]
+    "option", ["--model", "--root", "--preset", "--set", "--device", "--dtype", "--json"]
 )
 def test_every_command_takes_the_common_options(command, option):
     group = typer.main.get_command(app)
@@ -367,6 +372,16 @@ def test_bench_perplexity_reports_several_files_and_their_total(run, bio, tmp_pa
     assert "total" in run("bench", "perplexity", bio, str(other))[0]
 
 
+def test_settings_of_the_preset_can_be_changed(run, bio):
+    run("absorb", "ada", bio, "--set", "learning.rank=4", "--set", "recipe=statements")
+    policy = run.loaded[-1][2]
+    assert (policy.learning.rank, policy.recipe) == (4, "statements")
+    assert policy.learning.alpha == Policy().learning.alpha
+    for change in ("rank=4", "learning.rang=4", "window", "=3", "window=-1", "learning=3"):
+        _, err = run("list", "--set", change, code=2)
+        assert change.partition("=")[0] in err
+
+
 # --- the model is loaded only where it is needed -----------------------------------------------
 
 
@@ -386,7 +401,8 @@ def test_commands_on_files_load_no_model(run, bio, tmp_path):
 def test_common_options_reach_the_service(run, bio):
     options = ("--model", "some/model", "--preset", "reference", "--device", "cpu")
     run("absorb", "ada", bio, *options, "--dtype", "float32")
-    assert run.loaded == [("some/model", str(run.root), "reference", "cpu", "float32")]
+    reference = Policy.preset("reference")
+    assert run.loaded == [("some/model", str(run.root), reference, "cpu", "float32")]
 
 
 def test_root_and_model_come_from_the_environment(run, bio, monkeypatch, tmp_path):

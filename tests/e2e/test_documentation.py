@@ -24,7 +24,7 @@ BLOCKS = [
     "block", [b for _, _, b in BLOCKS], ids=[f"{page}-{number}" for page, number, _ in BLOCKS]
 )
 def test_the_python_on_this_page_runs_over_the_fake_backend(block, tmp_path, monkeypatch, capsys):
-    def fake(model, *, root):
+    def fake(model, *, root, **_):
         return ParametricMemory(
             FakeBackend(name=model), DirectoryStore(root), Policy(window=96, chunk=16)
         )

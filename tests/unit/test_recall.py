@@ -108,6 +108,18 @@ def test_other_text_is_scored_with_every_memory(service):
     assert recall(service, [ADA, BEN]).other_text is None
 
 
+def test_a_text_may_be_learned_before_the_questions(service):
+    text = "Quite another story, told at length. " * 40
+    report = recall(service, [ADA, BEN], then=text, chunks=3)
+    assert report.later_chunks == 3
+    learned = [request.items[0] for request in service.backend.learned]
+    assert [item.text for item in learned[:2]] == [ADA.bio, learned[1].text]
+    assert learned[1].continues
+    with pytest.raises(InvalidText, match="chunks"):
+        recall(service, [ADA, BEN], then=text, chunks=3000)
+    assert not service.list()
+
+
 def test_other_text_must_be_long_enough(service):
     with pytest.raises(InvalidText, match="too short"):
         recall(service, [ADA, BEN], other="Short.")
