@@ -1,0 +1,212 @@
+"""What a memory has learned of a LangChain conversation, and teaching it more.
+
+`OneConversation` is a memory of one conversation: the revision is found by the beginning that the
+conversation shares with what was learned, so forks and edits get the memory of their own past.
+`ManyConversations` is a memory that several conversations teach: its newest revision answers in all
+of them, and turns are recognised by their text.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol, TypeAlias
+
+from langchain_core.messages import BaseMessage
+from templora_memory import AbsorbProgress, Job, Message, ParametricMemory
+from templora_memory.errors import UnknownMemory
+
+from langchain_templora._limits import newest_exchange, turns_after
+from langchain_templora._messages import as_parts
+
+Include: TypeAlias = Callable[[BaseMessage], str | None]
+_POLL = 0.2  # seconds
+
+
+def default_include(message: BaseMessage) -> str | None:
+    """What is learned of a message: the text of human and AI messages."""
+    return str(message.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The first `messages` messages of a conversation are in `revision`; None: the base model."""
+
+    messages: int
+    revision: str | None
+
+
+class Scope(Protocol):
+    """How one memory relates to conversations."""
+
+    def known(self, memory_id: str, messages: Sequence[BaseMessage]) -> Known:
+        """How much of a conversation the memory has learned; never its newest exchange."""
+        ...
+
+    def learn(self, memory_id: str, messages: Sequence[BaseMessage], end: int) -> Job | None:
+        """Begin to learn a conversation up to `end`; None if there is nothing to learn."""
+        ...
+
+
+class Teacher:
+    """What both scopes share: the service, and what of a message is learned."""
+
+    def __init__(
+        self, service: ParametricMemory, include: Include, *, base: str | None = None
+    ) -> None:
+        self.service = service
+        self._include = include
+        self._base = base
+
+    def parts(self, message: BaseMessage) -> tuple[Message, ...]:
+        """A message as it is learned and recognised."""
+        parts = as_parts(message)
+        if self._include is default_include:
+            return parts
+        said = self._include(message) or ""
+        return tuple(
+            Message(part.role, said, part.name) if part.role in {"user", "assistant"} else part
+            for part in parts
+        )
+
+    def body(self, messages: Sequence[BaseMessage]) -> list[Message]:
+        """A conversation as it is learned: without system messages."""
+        parts = (part for message in messages for part in self.parts(message))
+        return [part for part in parts if part.role != "system"]
+
+    def make(self, memory_id: str) -> None:
+        """Make the memory, on top of the base memory where there is one."""
+        self.service.open(memory_id, base=self._base)
+
+    def exists(self, memory_id: str) -> bool:
+        """Whether there is such a memory; one on top of a base memory is made on the way."""
+        if self._base is not None:
+            self.make(memory_id)
+            return True
+        try:
+            self.service.head(memory_id)
+        except UnknownMemory:
+            return False
+        return True
+
+
+class OneConversation:
+    """A memory of one conversation."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._teacher = teacher
+
+    def known(self, memory_id: str, messages: Sequence[BaseMessage]) -> Known:
+        teacher, limit = self._teacher, newest_exchange(messages)
+        if not teacher.exists(memory_id):
+            return Known(0, None)
+        sizes = [len(teacher.parts(message)) for message in messages[:limit]]
+        parts = [part for message in messages[:limit] for part in teacher.parts(message)]
+        covered = teacher.service.covered(memory_id, parts)
+        left, count = covered.messages, 0
+        while left > 0:
+            left -= sizes[count]
+            count += 1
+        return Known(count, covered.revision.name if covered.revision else None)
+
+    def learn(self, memory_id: str, messages: Sequence[BaseMessage], end: int) -> Job | None:
+        teacher = self._teacher
+        new = teacher.body(messages[self.known(memory_id, messages).messages : end])
+        if not _teaches(new):
+            return None
+        teacher.make(memory_id)
+        return teacher.service.absorb(memory_id, teacher.body(messages[:end]), wait=False)
+
+
+class ManyConversations:
+    """A memory that several conversations teach, one after the other."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._teacher = teacher
+        self._guard = threading.Lock()
+        self._writers: dict[str, threading.Lock] = {}
+
+    def known(self, memory_id: str, messages: Sequence[BaseMessage]) -> Known:
+        teacher = self._teacher
+        if not teacher.exists(memory_id):
+            return Known(0, None)
+        head, learned = self._learned(memory_id)
+        count = 0
+        for begin, end in _turns(messages[: newest_exchange(messages)]):
+            if tuple(teacher.body(messages[begin:end])) not in learned:
+                break
+            count = end
+        return Known(count, head)
+
+    def learn(self, memory_id: str, messages: Sequence[BaseMessage], end: int) -> Job | None:
+        teacher = self._teacher
+        teacher.make(memory_id)
+        with self._writer(memory_id):  # the next one goes on from what this one will have learned
+            teacher.service.wait(memory_id)
+            _, learned = self._learned(memory_id)
+            turns = (tuple(teacher.body(messages[b:e])) for b, e in _turns(messages[:end]))
+            new = [message for turn in turns if turn not in learned for message in turn]
+            if not _teaches(new):
+                return None
+            head = teacher.service.head(memory_id)
+            after = head.messages if head else 0
+            return teacher.service.absorb(memory_id, new, after=after, wait=False)
+
+    def _learned(self, memory_id: str) -> tuple[str | None, set[tuple[Message, ...]]]:
+        service = self._teacher.service
+        head = service.head(memory_id)
+        if head is None:
+            return None, set()
+        told = service.transcript(memory_id).messages[: head.messages]
+        starts = [i for i, message in enumerate(told) if message.role == "user" and i]
+        edges = [0, *starts, len(told)]
+        turns = (told[begin:end] for begin, end in pairwise(edges))
+        return head.name, set(turns)
+
+    @contextmanager
+    def _writer(self, memory_id: str) -> Iterator[None]:
+        with self._guard:
+            lock = self._writers.setdefault(memory_id, threading.Lock())
+        with lock:
+            yield
+
+
+def busy(service: ParametricMemory, memory_id: str) -> bool:
+    """Whether a memory is learning in this process."""
+    try:
+        return service.status(memory_id).jobs > 0
+    except UnknownMemory:
+        return False
+
+
+def follow(job: Job, note: Callable[[AbsorbProgress | None], None]) -> None:
+    """Wait for a job and tell how far it is; an interrupt cancels it.
+
+    Raises:
+        TemploraError: whatever the job failed with.
+    """
+    try:
+        while True:
+            try:
+                job.wait(_POLL)
+            except TimeoutError:
+                note(job.progress)
+            else:
+                return
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            job.cancel()
+            job.finished()
+        raise
+
+
+def _turns(messages: Sequence[BaseMessage]) -> list[tuple[int, int]]:
+    edges = [0, *turns_after(messages, 0), len(messages)]
+    return [(b, e) for b, e in pairwise(edges) if e > b]
+
+
+def _teaches(messages: Sequence[Message]) -> bool:
+    return any(m.role in {"user", "assistant"} and m.content.strip() for m in messages)

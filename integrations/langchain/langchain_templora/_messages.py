@@ -1,0 +1,113 @@
+"""LangChain messages as the core's messages. Knows nothing of models.
+
+Only text, names and tool calls count, never ids or metadata: a streamed, a block-wise and a plain
+copy of one message are the same message. System messages stay outside the history that a memory
+learns; tool calls and tool results are part of it, but are never learned.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from templora_memory import Message
+
+_SILENT = frozenset(  # blocks that repeat what stands elsewhere, or that a model thought to itself
+    {
+        "text",
+        "refusal",
+        "reasoning",
+        "thinking",
+        "redacted_thinking",
+        "tool_call",
+        "tool_call_chunk",
+        "invalid_tool_call",
+        "tool_use",
+        "input_json_delta",
+        "function_call",
+    }
+)
+_CHAT_ROLES = ("system", "user", "assistant")
+
+
+def text_of(message: BaseMessage) -> str:
+    """The text of a message; thoughts and tool calls among its blocks are left out.
+
+    Raises:
+        ValueError: it has a block that is no text (image, audio, file ...).
+    """
+    if isinstance(message.content, str):
+        return message.content
+    for block in message.content:
+        if isinstance(block, dict) and block.get("type") not in _SILENT:
+            raise ValueError(
+                f"ChatTempLora reads text only, but a {message.type!r} message has a block of type "
+                f"{block.get('type')!r}. Turn it into text (a caption, a transcript) first."
+            )
+    return str(message.text)
+
+
+def call_text(message: AIMessage) -> str:
+    """The tool calls of a message as the model writes them."""
+    return "\n".join(
+        "<tool_call>\n"
+        + json.dumps(
+            {"name": call["name"], "arguments": call["args"]}, ensure_ascii=False, default=str
+        )
+        + "\n</tool_call>"
+        for call in message.tool_calls
+    )
+
+
+def as_parts(message: BaseMessage) -> tuple[Message, ...]:
+    """One message as the core sees it: an answer that calls tools becomes two.
+
+    Raises:
+        ValueError: content that is no text, or a kind of message that has no role.
+    """
+    text = text_of(message)
+    match message:
+        case SystemMessage():
+            return (Message("system", text, message.name),)
+        case HumanMessage():
+            return (Message("user", text, message.name),)
+        case AIMessage(tool_calls=[]):
+            return (Message("assistant", text, message.name),)
+        case AIMessage():
+            said = (Message("assistant", text, message.name),) if text.strip() else ()
+            return (*said, Message("call", call_text(message)))
+        case ToolMessage() | FunctionMessage():
+            return (Message("tool", text),)
+        case ChatMessage(role=role) if role in _CHAT_ROLES:
+            return (Message(role, text, message.name),)
+        case ChatMessage(role=role):
+            raise ValueError(f"A ChatMessage has the role {role!r}: use one of {_CHAT_ROLES}.")
+        case _:
+            raise ValueError(
+                f"A message of type {message.type!r} cannot be shown to a model: use human, ai, "
+                "system or tool messages."
+            )
+
+
+def as_history(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
+    """A conversation as the core sees it.
+
+    Raises:
+        ValueError: see `as_parts`; the message names the position.
+    """
+    parts: list[Message] = []
+    for position, message in enumerate(messages):
+        try:
+            parts += as_parts(message)
+        except ValueError as error:
+            raise ValueError(f"Message {position}: {error}") from error
+    return tuple(parts)

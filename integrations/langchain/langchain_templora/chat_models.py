@@ -1,0 +1,735 @@
+"""`ChatTempLora`: a local chat model whose long-term memory lives in a small LoRA."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self, runtime_checkable
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForLLMRun,
+    CallbackManagerForLLMRun,
+    Callbacks,
+)
+from langchain_core.exceptions import ContextOverflowError, OutputParserException
+from langchain_core.language_models import LanguageModelInput, ModelProfile
+from langchain_core.language_models.chat_models import (
+    BaseChatModel,
+    LangSmithParams,
+    agenerate_from_stream,
+    generate_from_stream,
+)
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
+from langchain_core.runnables import (
+    ConfigurableFieldSpec,
+    Runnable,
+    RunnableConfig,
+    RunnableLambda,
+    ensure_config,
+)
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from templora_memory import (
+    Message,
+    ParametricMemory,
+    Reply,
+    ReplyStream,
+    Sampling,
+)
+from templora_memory.errors import PromptTooLong, UnknownMemory
+
+from langchain_templora._bridge import pieces
+from langchain_templora._messages import as_history
+from langchain_templora._tools import ToolPlan, ToolReader, bounded, plan
+from langchain_templora._version import __version__
+
+PROVIDER = "templora"
+BASE = "base"
+"""As a revision: answer with the base model alone; the messages go into the prompt as they are."""
+HEAD = "head"
+"""As a revision: the memory's newest one at the time of the call."""
+_ROUTE = ("memory_id", "memory_revision", "memory_head")
+_SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
+_KNOWN = frozenset(
+    {*_ROUTE, *_SAMPLING, "max_tokens", "strength", "tools", "tool_choice", "response_format"}
+    | {"model", "stream", "strict"}
+)
+
+
+class ContextOverflow(ContextOverflowError, PromptTooLong):
+    """The prompt does not fit the window: LangChain's error and the core's in one."""
+
+
+@runtime_checkable
+class _KnowsTokens(Protocol):
+    def token_ids(self, text: str) -> list[int]: ...
+
+
+@runtime_checkable
+class _KnowsTools(Protocol):
+    def tools_text(self, tools: Sequence[Mapping[str, Any]]) -> str | None: ...
+
+
+class ChatTempLora(BaseChatModel):
+    """A local chat model that remembers conversations in weights instead of in its prompt.
+
+    Which memory answers is decided per call: the argument `memory_id`, else
+    ``config["configurable"]["memory_id"]`` or ``["session_id"]``, else the field `memory_id`, else
+    none (the base model). The whole conversation comes in; what the memory has learned of it stays
+    out of the prompt, and what no longer fits the window is learned. `memory_revision` pins a
+    revision (a name, "head", or "base" for the base model): the messages then go into the prompt
+    as they are, and nothing is learned.
+
+    Example::
+
+        model = ChatTempLora(model="Qwen/Qwen3-0.6B", memory_id="ada")
+        model.invoke("Hello", config={"configurable": {"memory_id": "ada@bob"}})
+
+    Args:
+        model: "templora/tiny" (embedded), a Hugging Face id, or a folder. With `memory` given it is
+            only the name that traces show.
+        memory: the service to use; None: one over `model`, with its memories in `root`. Copies of
+            this object share it; it loads when it is first needed.
+        root: folder of the memories of a service made here; None: the core's default.
+        memory_id: memory of calls that name none; never an empty text.
+        memory_revision: revision of such calls; None: the one that the conversation continues.
+        memory_id_keys: keys looked up in ``configurable``, in this order.
+        strength: factor on the memory; 0 is exactly the base model.
+        temperature, top_p, top_k, repetition_penalty, seed: how to choose tokens; None: greedy.
+        max_tokens: of a reply; None: the policy's.
+        stop: texts that end a reply, where a call gives none.
+        streaming: whether `invoke` streams inside.
+
+    Raises (when called):
+        ValueError: an empty or unusable id, content that is no text, an unknown option.
+        ContextOverflow: system message, retrieved text and newest turn do not fit the window.
+        templora_memory.errors.TemploraError: whatever the core reports.
+    """
+
+    model: str = Field(default="templora/tiny", alias="model_name")
+    memory: ParametricMemory = Field(default=None, exclude=True, repr=False)  # type: ignore[assignment]  # the validator fills it in
+    root: str | None = Field(default=None, exclude=True)
+    memory_id: str | None = None
+    memory_revision: str | None = None
+    memory_id_keys: tuple[str, ...] = ("memory_id", "session_id")
+    strength: float = 1.0
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: list[str] | None = Field(default=None, alias="stop_sequences")
+    streaming: bool = False
+
+    model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _make_templora_service(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("memory") is not None:
+            return values
+        model = values.get("model", values.get("model_name", "templora/tiny"))
+        # construction is free: the model loads when it is first needed
+        service = ParametricMemory.from_pretrained(model, root=values.get("root"))
+        return {**values, "memory": service}
+
+    @model_validator(mode="after")
+    def _check_templora_settings(self) -> Self:
+        _check_id(self.memory_id, "memory_id")
+        return self
+
+    @model_validator(mode="after")
+    def _set_templora_version(self) -> Self:
+        self._add_version("langchain-templora", __version__)
+        return self
+
+    @classmethod
+    def from_model_id(cls, model_id: str, **settings: Any) -> Self:
+        """A model by its Hugging Face id, folder, or "templora/tiny"."""
+        return cls(model=model_id, **settings)
+
+    def with_memory(self, memory_id: str | None, revision: str | None = None) -> Self:
+        """The same model and service, with another memory: a chat model, unlike ``bind``.
+
+        Use this where a configuration does not reach the model (classic chains) or bound arguments
+        are dropped (``create_agent`` with tools).
+
+        Args:
+            memory_id: which memory; None: the base model.
+            revision: "head", a name, or "base"; None: the one that the conversation continues.
+        """
+        _check_id(memory_id, "memory_id")
+        return self.model_copy(update={"memory_id": memory_id, "memory_revision": revision})
+
+    # --- what LangChain asks about a model --------------------------------------------------------
+
+    @property
+    def _llm_type(self) -> str:
+        return "chat-templora"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        """The revision of a call is added to these by the call itself; see `_routed`."""
+        names = ("model", "memory_id", "memory_revision", "strength", *_SAMPLING, "max_tokens")
+        return {name: getattr(self, name) for name in names} | {"stop_sequences": self.stop}
+
+    @property
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        """The memory id shows in the configuration schema of chains."""
+        spec = ConfigurableFieldSpec(
+            id="memory_id",
+            annotation=str | None,
+            name="Memory id",
+            description="Whose memory answers; none: the base model.",
+            default=None,
+            is_shared=True,
+        )
+        return [*super().config_specs, spec]
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        named = kwargs.get("model")
+        params = LangSmithParams(
+            ls_provider=PROVIDER,
+            ls_model_name=named if isinstance(named, str) else self.model,
+            ls_model_type="chat",
+        )
+        if (temperature := kwargs.get("temperature", self.temperature)) is not None:
+            params["ls_temperature"] = temperature
+        if (most := kwargs.get("max_tokens", self.max_tokens)) is not None:
+            params["ls_max_tokens"] = most
+        if ends := stop or self.stop:
+            params["ls_stop"] = ends
+        return params
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        return ModelProfile(
+            text_inputs=True,
+            text_outputs=True,
+            image_inputs=False,
+            audio_inputs=False,
+            video_inputs=False,
+            pdf_inputs=False,
+            tool_calling=True,
+            tool_choice=True,
+        )
+
+    # --- tokens -----------------------------------------------------------------------------------
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The model's own tokens of a text.
+
+        Raises:
+            NotImplementedError: the backend counts, but does not tell token ids.
+        """
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        backend = self.memory.backend
+        if not isinstance(backend, _KnowsTokens):
+            raise NotImplementedError(
+                f"{type(backend).__name__} tells no token ids: use get_num_tokens, or set "
+                "custom_get_token_ids."
+            )
+        return backend.token_ids(text)
+
+    def get_num_tokens(self, text: str) -> int:
+        """How many tokens of the model a text has."""
+        if self.custom_get_token_ids is None and not isinstance(self.memory.backend, _KnowsTokens):
+            return len(self.memory.backend.split(text, 1))
+        return len(self.get_token_ids(text))
+
+    def get_num_tokens_from_messages(
+        self,
+        messages: list[BaseMessage],
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
+    ) -> int:
+        """Exact tokens of the prompt that these messages and tools make, nothing absorbed."""
+        told = self._told(ToolPlan(tuple(map(convert_to_openai_tool, tools or ()))))
+        system = (Message("system", told),) if told else ()
+        return self.memory.backend.count((*system, *as_history(messages)))
+
+    def _told(self, tools: ToolPlan) -> str:
+        backend = self.memory.backend
+        own = None
+        if tools.tools and isinstance(backend, _KnowsTools):
+            own = backend.tools_text(tools.tools)
+        return tools.describe(own)
+
+    # --- tools and structured output --------------------------------------------------------------
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Let the model call tools.
+
+        Without a choice the model decides; whether it does well depends on its training. With
+        "any" or a name its answer follows the JSON schema of a call, whatever the model.
+
+        Raises:
+            ValueError: an unknown choice.
+        """
+        given = [convert_to_openai_tool(tool) for tool in tools]
+        plan(given, tool_choice)  # refuse a wrong choice here, not at the first call
+        if tool_choice is not None:
+            kwargs["tool_choice"] = tool_choice
+        return self.bind(tools=given, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        include_raw: bool = False,
+        method: Literal["function_calling", "json_schema"] = "function_calling",
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """Answers in the form of a schema; they follow it token by token.
+
+        Texts without a `maxLength` get as many characters as the reply may have tokens, so that
+        the JSON is complete.
+
+        Args:
+            schema: a pydantic class, a TypedDict, an OpenAI function or a JSON schema.
+            include_raw: give out ``{"raw", "parsed", "parsing_error"}``.
+            method: "function_calling" describes the schema as a tool; "json_schema" only holds
+                the answer to it, which keeps the prompt short.
+            kwargs: `strict` is accepted and always holds.
+
+        Raises:
+            ValueError: an unknown method or option.
+            OutputParserException: (when called) the reply ended before the JSON was complete.
+        """
+        kwargs.pop("strict", None)
+        if method == "function_calling":
+            made = super().with_structured_output(schema, include_raw=include_raw, **kwargs)
+            return made if include_raw else made | RunnableLambda(_there)
+        if method != "json_schema" or kwargs:
+            raise ValueError(
+                f"Received method={method!r} and {kwargs}: the methods are 'function_calling' and "
+                "'json_schema', and there are no other options."
+            )
+        form = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": convert_to_json_schema(schema)},
+        }
+        raw = self.bind(response_format=form)
+        parse = RunnableLambda(_parser(schema))
+        if not include_raw:
+            return raw | parse
+        return raw | RunnableLambda(_parsed_beside(parse))
+
+    # --- which memory answers ---------------------------------------------------------------------
+
+    def _routed(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a call with its memory in them, decided once and early.
+
+        They are part of the key of an LLM cache, so `memory_head` (or the resolved revision) keeps
+        an answer of an older memory from being served.
+        """
+        if "memory_head" in kwargs:
+            return kwargs  # an outer entry point has decided
+        configurable = ensure_config(config).get("configurable") or {}
+        if "memory_id" in kwargs:
+            memory_id = kwargs["memory_id"]
+        else:
+            found = (configurable.get(key) for key in self.memory_id_keys)
+            memory_id = next((value for value in found if value is not None), self.memory_id)
+        _check_id(memory_id, "memory_id")
+        revision = kwargs.get("memory_revision")
+        if revision is None:
+            revision = _window_revision(configurable.get("message_history"), memory_id)
+        if revision is None and memory_id == self.memory_id:
+            revision = self.memory_revision
+        head = None
+        if memory_id is not None and revision in {None, HEAD}:
+            head = self._head(memory_id)
+            if revision == HEAD:
+                revision = head or BASE  # nothing is learned yet
+        return {
+            **kwargs,
+            "memory_id": memory_id,
+            "memory_revision": revision,
+            "memory_head": head,
+        }
+
+    def _head(self, memory_id: str) -> str | None:
+        try:
+            head = self.memory.head(memory_id)
+        except UnknownMemory:
+            return None
+        return head.name if head else None
+
+    async def _arouted(
+        self, config: RunnableConfig | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        return await asyncio.to_thread(self._routed, config, kwargs)
+
+    def invoke(
+        self,
+        input: LanguageModelInput,  # noqa: A002  # the name is LangChain's
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        return super().invoke(input, config, stop=stop, **self._routed(config, kwargs))
+
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        routed = await self._arouted(config, kwargs)
+        return await super().ainvoke(input, config, stop=stop, **routed)
+
+    def stream(
+        self,
+        input: LanguageModelInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        yield from super().stream(input, config, stop=stop, **self._routed(config, kwargs))
+
+    async def astream(
+        self,
+        input: LanguageModelInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        routed = await self._arouted(config, kwargs)
+        chunks: Any = super().astream(input, config, stop=stop, **routed)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+
+    def generate(
+        self,
+        messages: list[list[BaseMessage]],
+        stop: list[str] | None = None,
+        callbacks: Callbacks = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        return super().generate(messages, stop, callbacks, **self._routed(None, kwargs))
+
+    async def agenerate(
+        self,
+        messages: list[list[BaseMessage]],
+        stop: list[str] | None = None,
+        callbacks: Callbacks = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        routed = await self._arouted(None, kwargs)
+        return await super().agenerate(messages, stop, callbacks, **routed)
+
+    def stream_events(  # type: ignore[override]  # its overloads are LangChain's
+        self,
+        input: LanguageModelInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        # the older versions go through `astream`, which decides
+        routed = self._routed(config, kwargs) if kwargs.get("version") == "v3" else kwargs
+        return super().stream_events(input, config, **routed)
+
+    def astream_events(
+        self,
+        input: LanguageModelInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if kwargs.get("version") != "v3":
+            return super().astream_events(input, config, **kwargs)
+        return self._astream_events_v3(input, config, kwargs)
+
+    async def _astream_events_v3(
+        self, given: LanguageModelInput, config: RunnableConfig | None, kwargs: dict[str, Any]
+    ) -> Any:
+        routed = await self._arouted(config, kwargs)
+        events: Awaitable[Any] = super().astream_events(given, config, **routed)
+        return await events
+
+    # --- answering --------------------------------------------------------------------------------
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return generate_from_stream(self._stream(messages, stop, run_manager, **kwargs))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return await agenerate_from_stream(self._astream(messages, stop, run_manager, **kwargs))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        call = self._call(messages, stop, kwargs)
+        reader = ToolReader(call.tools)
+        with call.start() as stream:  # leaving early stops the model; no lock is held meanwhile
+            for piece in stream:
+                for chunk in _chunks(reader.feed(piece)):
+                    if run_manager is not None:
+                        run_manager.on_llm_new_token(_said(chunk), chunk=chunk)
+                    yield chunk
+            reply = stream.reply
+        for chunk in (*_chunks(reader.finish()), call.last(reply)):
+            if run_manager is not None:
+                run_manager.on_llm_new_token(_said(chunk), chunk=chunk)
+            yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        call = self._call(messages, stop, kwargs)
+        reader = ToolReader(call.tools)
+        async with aclosing(pieces(call.start)) as arriving:  # type: ignore[type-var]
+            async for piece in arriving:
+                if isinstance(piece, Reply):
+                    ready = (*_chunks(reader.finish()), call.last(piece))
+                else:
+                    ready = tuple(_chunks(reader.feed(piece)))
+                for chunk in ready:
+                    if run_manager is not None:
+                        await run_manager.on_llm_new_token(_said(chunk), chunk=chunk)
+                    yield chunk
+
+    def _call(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> _Call:
+        """What one call asks for, checked; nothing is done yet.
+
+        Raises:
+            ValueError: an option that this model does not have, or content that is no text.
+        """
+        if unknown := sorted(set(kwargs) - _KNOWN):
+            raise ValueError(
+                f"Received unsupported arguments {unknown}: ChatTempLora takes "
+                f"{sorted(_KNOWN - {'memory_head'})} and stop."
+            )
+        if kwargs.get("model") not in {None, self.model}:
+            raise ValueError(
+                f"This service runs {self.model!r}, not {kwargs['model']!r}: make another "
+                "ChatTempLora."
+            )
+        chosen = {name: kwargs.get(name, getattr(self, name)) for name in _SAMPLING}
+        routed = kwargs if "memory_head" in kwargs else self._routed(None, kwargs)
+        return _Call(
+            model=self,
+            history=as_history(messages),
+            memory_id=routed["memory_id"],
+            revision=routed["memory_revision"],
+            tools=plan(kwargs.get("tools"), kwargs.get("tool_choice")),
+            form=kwargs.get("response_format"),
+            sampling=Sampling(
+                **{name: value for name, value in chosen.items() if value is not None},
+                stop=tuple(stop or self.stop or ()),
+            ),
+            most=kwargs.get("max_tokens", self.max_tokens),
+            strength=kwargs.get("strength", self.strength),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One call of the model: everything decided, nothing done."""
+
+    model: ChatTempLora
+    history: tuple[Message, ...]
+    memory_id: str | None
+    revision: str | None
+    tools: ToolPlan
+    form: Any
+    sampling: Sampling
+    most: int | None
+    strength: float
+
+    def start(self) -> ReplyStream:
+        """Begin to answer; learns first if the conversation outgrew the window.
+
+        Raises:
+            ContextOverflow: the newest turn does not fit.
+        """
+        service = self.model.memory
+        most = service.policy.reply_tokens if self.most is None else self.most
+        told = self.model._told(self.tools)  # noqa: SLF001  # one idea in two classes
+        alone = self.memory_id is None or self.revision == BASE
+        try:
+            return service.stream(
+                None if alone else self.memory_id,
+                self.history,
+                context=[told] if told else (),
+                strength=self.strength,
+                sampling=self._held(most or 1),
+                max_tokens=most,
+                revision=None if alone else self.revision,
+            )
+        except PromptTooLong as error:
+            raise ContextOverflow(str(error)) from error
+
+    def _held(self, most: int) -> Sampling:
+        """The sampling, held to the schema of a forced call or of `response_format`."""
+        schema = self.tools.schema(most)
+        if self.form is not None:
+            if self.tools.tools:
+                raise ValueError(
+                    "response_format and tools do not go together: offer the schema as a tool "
+                    "(ToolStrategy, or with_structured_output)."
+                )
+            schema = json.dumps(bounded(_form(self.form), most))
+        return Sampling(
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            top_k=self.sampling.top_k,
+            repetition_penalty=self.sampling.repetition_penalty,
+            seed=self.sampling.seed,
+            stop=self.sampling.stop,
+            schema=schema,
+        )
+
+    def last(self, reply: Reply) -> ChatGenerationChunk:
+        """The chunk that ends a stream: usage and what answered."""
+        usage = UsageMetadata(
+            input_tokens=reply.prompt_tokens,
+            output_tokens=reply.completion_tokens,
+            total_tokens=reply.prompt_tokens + reply.completion_tokens,
+        )
+        about = {
+            "model_name": self.model.model,
+            "model_provider": PROVIDER,
+            "finish_reason": reply.finish_reason,
+            "memory_id": self.memory_id,
+            "memory_revision": reply.revision,
+            "absorbed_tokens": reply.absorbed_tokens,
+        }
+        message = AIMessageChunk(
+            content="", usage_metadata=usage, response_metadata=about, chunk_position="last"
+        )
+        return ChatGenerationChunk(
+            message=message, generation_info={"finish_reason": reply.finish_reason}
+        )
+
+
+def _check_id(memory_id: object, what: str) -> None:
+    if memory_id is None:
+        return
+    if not isinstance(memory_id, str) or not memory_id.strip():
+        raise ValueError(
+            f"{what} is {memory_id!r}: it must be a text that is not empty, so that two users "
+            "never share a memory by accident. Pass None for the base model."
+        )
+
+
+@runtime_checkable
+class _Window(Protocol):
+    """A history that keeps only a window, and knows which revision belongs to it."""
+
+    memory_id: str
+
+    @property
+    def window_revision(self) -> str: ...
+
+
+def _window_revision(history: object, memory_id: str | None) -> str | None:
+    if isinstance(history, _Window) and history.memory_id == memory_id:
+        return history.window_revision
+    return None
+
+
+def _chunks(parts: Iterator[Any]) -> Iterator[ChatGenerationChunk]:
+    for part in parts:
+        if isinstance(part, str):
+            if part:
+                yield ChatGenerationChunk(message=AIMessageChunk(content=part))
+        else:
+            yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[part]))
+
+
+def _said(chunk: ChatGenerationChunk) -> str:
+    return str(chunk.message.text)
+
+
+def _form(form: Any) -> dict[str, Any]:
+    """The JSON schema of OpenAI's `response_format`."""
+    match form:
+        case {"type": "json_object"}:
+            return {"type": "object"}
+        case {"type": "json_schema", "json_schema": {"schema": dict() as schema}}:
+            return schema
+        case _:
+            raise ValueError(
+                f"response_format is {form!r}: use {{'type': 'json_schema', 'json_schema': "
+                "{'schema': ...}} or {'type': 'json_object'}."
+            )
+
+
+def _there(found: Any) -> Any:
+    if found is None:
+        raise OutputParserException(
+            "The answer is no complete call of the schema: allow more max_tokens or simplify the "
+            "schema."
+        )
+    return found
+
+
+def _parser(schema: dict[str, Any] | type) -> Callable[[AIMessage], Any]:
+    adapter = TypeAdapter(schema) if isinstance(schema, type) else None
+
+    def parse(message: AIMessage) -> Any:
+        try:
+            value = json.loads(str(message.text))
+            return value if adapter is None else adapter.validate_python(value)
+        except ValueError as error:
+            raise OutputParserException(
+                f"The answer is no complete JSON of the schema ({error}): allow more max_tokens."
+            ) from error
+
+    return parse
+
+
+def _parsed_beside(parse: Runnable[AIMessage, Any]) -> Callable[[AIMessage], dict[str, Any]]:
+    def both(message: AIMessage) -> dict[str, Any]:
+        try:
+            return {"raw": message, "parsed": parse.invoke(message), "parsing_error": None}
+        except OutputParserException as error:
+            return {"raw": message, "parsed": None, "parsing_error": error}
+
+    return both

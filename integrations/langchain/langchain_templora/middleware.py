@@ -1,0 +1,392 @@
+"""Middleware for `create_agent`: old turns leave the request and live in weights instead."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import warnings
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+from urllib.parse import quote
+
+from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
+from langchain.agents.middleware.types import (
+    ContextT,
+    ModelCallResult,
+    ResponseT,
+    TracePolicy,
+    omit_payload,
+)
+from langchain_core.messages import AnyMessage, BaseMessage
+from langchain_core.messages.utils import convert_to_messages
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.runtime import Runtime
+from templora_memory import AbsorbProgress, ForgetReceipt, ParametricMemory
+from templora_memory.errors import UnknownMemory
+
+from langchain_templora._learning import (
+    Include,
+    Known,
+    ManyConversations,
+    OneConversation,
+    Scope,
+    Teacher,
+    busy,
+    default_include,
+    follow,
+)
+from langchain_templora._limits import (
+    ContextSize,
+    Limits,
+    TokenCounter,
+    Trigger,
+    first_fitting,
+    turns_after,
+)
+from langchain_templora._messages import as_history
+from langchain_templora.chat_models import BASE, ChatTempLora
+from langchain_templora.histories import SURVIVABLE
+
+__all__ = [
+    "ParametricMemoryMiddleware",
+    "aforget_thread",
+    "default_include",
+    "forget_thread",
+    "thread_memory_id",
+]
+
+_log = logging.getLogger("langchain_templora")
+MemoryIdOf: TypeAlias = Callable[[Any, Any], str | None]
+Settings: TypeAlias = Callable[[str, str | None], Mapping[str, Any]]
+
+
+def thread_memory_id(thread_id: str) -> str:
+    """The id of the memory of a LangGraph thread: "thread:" and the thread id.
+
+    Characters that mean something in memory ids (``@``, ``/``, space ...) are encoded, so two
+    threads never share a memory.
+
+    Raises:
+        ValueError: an empty thread id.
+    """
+    if not isinstance(thread_id, str) or not thread_id:
+        raise ValueError(f"thread_id is {thread_id!r}: it must be a text that is not empty.")
+    return f"thread:{quote(thread_id, safe=':')}"
+
+
+def local_settings(memory_id: str, revision: str | None) -> dict[str, Any]:
+    """How `ChatTempLora` is told which memory answers."""
+    return {"memory_id": memory_id, "memory_revision": revision or BASE}
+
+
+class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, ResponseT]):
+    """Learns old turns into a memory and leaves them out of the model's request.
+
+    A drop-in for `SummarizationMiddleware`: same `trigger`, `keep` and `token_counter`. It changes
+    no state: the transcript stays whole in the checkpointer. Text leaves the request only once the
+    revision that learned it is committed. System messages, tool calls and tool results (retrieved
+    text) are never learned. After an edit, a fork or time travel, the request gets the revision
+    that has learned exactly a beginning of this conversation, or the base model and all the text.
+
+    The newest turn always stays. Where the rest of the request would not fit the window any more,
+    older turns are learned before the call, whatever the trigger says.
+
+    Args:
+        memory: the service; the same object that the agent's `ChatTempLora` has.
+        memory_id: a fixed id, or a function of state and runtime; None: the LangGraph thread
+            (`thread_memory_id`). A function that returns None switches the memory off for the call.
+        trigger: when to learn. Counts what still stands in the request, without system message and
+            tools. Fractions are of the policy's window.
+        keep: what stays in the request then; whole turns, so it may be a little more.
+        token_counter: None: the model's own tokenizer.
+        when: learn "after_agent" (after the answer), or also "before_model" (in long runs).
+        background: go on at once and learn beside the next turn, which still gets the text.
+        scope: "thread": one conversation a memory. "shared": several threads teach one memory, for
+            example one a user; its newest revision answers in all of them.
+        base_memory: a memory (a character) that new ones start from.
+        include: what is learned of a human or AI message; None or an empty text: nothing.
+        on_error: "keep_text" logs a failed learning and leaves the text in the request.
+        settings: arguments of the model call that select memory and revision; replace it for other
+            chat models that take an adapter's name per call.
+
+    Several of these can stand in one agent: the first one in the list whose id is not None answers,
+    the others only learn.
+
+    Raises:
+        ValueError, TypeError: wrong limits, here. When running: no thread id, an empty id, a model
+            with another service.
+    """
+
+    trace_policy = TracePolicy(process_inputs=omit_payload)
+
+    def __init__(
+        self,
+        memory: ParametricMemory,
+        *,
+        memory_id: str | MemoryIdOf | None = None,
+        trigger: Trigger = ("fraction", 0.5),
+        keep: ContextSize = ("messages", 6),
+        token_counter: TokenCounter | None = None,
+        when: Literal["after_agent", "before_model"] = "after_agent",
+        background: bool = False,
+        scope: Literal["thread", "shared"] = "thread",
+        base_memory: str | None = None,
+        include: Include = default_include,
+        on_error: Literal["keep_text", "raise"] = "keep_text",
+        settings: Settings = local_settings,
+    ) -> None:
+        super().__init__()
+        _one_of("when", when, ("after_agent", "before_model"))
+        _one_of("scope", scope, ("thread", "shared"))
+        _one_of("on_error", on_error, ("keep_text", "raise"))
+        if isinstance(memory_id, str) and not memory_id.strip():
+            raise ValueError("memory_id is empty: pass an id, a function, or None for the thread.")
+        self.memory = memory
+        self._memory_id = memory_id
+        self._limits = Limits.of(trigger, keep)
+        self._counter = token_counter
+        self._when = when
+        self._background = background
+        teacher = Teacher(memory, include, base=base_memory)
+        self._scope: Scope = (
+            OneConversation(teacher) if scope == "thread" else ManyConversations(teacher)
+        )
+        self._scope_name = scope
+        self._on_error = on_error
+        self._settings = settings
+        self._warned = False
+
+    @property
+    def name(self) -> str:
+        """Scope and id are part of it, so that two of these can stand in one agent."""
+        which = self._memory_id
+        if callable(which):
+            which = getattr(which, "__name__", "function").strip("<>")
+        label = quote(which or "thread", safe="")
+        return f"{type(self).__name__}.{self._scope_name}.{label}"
+
+    # --- hooks ------------------------------------------------------------------------------------
+
+    def before_model(
+        self, state: AgentState[Any], runtime: Runtime[ContextT]
+    ) -> dict[str, Any] | None:
+        if self._when == "before_model":
+            self._learn(state, runtime)
+        return None
+
+    async def abefore_model(
+        self, state: AgentState[Any], runtime: Runtime[ContextT]
+    ) -> dict[str, Any] | None:
+        if self._when == "before_model":
+            await asyncio.to_thread(self._learn, state, runtime)
+        return None
+
+    def wrap_model_call(
+        self,
+        request: ModelRequest[ContextT],
+        handler: Callable[[ModelRequest[ContextT]], ModelResponse[ResponseT]],
+    ) -> ModelCallResult[ResponseT]:
+        return handler(self._shortened(request))
+
+    async def awrap_model_call(
+        self,
+        request: ModelRequest[ContextT],
+        handler: Callable[[ModelRequest[ContextT]], Awaitable[ModelResponse[ResponseT]]],
+    ) -> ModelCallResult[ResponseT]:
+        return await handler(await asyncio.to_thread(self._shortened, request))
+
+    def after_agent(
+        self, state: AgentState[Any], runtime: Runtime[ContextT]
+    ) -> dict[str, Any] | None:
+        self._learn(state, runtime)
+        return None
+
+    async def aafter_agent(
+        self, state: AgentState[Any], runtime: Runtime[ContextT]
+    ) -> dict[str, Any] | None:
+        await asyncio.to_thread(self._learn, state, runtime)
+        return None
+
+    # --- what they do -----------------------------------------------------------------------------
+
+    def _id(self, state: Any, runtime: Runtime[ContextT]) -> str | None:
+        if callable(self._memory_id):
+            found = self._memory_id(state, runtime)
+            if found is not None and (not isinstance(found, str) or not found.strip()):
+                raise ValueError(
+                    f"The memory_id function returned {found!r}: an id is a text that is not "
+                    "empty; return None to do without a memory."
+                )
+            return found
+        if self._memory_id is not None:
+            return self._memory_id
+        info = runtime.execution_info
+        if info is None or not info.thread_id:
+            raise ValueError(
+                "There is no thread id to name the memory after: give the agent a checkpointer and "
+                'invoke it with {"configurable": {"thread_id": "..."}}, or pass memory_id=...'
+            )
+        return thread_memory_id(info.thread_id)
+
+    def _shortened(self, request: ModelRequest[ContextT]) -> ModelRequest[ContextT]:
+        """The request without what the memory has learned, and with the memory to answer it."""
+        memory_id = self._id(request.state, request.runtime)
+        if memory_id is None or "memory_id" in request.model_settings:
+            return request  # another memory, further out, answers
+        self._check_model(request.model)
+        self._warn_of_summaries(request.messages)
+        known = self._scope.known(memory_id, request.messages)
+        if self._overflows(request, known.messages):
+            known = self._make_room(request, memory_id, known)
+        return request.override(
+            messages=list(request.messages[known.messages :]),
+            model_settings={
+                **self._settings(memory_id, known.revision),
+                **request.model_settings,
+            },
+        )
+
+    def _check_model(self, model: object) -> None:
+        if self._settings is not local_settings:
+            return
+        if not isinstance(model, ChatTempLora):
+            raise TypeError(
+                f"{type(model).__name__} cannot answer with a memory: use ChatTempLora, or pass "
+                "settings=... that select an adapter for your model."
+            )
+        if model.memory is not self.memory:
+            raise ValueError(
+                "The agent's ChatTempLora has another memory service than this middleware: pass "
+                "the same object to both (ChatTempLora(memory=service))."
+            )
+
+    def _warn_of_summaries(self, messages: Sequence[BaseMessage]) -> None:
+        summary = bool(messages) and (
+            messages[0].additional_kwargs.get("lc_source") == "summarization"
+        )
+        if summary and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "SummarizationMiddleware rewrites the history, so the memory starts anew with "
+                "every summary. Use one of the two.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def _count(self, messages: Any) -> int:
+        if self._counter is not None:
+            return self._counter(messages)
+        return self._exact(messages)
+
+    def _exact(self, messages: Any) -> int:
+        return self.memory.backend.count(as_history(convert_to_messages(messages)))
+
+    def _overflows(self, request: ModelRequest[ContextT], start: int) -> bool:
+        """Whether what is left of the request would not fit the window beside a reply."""
+        policy, model = self.memory.policy, request.model
+        if not isinstance(model, ChatTempLora):
+            return False  # its window is not ours to know
+        asked = request.model_settings.get("max_tokens", model.max_tokens)
+        room = (policy.window or 0) - (asked or policy.reply_tokens or 0)
+        system = [] if request.system_message is None else [request.system_message]
+        shown: list[BaseMessage] = [*system, *request.messages[start:]]
+        return model.get_num_tokens_from_messages(shown, tools=request.tools) > room
+
+    def _make_room(self, request: ModelRequest[ContextT], memory_id: str, known: Known) -> Known:
+        """Learn the fewest oldest turns that make the rest fit, now."""
+        messages, start = request.messages, known.messages
+        turns = turns_after(messages, start)
+        sizes = {len(messages) - turn: turn for turn in turns}
+        end = first_fitting(
+            messages, turns, start, lambda rest: not self._overflows(request, sizes[len(rest)])
+        )
+        if end == start:
+            return known  # one turn alone: the model's own error says what to do
+        self._teach(memory_id, messages, end, request.runtime, wait=True)
+        return self._scope.known(memory_id, messages)
+
+    def _learn(self, state: Any, runtime: Runtime[ContextT]) -> None:
+        memory_id = self._id(state, runtime)
+        if memory_id is None or (self._background and busy(self.memory, memory_id)):
+            return
+        messages: list[AnyMessage] = state["messages"]
+        window = self.memory.policy.window or 1
+        start = self._scope.known(memory_id, messages).messages
+        if not self._limits.due(messages[start:], self._count, window):
+            return
+        end = self._limits.cut(messages, start, self._count, window)
+        if end > start:
+            self._teach(memory_id, messages, end, runtime, wait=not self._background)
+
+    def _teach(
+        self,
+        memory_id: str,
+        messages: Sequence[BaseMessage],
+        end: int,
+        runtime: Runtime[ContextT],
+        *,
+        wait: bool,
+    ) -> None:
+        def note(progress: AbsorbProgress | None) -> None:
+            runtime.heartbeat()
+            share = progress.chunk / progress.chunks if progress else 0.0
+            runtime.stream_writer({"type": "templora", "phase": "absorb", "progress": share})
+
+        try:
+            job = self._scope.learn(memory_id, messages, end)
+            if job is not None and wait:
+                follow(job, note)
+        except SURVIVABLE as error:
+            if self._on_error == "raise":
+                raise
+            _log.warning("%r was not learned, its text stays in the prompt: %s", memory_id, error)
+
+
+def forget_thread(
+    memory: ParametricMemory,
+    checkpointer: BaseCheckpointSaver[Any],
+    thread_id: str,
+    *,
+    memory_id: str | None = None,
+) -> ForgetReceipt:
+    """Delete a thread's checkpoints and its memory together; LangGraph tells nobody of the first.
+
+    Learning under way is cancelled, so that nothing comes back.
+
+    Args:
+        memory: the service.
+        checkpointer: where the thread's state is kept.
+        thread_id: which thread.
+        memory_id: the thread's memory, where it is not that of `thread_memory_id`.
+
+    Returns:
+        Every removed file of the memory; an empty receipt if nothing had been learned.
+    """
+    receipt = _forget(memory, memory_id or thread_memory_id(thread_id))
+    checkpointer.delete_thread(thread_id)
+    return receipt
+
+
+async def aforget_thread(
+    memory: ParametricMemory,
+    checkpointer: BaseCheckpointSaver[Any],
+    thread_id: str,
+    *,
+    memory_id: str | None = None,
+) -> ForgetReceipt:
+    """`forget_thread` for asynchronous checkpointers."""
+    receipt = await asyncio.to_thread(_forget, memory, memory_id or thread_memory_id(thread_id))
+    await checkpointer.adelete_thread(thread_id)
+    return receipt
+
+
+def _forget(memory: ParametricMemory, memory_id: str) -> ForgetReceipt:
+    try:
+        return memory.forget(memory_id)
+    except UnknownMemory:
+        return ForgetReceipt(ids=(), files=())
+
+
+def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}: use one of {known}.")
