@@ -80,6 +80,8 @@ class Limits:
         if kind == "messages":
             return max((i for i in turns if len(messages) - i >= value), default=start)
         limit = value if kind == "tokens" else max(1, int(window * value))
+        if count(messages[start:]) <= limit:
+            return start
         return first_fitting(messages, turns, start, lambda rest: count(rest) <= limit)
 
 

@@ -161,33 +161,36 @@ class ToolReader:
             yield piece
             return
         self._buffer += piece
+        if not self._plan.forced and not self._bare():
+            yield from self._split()
+
+    def _split(self) -> Iterator[str | ToolCallChunk]:
         while True:
+            before, mark, rest = self._buffer.partition(CLOSE if self._inside else OPEN)
+            if not mark:
+                break
+            self._buffer = rest
             if self._inside:
-                body, mark, rest = self._buffer.partition(CLOSE)
-                if not mark:
-                    return
-                yield self._call(body)
-                self._buffer, self._inside = rest, False
-            elif self._plan.forced or self._bare():
-                return  # the whole answer is a call, or may be
+                yield self._call(before)
             else:
-                text, mark, rest = self._buffer.partition(OPEN)
-                if not mark:
-                    keep = _overlap(text, OPEN)
-                    text, self._buffer = text[: len(text) - keep], text[len(text) - keep :]
-                    yield from self._text(text)
-                    return
-                yield from self._text(text)
-                self._buffer, self._inside = rest, True
+                yield from self._text(before)
+            self._inside = not self._inside
+        if not self._inside:
+            known = len(self._buffer) - _overlap(self._buffer, OPEN)
+            text, self._buffer = self._buffer[:known], self._buffer[known:]
+            yield from self._text(text)
 
     def finish(self) -> Iterator[str | ToolCallChunk]:
         """The rest, once the answer has ended."""
-        rest, self._buffer = self._buffer, ""
-        bare = self._bare(rest) and _parsed(rest, self._plan.names) is not None
-        if self._inside or bare or (self._plan.forced and rest.strip()):
-            yield self._call(rest)
+        bare = self._bare() and _parsed(self._buffer, self._plan.names) is not None
+        if bare or (self._plan.forced and self._buffer.strip()):
+            yield self._call(self._buffer)
+            return
+        yield from self._split()
+        if self._inside:
+            yield self._call(self._buffer)
         else:
-            yield from self._text(rest)
+            yield from self._text(self._buffer)
 
     def _text(self, text: str) -> Iterator[str]:
         if self._count and not text.strip():
@@ -196,10 +199,10 @@ class ToolReader:
             self._said = self._said or bool(text.strip())
             yield text
 
-    def _bare(self, text: str | None = None) -> bool:
-        """Whether an answer begins like a JSON object: some models call without marks."""
-        start = (self._buffer if text is None else text).lstrip()
-        return start.startswith("{") and not self._said and not self._count
+    def _bare(self) -> bool:
+        """Whether the answer begins like a JSON object: some models call without marks."""
+        begun = self._said or self._count or self._inside
+        return not begun and self._buffer.lstrip().startswith("{")
 
     def _call(self, body: str) -> ToolCallChunk:
         body = body.replace(OPEN, "").replace(CLOSE, "").strip()
@@ -207,7 +210,8 @@ class ToolReader:
         self._count += 1
         return tool_call_chunk(
             name=found[0] if found else None,
-            args=json.dumps(found[1], ensure_ascii=False) if found else body,
+            # a text instead of arguments, so that LangChain takes the call for an invalid one
+            args=json.dumps(found[1] if found else body, ensure_ascii=False),
             id=f"call_{uuid.uuid4().hex}",
             index=self._count - 1,
         )

@@ -29,7 +29,11 @@ class ToolBackend(FakeBackend):
 
     def stream(self, request):
         system = request.messages[0].content if request.messages[0].role == "system" else ""
-        if "<tools>" in system and request.messages[-1].role == "user" and not request.sampling.schema:
+        if (
+            "<tools>" in system
+            and request.messages[-1].role == "user"
+            and not request.sampling.schema
+        ):
             tool = json.loads(system.split("<tools>\n")[1].split("\n")[0])
             text = json.dumps({"name": tool["name"], "arguments": {"query": "bees"}})
             with self._lock:

@@ -1,0 +1,132 @@
+"""Reading tool calls out of an answer, and describing tools to a model."""
+
+import json
+
+import pytest
+from hypothesis import given, strategies as st
+
+from langchain_templora._tools import ToolPlan, ToolReader, bounded, plan
+
+SEARCH = {
+    "type": "function",
+    "function": {
+        "name": "search",
+        "description": "Search.",
+        "parameters": {"type": "object", "properties": {"query": {"type": "string"}}},
+    },
+}
+ADD = {"type": "function", "function": {"name": "add", "description": "Add."}}
+CALL = '<tool_call>\n{"name": "search", "arguments": {"query": "bees"}}\n</tool_call>'
+
+
+def read(text, *, size=None, tools=(SEARCH, ADD), forced=()):
+    """Text and calls of an answer that comes in pieces of `size` characters."""
+    reader = ToolReader(ToolPlan(tools, forced))
+    step = size or len(text) or 1
+    parts = []
+    for start in range(0, len(text), step):
+        parts += reader.feed(text[start : start + step])
+    parts += reader.finish()
+    said = "".join(part for part in parts if isinstance(part, str))
+    return said, [(p["name"], p["args"]) for p in parts if not isinstance(p, str)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, None])
+def test_text_and_calls_are_told_apart_however_they_arrive(size):
+    said, calls = read(f"I look.\n{CALL}\n{CALL}", size=size)
+    assert said.strip() == "I look."
+    assert calls == [("search", '{"query": "bees"}')] * 2
+
+
+@given(text=st.text(alphabet='ab<tol_c>/{}" \n', max_size=40), size=st.integers(1, 9))
+def test_text_without_a_call_arrives_whole(text, size):
+    if "<tool_call>" not in text:
+        assert read(text, size=size) == (text, [])
+    assert read(text, size=size, tools=()) == (text, [])
+
+
+def test_text_that_only_looks_like_a_call_is_not_held_back_for_ever():
+    reader = ToolReader(ToolPlan((SEARCH,)))
+    assert "".join(reader.feed("a <tool")) == "a "
+    assert "".join(reader.feed("box is red")) == "<toolbox is red"
+
+
+@pytest.mark.parametrize("key", ["arguments", "parameters"])
+def test_a_call_without_marks_is_a_call_if_it_is_the_whole_answer(key):
+    bare = json.dumps({"name": "search", key: {"query": "bees"}})
+    assert read(bare, size=3) == ("", [("search", '{"query": "bees"}')])
+    assert read("{" + "x" * 20, size=3) == ("{" + "x" * 20, [])
+    both = f'{{"thought": 1}} {CALL}'
+    assert read(both, size=3) == ('{"thought": 1} ', [("search", '{"query": "bees"}')])
+    unknown = json.dumps({"name": "fly", key: {}})
+    assert read(unknown, size=3) == (unknown, [])
+
+
+def test_a_call_that_is_no_json_or_cut_off_is_invalid_and_kept():
+    for text, body in (
+        ("<tool_call>{oops}</tool_call>", "{oops}"),
+        ('<tool_call>{"name": "search"', '{"name": "search"'),
+        ('<tool_call>{"name": "fly"}</tool_call>', '{"name": "fly"}'),
+    ):
+        assert read(text) == ("", [(None, json.dumps(body))])
+
+
+def test_a_forced_answer_is_a_call_as_a_whole():
+    text = '{"name": "add", "arguments": {}}'
+    assert read(text, size=4, forced=("add",)) == ("", [("add", "{}")])
+    assert read("Sorry.", forced=("add",)) == ("", [(None, '"Sorry."')])
+
+
+def test_choices():
+    tools = [SEARCH, ADD]
+    for free in (None, False, "auto"):
+        assert plan(tools, free) == ToolPlan((SEARCH, ADD))
+    for forced in (True, "any", "required"):
+        assert plan(tools, forced).forced == ("search", "add")
+    for named in ("add", {"type": "function", "function": {"name": "add"}}, {"name": "add"}):
+        assert plan(tools, named).forced == ("add",)
+    assert plan(tools, "none") == ToolPlan()
+    assert plan(None, None) == ToolPlan()
+    with pytest.raises(ValueError, match=r"'fly': use .*\['search', 'add'\]"):
+        plan(tools, "fly")
+    with pytest.raises(ValueError, match="none"):
+        plan([], "any")
+
+
+def test_tools_are_described_in_the_templates_words_or_in_plain_ones():
+    tools = ToolPlan((SEARCH, ADD))
+    assert '{"name": "search"' in tools.describe(None)
+    assert tools.describe("Tools: search, add") == "Tools: search, add"
+    forced = ToolPlan((SEARCH, ADD), ("add",)).describe("T")
+    assert forced.startswith("T\nNow call add")
+    assert ToolPlan().describe(None) == ""
+
+
+def test_a_forced_call_has_a_schema():
+    both = json.loads(ToolPlan((SEARCH, ADD), ("search", "add")).schema(50))
+    assert [part["properties"]["name"]["const"] for part in both["anyOf"]] == ["search", "add"]
+    one = json.loads(ToolPlan((SEARCH, ADD), ("search",)).schema(50))
+    query = one["properties"]["arguments"]["properties"]["query"]
+    assert query == {"type": "string", "maxLength": 50}
+    assert ToolPlan((SEARCH,)).schema(50) is None
+
+
+def test_schemas_are_closed_and_without_references():
+    schema = {
+        "title": "Person",
+        "type": "object",
+        "properties": {
+            "title": {"type": "string", "description": "of the book", "minLength": 90},
+            "enum": {"enum": ["a", "b"]},
+            "pet": {"$ref": "#/$defs/Pet"},
+        },
+        "required": ["title"],
+        "$defs": {"Pet": {"type": "object", "properties": {"name": {"type": "string"}}}},
+    }
+    found = bounded(schema, 20)
+    assert found["additionalProperties"] is False
+    assert found["properties"]["title"]["maxLength"] == 90
+    assert found["properties"]["enum"] == {"enum": ["a", "b"]}
+    assert found["properties"]["pet"]["properties"]["name"]["maxLength"] == 20
+    assert "$defs" not in found
+    assert schema["title"] == "Person"
