@@ -24,16 +24,13 @@ def pytest_collection_modifyitems(items):
 class ToolBackend(FakeBackend):
     """A fake that calls the first tool it is offered, once a turn, and then answers.
 
-    It calls with the smallest arguments, as a schema would make it; forced calls are the fake's own.
+    Forced calls are the fake's own: they follow a schema.
     """
 
     def stream(self, request):
         system = request.messages[0].content if request.messages[0].role == "system" else ""
-        if (
-            "<tools>" in system
-            and request.messages[-1].role == "user"
-            and not request.sampling.schema
-        ):
+        asked = request.messages[-1].role == "user" and not request.sampling.schema
+        if "<tools>" in system and asked:
             tool = json.loads(system.split("<tools>\n")[1].split("\n")[0])
             text = json.dumps({"name": tool["name"], "arguments": {"query": "bees"}})
             with self._lock:

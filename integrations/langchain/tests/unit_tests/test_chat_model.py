@@ -62,7 +62,7 @@ WAYS = {
     "batch": lambda m, c: m.batch([ASKED, "Hi"], [c, {}])[0],
     "abatch": lambda m, c: asyncio.run(m.abatch([ASKED], c))[0],
     "lcel": lambda m, c: (ChatPromptTemplate.from_template("{x}") | m).invoke({"x": ASKED}, c),
-    "child": lambda m, c: RunnableLambda(lambda x: m.invoke(x)).invoke(ASKED, c),
+    "child": lambda m, c: RunnableLambda(m.invoke).invoke(ASKED, c),
     "with_config": lambda m, c: m.with_config(c).invoke(ASKED),
     "events v2": lambda m, c: asyncio.run(v2(m, c)),
     "events v3": lambda m, c: m.stream_events(ASKED, c, version="v3").output,
@@ -130,7 +130,7 @@ def test_an_id_that_is_none_is_refused_and_shared_by_nobody(ada, wrong):
         lambda: ada.model.with_memory(wrong),
         lambda: list(ada.model.stream(ASKED, memory_id=wrong)),
     ):
-        with pytest.raises(ValueError, match="memory_id is .*not empty.*None for the base"):
+        with pytest.raises(ValueError, match=r"memory_id is .*not empty.*None for the base"):
             call()
     with pytest.raises(ValidationError, match="memory_id"):
         ChatTempLora(memory=ada.service, memory_id=wrong)
@@ -273,9 +273,8 @@ def test_unknown_options_and_other_models_are_refused(ada):
 def test_tokens_are_counted_by_the_model_without_a_network(ada, talk):
     assert ada.model.get_num_tokens("four words of text") == 4
     messages = talk(2)
-    assert ada.model.get_num_tokens_from_messages(messages) == ada.backend.count(
-        [m for m in ada.model._call(messages, None, {}).history]
-    )
+    history = ada.model._call(messages, None, {}).history
+    assert ada.model.get_num_tokens_from_messages(messages) == ada.backend.count(history)
 
     def search(query: str) -> str:
         """Search."""

@@ -388,7 +388,7 @@ def test_new_memories_start_from_a_base_memory(box, make_agent):
 
 def test_without_a_thread_there_is_no_memory_to_name(box):
     agent = create_agent(box.model, tools=[], middleware=[ParametricMemoryMiddleware(box.service)])
-    with pytest.raises(ValueError, match="no thread id .*checkpointer"):
+    with pytest.raises(ValueError, match=r"no thread id .*checkpointer"):
         agent.invoke({"messages": [HumanMessage("Hi?")]})
 
 
@@ -417,14 +417,11 @@ def test_beside_summarisation_it_warns_once_and_uses_no_stale_memory(make_box, m
     )
     agent = make_agent(box, more=[summary], **EAGER)
     with pytest.warns(UserWarning, match="Use one of the two") as warned:
-        for number in range(12):
-            answer = say(agent, f"Question {number}?")
-            found = revision(answer)
-            if found is not None:
-                body = agent.get_state(config()).values["messages"]
-                own = [r for r in box.service.history("thread:t") if r.name == found]
-                assert own[0].messages < len(body)
+        answers = chat(agent, 12)
     assert len([w for w in warned if w.category is UserWarning]) == 1
+    body = agent.get_state(config()).values["messages"]
+    newest = {r.name: r.messages for r in box.service.history("thread:t")}
+    assert newest.get(revision(answers[-1]), 0) < len(body)
 
 
 def test_models_that_cannot_answer_with_a_memory_are_refused(box, make_box, make_agent):
