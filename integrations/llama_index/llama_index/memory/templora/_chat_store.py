@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
-import fsspec
+import fsspec  # type: ignore[import-untyped]  # it ships no types
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.bridge.pydantic import Field, PrivateAttr, model_serializer
 from llama_index.core.storage.chat_store import BaseChatStore
@@ -343,12 +343,7 @@ class ParametricChatStore(BaseChatStore):
         try:
             with fs.open(path, "r", encoding="utf-8") as file:
                 found = json.load(file)
-            if found["format"] != FORMAT or found["class_name"] != cls.class_name():
-                raise ValueError(f"it is of {found['class_name']!r}, format {found['format']!r}")
-            store = {
-                str(key): [ChatMessage.model_validate(row) for row in rows]
-                for key, rows in found["store"].items()
-            }
+            store = _transcripts(found)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path!r} holds no transcripts of a ParametricChatStore: {error}. Restore it from "
@@ -357,6 +352,16 @@ class ParametricChatStore(BaseChatStore):
         for key, rows in store.items():
             made._inner.set_messages(key, rows)
         return made
+
+
+def _transcripts(found: Any) -> dict[str, list[ChatMessage]]:
+    kind, version = found["class_name"], found["format"]
+    if (kind, version) != (ParametricChatStore.class_name(), FORMAT):
+        raise ValueError(f"it is of {kind!r}, format {version!r}")
+    return {
+        str(key): [ChatMessage.model_validate(row) for row in rows]
+        for key, rows in found["store"].items()
+    }
 
 
 # LlamaIndex restores a ChatMemoryBuffer only with stores that it knows by name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import Any, NoReturn
@@ -19,11 +19,15 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
     LLMMetadata,
     MessageRole,
+    ToolCallBlock,
 )
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.custom import CustomLLM
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.tools.types import BaseTool
 from llama_index.core.types import BaseOutputParser, PydanticProgramMode
 from templora_memory import Message, ParametricMemory, Policy, Reply, ReplyStream, Sampling
 from templora_memory.errors import PromptTooLong, UnknownMemory, UnknownRevision
@@ -31,13 +35,16 @@ from templora_memory.errors import PromptTooLong, UnknownMemory, UnknownRevision
 from llama_index.memory.templora._conversation import Conversation, current
 from llama_index.memory.templora._messages import prompt_messages
 from llama_index.memory.templora._tokens import tokenizer_of
+from llama_index.memory.templora._tools import Reader, answer, template_text, tools_text
 
 _TRIES = 4  # a revision may be retired between asking for its name and using it
 _SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "do_sample")
 _OPTIONS = (*_SAMPLING, "max_new_tokens", "max_tokens", "session_id", "strength", "revision")
+_PROBE = {"type": "function", "function": {"name": "look", "description": "Look.",
+          "parameters": {"type": "object", "properties": {}}}}  # fmt: skip
 
 
-class TempLoraLLM(CustomLLM):
+class TempLoraLLM(CustomLLM, FunctionCallingLLM):
     """A local language model that answers with what one memory has learned.
 
     Messages go into the prompt as they are: what a memory keeps out of it is the memory's business.
@@ -57,6 +64,8 @@ class TempLoraLLM(CustomLLM):
             revision as well.
         stopping_ids: not available without a tokenizer; use ``generate_kwargs={"stop": [...]}``.
         is_chat_model: what query engines are told. Leave it, or they build prompts of their own.
+        is_function_calling_model: whether it can call tools, which ``FunctionAgent`` insists on;
+            None: if the model's chat template speaks of tools.
         system_prompt: put before prompts of completions and of `predict`.
         messages_to_prompt: turns messages into one prompt of your own, sent as a user's message.
         completion_to_prompt: wraps the prompts of completions.
@@ -70,6 +79,7 @@ class TempLoraLLM(CustomLLM):
     max_new_tokens: int | None = Field(default=None, description="Most tokens of an answer.")
     generate_kwargs: dict[str, Any] = Field(default_factory=dict, description="Default options.")
     is_chat_model: bool = Field(default=True, description="Whether it takes chat messages.")
+    is_function_calling_model: bool | None = Field(default=None, description="Whether it calls tools.")
 
     _pm: ParametricMemory = PrivateAttr()
     _conversation: Conversation | None = PrivateAttr(default=None)
@@ -85,6 +95,7 @@ class TempLoraLLM(CustomLLM):
         generate_kwargs: Mapping[str, Any] | None = None,
         stopping_ids: Sequence[int] | None = None,
         is_chat_model: bool = True,
+        is_function_calling_model: bool | None = None,
         system_prompt: str | None = None,
         messages_to_prompt: Callable[[Sequence[ChatMessage]], str] | None = None,
         completion_to_prompt: Callable[[str], str] | None = None,
@@ -100,7 +111,7 @@ class TempLoraLLM(CustomLLM):
         if stopping_ids:
             raise ValueError(
                 f"stopping_ids is {list(stopping_ids)!r}: give the texts instead, "
-                'generate_kwargs={"stop": ["..."]}. The model\'s own end tokens always end an answer.'
+                'generate_kwargs={"stop": ["..."]}. The model\'s own end tokens always end one.'
             )
         super().__init__(
             session_id=session_id,
@@ -108,6 +119,7 @@ class TempLoraLLM(CustomLLM):
             max_new_tokens=max_new_tokens,
             generate_kwargs=dict(generate_kwargs or {}),
             is_chat_model=is_chat_model,
+            is_function_calling_model=is_function_calling_model,
             system_prompt=system_prompt,
             messages_to_prompt=messages_to_prompt,
             completion_to_prompt=completion_to_prompt,
@@ -179,14 +191,15 @@ class TempLoraLLM(CustomLLM):
 
     def for_session(self, session_id: str | None) -> TempLoraLLM:
         """The same model and settings for another session; None: the base model. Costs nothing."""
-        other = self.model_copy(update={"session_id": session_id})
-        other._conversation = None
-        return other
+        return self._copy(session_id, None)
 
     def bound_to(self, conversation: Conversation) -> TempLoraLLM:
         """The same, answering with the revision that fits this conversation."""
-        other = self.for_session(conversation.session_id)
-        other._conversation = conversation
+        return self._copy(conversation.session_id, conversation)
+
+    def _copy(self, session_id: str | None, conversation: Conversation | None) -> TempLoraLLM:
+        other = self.model_copy(update={"session_id": session_id})
+        other._conversation = conversation  # noqa: SLF001  # of our own kind
         return other
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> TempLoraLLM:
@@ -207,10 +220,14 @@ class TempLoraLLM(CustomLLM):
         """Window, answer length and name; loads the model if it is not loaded yet."""
         policy = self._pm.policy
         window, reply = policy.window or 0, policy.reply_tokens or 0
+        calls = self.is_function_calling_model
         return LLMMetadata(
             context_window=min(self.context_window or window, window),
             num_output=self.max_new_tokens or reply,
             is_chat_model=self.is_chat_model,
+            is_function_calling_model=(
+                template_text(self._pm, [_PROBE]) is not None if calls is None else calls
+            ),
             model_name=self._pm.base.name,
         )
 
@@ -223,6 +240,8 @@ class TempLoraLLM(CustomLLM):
 
     def _stream(self, messages: Sequence[Message], options: Mapping[str, Any]) -> ReplyStream:
         given = {**self.generate_kwargs, **options}
+        if tools := given.pop("tools", None):
+            messages = [*messages, Message("system", tools_text(self._pm, tools))]
         sampling = _options(given)
         most = given.get("max_new_tokens", given.get("max_tokens", self.max_new_tokens))
         session_id = given.get("session_id", self.session_id)
@@ -280,19 +299,31 @@ class TempLoraLLM(CustomLLM):
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         with self._stream(self._chat_prompt(messages), kwargs) as stream:
-            return _chat_end(stream.reply)
+            return _chat_end(stream.reply, _names(kwargs))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         stream = self._stream(self._chat_prompt(messages), kwargs)
-        return (_chat_piece(text, delta) for text, delta in _pieces(stream))
+        names = _names(kwargs)
+
+        def responses() -> Generator[ChatResponse, None, None]:
+            reader, text = Reader(names) if names else None, ""
+            with contextlib.closing(_pieces(stream)) as pieces:
+                for text, delta in pieces:
+                    shown = reader.piece(text) if reader else _chat_piece(text, delta)
+                    if shown:
+                        yield shown
+            if reader and (rest := reader.end(text)):
+                yield rest
+
+        return responses()
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         stream = await asyncio.to_thread(self._stream, self._chat_prompt(messages), kwargs)
         async for _ in _apieces(stream):
             pass
-        return _chat_end(await asyncio.to_thread(lambda: stream.reply))
+        return _chat_end(await asyncio.to_thread(lambda: stream.reply), _names(kwargs))
 
     @llm_chat_callback()
     async def astream_chat(
@@ -300,10 +331,17 @@ class TempLoraLLM(CustomLLM):
     ) -> ChatResponseAsyncGen:
         stream = await asyncio.to_thread(self._stream, self._chat_prompt(messages), kwargs)
 
+        names = _names(kwargs)
+
         async def responses() -> ChatResponseAsyncGen:
+            reader, text = Reader(names) if names else None, ""
             async with contextlib.aclosing(_apieces(stream)) as pieces:
                 async for text, delta in pieces:
-                    yield _chat_piece(text, delta)
+                    shown = reader.piece(text) if reader else _chat_piece(text, delta)
+                    if shown:
+                        yield shown
+            if reader and (rest := reader.end(text)):
+                yield rest
 
         return responses()
 
@@ -358,7 +396,64 @@ class TempLoraLLM(CustomLLM):
         return responses()
 
 
+    # --- tools ---------------------------------------------------------------------------------
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,  # noqa: FBT001, FBT002  # LlamaIndex's signature, as the rest
+        allow_parallel_tool_calls: bool = False,  # noqa: FBT001, FBT002
+        tool_required: bool = False,  # noqa: FBT001, FBT002
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        del verbose, allow_parallel_tool_calls  # a model that calls several says so itself
+        messages = list(chat_history or ())
+        if user_msg is not None:
+            messages.append(
+                ChatMessage(role=MessageRole.USER, content=user_msg)
+                if isinstance(user_msg, str)
+                else user_msg
+            )
+        wanted = kwargs.pop("tool_choice", None)
+        if tools and (wanted or tool_required):
+            order = f"Call the tool {wanted}." if wanted else "Call one of the tools."
+            messages.insert(0, ChatMessage(role=MessageRole.SYSTEM, content=order))
+        specs = [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools]
+        return {"messages": messages, "tools": specs, **kwargs}
+
+    def get_tool_calls_from_response(
+        self,
+        response: ChatResponse,
+        error_on_no_tool_call: bool = True,  # noqa: FBT001, FBT002  # LlamaIndex's signature
+        **kwargs: Any,
+    ) -> list[ToolSelection]:
+        """The tool calls of an answer to a chat with tools.
+
+        Raises:
+            ValueError: there is none, and `error_on_no_tool_call`.
+        """
+        del kwargs
+        calls = [b for b in response.message.blocks if isinstance(b, ToolCallBlock)]
+        if not calls and error_on_no_tool_call:
+            raise ValueError(f"The model called no tool, it said {response.message.content!r}.")
+        return [
+            ToolSelection(
+                tool_id=call.tool_call_id or "",
+                tool_name=call.tool_name,
+                tool_kwargs=call.tool_kwargs if isinstance(call.tool_kwargs, dict) else {},
+            )
+            for call in calls
+        ]
+
+
 # --- options -------------------------------------------------------------------------------------
+
+
+def _names(options: Mapping[str, Any]) -> list[str]:
+    """Names of the tools of a call."""
+    return [str(tool["function"]["name"]) for tool in options.get("tools") or ()]
 
 
 def _options(given: Mapping[str, Any]) -> Sampling:
@@ -383,7 +478,7 @@ def _as_stops(value: str | Sequence[str] | None) -> tuple[str, ...]:
 # --- streams -------------------------------------------------------------------------------------
 
 
-def _pieces(stream: ReplyStream) -> Iterator[tuple[str, str]]:
+def _pieces(stream: ReplyStream) -> Generator[tuple[str, str], None, None]:
     """The text so far and what is new of it; a consumer who goes away stops the model."""
     text = ""
     with stream:
@@ -414,8 +509,11 @@ def _counts(reply: Reply) -> dict[str, Any]:
     }
 
 
-def _chat_end(reply: Reply) -> ChatResponse:
-    message = ChatMessage(role=MessageRole.ASSISTANT, content=reply.text)
+def _chat_end(reply: Reply, names: Sequence[str]) -> ChatResponse:
+    if names:
+        message = answer(reply.text, names)
+    else:
+        message = ChatMessage(role=MessageRole.ASSISTANT, content=reply.text)
     return ChatResponse(message=message, raw=reply.as_dict(), additional_kwargs=_counts(reply))
 
 

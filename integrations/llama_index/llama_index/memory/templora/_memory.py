@@ -203,7 +203,9 @@ class TempLoraMemory(Memory):
         del kwargs
         session_id, handle = data.get("session_id"), data.get("handle")
         if not isinstance(session_id, str) or not isinstance(handle, str):
-            raise LookupError(f"Not a stored TempLoraMemory: it has the keys {sorted(data)}.")
+            raise LookupError(  # noqa: TRY004  # what is wrong is the dictionary
+                f"Not a stored TempLoraMemory: it has the keys {sorted(data)}."
+            )
         if (found := _LIVE.get(handle)) is not None:
             return found
         same = [m for m in _LIVE.values() if m.session_id == session_id]

@@ -5,7 +5,6 @@ Knows nothing of models, stores or memories.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
     ToolCallBlock,
 )
+from llama_index.memory.templora._tools import call_text, without_calls
 from templora_memory import Message
 from templora_memory.errors import InvalidText
 
@@ -50,11 +50,13 @@ def prompt_messages(messages: Iterable[ChatMessage]) -> list[Message]:
     Raises:
         ValueError: a message carries an image, sound, video or file, which the model cannot read.
     """
-    return [Message(_ROLES[m.role], _prompt_text(m)) for m in messages]
+    return [part for message in messages for part in _prompt_parts(message)]
 
 
-def _prompt_text(message: ChatMessage) -> str:
+def _prompt_parts(message: ChatMessage) -> list[Message]:
+    """One message, and a further one for each tool call in it."""
     pieces: list[str] = []
+    calls: list[Message] = []
     for block in message.blocks:
         match block:
             case TextBlock():
@@ -62,8 +64,7 @@ def _prompt_text(message: ChatMessage) -> str:
             case CitableBlock() | CitationBlock():
                 pieces += [part.text for part in block.nested_blocks if isinstance(part, TextBlock)]
             case ToolCallBlock():
-                call = {"name": block.tool_name, "arguments": block.tool_kwargs}
-                pieces.append(json.dumps(call, ensure_ascii=False, default=str))
+                calls.append(Message("call", call_text(block)))
             case ThinkingBlock() | CachePoint():
                 pass  # meant for the model that wrote it, and for a provider's cache
             case _:
@@ -71,7 +72,9 @@ def _prompt_text(message: ChatMessage) -> str:
                     f"A {message.role.value} message holds a block of type {block.block_type!r}: "
                     "this model reads text only. Describe it in words, or leave it out."
                 )
-    return "\n".join(pieces)
+    if calls and not pieces:
+        return calls
+    return [Message(_ROLES[message.role], "\n".join(pieces)), *calls]
 
 
 # --- into the memory ---------------------------------------------------------------------------
@@ -81,14 +84,24 @@ def message_to_text(message: ChatMessage) -> str | None:
     """What a message says, as far as it may be learned; None if nothing of it may.
 
     Only text blocks count. Of an agent's trace ("Thought: ... Answer: ...") only the last answer is
-    left, without thoughts, actions and what tools returned.
+    left, without thoughts, actions and what tools returned. What a tool returned stays out also
+    where it stands in for the assistant's answer.
     """
     text = "\n".join(block.text for block in message.blocks if isinstance(block, TextBlock))
-    if _ROLES[message.role] == "assistant" and text.lstrip().startswith("Thought:"):
-        _, found, said = text.rpartition("Thought:")[2].partition("Answer:")
-        text = said if found else ""
-        text = text.strip()
+    if _ROLES[message.role] == "assistant":
+        if "tool_call_id" in message.additional_kwargs:  # a tool's output, passed on as it is
+            return None
+        text = without_calls(text)
+        if text.lstrip().startswith("Thought:"):
+            text = _answer_of(text)
     return text if text.strip() else None
+
+
+def _answer_of(trace: str) -> str:
+    """The answer at the end of an agent's trace; empty if there is none of its own."""
+    thought, _, said = trace.rpartition("Thought:")[2].partition("Answer:")
+    # a tool's output that is passed on stands there twice: as the thought and as the answer
+    return "" if thought.strip() == said.strip() else said.strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
