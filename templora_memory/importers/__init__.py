@@ -9,7 +9,7 @@ and what cannot be read is refused with `FileRefused`. Knows nothing of models o
 from templora_memory.importers._chats import write_jsonl as chat_to_jsonl
 from templora_memory.importers._export import to_card, to_json, to_png
 from templora_memory.importers._read import load, load_character, load_chat
-from templora_memory.importers._text import fill, without_pictures
+from templora_memory.importers._text import fill, one_line, plain, without_pictures
 from templora_memory.importers._use import (
     NEUTRAL_USER,
     card_text,
@@ -38,6 +38,8 @@ __all__ = [
     "load_character",
     "load_chat",
     "matching_lore",
+    "one_line",
+    "plain",
     "spoken_name",
     "to_card",
     "to_json",

@@ -1,0 +1,415 @@
+"""What happens in the first area: choose, preview, absorb, copy, delete."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from templora_memory.importers import Character, ChatLog, FileRefused, documents, load, one_line
+
+from . import _bundled, _show
+from ._guard import guarded
+from ._page import TALK, Page, Updates
+from ._state import Actor, Persona, Visitor
+from ._studio import Refused, Studio
+from ._talk import greet
+from ._view import View
+
+_EXPORTED = ".templora"
+_EVERY = 0.4  # seconds between two pictures of the progress
+_PATIENCE = 10.0
+
+
+class CharacterHandlers:
+    """Handlers of the first area."""
+
+    def __init__(self, studio: Studio, page: Page, view: View) -> None:
+        self._studio = studio
+        self._page = page
+        self._view = view
+
+    def wire(self) -> None:
+        p, c = self._page, self._page.c
+        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        shown = [p.pending, c.box, c.preview, c.examples, c.lore, c.absorb, c.gone, c.talk]
+        shown += [c.progress, c.probes]
+        for name, button in c.meet.items():
+            button.click(guarded(self._meet(name)), p.who, shown, **private).then(
+                None, js=_SCROLL.format("preview")
+            )
+        read = [*shown, c.file, *self._view.everything]
+        c.file.upload(guarded(self.read), [*p.who, c.file], read, **private).then(
+            lambda: None, None, c.file, **private
+        ).then(None, js=_SCROLL.format("preview"))
+        c.paste.click(guarded(self.paste), [*p.who, c.paste_name, c.paste_bio], shown, **private)
+        again = [*p.who, p.pending, c.examples, c.lore]
+        gr.on([c.examples.input, c.lore.input], guarded(self.again), again, c.preview, **private)
+        c.cancel.click(lambda: {c.box: gr.update(visible=False), p.pending: ""}, None,
+                       [c.box, p.pending], **private)  # fmt: skip
+        learning = [c.box, c.progress, c.probes, c.stop, c.talk, *self._view.everything]
+        begun = c.absorb.click(
+            guarded(self.absorb), again, learning, concurrency_limit=8, **private
+        )
+        begun.then(guarded(self.calm), p.who, [c.stop, *self._view.everything], **private)
+        c.stop.click(
+            guarded(self.stopped),
+            p.who,
+            [c.progress, c.probes, c.stop, *self._view.everything],
+            cancels=[begun],
+            **private,
+        )
+        c.talk.click(lambda: gr.Tabs(selected=TALK), None, p.tabs, **private).then(
+            None, js="() => document.querySelector('#say textarea')?.focus()"
+        )
+        gr.on(
+            [p.active.input, p.persona.input],
+            guarded(self.choose),
+            p.who,
+            self._view.everything,
+            **private,
+        )
+        self._wire_management(private)
+
+    def _wire_management(self, private: dict[str, Any]) -> None:
+        p, c, whole = self._page, self._page.c, self._view.everything
+        c.snapshot.click(guarded(self.snapshot), p.who, whole, **private)
+        c.fork.click(guarded(self.fork), p.who, whole, **private)
+        c.export.click(guarded(self.export), p.who, c.files, **private)
+        c.rename.click(guarded(self.rename), [*p.who, c.label], [c.label, *whole], **private)
+        c.keep.input(guarded(self.keep), [*p.who, c.keep], whole, **private)
+        c.delete.click(guarded(self.ask), p.who, [c.confirm, c.question, c.gone], **private).then(
+            None, js=_SCROLL.format("confirm")
+        )
+        c.spare.click(lambda: gr.update(visible=False), None, c.confirm, **private)
+        c.really.click(
+            guarded(self.delete), p.who, [c.gone, c.talk, c.progress, c.probes, *whole], **private
+        ).then(None, js=_SCROLL.format("gone"))
+
+    # --- preview -------------------------------------------------------------------------------
+
+    def _meet(self, name: str) -> Any:
+        def meet(token: str, actor_id: str | None, persona_key: str | None) -> Updates:
+            visitor, actor, persona = self._view.find(token, actor_id, persona_key)
+            return self._offer(visitor, actor, persona, _bundled.actor(name))
+
+        return meet
+
+    def paste(
+        self, token: str, actor_id: str | None, persona_key: str | None, name: str, bio: str
+    ) -> Updates:
+        visitor, actor, persona = self._view.find(token, actor_id, persona_key)
+        found = load((bio or "").encode(errors="replace"), filename="bio.txt")
+        if isinstance(found, ChatLog):
+            return self._offer(visitor, actor, persona, found)
+        if found.source_format == "text" and not one_line(name or ""):
+            raise Refused("Give the character a name first.")
+        if one_line(name or ""):
+            found = _renamed(found, one_line(name))
+        return self._offer(visitor, actor, persona, _bundled.from_character(found))
+
+    def read(
+        self, token: str, actor_id: str | None, persona_key: str | None, path: str | None
+    ) -> Updates:
+        if not path:
+            raise Refused("The file did not arrive: try again.")
+        source = Path(path)
+        try:
+            visitor, actor, persona = self._view.find(token, actor_id, persona_key)
+            if source.name.endswith(_EXPORTED):
+                made = self._studio.import_memory(
+                    visitor, source, one_line(source.stem.replace("_", " ")) or "Imported"
+                )
+                gr.Info(f"{made.label} is back, with everything it had learned.")
+                return {
+                    self._page.c.box: gr.update(visible=False),
+                    **self._view.whole(visitor, made, persona),
+                }
+            found = load(source, filename=source.name)
+        finally:
+            source.unlink(missing_ok=True)
+            with suppress(OSError):
+                source.parent.rmdir()
+        thing = _bundled.from_character(found) if isinstance(found, Character) else found
+        return self._offer(visitor, actor, persona, thing)
+
+    def _offer(
+        self, visitor: Visitor, actor: Actor | None, persona: Persona, thing: Actor | ChatLog
+    ) -> Updates:
+        c = self._page.c
+        is_actor = isinstance(thing, Actor)
+        if isinstance(thing, Actor):
+            thing.image = _show.picture(thing.character.portrait)
+            shown = self._preview(thing, examples=True, lore=False)
+        else:
+            shown = _show.chat_preview(thing, actor, persona)
+        hidden = gr.update(visible=False)
+        return {
+            self._page.pending: visitor.offer(thing),
+            c.box: gr.update(visible=True),
+            c.preview: shown,
+            c.examples: gr.update(
+                value=True,
+                visible=isinstance(thing, Actor) and bool(thing.character.example_dialogues),
+            ),
+            c.lore: gr.update(
+                value=False, visible=isinstance(thing, Actor) and bool(thing.character.lore)
+            ),
+            c.absorb: gr.update(
+                value="Absorb into weights" if is_actor else "Use as history",
+                interactive=is_actor or actor is not None,
+            ),
+            c.gone: hidden,
+            c.talk: hidden,
+            c.progress: hidden,
+            c.probes: hidden,
+        }
+
+    def _preview(self, actor: Actor, *, examples: bool, lore: bool) -> str:
+        split = self._studio.memory.backend.split
+
+        def count(text: str) -> int:
+            return len(split(text, 1))
+
+        learned = documents(actor.character, examples=examples, lore=lore)
+        return _show.preview(actor, learned, count)
+
+    def again(  # noqa: PLR0917  # Gradio hands over positions
+        self,
+        token: str,
+        actor_id: str | None,
+        persona_key: str | None,
+        key: str,
+        examples: bool,  # noqa: FBT001  # Gradio hands over positions
+        lore: bool,  # noqa: FBT001
+    ) -> str:
+        visitor, actor, persona = self._view.find(token, actor_id, persona_key)
+        thing = self._pending(visitor, key)
+        if isinstance(thing, ChatLog):
+            return _show.chat_preview(thing, actor, persona)
+        return self._preview(thing, examples=examples, lore=lore)
+
+    @staticmethod
+    def _pending(visitor: Visitor, key: str) -> Actor | ChatLog:
+        thing = visitor.pending.get(key)
+        if thing is None:
+            raise Refused("Choose a character or a file first: this preview is old.")
+        return thing
+
+    # --- learning ------------------------------------------------------------------------------
+
+    def absorb(  # noqa: PLR0917  # Gradio hands over positions
+        self,
+        token: str,
+        actor_id: str | None,
+        persona_key: str | None,
+        key: str,
+        examples: bool,  # noqa: FBT001  # Gradio hands over positions
+        lore: bool,  # noqa: FBT001
+    ) -> Iterator[Updates]:
+        visitor, chosen, persona = self._view.find(token, actor_id, persona_key)
+        thing = self._pending(visitor, key)
+        with visitor.lock:
+            visitor.pending.pop(key, None)
+        if isinstance(thing, ChatLog):
+            if chosen is None:
+                raise Refused("Absorb or choose a character first, then add its chat.")
+            yield from self._absorb_chat(visitor, chosen, persona, thing)
+            return
+        learned = documents(thing.character, examples=examples, lore=lore)
+        if not learned:
+            raise FileRefused("empty", "There is nothing to absorb with these choices.")
+        actor = self._studio.add(visitor, thing)
+        visitor.learning.add(actor.id)
+        try:
+            yield from self._absorb(visitor, actor, persona, learned)
+        finally:
+            visitor.learning.discard(actor.id)
+
+    def _absorb(
+        self, visitor: Visitor, actor: Actor, persona: Persona, learned: Any
+    ) -> Iterator[Updates]:
+        c = self._page.c
+        label = f"{actor.label} is learning itself"
+        asking = _show.progress(label, None, doing="The untouched model is asked a few facts first")
+        yield {
+            c.box: gr.update(visible=False),
+            c.progress: gr.update(visible=True, value=asking),
+            c.stop: gr.update(visible=True),
+            c.probes: gr.update(visible=False),
+        }
+        steps = self._first_probe(visitor, actor)
+        for rows in steps:
+            yield {c.probes: _table(rows, "now", "What the untouched model says")}
+        yield from self._steps(self._studio.absorb(visitor, actor, learned, "its bio"), label)
+        yield {
+            c.progress: gr.update(value=_show.progress(label, None, doing="Asking the facts again"))
+        }
+        for rows in self._studio.probe(actor):
+            yield {c.probes: _table(rows, "with memory", _AFTER)}
+        greet(actor, actor.chat(persona), persona)
+        self._studio.save(visitor, actor)
+        curve = _show.curve(actor.lessons[-1].curve)
+        yield {
+            c.progress: gr.update(value=_show.learned(actor) + curve),
+            c.stop: gr.update(visible=False),
+            c.talk: gr.update(visible=True, value=f"Talk with {actor.label}"[:60]),
+            **self._view.whole(visitor, actor, persona),
+        }
+
+    def _first_probe(self, visitor: Visitor, actor: Actor) -> Iterator[Any]:
+        """Stopped here, the character has learned nothing and goes."""
+        try:
+            yield from self._studio.base_probes(actor)
+        except BaseException:
+            self._studio.drop(visitor, actor)
+            raise
+
+    def _absorb_chat(
+        self, visitor: Visitor, actor: Actor, persona: Persona, log: ChatLog
+    ) -> Iterator[Updates]:
+        c = self._page.c
+        label = f"{actor.label} is learning a chat"
+        yield {
+            c.box: gr.update(visible=False),
+            c.stop: gr.update(visible=True),
+            c.probes: gr.update(visible=False),
+            c.progress: gr.update(visible=True, value=_show.progress(label, None)),
+        }
+        yield from self._steps(
+            self._studio.absorb_chat(visitor, actor, persona, log.messages), label
+        )
+        yield {
+            c.progress: gr.update(value=_show.learned(actor) if actor.lessons else ""),
+            c.stop: gr.update(visible=False),
+            c.talk: gr.update(visible=True, value=f"Talk with {actor.label}"[:60]),
+            **self._view.whole(visitor, actor, persona),
+        }
+
+    def _steps(self, steps: Any, label: str) -> Iterator[Updates]:
+        c, last = self._page.c, 0.0
+        try:
+            for step in steps:
+                now = time.monotonic()
+                if now - last >= _EVERY:
+                    last = now
+                    yield {c.progress: gr.update(value=_show.progress(label, step))}
+        finally:
+            steps.close()
+
+    def calm(self, token: str, actor_id: str | None, persona_key: str | None) -> Updates:
+        """After an absorb, however it ended: what is shown is what there is."""
+        visitor, actor, persona = self._view.find(token, actor_id, persona_key)
+        if actor is None:
+            actor = next(reversed(visitor.actors.values()), None)
+        return {
+            self._page.c.stop: gr.update(visible=bool(visitor.learning)),
+            **self._view.whole(visitor, actor, persona),
+        }
+
+    def stopped(self, token: str, actor_id: str | None, persona_key: str | None) -> Updates:
+        """Wait until learning has let go, then show what is left."""
+        visitor, _, _ = self._view.find(token, actor_id, persona_key)
+        until = time.monotonic() + _PATIENCE
+        while visitor.learning and time.monotonic() < until:
+            time.sleep(0.05)
+        gr.Info("Stopped. Nothing of it stays in the weights.")
+        c = self._page.c
+        hidden = gr.update(visible=False)
+        return {
+            **self.calm(token, actor_id, persona_key),
+            c.progress: hidden,
+            c.probes: hidden,
+            c.stop: hidden,
+        }
+
+    # --- the visitor's characters --------------------------------------------------------------
+
+    def choose(self, token: str, actor_id: str | None, persona_key: str | None) -> Updates:
+        visitor, actor, persona = self._view.find(token, actor_id, persona_key)
+        if actor is not None:
+            greet(actor, actor.chat(persona), persona)
+        return self._view.whole(visitor, actor, persona)
+
+    def _chosen(
+        self, token: str, actor_id: str | None, persona_key: str | None
+    ) -> tuple[Visitor, Actor, Persona]:
+        visitor, _, persona = self._view.find(token, actor_id, persona_key)
+        return visitor, self._studio.actor(visitor, actor_id), persona
+
+    def snapshot(self, *who: Any) -> Updates:
+        visitor, actor, persona = self._chosen(*who)
+        made = self._studio.copy(visitor, actor, chats=False)
+        gr.Info(f"{made.label} holds what {actor.label} knows now.")
+        return self._view.whole(visitor, actor, persona)
+
+    def fork(self, *who: Any) -> Updates:
+        visitor, actor, persona = self._chosen(*who)
+        made = self._studio.copy(visitor, actor, chats=True)
+        gr.Info(f"{made.label} goes on from here on its own.")
+        return self._view.whole(visitor, made, persona)
+
+    def export(self, *who: Any) -> Any:
+        visitor, actor, persona = self._chosen(*who)
+        paths = self._studio.export(visitor, actor, persona)
+        return gr.update(visible=True, value=[str(path) for path in paths])
+
+    def rename(self, token: str, actor_id: str, persona_key: str, label: str) -> Updates:
+        visitor, actor, persona = self._chosen(token, actor_id, persona_key)
+        self._studio.rename(visitor, actor, one_line(label or ""))
+        return {self._page.c.label: "", **self._view.whole(visitor, actor, persona)}
+
+    def keep(
+        self,
+        token: str,
+        actor_id: str,
+        persona_key: str,
+        kept: bool,  # noqa: FBT001  # Gradio hands over positions
+    ) -> Updates:
+        visitor, actor, persona = self._chosen(token, actor_id, persona_key)
+        self._studio.keep(visitor, actor, kept=kept)
+        return self._view.whole(visitor, actor, persona)
+
+    def ask(self, *who: Any) -> Updates:
+        _, actor, _ = self._chosen(*who)
+        c = self._page.c
+        return {
+            c.confirm: gr.update(visible=True),
+            c.question: _show.question(actor),
+            c.gone: gr.update(visible=False),
+        }
+
+    def delete(self, *who: Any) -> Updates:
+        visitor, actor, persona = self._chosen(*who)
+        result = self._studio.delete(visitor, actor)
+        left = next(iter(visitor.actors.values()), None)
+        c = self._page.c
+        hidden = gr.update(visible=False)
+        return {
+            **self._view.whole(visitor, left, persona),
+            c.gone: gr.update(visible=True, value=_show.deleted(result)),
+            c.talk: hidden,
+            c.progress: hidden,
+            c.probes: hidden,
+        }
+
+
+_AFTER = "Asked with nothing but the question in the prompt"
+_SCROLL = (
+    "() => setTimeout(() => document.getElementById('{0}')?.scrollIntoView("
+    "{{block: 'nearest', behavior: matchMedia('(prefers-reduced-motion: reduce)').matches "
+    "? 'auto' : 'smooth'}}), 120)"
+)
+
+
+def _table(rows: Any, now: str, caption: str) -> Any:
+    return gr.update(visible=True, value=_show.probes(rows, now=now, caption=caption))
+
+
+def _renamed(character: Character, name: str) -> Character:
+    return replace(character, name=name, raw={})

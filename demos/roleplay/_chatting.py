@@ -1,0 +1,301 @@
+"""What happens in the second area: say, answer, retry, undo, edit, greet otherwise."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from templora_memory import Message
+from templora_memory.errors import UnknownMemory
+from templora_memory.importers import Character, greetings, load, one_line, plain
+
+from . import _show
+from ._guard import guarded
+from ._page import Page, Updates
+from ._state import Actor, Chat, Persona, Visitor
+from ._studio import Refused, Studio
+from ._talk import Answer, Settings, greet
+from ._view import View
+
+_EVERY = 0.06  # seconds between two pictures of a growing reply
+_OTHER = 0.8  # temperature of another try where the usual one is 0
+_NOTES = 200_000
+
+
+class ChatHandlers:
+    """Handlers of the second area."""
+
+    def __init__(self, studio: Studio, page: Page, view: View) -> None:
+        self._studio = studio
+        self._page = page
+        self._view = view
+
+    def wire(self) -> None:
+        p, t = self._page, self._page.t
+        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        how = [t.mode, t.strength, t.temperature, t.length, t.use_lore, t.use_notes]
+        shown = [t.say, *self._view.talking]
+        given = [*p.who, *how]
+        answering = [
+            gr.on([t.say.submit, t.send.click], guarded(self.send), [*given, t.say], shown,
+                  concurrency_limit=16, **private),
+            t.chat.retry(guarded(self.retry), given, shown, concurrency_limit=16, **private),
+            t.chat.edit(guarded(self.edit), given, shown, concurrency_limit=16, **private),
+        ]  # fmt: skip
+        t.stop.click(guarded(self.stopped), p.who, self._view.talking, cancels=answering, **private)
+        t.chat.undo(guarded(self.undo), p.who, shown, **private)
+        t.chat.option_select(guarded(self.greeting), p.who, self._view.talking, **private)
+        t.new_chat.click(guarded(self.new_chat), p.who, self._view.talking, **private)
+        t.persona_add.click(
+            guarded(self.play),
+            [*p.who, t.persona_name, t.persona_note],
+            [t.persona_name, t.persona_note, *self._view.everything],
+            **private,
+        )
+        t.notes.blur(guarded(self.notes), [*p.who, t.notes], None, **private)
+        t.notes_file.upload(guarded(self.notes_file), [*p.who, t.notes_file], t.notes, **private)
+
+    def _scene(
+        self, token: str, actor_id: str | None, persona_key: str | None
+    ) -> tuple[Visitor, Actor, Persona, Chat]:
+        visitor, _, persona = self._view.find(token, actor_id, persona_key)
+        actor = self._studio.actor(visitor, actor_id)
+        return visitor, actor, persona, actor.chat(persona)
+
+    # --- answering -----------------------------------------------------------------------------
+
+    def send(self, token: str, actor_id: str, persona_key: str, *given: Any) -> Iterator[Updates]:
+        *how, text = given
+        visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
+        said = (text or "").strip()
+        if not said:
+            raise Refused("Type a message first.")
+        with _Turn(chat):
+            greet(actor, chat, persona)
+            chat.messages.append(Message("user", said))
+            yield {self._page.t.say: "", **self._growing(actor, chat, persona, "")}
+            yield from self._answer(visitor, actor, persona, chat, _settings(how))
+
+    def retry(
+        self, token: str, actor_id: str, persona_key: str, *given: Any, data: gr.RetryData
+    ) -> Iterator[Updates]:
+        visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
+        with _Turn(chat):
+            _cut(chat, _last_user(chat, int(data.index)) + 1)
+            yield self._growing(actor, chat, persona, "")
+            yield from self._answer(visitor, actor, persona, chat, _settings([*given]), other=True)
+
+    def edit(
+        self, token: str, actor_id: str, persona_key: str, *given: Any, data: gr.EditData
+    ) -> Iterator[Updates]:
+        visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
+        index = data.index[0] if isinstance(data.index, (list, tuple)) else data.index
+        text = plain(_flat(data.value))
+        if not 0 <= index < len(chat.messages) or not text:
+            raise Refused("An edited message needs some text.")
+        with _Turn(chat):
+            learned = self._learned(actor, persona, chat)
+            role = chat.messages[index].role
+            if index < learned:
+                gr.Info(
+                    "This part was already learned. The memory falls back to an earlier revision "
+                    "and learns the edited text when it needs the room."
+                )
+            if role != "user":
+                chat.messages[index] = Message(role, text)
+                self._studio.save(visitor, actor)
+                yield self._view.talk(actor, persona)
+                return
+            _cut(chat, index)
+            chat.messages.append(Message("user", text))
+            yield self._growing(actor, chat, persona, "")
+            yield from self._answer(visitor, actor, persona, chat, _settings([*given]))
+
+    def _learned(self, actor: Actor, persona: Persona, chat: Chat) -> int:
+        """How many messages of the conversation live in weights."""
+        try:
+            return self._studio.memory.covered(actor.pair(persona), chat.messages).messages
+        except UnknownMemory:
+            return 0
+
+    def _growing(self, actor: Actor, chat: Chat, persona: Persona, text: str) -> Updates:
+        rows = self._view.rows(actor, chat, persona)
+        rows.append(_show.bubble(Message("assistant", text or "…")))
+        return {self._page.t.chat: rows}
+
+    def _answer(
+        self,
+        visitor: Visitor,
+        actor: Actor,
+        persona: Persona,
+        chat: Chat,
+        settings: Settings,
+        *,
+        other: bool = False,
+    ) -> Iterator[Updates]:
+        """Stream a reply; what was said by then stays if it is stopped."""
+        if other and settings.temperature == 0:
+            settings = settings.warmer(_OTHER)
+        answer = Answer(
+            self._studio.memory, actor, chat, persona, settings, seed=secrets.randbelow(2**31)
+        )
+        said, last = "", 0.0
+        try:
+            for piece in answer:
+                said += piece
+                now = time.monotonic()
+                if now - last >= _EVERY:
+                    last = now
+                    yield self._growing(actor, chat, persona, said)
+        finally:
+            self._settle(chat, said, answer)
+        if actor.gone:
+            self._studio.sweep()
+            raise Refused("This character was deleted while it spoke.")
+        self._studio.save(visitor, actor)
+        again = {} if said.strip() else {self._page.t.say: self._take_back(chat)}
+        yield {**again, **self._view.talk(actor, persona)}
+
+    @staticmethod
+    def _settle(chat: Chat, said: str, answer: Answer) -> None:
+        if said.strip():
+            chat.messages.append(Message("assistant", said.strip()))
+        if (shown := answer.shown) is not None and said.strip():
+            chat.shown = shown
+            chat.costs.append(shown.cost)
+
+    @staticmethod
+    def _take_back(chat: Chat) -> str:
+        """The model said nothing: the question goes back to where it was typed."""
+        gr.Info("The model said nothing to that. Put it in other words, or raise the temperature.")
+        return chat.messages.pop().content
+
+    def stopped(self, *who: Any) -> Updates:
+        _, actor, persona, chat = self._scene(*who)
+        with chat.busy:  # until the reply has let go
+            return self._view.talk(actor, persona)
+
+    # --- the conversation ----------------------------------------------------------------------
+
+    def undo(self, token: str, actor_id: str, persona_key: str, data: gr.UndoData) -> Updates:
+        visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
+        with _Turn(chat):
+            index = _last_user(chat, int(data.index))
+            text = chat.messages[index].content
+            _cut(chat, index)
+        self._studio.save(visitor, actor)
+        return {self._page.t.say: text, **self._view.talk(actor, persona)}
+
+    def greeting(self, token: str, actor_id: str, persona_key: str, data: gr.SelectData) -> Updates:
+        visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
+        offered = greetings(actor.character, user=persona.name)
+        with _Turn(chat):
+            number = int(data.value) if str(data.value).isdecimal() else -1
+            if len(chat.messages) == 1 and 0 <= number < len(offered):
+                chat.messages[0] = Message("assistant", offered[number])
+        self._studio.save(visitor, actor)
+        return self._view.talk(actor, persona)
+
+    def new_chat(self, *who: Any) -> Updates:
+        visitor, actor, persona, chat = self._scene(*who)
+        with _Turn(chat):
+            self._studio.new_chat(visitor, actor, persona)
+        greet(actor, actor.chat(persona), persona)
+        return self._view.talk(actor, persona)
+
+    def play(
+        self, token: str, actor_id: str | None, persona_key: str | None, name: str, note: str
+    ) -> Updates:
+        visitor, actor, _ = self._view.find(token, actor_id, persona_key)
+        persona = self._studio.persona(
+            visitor, one_line(name or "", 60), " ".join((note or "").split())
+        )
+        if actor is not None:
+            greet(actor, actor.chat(persona), persona)
+            self._studio.save(visitor, actor)
+        t = self._page.t
+        gr.Info(f"You are {persona.name} now. What you say is remembered apart from the others.")
+        return {t.persona_name: "", t.persona_note: "", **self._view.whole(visitor, actor, persona)}
+
+    # --- notes ---------------------------------------------------------------------------------
+
+    def notes(self, token: str, actor_id: str | None, persona_key: str | None, text: str) -> None:
+        visitor, actor, _ = self._view.find(token, actor_id, persona_key)
+        if actor is not None:
+            actor.notes = plain((text or "")[:_NOTES])
+            self._studio.save(visitor, actor)
+
+    def notes_file(
+        self, token: str, actor_id: str | None, persona_key: str | None, path: str | None
+    ) -> str:
+        source = Path(path or "")
+        try:
+            visitor, actor, _, _ = self._scene(token, actor_id, persona_key)
+            found = load(source, filename=source.name)
+        finally:
+            source.unlink(missing_ok=True)
+            with suppress(OSError):
+                source.parent.rmdir()
+        if not isinstance(found, Character):
+            raise Refused("This is a chat. Add it in the first area instead.")
+        actor.notes = f"{actor.notes}\n\n{found.description}".strip()[:_NOTES]
+        self._studio.save(visitor, actor)
+        return actor.notes
+
+
+class _Turn:
+    """One at a time in a conversation: its second tab has to wait."""
+
+    def __init__(self, chat: Chat) -> None:
+        self._busy = chat.busy
+
+    def __enter__(self) -> None:
+        if not self._busy.acquire(blocking=False):
+            raise Refused("The character is still answering: wait, or press Stop.")
+
+    def __exit__(self, *_: object) -> None:
+        self._busy.release()
+
+
+def _settings(how: Any) -> Settings:
+    mode, strength, temperature, length, lore, notes = how
+    return Settings(
+        mode=mode,
+        strength=float(strength),
+        temperature=float(temperature),
+        max_tokens=int(length),
+        lore=bool(lore),
+        notes=bool(notes),
+    )
+
+
+def _flat(value: Any) -> str:
+    """The text of a message, in whichever of Gradio's shapes it comes."""
+    if isinstance(value, list):
+        return "\n".join(_flat(item) for item in value)
+    if isinstance(value, dict):
+        return _flat(value.get("text") or value.get("value") or "")
+    return value if isinstance(value, str) else ""
+
+
+def _last_user(chat: Chat, index: int) -> int:
+    """The newest message of the user at or before a place."""
+    for place in range(min(index, len(chat.messages) - 1), -1, -1):
+        if chat.messages[place].role == "user":
+            return place
+    raise Refused("There is nothing to go back to yet.")
+
+
+def _cut(chat: Chat, end: int) -> None:
+    """Shorten a conversation to its first messages, and the record of costs with it."""
+    turns = sum(message.role == "user" for message in chat.messages[:end])
+    last = end and chat.messages[end - 1].role == "user"
+    del chat.messages[end:]
+    del chat.costs[turns - bool(last) :]
+    chat.shown = None

@@ -1,0 +1,231 @@
+"""How the page looks: theme, style sheet, emblems, and the policy that keeps requests at home."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+CSP = (
+    '<meta http-equiv="Content-Security-Policy" content="'
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+    "connect-src 'self'; media-src 'self' blob:; frame-src 'none'; object-src 'none'; "
+    "base-uri 'self'; form-action 'self'"
+    '"><meta name="referrer" content="no-referrer">'
+)
+"""Nothing but this server is ever asked for anything, whatever a card or a model writes."""
+
+_INK = gr.themes.Color(
+    name="ink",
+    c50="#eef6f4",
+    c100="#d6e9e5",
+    c200="#aed3cb",
+    c300="#7fb6ab",
+    c400="#4e9285",
+    c500="#2b7467",
+    c600="#1d5c53",
+    c700="#174a43",
+    c800="#123a35",
+    c900="#0d2a27",
+    c950="#081c1a",
+)
+_SANS = ("ui-sans-serif", "system-ui", "Segoe UI", "Noto Sans", "Noto Sans CJK SC", "sans-serif")
+
+
+def theme() -> gr.themes.Base:
+    """Paper and ink, from fonts that are there; nothing is fetched."""
+    return gr.themes.Base(
+        primary_hue=_INK,
+        secondary_hue=_INK,
+        neutral_hue=gr.themes.colors.stone,
+        radius_size=gr.themes.sizes.radius_lg,
+        font=_SANS,
+        font_mono=("ui-monospace", "Menlo", "Consolas", "monospace"),
+    ).set(
+        body_background_fill="#f6f2ea",
+        body_background_fill_dark="#171513",
+        body_text_color="#2a2622",
+        body_text_color_dark="#ece7df",
+        body_text_color_subdued="#5d554c",
+        body_text_color_subdued_dark="#b5aca0",
+        block_background_fill="#fffdf9",
+        block_background_fill_dark="#211e1b",
+        block_border_color="#e2dacd",
+        block_border_color_dark="#3a352f",
+        block_label_background_fill="#fffdf9",
+        block_label_background_fill_dark="#211e1b",
+        block_label_text_color="#4c453d",
+        block_label_text_color_dark="#cfc6ba",
+        block_title_text_color="#3b352f",
+        block_title_text_color_dark="#ddd5ca",
+        block_info_text_color="#5d554c",
+        block_info_text_color_dark="#b5aca0",
+        block_shadow="none",
+        input_background_fill="#ffffff",
+        input_background_fill_dark="#2a2622",
+        input_border_color="#8f867b",
+        input_border_color_dark="#7d746a",
+        input_placeholder_color="#6b635a",
+        input_placeholder_color_dark="#a49b90",
+        button_primary_background_fill="#1d5c53",
+        button_primary_background_fill_hover="#174a43",
+        button_primary_background_fill_dark="#2b7467",
+        button_primary_text_color="#ffffff",
+        button_primary_text_color_dark="#ffffff",
+        button_secondary_background_fill="#ece5d9",
+        button_secondary_background_fill_hover="#e0d7c8",
+        button_secondary_background_fill_dark="#35302b",
+        button_secondary_text_color="#2a2622",
+        button_secondary_text_color_dark="#ece7df",
+        button_cancel_background_fill="#9c2f21",
+        button_cancel_background_fill_hover="#7e2419",
+        button_cancel_background_fill_dark="#9c2f21",
+        button_cancel_text_color="#ffffff",
+        button_cancel_text_color_dark="#ffffff",
+    )
+
+
+CSS = """
+:root { --serif: "Iowan Old Style", "Palatino Linotype", Palatino, Georgia, "Noto Serif", serif;
+  --line: #e2dacd; --soft: #f1ebe0; --card: #fffdf9; --ink: #2a2622; --quiet: #5d554c;
+  --good: #1d6b3f; --bad: #9c2f21; --leaf: #1d5c53; --amber: #8a5a00; }
+.dark { --line: #3a352f; --soft: #2a2622; --card: #211e1b; --ink: #ece7df; --quiet: #b5aca0;
+  --good: #7fd09f; --bad: #f0998c; --leaf: #7fb6ab; --amber: #e2b866; }
+.gradio-container { max-width: 1180px !important; margin: 0 auto !important; padding: 0 18px 40px !important; }
+.gradio-container h1 { font: 600 34px/1.15 var(--serif); letter-spacing: -.01em; margin: 0; }
+.gradio-container h2 { font: 600 22px/1.25 var(--serif); margin: 22px 0 4px; color: var(--ink); }
+.gradio-container h3 { font: 600 16px/1.35 var(--serif); margin: 0 0 4px; color: var(--ink); }
+.t { color: var(--ink); font-size: 15px; line-height: 1.5; overflow-wrap: anywhere; }
+.t p { margin: 4px 0; }
+.t .quiet, .quiet { color: var(--quiet); }
+.t small { color: var(--quiet); font-size: 13px; }
+.head { display: flex; gap: 18px; align-items: center; padding: 26px 0 6px; flex-wrap: wrap; }
+.head svg { flex: none; }
+.head p { margin: 4px 0 0; font-size: 17px; color: var(--quiet); max-width: 62ch; }
+.chips { display: flex; flex-wrap: wrap; gap: 8px; margin: 10px 0 2px; }
+.chip { border: 1px solid var(--line); background: var(--card); border-radius: 99px; padding: 2px 11px;
+  font-size: 13px; color: var(--quiet); white-space: nowrap; }
+.chip b { color: var(--ink); font-weight: 600; }
+.meet { gap: 0 !important; background: var(--card); border: 1px solid var(--line);
+  border-radius: 14px; padding: 16px 16px 14px; }
+.meet > * { border: 0 !important; box-shadow: none !important; }
+.meet .face { display: flex; gap: 14px; align-items: center; min-height: 92px; }
+.face svg, .face img { flex: none; width: 68px; height: 68px; border-radius: 50%; object-fit: cover; }
+.face h3 { font-size: 19px; margin: 0; overflow-wrap: anywhere; }
+.face p { margin: 2px 0 0; color: var(--quiet); font-size: 14.5px; line-height: 1.4; }
+.three { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 14px; margin-top: 10px; }
+.three section { background: var(--soft); border-radius: 12px; padding: 12px 14px; min-width: 0; }
+.three ul { margin: 6px 0 0; padding-left: 18px; } .three li { margin: 3px 0; }
+.excerpt { white-space: pre-wrap; max-height: 190px; overflow: auto; border-left: 3px solid var(--line);
+  padding: 2px 0 2px 12px; margin-top: 10px; color: var(--quiet); }
+.warn { color: var(--amber); } .warn::before { content: "⚠ "; }
+.bar { height: 10px; border-radius: 6px; background: var(--soft); overflow: hidden; margin: 8px 0; border: 1px solid var(--line); }
+.bar i { display: block; height: 100%; background: var(--leaf); border-radius: 6px; transition: width .25s; }
+.bar.wait i { width: 30%; animation: slide 1.4s ease-in-out infinite alternate; }
+@keyframes slide { from { margin-left: 0 } to { margin-left: 70% } }
+@media (prefers-reduced-motion: reduce) { .bar.wait i { animation: none } .bar i { transition: none } }
+.table { overflow-x: auto; margin: 8px 0; }
+.t table { border-collapse: collapse; width: 100%; font-size: 14.5px; }
+.t caption { text-align: left; color: var(--quiet); font-size: 13.5px; padding-bottom: 6px; caption-side: top; }
+.t th, .t td { text-align: left; padding: 7px 12px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+.t th { font-weight: 600; color: var(--quiet); font-size: 13px; }
+.t td.n, .t th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.t mark { background: none; font-weight: 600; color: var(--good); }
+.t .no { color: var(--bad); }
+.meter { display: inline-block; width: 64px; height: 8px; border-radius: 4px; background: var(--soft);
+  border: 1px solid var(--line); overflow: hidden; vertical-align: middle; margin-right: 8px; }
+.meter i { display: block; height: 100%; background: var(--leaf); }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 12px 0; }
+.tile { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 12px 14px; }
+.tile b { display: block; font: 600 24px/1.2 var(--serif); color: var(--ink); font-variant-numeric: tabular-nums; }
+.tile span { color: var(--quiet); font-size: 13px; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 14px; }
+.charts figure, figure.chart { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 12px 14px; min-width: 0; }
+figure svg { width: 100%; height: auto; display: block; }
+figcaption { color: var(--quiet); font-size: 13.5px; margin-top: 6px; }
+.empty { border: 1.5px dashed var(--line); border-radius: 14px; padding: 26px 18px; text-align: center; color: var(--quiet); }
+.prompt { display: grid; gap: 8px; }
+.prompt section { border: 1px solid var(--line); border-left: 4px solid var(--quiet); border-radius: 10px; background: var(--card); padding: 8px 12px; min-width: 0; }
+.prompt section.user { border-left-color: #8a5a00; } .prompt section.assistant { border-left-color: var(--leaf); }
+.prompt header { display: flex; justify-content: space-between; gap: 10px; font-size: 13px; color: var(--quiet); font-weight: 600; }
+.prompt div { white-space: pre-wrap; margin-top: 3px; max-height: 220px; overflow: auto; }
+.prompt section.gone { border-style: dashed; background: var(--soft); }
+.done { border: 1px solid var(--good); border-left-width: 5px; border-radius: 12px; padding: 12px 16px; background: var(--card); }
+.list { display: grid; grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)); gap: 12px; }
+.list article { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 12px 14px; min-width: 0; }
+.list article.on { border-color: var(--leaf); box-shadow: inset 0 0 0 1px var(--leaf); }
+.list .face svg, .list .face img { width: 48px; height: 48px; }
+.list .face h3 { font-size: 16.5px; display: -webkit-box; -webkit-line-clamp: 2; -webkit-box-orient: vertical; overflow: hidden; }
+#who { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 8px; margin: 6px 0 2px; }
+#who .block { border: 0 !important; box-shadow: none !important; }
+#chat .message { font-size: 16px; line-height: 1.5; overflow-wrap: anywhere; unicode-bidi: plaintext; }
+.danger { border: 1px solid var(--bad) !important; border-radius: 14px; padding: 14px !important; }
+button:focus-visible, input:focus-visible, textarea:focus-visible, [role=tab]:focus-visible { outline: 3px solid #2b7467 !important; outline-offset: 2px; }
+footer { display: none !important; }
+@media (max-width: 640px) {
+  .gradio-container { padding: 0 10px 30px !important; }
+  .gradio-container h1 { font-size: 27px; } .head { padding-top: 14px; gap: 12px; } .head p { font-size: 15.5px; }
+  .head svg { width: 44px; height: 44px; }
+  .meet .face { min-height: 0; padding-bottom: 8px; }
+}
+"""  # noqa: E501  # a style sheet reads better unwrapped
+
+_EMBLEMS = {
+    "lamp": (
+        '<path d="M28 54 31 26h10l3 28z" fill="#fff"/>'
+        '<path d="M29.5 40h13M30.4 32h11" stroke="{c}" stroke-width="3"/>'
+        '<rect x="29" y="19" width="14" height="8" rx="1.5" fill="#ffd67a"/>'
+        '<path d="M28 19h16l-8-6z" fill="#fff"/>'
+        '<path d="M45 21l13-5v12zM27 21l-13-5v12z" fill="#ffd67a" opacity=".55"/>'
+    ),
+    "inn": (
+        '<path d="M20 27h25v24a5 5 0 0 1-5 5H25a5 5 0 0 1-5-5z" fill="#fff"/>'
+        '<path d="M45 32h5a6 6 0 0 1 6 6v4a6 6 0 0 1-6 6h-5" fill="none" stroke="#fff" '
+        'stroke-width="4"/><path d="M18 27a6 6 0 0 1 7-8 8 8 0 0 1 14 0 6 6 0 0 1 7 8z" '
+        'fill="#ffe2b0"/><path d="M27 34v15M33 34v15M39 34v15" stroke="{c}" stroke-width="2.5"/>'
+    ),
+    "boat": (
+        '<path d="M14 43h44l-8 12H22z" fill="#fff"/>'
+        '<path d="M35 14v26H18z" fill="#fff" opacity=".9"/>'
+        '<path d="M38 20v20h15z" fill="#ffd67a"/><path d="M10 60q6-5 13 0t13 0 13 0 13 0" '
+        'fill="none" stroke="#fff" stroke-width="2.5" opacity=".7"/>'
+    ),
+    "leaf": (
+        '<path d="M18 54C14 30 30 16 58 15c1 28-14 42-36 39z" fill="#fff"/>'
+        '<path d="M16 58C26 44 36 34 48 25M28 44v-13M36 36h-1V25M30 43h14M38 35h11" fill="none" '
+        'stroke="{c}" stroke-width="2.5"/>'
+    ),
+    "star": (
+        '<circle cx="36" cy="36" r="21" fill="none" stroke="#fff" stroke-width="3"/>'
+        '<path d="M36 12l5 19 19 5-19 5-5 19-5-19-19-5 19-5z" fill="#fff"/>'
+        '<circle cx="36" cy="36" r="4" fill="{c}"/>'
+    ),
+    "bridge": (
+        '<path d="M10 30h52v8H10z" fill="#fff"/><path d="M13 38h7v16h-7zM52 38h7v16h-7zM20 '
+        '54V48a16 12 0 0 1 32 0v6h-5v-5a11 8 0 0 0-22 0v5z" fill="#fff"/>'
+        '<path d="M10 24h52" stroke="#ffe2b0" stroke-width="3"/>'
+        '<path d="M14 24v7M24 24v7M36 24v7M48 24v7M58 24v7" stroke="#ffe2b0" stroke-width="2.5"/>'
+    ),
+}
+_COLOURS = ("#2f6f63", "#8a4b2a", "#2b5a8c", "#5d7a2e", "#6a4c93", "#7a6a2a", "#8c2f4b", "#3d5163")
+
+
+def emblem(art: str, accent: str, letter: str, seed: int) -> str:
+    """A round picture: an emblem of ours, or a letter. `letter` must be escaped."""
+    colour = accent or _COLOURS[seed % len(_COLOURS)]
+    inner = _EMBLEMS.get(art, "").replace("{c}", colour) or (
+        '<text x="36" y="47" text-anchor="middle" font-size="32" font-family="Georgia, serif" '
+        f'fill="#fff">{letter}</text>'
+    )
+    return (
+        '<svg viewBox="0 0 72 72" aria-hidden="true"><circle cx="36" cy="36" r="36" '
+        f'fill="{colour}"/>{inner}</svg>'
+    )
+
+
+LOGO = (
+    '<svg width="58" height="58" viewBox="0 0 72 72" aria-hidden="true"><rect width="72" '
+    'height="72" rx="18" fill="#1d5c53"/><path d="M18 22h36M36 22v32" stroke="#fff" '
+    'stroke-width="7" stroke-linecap="round"/><circle cx="54" cy="50" r="5" fill="#ffd67a"/>'
+    '<circle cx="20" cy="44" r="3.5" fill="#fff" opacity=".55"/><circle cx="26" cy="56" r="2.5" '
+    'fill="#fff" opacity=".35"/></svg>'
+)

@@ -1,0 +1,36 @@
+"""All components of the page as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import gradio as gr
+
+from ._characters_tab import CharactersTab
+from ._memory_tab import MemoryTab
+from ._talk_tab import TalkTab
+
+Updates: TypeAlias = dict[Any, Any]
+"""What a handler returns: components and what becomes of them."""
+CHARACTERS, TALK, MEMORY = "characters", "talk", "memory"
+
+
+@dataclass(slots=True, kw_only=True)
+class Page:
+    """Every component that a handler reads or changes."""
+
+    token: gr.State
+    pending: gr.State
+    browser: gr.BrowserState
+    active: gr.Dropdown
+    persona: gr.Dropdown
+    tabs: gr.Tabs
+    c: CharactersTab
+    t: TalkTab
+    m: MemoryTab
+
+    @property
+    def who(self) -> list[Any]:
+        """What almost every handler needs: the visit, the character, whom the visitor plays."""
+        return [self.token, self.active, self.persona]

@@ -1,0 +1,104 @@
+"""Start the page on this machine, and stop it cleanly."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from templora_memory import ParametricMemory, TemploraError
+
+LOOPBACK = "127.0.0.1"
+PORT = 7860
+_HEARTBEAT = "5"  # seconds in which a closed tab is noticed
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="templora demo", description="Role-play with characters that live in weights."
+    )
+    made.add_argument("--model", default="templora/tiny", help="embedded, a hub id or a folder")
+    made.add_argument(
+        "--root",
+        type=Path,
+        default=Path(os.environ.get("TEMPLORA_DEMO_ROOT") or Path.home() / ".templora-demo"),
+        help="folder of the page's memories (default: $TEMPLORA_DEMO_ROOT or ~/.templora-demo)",
+    )
+    made.add_argument("--device", default=None, help="cpu, cuda, mps or auto")
+    made.add_argument("--port", type=int, default=PORT, help="0 takes a free one")
+    made.add_argument("--host", default=LOOPBACK, help="another address needs --auth")
+    made.add_argument("--auth", default=None, metavar="NAME:PASSWORD", help="ask for a password")
+    made.add_argument("--grace", type=float, default=60.0, help="seconds after the last tab closed")
+    made.add_argument("--idle", type=float, default=1800.0, help="seconds without any action")
+    made.add_argument("--open", action="store_true", help="open the browser")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until interrupted; returns the exit code."""
+    made = parser()
+    given = made.parse_args(arguments)
+    name, mark, password = (given.auth or "").partition(":")
+    if given.auth and not (name and mark and password):
+        made.error("--auth is NAME:PASSWORD")
+    if given.host != LOOPBACK and not given.auth:
+        made.error(
+            f"--host {given.host} lets other machines in: give --auth NAME:PASSWORD as well, "
+            f"or leave it at {LOOPBACK}"
+        )
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _serve(given, (name, password) if given.auth else None)
+    except KeyboardInterrupt:
+        return 0
+    except TemploraError as error:
+        sys.stderr.write(f"templora: {' '.join(str(error).split())}\n")
+        return 1
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _serve(given: argparse.Namespace, auth: tuple[str, str] | None) -> int:
+    begun = time.monotonic()
+    sys.stderr.write(f"Loading {given.model} ...\n")
+    given.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(prefix="templora-demo-") as uploads:
+        # Gradio reads these when it is imported, which happens below
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ.setdefault("GRADIO_HEARTBEAT_INTERVAL", _HEARTBEAT)
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+        from . import build_app  # noqa: PLC0415
+        from ._app import launch_options  # noqa: PLC0415
+
+        memory = ParametricMemory.from_pretrained(
+            given.model, root=given.root / "memories", device=given.device
+        )
+        with memory:
+            app = build_app(memory, home=given.root / "page", grace=given.grace, idle=given.idle)
+            try:
+                app.launch(
+                    server_name=given.host,
+                    server_port=given.port or None,
+                    auth=auth,
+                    inbrowser=given.open,
+                    prevent_thread_lock=True,
+                    **launch_options(),
+                )
+                sys.stderr.write(
+                    f"Ready after {time.monotonic() - begun:.0f} s: open {app.local_url}\n"
+                    "Ctrl-C stops the server and discards temporary characters.\n"
+                )
+                while True:
+                    time.sleep(3600)
+            finally:
+                app.close()
+                app.studio.close()

@@ -1,0 +1,565 @@
+"""What people read, as HTML. Every text from outside goes through `escape`."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+
+from templora_memory import Document, Message, Probe, Revision, Status
+from templora_memory.importers import ChatLog, without_pictures
+
+from ._charts import Line, chart
+from ._look import LOGO, emblem
+from ._state import Actor, Chat, Part, Persona, Probed, Receipt, Shown
+from ._studio import Deleted, Step
+
+Count = Callable[[str], int]
+_EXCERPT = 1200
+_THUMB = 160
+_KINDS = {"user": "You said", "assistant": "The character said", "tool": "Tool"}
+_N, _AUTO = ' class="n"', ' dir="auto"'
+_TAG = re.compile(r"<(?=[a-zA-Z/!])")
+
+
+def message(text: str) -> str:
+    """A chat message as safe Markdown: emphasis stays, images and tags do not."""
+    return _TAG.sub("&lt;", without_pictures(text))
+
+
+def _t(body: str) -> str:
+    return f'<div class="t">{body}</div>'
+
+
+def _table(name: str, caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table that scrolls by itself; cells are HTML. A head that ends in # is for numbers."""
+    numeric = [head.endswith("#") for head in heads]
+    top = "".join(
+        f'<th scope="col"{_N if right else ""}>{escape(head.rstrip("#"))}</th>'
+        for head, right in zip(heads, numeric, strict=True)
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f"<td{_N if right else _AUTO}>{cell}</td>"
+            for cell, right in zip(row, numeric, strict=True)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="table" tabindex="0" role="region" aria-label="{escape(name)}"><table>'
+        f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead>"
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def head(model: str, grace: float) -> str:
+    """The top of the page."""
+    return _t(
+        f'<header class="head">{LOGO}<div><h1>Characters that live in weights</h1>'
+        "<p>A character is trained into a small adapter of its own while you watch. It answers "
+        "with nothing of its story in the prompt. Throw it away, and the model is bit for bit "
+        'what it was.</p></div></header><div class="chips">'
+        f'<span class="chip">model <b>{escape(model)}</b></span>'
+        '<span class="chip">on this machine, offline</span>'
+        f'<span class="chip">temporary: gone <b>{grace:.0f} s</b> after you close the tab</span>'
+        "</div>"
+    )
+
+
+# --- faces ---------------------------------------------------------------------------------------
+
+
+def picture(portrait: bytes | None) -> str:
+    """A small picture as a data address; empty if there is none or it does not decode."""
+    if portrait is None:
+        return ""
+    from PIL import Image  # noqa: PLC0415  # comes with Gradio
+
+    try:
+        with Image.open(io.BytesIO(portrait), formats=("PNG",)) as image:
+            image.thumbnail((_THUMB, _THUMB * 2))
+            small = image.convert("RGB")
+        target = io.BytesIO()
+        small.save(target, "JPEG", quality=85)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return ""  # a broken picture does not spoil a character
+    return "data:image/jpeg;base64," + base64.b64encode(target.getvalue()).decode()
+
+
+def face(actor: Actor, note: str) -> str:
+    """Emblem or portrait, name, and a line about it."""
+    letter = escape(next((c for c in actor.label if c.isalnum()), "?").upper())
+    seed = sum(actor.character.name.encode())
+    shown = (
+        f'<img src="{actor.image}" alt="">'
+        if actor.image
+        else emblem(actor.art, actor.accent, letter, seed)
+    )
+    return (
+        f'<div class="face">{shown}<div><h3 dir="auto">{escape(actor.label)}</h3>'
+        f'<p dir="auto">{escape(note)}</p></div></div>'
+    )
+
+
+def gallery_card(actor: Actor) -> str:
+    return _t(face(actor, actor.tagline))
+
+
+# --- preview -------------------------------------------------------------------------------------
+
+
+def preview(actor: Actor, learned: Sequence[Document], count: Count) -> str:
+    """What will be absorbed, what stays in the prompt, what is ignored."""
+    card = actor.character
+    tokens = sum(count(item.text) for item in learned)
+    bio = "\n\n".join(item.text for item in learned)
+    cut = "" if len(bio) <= _EXCERPT else f" … and {len(bio) - _EXCERPT:,} more characters"
+    active = [entry for entry in card.lore if entry.enabled and not entry.regex]
+    stays = [
+        _row(bool(card.first_message), f"{1 + len(card.alternate_greetings)} greetings"),
+        _row(bool(card.system_prompt or card.post_history_instructions), "the card's instructions"),
+        _row(bool(active), f"{len(active)} lorebook entries, when a key word is mentioned"),
+        "<li>the newest turns of your chat</li>",
+    ]
+    ignored = [
+        _row(bool(card.creator_notes), "the creator's notes"),
+        _row(bool(card.tags), f"{len(card.tags)} tags"),
+        _row(bool(card.creator or card.version), "creator and version"),
+        _row(len(active) < len(card.lore), f"{len(card.lore) - len(active)} lorebook entries"),
+    ]
+    nothing = "<li>nothing</li>" if not any(ignored) else ""
+    warnings = "".join(f'<p class="warn">{escape(text)}</p>' for text in card.warnings)
+    return _t(
+        face(actor, f"{card.source_format} · {tokens:,} tokens to absorb")
+        + '<div class="three"><section><h3>Into the weights</h3><ul>'
+        + _row(True, f"the bio, {tokens:,} tokens")  # noqa: FBT003
+        + _row(bool(card.example_dialogues), f"{len(card.example_dialogues)} example dialogues")
+        + "</ul></section><section><h3>Stays in the prompt</h3><ul>"
+        + "".join(stays)
+        + "</ul></section><section><h3>Ignored</h3><ul>"
+        + "".join(ignored)
+        + nothing
+        + "</ul></section></div>"
+        + warnings
+        + f'<div class="excerpt" dir="auto" tabindex="0" role="region" aria-label="Text to absorb">'
+        f"{escape(bio[:_EXCERPT])}{cut}</div>"
+        + '<p class="quiet">What you absorb becomes part of this character alone: whatever it says '
+        "about itself, and whatever it was told to do. Read it first.</p>"
+    )
+
+
+def _row(there: bool, text: str) -> str:  # noqa: FBT001  # reads as a table
+    return f"<li>{escape(text)}</li>" if there else ""
+
+
+def chat_preview(log: ChatLog, actor: Actor | None, persona: Persona) -> str:
+    """What a chat log will become."""
+    sample = "\n".join(
+        f"{'You' if m.role == 'user' else log.character_name or 'Character'}: {m.content}"
+        for m in log.messages[:6]
+    )
+    whose = (
+        f"It becomes the history of <b>{escape(actor.label)}</b> with "
+        f"<b>{escape(persona.name)}</b>. "
+        "All but the newest exchange is learned."
+        if actor
+        else "Absorb or choose a character first: a chat needs somebody who remembers it."
+    )
+    warnings = "".join(f'<p class="warn">{escape(text)}</p>' for text in log.warnings)
+    return _t(
+        f"<h3>{escape(log.source_format)}, {len(log.messages)} messages</h3>"
+        f"<p>{whose}</p>{warnings}"
+        f'<div class="excerpt" dir="auto" tabindex="0" role="region" aria-label="First messages">'
+        f"{escape(sample[:_EXCERPT])}</div>"
+    )
+
+
+# --- learning ------------------------------------------------------------------------------------
+
+
+def progress(label: str, step: Step | None, *, doing: str = "") -> str:
+    """A bar with words, and the perplexity so far."""
+    if step is None or not step.whole:
+        seconds = f" · {step.seconds:.0f} s" if step else ""
+        text = doing or "The model reads the text and asks itself about it"
+        return _t(
+            f'<h3>{escape(label)}</h3><div class="bar wait" role="progressbar" '
+            f'aria-label="{escape(text)}"><i></i></div><p class="quiet">{escape(text)}{seconds}</p>'
+        )
+    share = 100 * step.done / step.whole
+    newest = f", perplexity {step.curve[-1]:.2f}" if step.curve else ""
+    says = f"Step {step.done} of {step.whole}{newest} · {step.seconds:.0f} s"
+    return _t(
+        f'<h3>{escape(label)}</h3><div class="bar" role="progressbar" aria-valuenow="{share:.0f}" '
+        f'aria-valuemin="0" aria-valuemax="100" aria-label="Learning">'
+        f'<i style="width:{share:.1f}%"></i></div><p class="quiet">{says}</p>'
+    ) + curve(step.curve)
+
+
+def curve(values: Sequence[float]) -> str:
+    """Perplexity per step."""
+    finite = [value for value in values if math.isfinite(value)]
+    says = (
+        f"Perplexity of the text fell from {finite[0]:.2f} to {finite[-1]:.2f} over "
+        f"{len(finite)} measured steps. Lower means the model finds its own story less surprising."
+        if finite
+        else "No step is measured yet."
+    )
+    return chart(
+        "Perplexity while learning", [Line("perplexity", finite)], x="step", says=says, log=True
+    )
+
+
+def probes(rows: Sequence[Probed], *, now: str, caption: str) -> str:
+    """Facts before and after, as probabilities per token and in words."""
+    if not rows:
+        return ""
+    spoken = any(row.fact.answer for row in rows)
+    heads = ["question and right answer", "before#", f"{now}#"]
+    heads += ["before, it said", "now it says"] if spoken else []
+    cells = [
+        [
+            f"<b>{escape(row.fact.ask)}</b><br><small>{escape(row.fact.said)}</small>",
+            _meter(row.base),
+            _meter(row.now),
+            *([_answer(row.base_said, row), _answer(row.now_said, row)] if spoken else []),
+        ]
+        for row in rows
+    ]
+    return _t(_table("Facts", caption, heads, cells))
+
+
+def _meter(nats: float) -> str:
+    share = f"{100 * math.exp(min(0.0, nats)):.0f}"
+    bar = f'<span class="meter" aria-hidden="true"><i style="width:{share}%"></i></span>'
+    return f"{bar}{share} %"
+
+
+def _answer(said: str, row: Probed) -> str:
+    if not said:
+        return '<span class="quiet">-</span>'
+    right = row.fact.answer.casefold() in said.casefold()
+    return f"<mark>✓ {escape(said)}</mark>" if right else escape(said)
+
+
+def score(rows: Sequence[Probed]) -> str:
+    """One sentence about the probes."""
+    if not rows:
+        return ""
+    told = [row for row in rows if row.fact.answer]
+    gain = sum(row.now - row.base for row in rows) / len(rows)
+    factor = math.exp(gain)
+    if not told:
+        return f"On average each token of its story is now {factor:.1f} times as likely."
+    right = sum(row.fact.answer.casefold() in row.now_said.casefold() for row in told)
+    before = sum(row.fact.answer.casefold() in row.base_said.casefold() for row in told)
+    return (
+        f"{right} of {len(told)} facts right with nothing in the prompt, {before} before. "
+        f"Each token of a right answer is {factor:.1f} times as likely."
+    )
+
+
+def learned(actor: Actor) -> str:
+    """The end of an absorb."""
+    report = actor.lessons[-1].report
+    size = f"{report.bytes / 1e6:.1f} MB"
+    recalled = f", {report.recalled:.0%} of it now verbatim" if report.recalled is not None else ""
+    return _t(
+        f'<div class="done" role="status"><h3>{escape(actor.label)} is in the weights</h3>'
+        f"<p>{report.tokens:,} tokens{recalled}, in an adapter of {size}. "
+        f"{score(actor.probes)}</p></div>"
+    )
+
+
+# --- characters ----------------------------------------------------------------------------------
+
+
+def actors(every: Iterable[Actor], chosen: str | None, sizes: dict[str, int]) -> str:
+    """The visitor's characters."""
+    cards = "".join(
+        f'<article class="{"on" if actor.id == chosen else ""}">'
+        + face(
+            actor,
+            f"{sizes.get(actor.id, 0) / 1e6:.1f} MB · "
+            f"{'kept on this machine' if actor.kept else 'temporary'}",
+        )
+        + "</article>"
+        for actor in every
+    )
+    if not cards:
+        return _t(
+            '<div class="empty"><p><b>No characters yet.</b></p><p>Meet one above, or bring your '
+            "own card, text or chat.</p></div>"
+        )
+    return _t(f'<div class="list">{cards}</div>')
+
+
+def question(actor: Actor) -> str:
+    """Asked once before a character is deleted."""
+    return _t(
+        f"<h3>Delete {escape(actor.label)}?</h3><p>Its adapter, its bio, its chats and what every "
+        "persona told it are removed from this machine. This cannot be undone.</p>"
+    )
+
+
+def deleted(result: Deleted) -> str:
+    """The forget receipt, and the proof."""
+    kinds: dict[str, list[int]] = {}
+    for file in result.receipt.files:
+        kinds.setdefault(file.path.rpartition("/")[2], []).append(file.bytes)
+    cells = [
+        [escape(name), f"{len(sizes)}", f"{sum(sizes):,}"] for name, sizes in sorted(kinds.items())
+    ]
+    proof = {
+        None: "No facts were asked before, so there is nothing to compare.",
+        True: "Every probed fact is again exactly as likely as for the base model: equal to the "
+        "last bit.",
+        False: "Some facts are not at their base level. Please report this.",
+    }[result.same]
+    downloads = f" and {result.downloads} prepared downloads" if result.downloads else ""
+    return _t(
+        f'<div class="done" role="status"><h3>{escape(result.label)} is gone</h3><p>'
+        f"{len(result.receipt.files)} files with {result.receipt.bytes / 1e6:.2f} MB removed"
+        f"{downloads}. {proof}</p></div>"
+        + _table("Receipt", "Receipt: every file of it", ("file", "count#", "bytes#"), cells)
+    ) + _after(result.probes)
+
+
+def _after(rows: Sequence[Probed]) -> str:
+    if not rows:
+        return ""
+    caption = "The probe again: log-probability per token of each fact"
+    heads = ("fact", "base model, before#", "after deletion#", "")
+    cells = [
+        [
+            escape(row.fact.said),
+            f"{row.base:.4f}",
+            f"{row.now:.4f}",
+            "equal" if row.base == row.now else "differs",
+        ]
+        for row in rows
+    ]
+    return _t(_table("Probe", caption, heads, cells))
+
+
+# --- chat ----------------------------------------------------------------------------------------
+
+
+def prompt(shown: Shown | None) -> str:
+    """Exactly what the model was shown for its newest reply."""
+    if shown is None:
+        return _t(
+            '<div class="empty">Say something: the whole prompt of each reply appears here.</div>'
+        )
+    where = (
+        f"{shown.learned:,} tokens in weights, revision {escape(shown.revision[:12])}"
+        if shown.revision
+        else "no memory: the base model alone"
+    )
+    sections = []
+    if shown.in_weights:
+        sections.append(
+            f'<section class="gone"><header><span>{shown.in_weights} older messages are in the '
+            "weights</span><span>0 tokens</span></header></section>"
+        )
+    if shown.dropped:
+        sections.append(
+            f'<section class="gone"><header><span class="warn">{shown.dropped} older messages did '
+            "not fit and are lost to this mode</span><span>0 tokens</span></header></section>"
+        )
+    sections += [_section(part) for part in shown.parts]
+    saved = shown.whole - shown.sent
+    return _t(
+        f"<p><b>{shown.sent:,} tokens</b> in the prompt; card and whole conversation would be "
+        f"{shown.whole:,}{f', {saved:,} more' if saved > 0 else ''}. {where}.</p>"
+        f'<div class="prompt">{"".join(sections)}</div>'
+    )
+
+
+def _section(part: Part) -> str:
+    kind = part.kind if part.kind in _KINDS else "system"
+    name = escape(_KINDS.get(part.kind, part.kind))
+    return (
+        f'<section class="{kind}"><header><span>{name}</span><span>{part.tokens} tokens</span>'
+        f'</header><div dir="auto" tabindex="0" role="region" aria-label="{name}">'
+        f"{escape(part.text)}</div></section>"
+    )
+
+
+def status_line(actor: Actor | None, chat: Chat | None, shown: Shown | None, jobs: int) -> str:
+    """One line under the chat."""
+    if actor is None or chat is None:
+        return _t('<p class="quiet">Choose a character above, or meet one in the first tab.</p>')
+    parts = [f"{len(chat.messages)} messages"]
+    if shown is not None:
+        parts += [f"{shown.sent:,} tokens in the prompt", f"{shown.in_weights} messages in weights"]
+    if jobs:
+        parts.append("learning what left the window")
+    return _t(f'<p class="quiet" role="status">{" · ".join(parts)}</p>')
+
+
+def lorebook(actor: Actor | None) -> str:
+    """Keys and texts of the lorebook."""
+    entries = actor.character.lore if actor else ()
+    if not entries:
+        return _t('<p class="quiet">This character has no lorebook.</p>')
+    cells = [
+        [
+            escape(entry.name or ", ".join(entry.keys) or "always"),
+            escape(entry.content[:300])
+            + ("" if entry.enabled and not entry.regex else " <small>(not used)</small>"),
+        ]
+        for entry in entries[:100]
+    ]
+    caption = "Joins the prompt when a key is mentioned"
+    return _t(_table("Lorebook", caption, ("key", "text"), cells))
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+def tiles(status: Status | None, actor: Actor, chat: Chat, limit: float | None) -> str:
+    """Figures at a glance."""
+    saved = sum(max(0, cost.whole - cost.sent) for cost in chat.costs)
+    kl = next((les.report.kl for les in reversed(actor.lessons) if les.report.kl is not None), None)
+    health = "-" if kl is None else f"{kl:.2f}"
+    most = f" of {limit:g} allowed" if limit is not None else ""
+    values = [
+        (f"{status.absorbed_tokens if status else 0:,}", "tokens in the weights"),
+        (f"{(status.bytes if status else 0) / 1e6:.2f} MB", "on disk, adapters and text"),
+        (f"{status.revisions if status else 0}", "revisions"),
+        (f"{saved:,}", "prompt tokens saved in this chat"),
+        (health, f"health: nats of change to other text{most}"),
+    ]
+    inner = "".join(
+        f'<div class="tile"><b>{a}</b><span>{escape(b)}</span></div>' for a, b in values
+    )
+    error = (
+        f'<p class="warn">The newest background absorb failed: {escape(status.last_error)}</p>'
+        if status and status.last_error
+        else ""
+    )
+    return _t(f'<div class="tiles">{inner}</div>{error}')
+
+
+def plots(actor: Actor, chat: Chat) -> str:
+    """Perplexity of the newest lesson, and prompt tokens of the chat."""
+    values = actor.lessons[-1].curve if actor.lessons else ()
+    saved = sum(cost.whole - cost.sent for cost in chat.costs)
+    says = (
+        f"Over {len(chat.costs)} turns the prompts had {sum(c.sent for c in chat.costs):,} tokens; "
+        f"with card and whole history they would have had {sum(c.whole for c in chat.costs):,}: "
+        f"{abs(saved):,} {'saved' if saved >= 0 else 'more'}."
+        if chat.costs
+        else "Prompt tokens of each turn appear here once you talk."
+    )
+    cost = chart(
+        "Prompt tokens per turn",
+        [
+            Line("memory in weights", [cost.sent for cost in chat.costs]),
+            Line("card and whole history", [cost.whole for cost in chat.costs]),
+        ],
+        x="turn",
+        says=says,
+    )
+    return _t(f'<div class="charts">{curve(values)}{cost}</div>')
+
+
+def lessons(actor: Actor) -> str:
+    """What was absorbed when, with its receipt."""
+    if not actor.lessons:
+        return _t('<p class="quiet">Nothing was absorbed yet.</p>')
+
+    def number(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    heads = ("time", "what", "tokens#", "perplexity before#", "after#", "verbatim#", "KL#", "MB#")
+    cells = [
+        [
+            _clock(lesson.when),
+            escape(lesson.what),
+            f"{lesson.report.tokens:,}",
+            number(lesson.report.perplexity_before, ".2f"),
+            number(lesson.report.perplexity_after, ".2f"),
+            number(lesson.report.recalled, ".0%"),
+            number(lesson.report.kl, ".3f"),
+            f"{lesson.report.bytes / 1e6:.2f}",
+        ]
+        for lesson in actor.lessons
+    ]
+    return _t(_table("Absorbed", "What was absorbed when", heads, cells))
+
+
+def revisions(history: Sequence[Revision], head_name: str | None) -> str:
+    """The revisions on disk."""
+    if not history:
+        return _t('<p class="quiet">This memory has no revision yet.</p>')
+    heads = ("revision", "made", "documents#", "messages#", "tokens#", "MB#")
+    cells = [
+        [
+            f"<code>{row.name[:12]}</code>{' <b>newest</b>' if row.name == head_name else ''}",
+            _clock(row.created),
+            f"{len(row.documents)}",
+            f"{row.messages}",
+            f"{row.tokens:,}",
+            f"{row.bytes / 1e6:.2f}",
+        ]
+        for row in reversed(history)
+    ]
+    return _t(_table("Revisions", "Revisions on disk, newest first", heads, cells))
+
+
+def receipts(rows: Sequence[Receipt]) -> str:
+    """The visitor's log, newest first."""
+    if not rows:
+        return _t('<p class="quiet">Nothing happened yet.</p>')
+    cells = [
+        [_clock(row.when), escape(row.what), escape(row.detail)] for row in reversed(rows[-50:])
+    ]
+    return _t(_table("Receipts", "Receipts of this visit", ("time", "what", "detail"), cells))
+
+
+def asked(probe: Probe) -> str:
+    """A measured answer."""
+    sums = (("base model", probe.without_memory), ("with the memory", probe.with_memory))
+    cells = [[name, _meter(total / probe.tokens), f"{total:.2f}"] for name, total in sums]
+    heads = ("model", "per token#", "log-probability of the whole answer#")
+    return _t(
+        f'<p role="status">The memory makes each token of this answer '
+        f"<b>{math.exp(probe.gain):.2f} times</b> as likely.</p>"
+        + _table("Measured", "Probability of the answer", heads, cells)
+    )
+
+
+def nobody() -> str:
+    return _t(
+        '<div class="empty"><p><b>No character chosen.</b></p><p>Meet one in the first tab; what '
+        "it learned, and what that costs, is shown here.</p></div>"
+    )
+
+
+def chatbot(
+    actor: Actor | None, chat: Chat | None, offered: Sequence[str]
+) -> list[dict[str, object]]:
+    """The conversation as Gradio's chatbot takes it; other greetings as buttons while it is new."""
+    rows = [bubble(item) for item in chat.messages] if actor and chat else []
+    if len(rows) == 1 and rows[0]["role"] == "assistant" and len(offered) > 1:
+        rows[0]["options"] = [
+            {"value": str(number), "label": f"Greeting {number + 1}"}
+            for number in range(len(offered))
+        ]
+    return rows
+
+
+def bubble(item: Message) -> dict[str, object]:
+    return {"role": item.role, "content": [{"type": "text", "text": message(item.content)}]}
+
+
+def _clock(moment: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(moment))

@@ -1,0 +1,511 @@
+"""What a visitor can do with characters: learn, ask, copy, keep, delete. Knows nothing of Gradio.
+
+The page resends whole conversations, so a memory can always be made again from them. What must not
+outlive its character are the memory's folder, the kept record and prepared downloads; `delete`
+removes all three.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from templora_memory import (
+    AbsorbReport,
+    Document,
+    ForgetReceipt,
+    Job,
+    Message,
+    ParametricMemory,
+    Probe,
+)
+from templora_memory.errors import Cancelled, InputError, UnknownMemory
+from templora_memory.importers import Character, ChatLog, chat_to_jsonl, spoken_name, to_png
+
+from ._kept import Kept
+from ._state import (
+    MOST_ACTORS,
+    MOST_PERSONAS,
+    PREFIX,
+    Actor,
+    Chat,
+    Lesson,
+    Persona,
+    Probed,
+    Visitor,
+)
+from ._visitors import Visitors
+
+_log = logging.getLogger(__name__)
+_POLL = 0.1
+_SAY_TOKENS = 32
+
+
+class Refused(InputError):
+    """Something that this page does not do, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """How far learning is: `done` of `whole` steps, and the perplexity of each so far."""
+
+    done: int
+    whole: int
+    seconds: float
+    curve: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deleted:
+    """What a delete proves.
+
+    `same` tells whether every fact is exactly as likely as it was for the base model before;
+    None where nothing was asked.
+    """
+
+    label: str
+    receipt: ForgetReceipt
+    downloads: int
+    probes: tuple[Probed, ...]
+    same: bool | None
+
+
+class Studio:
+    """All visitors' characters on one memory service.
+
+    Args:
+        memory: the service; memories whose id does not begin with `PREFIX` are never touched.
+        home: folder for kept characters and prepared downloads; None: a temporary one, so that
+            nothing outlives `close`.
+        grace, idle: see `Visitors`, in seconds.
+    """
+
+    def __init__(
+        self,
+        memory: ParametricMemory,
+        *,
+        home: Path | None = None,
+        grace: float = 60.0,
+        idle: float = 1800.0,
+    ) -> None:
+        self.memory = memory
+        self.grace = grace
+        self._own = tempfile.TemporaryDirectory() if home is None else None
+        self.kept = Kept(home if home is not None else Path(self._own.name if self._own else ""))
+        self.visitors = Visitors(grace=grace, idle=idle, discard=self._discard)
+        self._stop = threading.Event()
+        self._sweeper: threading.Thread | None = None
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def open(self) -> Studio:
+        """Bring back kept characters, forget what a killed server left, begin to sweep.
+
+        Raises:
+            Refused: another server uses this home.
+        """
+        self.kept.lock()
+        self.memory.load()
+        for visitor in self.kept.load(self.memory.list()):
+            self.visitors.add(visitor)
+        self.sweep()
+        self._sweeper = threading.Thread(target=self._run, name="roleplay-sweeper", daemon=True)
+        self._sweeper.start()
+        return self
+
+    def close(self) -> None:
+        """Discard what is not kept. The memory service stays open."""
+        self._stop.set()
+        if self._sweeper is not None:
+            self._sweeper.join()
+            for visitor in self.visitors.all():
+                self._discard(visitor)
+            self._sweeper = None
+        self.kept.unlock()
+        if self._own is not None:
+            self._own.cleanup()
+
+    def _run(self) -> None:
+        while not self._stop.wait(min(1.0, max(0.1, self.grace / 4))):
+            try:
+                self.sweep()
+            except Exception:  # noqa: BLE001  # logged; the sweeper must go on
+                _log.exception("A sweep failed; the next one tries again")
+
+    def sweep(self) -> None:
+        """Discard visitors who are due, then memories of this page that belong to nobody.
+
+        The second part also catches a memory that a reply under way made again just after its
+        character was deleted.
+        """
+        self.visitors.sweep()
+        known = {actor.id for visitor in self.visitors.all() for actor in visitor.actors.values()}
+        for memory_id in self.memory.list():
+            if memory_id.startswith(PREFIX) and memory_id.partition("@")[0] not in known:
+                self._forget(memory_id)
+
+    def _discard(self, visitor: Visitor) -> None:
+        with visitor.lock:
+            passing = [actor for actor in visitor.actors.values() if not actor.kept]
+            for actor in passing:
+                actor.gone = True
+                del visitor.actors[actor.id]
+        for actor in passing:
+            self._forget(actor.id)
+        self.kept.clear_downloads(visitor)
+        if visitor.actors:  # kept ones wait for their visitor to come back
+            self.visitors.add(visitor)
+
+    def _forget(self, memory_id: str) -> ForgetReceipt:
+        try:
+            return self.memory.forget(memory_id)
+        except UnknownMemory:
+            return ForgetReceipt(ids=(), files=())
+
+    # --- characters ----------------------------------------------------------------------------
+
+    def actor(self, visitor: Visitor, actor_id: str | None) -> Actor:
+        """A character of this visitor.
+
+        Raises:
+            Refused: it is not his, or gone.
+        """
+        found = visitor.actors.get(actor_id or "")
+        if found is None or found.gone:
+            raise Refused("Choose a character first: this one is gone.")
+        return found
+
+    def add(self, visitor: Visitor, actor: Actor) -> Actor:
+        """Give a character to a visitor, under a label that is new to him.
+
+        Raises:
+            Refused: he has as many as one may have.
+        """
+        with visitor.lock:
+            if len(visitor.actors) >= MOST_ACTORS:
+                raise Refused(f"You have {MOST_ACTORS} characters: delete one first.")
+            actor.label = self._free_label(visitor, actor.label)
+            visitor.actors[actor.id] = actor
+        return actor
+
+    @staticmethod
+    def _free_label(visitor: Visitor, label: str) -> str:
+        taken = {actor.label for actor in visitor.actors.values()}
+        number, free = 2, label
+        while free in taken:
+            free, number = f"{label} {number}", number + 1
+        return free
+
+    def rename(self, visitor: Visitor, actor: Actor, label: str) -> None:
+        """Show a character under another name; its memory does not change."""
+        with visitor.lock:
+            if not label:
+                raise Refused("Type a new name first.")
+            if label != actor.label:
+                actor.label = self._free_label(visitor, label)
+        self.save(visitor, actor)
+
+    def persona(self, visitor: Visitor, name: str, note: str) -> Persona:
+        """Add somebody to play, or change the note of the one with this name."""
+        if not name:
+            raise Refused("Type a name for whom you play first.")
+        with visitor.lock:
+            known = next((p for p in visitor.personas if p.name == name), None)
+            if known is not None:
+                known.note = note
+                return known
+            if len(visitor.personas) >= MOST_PERSONAS:
+                raise Refused(f"You have {MOST_PERSONAS} personas: that is the most.")
+            made = Persona(name=name, note=note)
+            visitor.personas.append(made)
+        return made
+
+    # --- learning ------------------------------------------------------------------------------
+
+    def absorb(
+        self, visitor: Visitor, actor: Actor, items: Sequence[Document], what: str
+    ) -> Iterator[Step]:
+        """Learn documents; closing the iterator cancels, and a new character then vanishes.
+
+        What its visitors' personas told it is learned anew on top, from their chats.
+
+        Raises:
+            TemploraError: as `ParametricMemory.absorb`; a new character is removed then, too.
+        """
+        fresh = actor.id not in self.memory.list() or self.memory.head(actor.id) is None
+        job = self.memory.absorb(actor.id, items, wait=False)
+        try:
+            lesson = yield from self._follow(job, what)
+            actor.lessons.append(lesson)
+        finally:
+            self._end(job)
+            if self.memory_gone(actor) or (fresh and self.memory.head(actor.id) is None):
+                self.drop(visitor, actor)
+        self._rebase(actor)
+        visitor.note(f"{actor.label} learned {what}", _learned(lesson.report))
+        self.save(visitor, actor)
+
+    def absorb_chat(
+        self, visitor: Visitor, actor: Actor, persona: Persona, messages: Sequence[Message]
+    ) -> Iterator[Step]:
+        """Make a conversation the history with a persona, and learn all but its newest exchange."""
+        chat = actor.chat(persona)
+        with chat.busy:
+            chat.messages[:] = messages
+            chat.costs.clear()
+        self._forget(actor.pair(persona))
+        old = _older(messages)
+        if not old:
+            return
+        job = self.memory.absorb(actor.pair(persona), old, wait=False)
+        try:
+            lesson = yield from self._follow(job, f"{len(old)} messages with {persona.name}")
+            actor.lessons.append(lesson)
+        finally:
+            self._end(job)
+            if actor.gone:
+                self._forget(actor.id)
+        visitor.note(f"{actor.label} learned {lesson.what}", _learned(lesson.report))
+        self.save(visitor, actor)
+
+    def _follow(self, job: Job, what: str) -> Iterator[Step]:
+        begun, curve, last = time.monotonic(), [], None
+        while not job.done:
+            now = job.progress
+            if now is not None and now is not last:
+                last = now
+                if math.isfinite(now.perplexity):
+                    curve.append(now.perplexity)
+            yield Step(
+                done=now.chunk if now else 0,
+                whole=now.chunks if now else 0,
+                seconds=time.monotonic() - begun,
+                curve=tuple(curve),
+            )
+            time.sleep(_POLL)
+        report = job.wait()
+        return Lesson(what=what, when=time.time(), report=report, curve=tuple(curve))
+
+    @staticmethod
+    def _end(job: Job) -> None:
+        if not job.done:
+            job.cancel()
+            job.finished()
+
+    def memory_gone(self, actor: Actor) -> bool:
+        return actor.gone or actor.id not in self.memory.list()
+
+    def drop(self, visitor: Visitor, actor: Actor) -> None:
+        """Remove a character that has learned nothing worth a receipt."""
+        actor.gone = True
+        with visitor.lock:
+            visitor.actors.pop(actor.id, None)
+        self._forget(actor.id)
+
+    def _rebase(self, actor: Actor) -> None:
+        """Let every pair start from the newest revision again; chats are resent and relearned."""
+        for key in list(actor.chats):
+            self._forget(f"{actor.id}@{key}")
+
+    # --- asking --------------------------------------------------------------------------------
+
+    def base_probes(self, actor: Actor) -> Iterator[tuple[Probed, ...]]:
+        """Ask the base model every fact, one by one."""
+        self.memory.open(actor.id)
+        done: list[Probed] = []
+        for fact in actor.facts:
+            value = _per_token(self.memory.probe(actor.id, fact.ask, fact.said), base=True)
+            said = self._say(None, fact.ask) if fact.answer else ""
+            done.append(Probed(fact=fact, base=value, now=value, base_said=said))
+            yield tuple(done)
+        actor.probes = tuple(done)
+
+    def probe(self, actor: Actor) -> Iterator[tuple[Probed, ...]]:
+        """Ask again, now with the memory; what the base model said is kept."""
+        done = list(actor.probes)
+        for number, row in enumerate(done):
+            value = _per_token(self.memory.probe(actor.id, row.fact.ask, row.fact.said), base=False)
+            said = self._say(actor.id, row.fact.ask) if row.fact.answer else ""
+            done[number] = replace(row, now=value, now_said=said)
+            yield tuple(done)
+        actor.probes = tuple(done)
+
+    def ask(self, actor: Actor, persona: Persona, question: str, answer: str) -> Probe:
+        """How likely an answer is, for what this persona talks to."""
+        return self.memory.open(actor.pair(persona)).probe(question, answer)
+
+    def _say(self, memory_id: str | None, question: str) -> str:
+        reply = self.memory.reply(
+            memory_id,
+            [Message("user", question)],
+            revision="head" if memory_id else None,
+            max_tokens=min(_SAY_TOKENS, self.memory.policy.reply_tokens or _SAY_TOKENS),
+        )
+        return reply.text.strip()
+
+    # --- copies and files ----------------------------------------------------------------------
+
+    def copy(self, visitor: Visitor, actor: Actor, *, chats: bool) -> Actor:
+        """Another character with the same memory: with its chats (a fork) or without (a snapshot).
+
+        What either learns from now on does not reach the other.
+        """
+        made = replace(
+            actor,
+            id=Actor(label="", character=actor.character).id,
+            label=f"{actor.label} {'fork' if chats else 'snapshot'}",
+            kept=False,
+            created=time.time(),
+            chats={},
+            lessons=list(actor.lessons),
+        )
+        self.add(visitor, made)
+        self.memory.fork(actor.id, made.id)
+        if chats:
+            for key, chat in actor.chats.items():
+                made.chats[key] = Chat(messages=list(chat.messages), costs=list(chat.costs))
+                if f"{actor.id}@{key}" in self.memory.list():
+                    self.memory.fork(f"{actor.id}@{key}", f"{made.id}@{key}")
+        visitor.note(f"{made.label} was made", f"a copy of {actor.label}")
+        return made
+
+    def export(self, visitor: Visitor, actor: Actor, persona: Persona) -> list[Path]:
+        """Memory, card and chat as files for the visitor to download."""
+        folder = self.kept.download_folder(visitor, actor)
+        name = (
+            "".join(c if c.isalnum() else "_" for c in actor.label)[:40].strip("_") or "character"
+        )
+        paths = [self.memory.export(actor.id, folder / f"{name}.templora")]
+        card = folder / f"{name}.png"
+        card.write_bytes(to_png(replace(actor.character, name=actor.label)))
+        paths.append(card)
+        if messages := actor.chat(persona).messages:
+            log = folder / f"{name}.jsonl"
+            log.write_bytes(
+                chat_to_jsonl(
+                    ChatLog(
+                        messages=tuple(messages),
+                        user_name=persona.name,
+                        character_name=spoken_name(actor.character),
+                    )
+                )
+            )
+            paths.append(log)
+        return paths
+
+    def import_memory(self, visitor: Visitor, path: Path, label: str) -> Actor:
+        """A character from an exported memory; its bio is what the memory was told.
+
+        Raises:
+            StoreDamaged, BaseMismatch: not a memory, damaged, or of another model.
+        """
+        made = self.add(visitor, Actor(label=label, character=Character(name=label)))
+        try:
+            self.memory.import_(path, made.id)
+            self.memory.open(made.id)  # refuses what was learned on another model
+            told = self.memory.transcript(made.id).documents
+            bio = "\n\n".join(item.text for item in told)
+            made.character = Character(name=label, description=bio, source_format="exported memory")
+        except BaseException:
+            self.drop(visitor, made)
+            raise
+        visitor.note(f"{made.label} was imported", f"{len(told)} documents")
+        return made
+
+    def keep(self, visitor: Visitor, actor: Actor, *, kept: bool) -> None:
+        """Make a character outlive this visit and the server, or stop that."""
+        actor.kept = kept
+        self.save(visitor, actor)
+        visitor.note(f"{actor.label} is {'kept' if kept else 'temporary'}", "")
+
+    def save(self, visitor: Visitor, actor: Actor) -> None:
+        """Write a kept character's record; remove the record of one that is not."""
+        if actor.kept and not actor.gone:
+            self.kept.save(visitor, actor)
+        else:
+            self.kept.remove(actor)
+
+    # --- going back and away -------------------------------------------------------------------
+
+    def rollback(self, visitor: Visitor, actor: Actor, memory_id: str, revision: str) -> None:
+        """Make an older revision the newest, of the character or of one of its pairs."""
+        if memory_id != actor.id and memory_id not in {f"{actor.id}@{k}" for k in actor.chats}:
+            raise Refused("This memory does not belong to the character.")
+        chosen = self.memory.rollback(memory_id, revision)
+        if memory_id == actor.id:
+            self._rebase(actor)
+        visitor.note(f"{actor.label} went back", f"to revision {chosen.name[:12]}")
+
+    def new_chat(self, visitor: Visitor, actor: Actor, persona: Persona) -> None:
+        """Forget what this persona told the character, and begin again."""
+        actor.chats.pop(persona.key, None)
+        receipt = self._forget(actor.pair(persona))
+        if receipt.files:
+            visitor.note(f"{actor.label} forgot {persona.name}", _removed(receipt))
+        self.save(visitor, actor)
+
+    def forget_persona(self, visitor: Visitor, persona: Persona) -> ForgetReceipt:
+        """Remove what every character learned from this persona, and the chats."""
+        for actor in list(visitor.actors.values()):
+            actor.chats.pop(persona.key, None)
+            self.save(visitor, actor)
+        try:
+            receipt = self.memory.forget(user=persona.key)
+        except UnknownMemory:
+            receipt = ForgetReceipt(ids=(), files=())
+        visitor.note(f"Everything {persona.name} said is forgotten", _removed(receipt))
+        return receipt
+
+    def delete(self, visitor: Visitor, actor: Actor) -> Deleted:
+        """Delete a character with everything made from it, and measure that nothing is left."""
+        label, asked = actor.label, actor.probes
+        actor.gone = True
+        receipt = self._forget(actor.id)
+        self.kept.remove(actor)
+        downloads = self.kept.clear_downloads(visitor, actor)
+        probes, same = asked, None
+        if asked:
+            # an empty memory under the same id answers as whatever the delete left would
+            handle = self.memory.open(actor.id)
+            values = [_per_token(handle.probe(r.fact.ask, r.fact.said), base=False) for r in asked]
+            same = values == [row.base for row in asked]
+            probes = tuple(replace(r, now=v) for r, v in zip(asked, values, strict=True))
+            self._forget(actor.id)
+        with visitor.lock:
+            visitor.actors.pop(actor.id, None)
+        visitor.note(f"{label} was deleted", _removed(receipt))
+        return Deleted(label=label, receipt=receipt, downloads=downloads, probes=probes, same=same)
+
+
+def _older(messages: Sequence[Message]) -> list[Message]:
+    """All but the newest exchange, which may still be retried or edited."""
+    end = len(messages)
+    while end and messages[end - 1].role != "user":
+        end -= 1
+    return list(messages[: max(0, end - 1)])
+
+
+def _per_token(probe: Probe, *, base: bool) -> float:
+    return (probe.without_memory if base else probe.with_memory) / probe.tokens
+
+
+def _learned(report: AbsorbReport) -> str:
+    if not report.tokens:
+        return "it knew all of it"
+    return (
+        f"{report.tokens:,} tokens, perplexity {report.perplexity_before:.2f} to "
+        f"{report.perplexity_after or math.nan:.2f}, {report.bytes / 1e6:.1f} MB"
+    )
+
+
+def _removed(receipt: ForgetReceipt) -> str:
+    return f"{len(receipt.files)} files, {receipt.bytes / 1e6:.2f} MB removed"
+
+
+__all__ = ["Cancelled", "Deleted", "Refused", "Step", "Studio"]

@@ -1,0 +1,225 @@
+"""One reply: what goes into the prompt, what stays in the weights, what the model was shown.
+
+Knows nothing of Gradio. The whole conversation is sent every time; the memory finds out which part
+of it lives in weights. So retry, undo and edit are nothing but another conversation.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias, get_args
+
+from templora_memory import Message, ParametricMemory, Reply, Sampling
+from templora_memory.importers import (
+    card_text,
+    greetings,
+    instructions,
+    matching_lore,
+)
+
+from ._state import Actor, Chat, Part, Persona, Shown
+
+Mode: TypeAlias = Literal["weights", "prompt", "both", "neither"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+_SCAN = 3  # newest messages that are searched for keys of the lorebook
+_PASSAGES = 2
+_PASSAGE = 400  # characters
+_WORD = re.compile(r"\w+")
+_PLAIN_USER = "You"
+_CARD, _CUT = "Card", "Card, cut: it does not fit"
+_SPARE = 4  # tokens that a cut inside a word may cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How to answer.
+
+    Args:
+        mode: memory in weights, card in the prompt, both, or neither.
+        strength: factor on the memory; 0 is exactly the base model.
+        temperature: 0 takes the most likely token.
+        max_tokens: of the reply; None: the policy's.
+        lore, notes: whether these may be retrieved into the prompt.
+    """
+
+    mode: Mode = "weights"
+    strength: float = 1.0
+    temperature: float = 0.0
+    max_tokens: int | None = None
+    lore: bool = True
+    notes: bool = True
+
+    def warmer(self, temperature: float) -> Settings:
+        return replace(self, temperature=temperature)
+
+    @property
+    def remembers(self) -> bool:
+        return self.mode in {"weights", "both"}
+
+    @property
+    def shows_card(self) -> bool:
+        return self.mode in {"prompt", "both"}
+
+
+def greet(actor: Actor, chat: Chat, persona: Persona) -> None:
+    """Let the character open an empty conversation."""
+    if not chat.messages and (offered := greetings(actor.character, user=persona.name)):
+        chat.messages.append(Message("assistant", offered[0]))
+
+
+def passages(notes: str, question: str) -> tuple[str, ...]:
+    """The paragraphs of the notes that share the rarest words with the question."""
+    pieces = [
+        piece.strip()
+        for paragraph in re.split(r"\n\s*\n", notes)
+        for piece in _cut(paragraph)
+        if piece.strip()
+    ]
+    words = [set(_WORD.findall(piece.casefold())) for piece in pieces]
+    common = Counter(word for found in words for word in found)
+    asked = set(_WORD.findall(question.casefold()))
+    scored = [
+        (sum(math.log(1 + len(pieces) / common[word]) for word in asked & found), -number)
+        for number, found in enumerate(words)
+    ]
+    best = sorted((item for item in scored if item[0] > 0), reverse=True)[:_PASSAGES]
+    return tuple(pieces[-number] for _, number in best)
+
+
+def _cut(paragraph: str) -> list[str]:
+    sentences, pieces = re.split(r"(?<=[.!?])\s+", paragraph), [""]
+    for sentence in sentences:
+        if pieces[-1] and len(pieces[-1]) + len(sentence) > _PASSAGE:
+            pieces.append("")
+        pieces[-1] = f"{pieces[-1]} {sentence}".strip()
+    return pieces
+
+
+class Answer:
+    """A reply under way: iterate for pieces of text, then ask for `shown`.
+
+    Args:
+        memory: the service.
+        actor, chat, persona: who answers whom; the conversation ends with the user's message.
+        settings: how.
+        seed: of the random numbers, for temperatures over 0.
+    """
+
+    def __init__(
+        self,
+        memory: ParametricMemory,
+        actor: Actor,
+        chat: Chat,
+        persona: Persona,
+        settings: Settings,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        self._memory = memory
+        self._settings = settings
+        self._body = tuple(chat.messages)
+        self._count = memory.backend.count
+        policy = memory.policy
+        most = settings.max_tokens or policy.reply_tokens or 1
+        self._most = min(most, max(1, (policy.window or 2) // 2))
+        self._room = (policy.window or 0) - self._most
+        self._card = card_text(actor.character, user=persona.name)
+        self._system = self._system_parts(actor, persona)
+        self._id = actor.pair(persona) if settings.remembers else None
+        self._sampling = Sampling(temperature=settings.temperature, seed=seed)
+        self._reply: Reply | None = None
+        self._sent_body = self._body
+
+    def _system_parts(self, actor: Actor, persona: Persona) -> list[tuple[str, str]]:
+        parts = [("Card's instructions", instructions(actor.character, user=persona.name))]
+        if self._settings.shows_card:
+            parts.append((_CARD, self._card))
+        if persona.name != _PLAIN_USER or persona.note:
+            parts.append(("Who you are", f"The user is {persona.name}. {persona.note}".strip()))
+        said = [message.content for message in self._body[-_SCAN:]]
+        if self._settings.lore:
+            found = matching_lore(actor.character.lore, said)
+            parts += [(f"Lorebook: {e.name or ', '.join(e.keys)}", e.content) for e in found]
+        if self._settings.notes and actor.notes:
+            parts += [("Your notes", text) for text in passages(actor.notes, said[-1])]
+        return [(kind, text) for kind, text in parts if text]
+
+    def __iter__(self) -> Iterator[str]:
+        if self._id is None:
+            self._shorten()
+        elif self._settings.shows_card:
+            self._halve_card()
+        stream = self._memory.stream(
+            self._id,
+            self._sent_body,
+            context=[text for _, text in self._system],
+            strength=self._settings.strength,
+            sampling=self._sampling,
+            max_tokens=self._most,
+        )
+        with stream:
+            yield from stream
+            self._reply = stream.reply
+
+    def _shorten(self) -> None:
+        """Without a memory what does not fit is lost: the oldest messages, then the card's end."""
+        while len(self._sent_body) > 1 and self._tokens() > self._room:
+            self._sent_body = self._sent_body[1:]
+        over = self._tokens() - self._room
+        if over > 0 and self._settings.shows_card:
+            self._cut_card(self._count([Message("system", self._card)]) - over - _SPARE)
+
+    def _halve_card(self) -> None:
+        """Beside a memory the card gets half the prompt at most; the turns need the rest."""
+        if self._count([Message("system", self._card)]) > self._room // 2:
+            self._cut_card(self._room // 2 - _SPARE)
+
+    def _cut_card(self, tokens: int) -> None:
+        cut = self._memory.backend.split(self._card, max(1, tokens))[0]
+        self._system = [
+            (_CUT, cut) if kind == _CARD else (kind, text) for kind, text in self._system
+        ]
+
+    def _tokens(self) -> int:
+        return self._count([*self._joined(), *self._sent_body])
+
+    def _joined(self) -> list[Message]:
+        text = "\n\n".join(text for _, text in self._system)
+        return [Message("system", text)] if text else []
+
+    @property
+    def shown(self) -> Shown | None:
+        """What the model was shown; None if the reply was stopped before its end."""
+        if self._reply is None:
+            return None
+        covered = self._covered(self._reply.revision)
+        turns = self._sent_body[covered:]
+        parts = [Part(kind, text, self._alone("system", text)) for kind, text in self._system]
+        parts += [Part(m.role, m.content, self._alone(m.role, m.content)) for m in turns]
+        others = [text for kind, text in self._system if kind not in {_CARD, _CUT}]
+        whole = [Message("system", "\n\n".join([self._card, *others])), *self._body]
+        return Shown(
+            parts=tuple(parts),
+            sent=self._reply.prompt_tokens,
+            whole=self._count(whole),
+            in_weights=covered,
+            dropped=len(self._body) - len(self._sent_body),
+            learned=self._reply.absorbed_tokens if self._settings.strength else 0,
+            revision=self._reply.revision,
+        )
+
+    def _covered(self, revision: str | None) -> int:
+        if self._id is None or revision is None:
+            return 0
+        found = next((r for r in self._memory.history(self._id) if r.name == revision), None)
+        return found.messages if found else 0
+
+    def _alone(self, role: str, text: str) -> int:
+        # what a template adds to any prompt is left out
+        one = Message("user", "a")
+        own = Message("user" if role == "system" else role, text)  # type: ignore[arg-type]
+        return max(1, self._count([one, own]) - self._count([one]))

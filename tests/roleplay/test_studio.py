@@ -1,0 +1,485 @@
+"""What visitors can do with characters, over the fake backend; no Gradio here."""
+
+import threading
+import time
+
+import pytest
+
+from demos.roleplay import _bundled
+from demos.roleplay._kept import HomeInUse
+from demos.roleplay._state import PREFIX, Actor, Visitor
+from demos.roleplay._studio import Refused
+from demos.roleplay._talk import Answer, Settings, greet
+from demos.roleplay._visitors import Expired, Visitors
+from templora_memory import Document, Message
+from templora_memory.errors import LearningFailed, StoreDamaged
+from templora_memory.importers import Character, load
+from templora_memory.testing import POISON
+
+
+def say(studio, visitor, actor, text, persona=None, **settings):
+    persona = persona or visitor.personas[0]
+    chat = actor.chat(persona)
+    greet(actor, chat, persona)
+    chat.messages.append(Message("user", text))
+    answer = Answer(studio.memory, actor, chat, persona, Settings(**settings))
+    said = "".join(answer)
+    chat.messages.append(Message("assistant", said))
+    chat.shown = answer.shown
+    chat.costs.append(answer.shown.cost)
+    return said
+
+
+def files_under(path):
+    return [item for item in path.rglob("*") if item.is_file() and item.name != "server.lock"]
+
+
+# --- learning and asking -------------------------------------------------------------------------
+
+
+def test_an_absorbed_character_answers_with_nothing_of_its_story_in_the_prompt(
+    studio, enter, absorbed
+):
+    visitor = enter()
+    actor = absorbed(visitor)
+    said = say(studio, visitor, actor, "Which lame goose is called what?")
+    assert "Button" in said
+    shown = actor.chat(visitor.personas[0]).shown
+    assert not any("Button" in part.text for part in shown.parts)
+    assert shown.sent < shown.whole
+
+
+def test_facts_are_likelier_after_learning_and_the_base_is_remembered(enter, absorbed):
+    actor = absorbed(enter())
+    assert len(actor.probes) == 6
+    assert all(row.now > row.base for row in actor.probes)
+    assert all(row.base_said != row.now_said for row in actor.probes)
+
+
+def test_progress_has_steps_and_a_curve(studio, enter):
+    visitor = enter()
+    actor = studio.add(visitor, _bundled.actor("kestrel"))
+    memory = studio.memory
+    memory.backend._on_learn = lambda: time.sleep(0.02)
+    steps = list(studio.absorb(visitor, actor, [Document("word " * 200)], "much"))
+    assert steps[-1].whole == 13
+    assert 1 <= len(actor.lessons[0].curve) <= 13
+    assert "learned much" in visitor.receipts[-1].what
+
+
+def test_stopping_leaves_no_character_and_no_file(studio, enter):
+    visitor = enter()
+    gate = threading.Event()
+    studio.memory.backend._on_learn = lambda: gate.wait(5)
+    actor = studio.add(visitor, _bundled.actor("kestrel"))
+    steps = studio.absorb(visitor, actor, [Document("word " * 200)], "much")
+    next(steps)
+    closing = threading.Thread(target=steps.close)
+    closing.start()
+    gate.set()
+    closing.join(10)
+    assert studio.memory.list() == ()
+    assert visitor.actors == {}
+
+
+def test_a_failed_absorb_leaves_no_new_character(studio, enter):
+    visitor = enter()
+    actor = studio.add(visitor, _bundled.actor("kestrel"))
+    with pytest.raises(LearningFailed):
+        list(studio.absorb(visitor, actor, [Document(f"word {POISON}")], "poison"))
+    assert visitor.actors == {}
+    assert studio.memory.list() == ()
+
+
+# --- prompt modes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "card", "weights"),
+    [("weights", False, True), ("prompt", True, False), ("both", True, True),
+     ("neither", False, False)],
+)  # fmt: skip
+def test_the_switch_says_where_the_story_is(studio, enter, absorbed, mode, card, weights):
+    visitor = enter()
+    actor = absorbed(visitor)
+    say(studio, visitor, actor, "Which lame goose is called what?", mode=mode)
+    shown = actor.chat(visitor.personas[0]).shown
+    assert any(part.kind.startswith("Card") for part in shown.parts) == card
+    assert bool(shown.revision) == weights
+    request = studio.memory.backend.requests[-1]
+    assert (request.adapter is not None) == weights
+    assert any("Tamsin" in message.content for message in request.messages) == card
+
+
+@pytest.mark.parametrize("mode", ["weights", "prompt", "both", "neither"])
+def test_the_prompt_viewer_hides_nothing(studio, enter, absorbed, mode):
+    visitor = enter()
+    actor = absorbed(visitor)
+    actor.notes = "The ferry to Glass Island leaves on Sunday."
+    for number in range(14):
+        say(studio, visitor, actor, f"Question {number}: when does the ferry leave?", mode=mode)
+        shown = actor.chat(visitor.personas[0]).shown
+        request = studio.memory.backend.requests[-1]
+        systems = [p.text for p in shown.parts if p.kind not in {"user", "assistant"}]
+        turns = [p.text for p in shown.parts if p.kind in {"user", "assistant"}]
+        given = [m.content for m in request.messages]
+        assert given == (["\n\n".join(systems)] if systems else []) + turns
+        assert studio.memory.backend.count(request.messages) == shown.sent
+    assert (shown.in_weights > 0) == (mode in {"weights", "both"})
+    assert (shown.dropped > 0) == (mode in {"prompt", "neither"})
+
+
+def test_strength_zero_is_the_base_model(studio, enter, absorbed):
+    visitor = enter()
+    actor = absorbed(visitor)
+    with_memory = say(studio, visitor, actor, "Which lame goose is called what?")
+    without = say(studio, visitor, actor, "Which lame goose is called what?", strength=0.0)
+    assert "in weights" in with_memory
+    assert "no memory" in without
+
+
+def test_lore_and_notes_join_the_prompt_when_mentioned_and_are_never_learned(
+    studio, enter, absorbed
+):
+    visitor = enter()
+    actor = absorbed(visitor)
+    actor.notes = "The mayor is called Ludo.\n\nSoup costs two pennies."
+    say(studio, visitor, actor, "What about Glass Island, and the mayor?")
+    kinds = [part.kind for part in actor.chat(visitor.personas[0]).shown.parts]
+    assert kinds[:2] == ["Lorebook: glass island", "Your notes"]
+    say(studio, visitor, actor, "Hm?", lore=False, notes=False)
+    assert not any(k.startswith(("Lore", "Your")) for k in
+                   [p.kind for p in actor.chat(visitor.personas[0]).shown.parts])  # fmt: skip
+    learned = " ".join(str(request.items) for request in studio.memory.backend.learned)
+    assert "Ludo" not in learned
+
+
+# --- personas, copies, files ---------------------------------------------------------------------
+
+
+def test_what_one_persona_tells_the_other_never_hears(studio, enter, absorbed):
+    visitor = enter()
+    actor = absorbed(visitor)
+    ben = studio.persona(visitor, "Ben", "A sailor.")
+    for number in range(14):
+        say(studio, visitor, actor, f"My secret number {number} is plum.", ben)
+    studio.memory.wait()
+    assert studio.memory.status(actor.pair(ben)).absorbed_messages > 0
+    said = say(studio, visitor, actor, "Which secret number is plum?")
+    assert "plum" not in said
+    assert "Ben" in " ".join(p.text for p in actor.chat(ben).shown.parts)
+
+
+def test_forgetting_a_persona_takes_it_from_every_character(studio, enter, absorbed):
+    visitor = enter()
+    orla, marta = absorbed(visitor), absorbed(visitor, "marta_quill")
+    ben = studio.persona(visitor, "Ben", "")
+    for actor in (orla, marta):
+        say(studio, visitor, actor, "I am Ben.", ben)
+        say(studio, visitor, actor, "I am myself.")
+    receipt = studio.forget_persona(visitor, ben)
+    assert {i.partition("@")[0] for i in receipt.ids} == {orla.id, marta.id}
+    assert all(ben.key not in i for i in studio.memory.list())
+    assert ben.key not in orla.chats
+    assert orla.chat(visitor.personas[0]).messages
+
+
+def test_a_snapshot_stays_when_the_original_learns_more(studio, enter, absorbed):
+    visitor = enter()
+    actor = absorbed(visitor)
+    copy = studio.copy(visitor, actor, chats=False)
+    before = studio.memory.head(copy.id)
+    list(studio.absorb(visitor, actor, [Document("She has a new red hat.")], "a hat"))
+    assert studio.memory.head(copy.id) == before
+    assert studio.memory.head(actor.id) != before
+    assert copy.label == "Orla Fernwick snapshot"
+
+
+def test_a_fork_takes_the_chat_along_and_goes_its_own_way(studio, enter, absorbed):
+    visitor = enter()
+    actor = absorbed(visitor)
+    say(studio, visitor, actor, "Hello!")
+    fork = studio.copy(visitor, actor, chats=True)
+    key = visitor.personas[0].key
+    assert fork.chats[key].messages == actor.chats[key].messages
+    say(studio, visitor, fork, "Only for the fork.")
+    assert len(fork.chats[key].messages) == len(actor.chats[key].messages) + 2
+
+
+def test_more_learning_reaches_the_chats(studio, enter, absorbed):
+    visitor = enter()
+    actor = absorbed(visitor)
+    say(studio, visitor, actor, "Hello!")
+    list(studio.absorb(visitor, actor, [Document("She has a new red hat.")], "a hat"))
+    assert "red hat" in say(studio, visitor, actor, "Which hat do you have, a red hat?")
+
+
+def test_export_and_import_bring_a_character_back(studio, enter, absorbed):
+    visitor = enter()
+    actor = absorbed(visitor)
+    say(studio, visitor, actor, "Hello!")
+    memory, card, log = studio.export(visitor, actor, visitor.personas[0])
+    assert load(card).name == "Orla Fernwick"
+    assert len(load(log).messages) == 3
+    back = studio.import_memory(visitor, memory, "Again")
+    assert "Button" in say(studio, visitor, back, "Which lame goose is called what?")
+    assert "Button" in back.character.description
+
+
+def test_a_file_that_is_no_memory_is_refused_and_leaves_nothing(studio, enter, tmp_path):
+    visitor = enter()
+    bad = tmp_path / "bad.templora"
+    bad.write_bytes(b"PK\x03\x04 no")
+    with pytest.raises(StoreDamaged):
+        studio.import_memory(visitor, bad, "Bad")
+    assert visitor.actors == {}
+    assert studio.memory.list() == ()
+
+
+def test_an_imported_chat_becomes_history_and_only_its_newest_exchange_stays(
+    studio, enter, absorbed
+):
+    visitor = enter()
+    actor = absorbed(visitor)
+    told = [Message("user", "I sold the boat."), Message("assistant", "At last.")]
+    log = [*told, Message("user", "Guess to whom?"), Message("assistant", "To Jory?")]
+    list(studio.absorb_chat(visitor, actor, visitor.personas[0], log))
+    status = studio.memory.status(actor.pair(visitor.personas[0]))
+    assert status.absorbed_messages == 2
+    say(studio, visitor, actor, "Yes.")
+    assert actor.chat(visitor.personas[0]).shown.in_weights == 2
+
+
+def test_rollback_goes_back_and_refuses_foreign_memories(studio, enter, absorbed):
+    visitor, other = enter(), enter()
+    actor, foreign = absorbed(visitor), absorbed(other)
+    first = studio.memory.head(actor.id).name
+    list(studio.absorb(visitor, actor, [Document("She has a new red hat.")], "a hat"))
+    studio.rollback(visitor, actor, actor.id, first)
+    assert studio.memory.head(actor.id).name == first
+    with pytest.raises(Refused):
+        studio.rollback(visitor, actor, foreign.id, studio.memory.head(foreign.id).name)
+
+
+def test_names_are_labels_and_never_meet(studio, enter):
+    visitor = enter()
+    first = studio.add(visitor, Actor(label="Ada", character=Character(name="Ada")))
+    second = studio.add(visitor, Actor(label="Ada", character=Character(name="Ada")))
+    assert (first.label, second.label) == ("Ada", "Ada 2")
+    studio.rename(visitor, second, "../../etc")
+    assert second.id.startswith(PREFIX)
+    assert "/" not in second.id
+
+
+# --- discarding ----------------------------------------------------------------------------------
+
+
+def test_deleting_proves_that_nothing_is_left(studio, enter, absorbed, tmp_path):
+    visitor = enter()
+    actor = absorbed(visitor)
+    say(studio, visitor, actor, "My secret is a plum.")
+    studio.keep(visitor, actor, kept=True)
+    studio.export(visitor, actor, visitor.personas[0])
+    result = studio.delete(visitor, actor)
+    assert result.same is True
+    assert all(row.now == row.base for row in result.probes)
+    assert result.downloads == 3
+    assert len(result.receipt.files) > 4
+    assert files_under(tmp_path / "memories") == []
+    for path in files_under(tmp_path):
+        assert b"Button" not in path.read_bytes()
+        assert b"plum" not in path.read_bytes()
+
+
+def test_a_closed_tab_discards_after_the_grace_time_but_not_before(make_studio):
+    studio = make_studio(grace=1000.0)
+    visitor = studio.visitors.enter(None, "a")
+    now = [0.0]
+    studio.visitors._clock = lambda: now[0]
+    actor = studio.add(visitor, _bundled.actor("kestrel"))
+    list(studio.absorb(visitor, actor, [Document("It counts stars.")], "it"))
+    studio.visitors.leave("a")
+    now[0] = 999.0
+    studio.sweep()
+    assert studio.visitors.enter(visitor.token, "b") is visitor
+    studio.visitors.leave("b")
+    now[0] = 2000.0
+    studio.sweep()
+    assert studio.memory.list() == ()
+    assert studio.visitors.enter(visitor.token, "c") is not visitor
+
+
+def test_two_tabs_are_one_visitor_until_the_last_closes():
+    now = [0.0]
+    gone = []
+    visitors = Visitors(grace=10, idle=1000, discard=gone.append, clock=lambda: now[0])
+    visitor = visitors.enter(None, "one")
+    visitors.enter(visitor.token, "two")
+    visitors.leave("one")
+    now[0] = 50
+    visitors.sweep()
+    assert gone == []
+    visitors.leave("two")
+    now[0] = 61
+    visitors.sweep()
+    assert gone == [visitor]
+    with pytest.raises(Expired):
+        visitors.get(visitor.token)
+
+
+def test_an_idle_visitor_is_discarded_though_no_tab_closed():
+    now = [0.0]
+    gone = []
+    visitors = Visitors(grace=10, idle=100, discard=gone.append, clock=lambda: now[0])
+    visitor = visitors.enter(None, "one")
+    now[0] = 90
+    visitors.get(visitor.token)
+    now[0] = 180
+    visitors.sweep()
+    assert gone == []
+    now[0] = 191
+    visitors.sweep()
+    assert gone == [visitor]
+
+
+def test_a_discard_that_fails_is_tried_again():
+    now, tries = [0.0], []
+
+    def discard(visitor):
+        tries.append(visitor)
+        if len(tries) == 1:
+            raise OSError("disk")
+
+    visitors = Visitors(grace=1, idle=100, discard=discard, clock=lambda: now[0])
+    first, second = visitors.enter(None, "one"), visitors.enter(None, "two")
+    visitors.leave("one")
+    visitors.leave("two")
+    now[0] = 2
+    visitors.sweep()
+    assert set(map(id, tries)) == {id(first), id(second)}
+    now[0] = 4
+    visitors.sweep()
+    assert tries.count(first) + tries.count(second) == 3
+
+
+def test_a_tab_closed_while_learning_leaves_nothing(make_studio):
+    studio = make_studio(grace=1000.0)
+    visitor = studio.visitors.enter(None, "a")
+    studio.memory.backend._on_learn = lambda: time.sleep(0.02)
+    actor = studio.add(visitor, _bundled.actor("kestrel"))
+    steps = studio.absorb(visitor, actor, [Document("word " * 400)], "much")
+    next(steps)
+    studio._discard(visitor)  # the tab closed first; the generator notices later
+    with pytest.raises(Exception, match=r"cancelled|forgotten|no memory"):
+        list(steps)
+    studio.sweep()
+    assert studio.memory.list() == ()
+
+
+def test_a_restart_sweeps_temporary_characters_and_brings_kept_ones_back(make_memory, make_studio):
+    memory = make_memory()
+    first = make_studio(memory)
+    visitor = first.visitors.enter(None, "a")
+    kept, passing = (first.add(visitor, _bundled.actor(n)) for n in ("kestrel", "marta_quill"))
+    for actor in (kept, passing):
+        list(first.base_probes(actor))
+        list(first.absorb(visitor, actor, [Document(f"{actor.label} has a hat.")], "a hat"))
+    ben = first.persona(visitor, "Ben", "A sailor.")
+    say(first, visitor, kept, "Hello, I am Ben.", ben)
+    kept.notes = "A note."
+    first.keep(visitor, kept, kept=True)
+    memory.absorb("somebody-elses", "This is not of the page.")
+    first._stop.set()  # killed: nothing is discarded
+    first._sweeper.join()
+    first._sweeper = None
+    first.kept.unlock()
+
+    second = make_studio(make_memory())
+    assert [i for i in second.memory.list() if passing.id in i] == []
+    assert "somebody-elses" in second.memory.list()
+    back = second.visitors.enter(visitor.token, "b")
+    again = back.actors[kept.id]
+    assert (again.label, again.notes, again.kept) == ("Kestrel", "A note.", True)
+    assert again.chats == {key: chat for key, chat in again.chats.items() if key == ben.key}
+    assert [m.content for m in again.chats[ben.key].messages][1] == "Hello, I am Ben."
+    assert again.lessons[0].report == kept.lessons[0].report
+    assert again.probes == kept.probes
+    assert [p.name for p in back.personas] == ["You", "Ben"]
+    assert "hat" in say(second, back, again, "Which hat has it, a hat?", ben)
+
+
+def test_a_kept_character_outlives_its_visit_and_not_its_deletion(studio, enter, absorbed):
+    visitor = enter()
+    kept, passing = absorbed(visitor), absorbed(visitor, "kestrel")
+    studio.keep(visitor, kept, kept=True)
+    studio._discard(visitor)
+    assert studio.memory.list() == (kept.id,)
+    assert passing.gone
+    back = studio.visitors.enter(visitor.token, "again")
+    assert list(back.actors) == [kept.id]
+    studio.delete(back, kept)
+    assert studio.kept.load([kept.id]) == []
+
+
+def test_closing_the_studio_discards_what_is_not_kept(make_memory, make_studio):
+    memory = make_memory()
+    studio = make_studio(memory)
+    visitor = studio.visitors.enter(None, "a")
+    actor = studio.add(visitor, _bundled.actor("kestrel"))
+    list(studio.absorb(visitor, actor, [Document("It counts stars.")], "it"))
+    studio.close()
+    assert memory.list() == ()
+
+
+def test_one_home_has_one_server(make_memory, make_studio):
+    make_studio(make_memory())
+    with pytest.raises(HomeInUse, match="--root"):
+        make_studio(make_memory())
+
+
+# --- isolation -----------------------------------------------------------------------------------
+
+
+def test_nobody_reaches_a_character_of_another_visitor(studio, enter, absorbed):
+    ada, eve = enter(), enter()
+    actor = absorbed(ada)
+    with pytest.raises(Refused, match="Choose a character"):
+        studio.actor(eve, actor.id)
+    with pytest.raises(Expired):
+        studio.visitors.get("forged")
+    assert len(ada.token) >= 40
+
+
+def test_ten_visitors_chat_while_one_learns(studio, absorbed):
+    visitors = [studio.visitors.enter(None, f"tab{number}") for number in range(10)]
+    actors = [absorbed(v, f"N{i}", bio=f"N{i} owns the blue kettle {i}.") for i, v in
+              enumerate(visitors)]  # fmt: skip
+    studio.memory.backend._on_learn = lambda: time.sleep(0.01)
+    extra = studio.add(visitors[0], _bundled.actor("kestrel"))
+    wrong = []
+
+    def learn():
+        list(studio.absorb(visitors[0], extra, [Document("word " * 900)], "much"))
+
+    def talk(number):
+        for _ in range(5):
+            said = say(studio, visitors[number], actors[number], "Who owns the blue kettle?")
+            if f"kettle {number}." not in said:
+                wrong.append((number, said))
+
+    threads = [threading.Thread(target=learn)]
+    threads += [threading.Thread(target=talk, args=(n,)) for n in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert extra.lessons
+
+
+def test_a_visitor_has_a_limit_of_characters(studio):
+    visitor = Visitor()
+    for number in range(24):
+        studio.add(visitor, Actor(label=str(number), character=Character(name="x")))
+    with pytest.raises(Refused, match="delete one first"):
+        studio.add(visitor, Actor(label="one more", character=Character(name="x")))
