@@ -149,9 +149,10 @@ async def on_http_error(_: Request, error: Exception) -> JSONResponse:
 async def on_invalid_request(_: Request, error: Exception) -> JSONResponse:
     """Say which field is wrong and why; never send back what it held."""
     assert isinstance(error, RequestValidationError)  # noqa: S101  # registered for these
-    first = error.errors()[0]
-    where = _field(first["loc"])
-    body = error_body(400, f"{where or 'body'}: {first['msg']}.", code=first["type"], param=where)
+    # where a field may be one of several things, the deepest error is about the one that was meant
+    found = max(error.errors(), key=lambda one: len(one["loc"]))
+    where = _field(found["loc"])
+    body = error_body(400, f"{where or 'body'}: {found['msg']}.", code=found["type"], param=where)
     return JSONResponse(body, 400)
 
 

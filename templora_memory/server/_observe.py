@@ -7,7 +7,7 @@ is imported only where it is asked for.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from templora_memory._reports import Reply
@@ -71,6 +71,8 @@ class Metrics:
         except ModuleNotFoundError as error:
             raise _missing("prometheus_client", "metrics") from error
         self._serve = prometheus.start_http_server
+        self._stop: Callable[[], None] = lambda: None
+        self.port = 0
         self.registry = prometheus.CollectorRegistry()
         self._requests = prometheus.Histogram(
             "templora_request_seconds",
@@ -98,15 +100,27 @@ class Metrics:
         )
 
     def listen(self, port: int) -> None:
-        """Serve the metrics on a port of this machine.
+        """Serve the metrics on a port of this machine; 0 takes a free one, which is in `port`.
 
         Raises:
             InvalidSetting: the port cannot be bound.
         """
         try:
-            self._serve(port, addr="127.0.0.1", registry=self.registry)
+            server, thread = self._serve(port, addr="127.0.0.1", registry=self.registry)
         except (OSError, OverflowError) as error:
             raise InvalidSetting(f"Metrics cannot listen on port {port}: {error}.") from error
+        self.port = server.server_port
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        self._stop = stop
+
+    def stop(self) -> None:
+        """Close the port."""
+        self._stop()
 
     def request(self, *, method: str, route: str, status: int, seconds: float) -> None:
         self._requests.labels(method, route, str(status)).observe(seconds)
