@@ -11,7 +11,20 @@ import torch
 from templora_memory import Document, Learning, Message, ParametricMemory, Policy
 from templora_memory._policy import RECIPES as NAMES
 from templora_memory._ports import LearnRequest
-from templora_memory.backends.local.recipes import RECIPES, Example, Tools, with_replay
+from templora_memory.backends.local.recipes import (
+    RECIPES,
+    Example,
+    Soft,
+    Tools,
+    _study,
+    with_replay,
+)
+from templora_memory.backends.local.recipes._interview import (
+    ANSWER,
+    grounded,
+    interview,
+    interviewed,
+)
 from templora_memory.backends.local.recipes._repeats import LENGTH, damped
 from templora_memory.backends.local.recipes._study import DEALT, WRITTEN, dealt, pairs
 from templora_memory.errors import Cancelled, InvalidSetting
@@ -42,7 +55,7 @@ def tools(text, write=silent, *, room=600, expect=deaf):
 
 
 def made(recipe, request, text, write=silent):
-    examples = RECIPES[recipe](request, tools(text, write))
+    examples = RECIPES[recipe](request, tools(text, write, expect=Reader(text)))
     seen = "".join(text.decode(e.ids, special=True) for e in examples)
     learned = "".join(
         text.decode([i for i, w in zip(e.ids, e.weights, strict=True) if w], special=True)
@@ -104,16 +117,38 @@ def test_the_policy_knows_every_recipe():
 
 
 class Teacher:
-    """Writes one question and answer for the last line of each prompt."""
+    """Writes one question and answer for the last line of each prompt; answers no interview."""
 
     def __init__(self):
         self.asked = []
 
     def __call__(self, prompts, *, max_tokens):
+        if max_tokens == ANSWER:
+            return [""] * len(prompts)
         assert max_tokens == WRITTEN
         self.asked = [prompt[0].content for prompt in prompts]
         lines = [content.splitlines()[-1] for content in self.asked]
         return [f"Q: What about {i}?\nA: {line}" for i, line in enumerate(lines)]
+
+
+class Reader:
+    """Is certain of every token with a text before it, and of none without."""
+
+    def __init__(self, text):
+        self._text = text
+        self.shown = []
+
+    def __call__(self, texts, *, top):  # noqa: ARG002  # as the port is
+        found = []
+        for ids, count in texts:
+            told = self._text.decode(ids, special=True)
+            self.shown.append(told)
+            said = torch.tensor(ids[-count:])[:, None]
+            sure = 1.0 if told.startswith("<|system|>") else 0.0
+            found.append(
+                Soft(torch.cat([said, said + 1], 1), torch.tensor([[sure, 1 - sure]] * count))
+            )
+        return found
 
 
 def test_a_document_is_studied_sentence_by_sentence_with_the_text_in_the_prompt(text):
@@ -158,7 +193,58 @@ def test_a_model_that_writes_nothing_useful_learns_statements(text):
         return ["I cannot do that."] * len(prompts)
 
     want = RECIPES["statements"](REQUEST, tools(text))
-    assert RECIPES["study"](REQUEST, tools(text, write)) == list(want)
+    assert RECIPES["study"](REQUEST, tools(text, write, expect=Reader(text))) == list(want)
+
+
+# --- the interview, and what is taken from the text --------------------------------------------
+
+TALE = "Ada keeps bees. Ada lives in Salt Harbour. Ada fears wasps. Ada is old. Ada is a baker."
+
+
+def test_every_question_of_the_interview_is_answered_with_the_text_in_the_prompt(text):
+    prompts = []
+
+    def write(asked, *, max_tokens):
+        assert max_tokens == ANSWER
+        prompts.extend(asked)
+        return [f" Answer {number}. " for number in range(len(asked))]
+
+    pairs_found = interviewed(TALE, tools(text, write))
+    assert [question for question, _ in pairs_found] == interview()
+    assert pairs_found[3][1] == "Answer 3."
+    assert all(prompt[0] == Message("system", TALE) for prompt in prompts)
+    assert interviewed(TALE, tools(text, write, room=10)) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "kept"),
+    [
+        ("Where is your home?", "I live in Salt Harbour.", True),
+        ("Is it Salt Harbour, or where is it?", "Salt Harbour.", False),  # it was in the question
+        ("What is your name?", "Ada.", False),  # in every sentence: the hero's name proves nothing
+        ("What do you eat?", "I eat pear soup.", False),  # made up
+        ("What do you fear?", "WASPS!", True),
+    ],
+)
+def test_an_answer_is_kept_if_it_takes_something_from_the_text(text, question, answer, kept):
+    found = grounded([(question, answer)], TALE, tools(text, expect=Reader(text)))
+    assert bool(found) is kept
+
+
+def test_an_answer_that_is_as_likely_without_the_text_is_left_out(text):
+    class Sure(Reader):
+        def __call__(self, texts, *, top):
+            return [
+                Soft(s.ids, torch.full_like(s.p, 0.5)) for s in super().__call__(texts, top=top)
+            ]
+
+    asked = [("Where is your home?", "I live in Salt Harbour.")]
+    assert grounded(asked, TALE, tools(text, expect=Sure(text))) == []
+
+
+def test_what_does_not_fit_the_model_beside_the_text_is_left_out(text):
+    asked = [("Where is your home?", "I live in Salt Harbour.")]
+    assert grounded(asked, TALE, tools(text, room=40)) == []
 
 
 def test_a_model_without_a_chat_template_is_not_asked(make_backend):
@@ -182,7 +268,7 @@ def test_auto_studies_short_documents_and_continues_the_rest(text):
 def test_a_text_longer_than_the_model_is_studied_in_pieces(text):
     teacher = Teacher()
     items = (Document("Ada keeps bees on the roof. " * 40),)
-    RECIPES["study"](replace(REQUEST, items=items), tools(text, teacher))
+    RECIPES["study"](replace(REQUEST, items=items), tools(text, teacher, expect=Reader(text)))
     assert teacher.asked
     assert all(
         len(text.prompt([Message("user", asked)])) <= 600 - WRITTEN for asked in teacher.asked
@@ -225,7 +311,9 @@ def test_an_unknown_recipe_is_refused_when_the_service_is_opened(make_backend, t
 # --- distill -----------------------------------------------------------------------------------
 
 
-def test_answers_are_learned_as_the_model_expects_them_with_the_text_before_it(make_backend):
+def test_answers_are_learned_as_the_model_expects_them_with_the_text_before_it(
+    make_backend, monkeypatch
+):
     backend = make_backend(max_position_embeddings=1024)
     text = backend._now.text
     shown = []
@@ -235,6 +323,7 @@ def test_answers_are_learned_as_the_model_expects_them_with_the_text_before_it(m
         return backend._expect(texts, top=top, cancelled=lambda: False)
 
     ready = tools(text, Teacher(), room=1024, expect=expect)
+    monkeypatch.setattr(_study, "grounded", lambda asked, *_: asked)
     soft, plain = RECIPES["distill"](REQUEST, ready), RECIPES["study"](REQUEST, ready)
     assert [(e.ids, e.weights) for e in soft] == [(e.ids, e.weights) for e in plain]
     assert all(seen.startswith(f"<|system|>{BIO}<|end|><|user|>What about") for seen in shown)

@@ -18,6 +18,7 @@ from templora_memory._messages import Document, Message
 from templora_memory._ports import LearnRequest
 from templora_memory.backends.local.recipes._continue import continue_
 from templora_memory.backends.local.recipes._example import Example, Soft, Tools
+from templora_memory.backends.local.recipes._interview import grounded, interviewed
 from templora_memory.backends.local.recipes._sentences import sentences, states
 from templora_memory.backends.local.recipes._statements import short, statements
 
@@ -57,7 +58,11 @@ def study(request: LearnRequest, tools: Tools) -> Sequence[Example]:
 
 
 def questions(request: LearnRequest, tools: Tools) -> dict[str, list[tuple[str, str]]]:
-    """Questions and answers that the model writes about each piece of the documents."""
+    """Questions about each piece of the documents, with the model's answers.
+
+    Those that it writes itself, and those of an interview; only answers that take something from
+    the text.
+    """
     if tools.text.plain:
         return {}
     most = tools.room - WRITTEN
@@ -68,7 +73,9 @@ def questions(request: LearnRequest, tools: Tools) -> dict[str, list[tuple[str, 
         for piece in tools.text.split(item.text, max(1, most // 2)):
             asked = [p for p in requests(piece) if len(tools.text.prompt(p)) <= most]
             if asked:
-                found[piece] = pairs(tools.write(asked, max_tokens=WRITTEN))
+                own = pairs(tools.write(asked, max_tokens=WRITTEN))
+                every = dict.fromkeys([*own, *interviewed(piece, tools)])
+                found[piece] = grounded(list(every), piece, tools)
     return found
 
 
