@@ -140,4 +140,7 @@ async def _upkeep(tenants: Tenants) -> None:
     while True:
         await asyncio.sleep(_UPKEEP_SECONDS)
         for tenant in tenants.all():
-            await asyncio.to_thread(tenant.jobs.sweep)
+            try:
+                await asyncio.to_thread(tenant.jobs.sweep)
+            except OSError as error:  # a note that stays is harmless: its job is done already
+                _log.warning("cannot remove notes of ended jobs: %s", error)

@@ -223,8 +223,7 @@ async def _events(
         yield _event(error.body())
     except Exception:  # noqa: BLE001  # the status is sent: an error can only be an event
         _log.exception("a reply failed")
-        failure = internal_error()
-        yield _event(failure.body())
+        yield _event(internal_error().body())
     finally:
         answer.give_up(gone())
 

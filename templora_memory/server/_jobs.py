@@ -10,11 +10,12 @@ servers on the same folder that the job is being worked on.
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -27,6 +28,7 @@ from templora_memory.server._errors import ApiError
 from templora_memory.stores._files import make_folder, replace_file
 from templora_memory.stores._locks import hold
 
+_log = logging.getLogger("templora_memory.server")
 Kind: TypeAlias = Literal["documents", "messages", "rebuild"]
 State: TypeAlias = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 REMEMBERED = 1000
@@ -57,6 +59,7 @@ class Entry:
     note: Note
     job: Job
     resumed: bool = False
+    erased: bool = False
     locks: ExitStack = field(default_factory=ExitStack)
 
     @property
@@ -109,7 +112,7 @@ class JobBook:
             messages=len(body),
             digest=_digest(body),
         )
-        with self._Room(self):
+        with self._room():
             job = self._service.absorb(memory_id, text, after=after, wait=False)
             return self._enter(note, job)
 
@@ -126,38 +129,33 @@ class JobBook:
             memory=memory_id,
             created=time.time(),
         )
-        with self._Room(self):
+        with self._room():
             return self._enter(note, self._service.rebuild(memory_id, wait=False))
 
-    class _Room:
+    @contextmanager
+    def _room(self) -> Iterator[None]:
         """Room for one more job, kept while it is being made."""
+        self.sweep()
+        with self._lock:
+            busy = self._starting + sum(not entry.job.done for entry in self._entries.values())
+            if busy >= self._most:
+                raise ApiError(
+                    429,
+                    f"{busy} absorbs are under way, the most there may be: try again later.",
+                    code="too_many_jobs",
+                    retry_after=5,
+                )
+            self._starting += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._starting -= 1
 
-        def __init__(self, book: JobBook) -> None:
-            self._book = book
-
-        def __enter__(self) -> None:
-            book = self._book
-            book.sweep()
-            with book._lock:  # noqa: SLF001  # a part of the book
-                busy = sum(not entry.job.done for entry in book._entries.values())  # noqa: SLF001
-                if busy + book._starting >= book._most:  # noqa: SLF001
-                    raise ApiError(
-                        429,
-                        f"{busy} absorbs are under way, the most there may be: try again later.",
-                        code="too_many_jobs",
-                        retry_after=5,
-                    )
-                book._starting += 1  # noqa: SLF001
-
-        def __exit__(self, *error: object) -> None:
-            with self._book._lock:  # noqa: SLF001
-                self._book._starting -= 1  # noqa: SLF001
-
-    def _enter(self, note: Note, job: Job, *, resumed: bool = False) -> Entry:
-        entry = Entry(note=note, job=job, resumed=resumed)
+    def _enter(self, note: Note, job: Job) -> Entry:
+        entry = Entry(note=note, job=job)
         entry.locks.enter_context(hold(self._file(note, ".lock"), seconds=1))
-        if not resumed:
-            replace_file(self._file(note, ".json"), json.dumps(asdict(note)).encode())
+        replace_file(self._file(note, ".json"), json.dumps(asdict(note)).encode())
         with self._lock:
             self._entries[note.id] = entry
         return entry
@@ -200,10 +198,13 @@ class JobBook:
             ended = [entry for entry in self._entries.values() if entry.job.done]
             for entry in ended[: max(0, len(ended) - REMEMBERED)]:
                 del self._entries[entry.note.id]
-        for entry in ended:
-            self._erase(entry)
+            for entry in ended:
+                self._erase(entry)
 
     def _erase(self, entry: Entry) -> None:
+        if entry.erased:
+            return
+        entry.erased = True
         self._file(entry.note, ".json").unlink(missing_ok=True)
         self._file(entry.note, ".lock").unlink(missing_ok=True)
         entry.locks.close()
@@ -215,8 +216,7 @@ class JobBook:
             entries = [e for e in self._entries.values() if e.note.memory in gone]
             for entry in entries:
                 del self._entries[entry.note.id]
-        for entry in entries:
-            self._erase(entry)
+                self._erase(entry)
 
     def resume(self) -> int:
         """Take up the jobs that were interrupted; returns how many."""
@@ -232,7 +232,11 @@ class JobBook:
                 return False  # another server works on it, or has just ended it
             except (ValueError, TypeError) as error:
                 raise TemploraError(f"{path} is damaged: {error}. Remove it.") from error
-            job = self._again(note)
+            try:
+                job = self._again(note)
+            except TemploraError as error:  # another base model, a damaged file: for a later start
+                _log.warning("job %s of %r cannot go on: %s", note.id, note.memory, error)
+                return False
             if job is None:
                 path.unlink(missing_ok=True)
                 path.with_suffix(".lock").unlink(missing_ok=True)

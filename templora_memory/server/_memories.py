@@ -17,7 +17,7 @@ from templora_memory._ids import MAX_ID_CHARACTERS, parse_id
 from templora_memory.errors import StoreDamaged, UnknownMemory
 from templora_memory.server._errors import ApiError
 from templora_memory.server._jobs import Entry
-from templora_memory.server._runtime import TheRuntime, TheTenant
+from templora_memory.server._runtime import Runtime, TheRuntime, TheTenant
 from templora_memory.server._schemas import (
     AbsorbRequest,
     CreateRequest,
@@ -118,7 +118,7 @@ async def absorb(
     """
     name = str(parse_id(memory_id))
     work = partial(tenant.jobs.absorb, name, asked.items(), after=asked.after)
-    return await _ended(await runtime.file(tenant, work), wait)
+    return await _ended(await runtime.file(tenant, work), runtime, wait)
 
 
 @router.post("/memories/{memory_id}/rebuild", status_code=202, summary="Learn everything again")
@@ -127,7 +127,7 @@ async def rebuild(
 ) -> JobBody:
     """After a change of base model or settings, or damaged files. Old revisions stay until then."""
     name = str(parse_id(memory_id))
-    return await _ended(await runtime.file(tenant, tenant.jobs.rebuild, name), wait)
+    return await _ended(await runtime.file(tenant, tenant.jobs.rebuild, name), runtime, wait)
 
 
 @router.get("/jobs", summary="List jobs")
@@ -137,8 +137,8 @@ async def jobs(tenant: TheTenant, memory: Name = None) -> JobList:
 
 
 @router.get("/jobs/{job_id}", summary="How far is a job?")
-async def job(job_id: str, tenant: TheTenant, wait: Wait = 0) -> JobBody:
-    return await _ended(tenant.jobs.get(job_id), wait)
+async def job(job_id: str, runtime: TheRuntime, tenant: TheTenant, wait: Wait = 0) -> JobBody:
+    return await _ended(tenant.jobs.get(job_id), runtime, wait)
 
 
 @router.get(
@@ -166,18 +166,18 @@ async def events(job_id: str, runtime: TheRuntime, tenant: TheTenant) -> Streami
 
 
 @router.delete("/jobs/{job_id}", summary="Cancel a job")
-async def cancel(job_id: str, tenant: TheTenant, wait: Wait = 5) -> JobBody:
+async def cancel(job_id: str, runtime: TheRuntime, tenant: TheTenant, wait: Wait = 5) -> JobBody:
     """What was committed stays; the text that was not learned stays in the journal."""
     entry = tenant.jobs.get(job_id)
     entry.job.cancel()
-    return await _ended(entry, wait)
+    return await _ended(entry, runtime, wait)
 
 
-async def _ended(entry: Entry, seconds: float) -> JobBody:
-    """A job, after its end or so many seconds."""
+async def _ended(entry: Entry, runtime: Runtime, seconds: float) -> JobBody:
+    """A job, after its end or so many seconds, or once the server is told to stop."""
     end = time.monotonic() + seconds
     # a job's end is told to threads, not to the event loop
-    while not entry.job.done and time.monotonic() < end:  # noqa: ASYNC110
+    while not (entry.job.done or runtime.draining) and time.monotonic() < end:  # noqa: ASYNC110
         await asyncio.sleep(_POLL)
     return JobBody.of(entry)
 
