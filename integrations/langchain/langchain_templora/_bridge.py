@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from templora_memory import Reply, ReplyStream
 
 
-async def pieces(start: Callable[[], ReplyStream]) -> AsyncIterator[str | Reply]:
+async def pieces(start: Callable[[], ReplyStream]) -> AsyncGenerator[str | Reply, None]:
     """Pieces of text as they come, then the `Reply`.
 
     `start` runs on the thread too, because it may learn before it answers. Whatever goes wrong

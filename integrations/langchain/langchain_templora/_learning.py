@@ -79,17 +79,17 @@ class Teacher:
 
     def make(self, memory_id: str) -> None:
         """Make the memory, on top of the base memory where there is one."""
-        self.service.open(memory_id, base=self._base)
+        if not self.exists(memory_id):
+            self.service.open(memory_id)
 
     def exists(self, memory_id: str) -> bool:
         """Whether there is such a memory; one on top of a base memory is made on the way."""
-        if self._base is not None:
-            self.make(memory_id)
-            return True
         try:
             self.service.head(memory_id)
         except UnknownMemory:
-            return False
+            if self._base is None:
+                return False
+            self.service.open(memory_id, base=self._base)
         return True
 
 

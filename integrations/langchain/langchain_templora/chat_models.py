@@ -296,7 +296,7 @@ class ChatTempLora(BaseChatModel):
         schema: dict[str, Any] | type,
         *,
         include_raw: bool = False,
-        method: Literal["function_calling", "json_schema"] = "function_calling",
+        method: Literal["function_calling", "json_schema", "json_mode"] = "function_calling",
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
         """Answers in the form of a schema; they follow it token by token.
@@ -308,7 +308,8 @@ class ChatTempLora(BaseChatModel):
             schema: a pydantic class, a TypedDict, an OpenAI function or a JSON schema.
             include_raw: give out ``{"raw", "parsed", "parsing_error"}``.
             method: "function_calling" describes the schema as a tool; "json_schema" only holds
-                the answer to it, which keeps the prompt short.
+                the answer to it, which keeps the prompt short; "json_mode" only makes it JSON, so
+                say in the prompt what it has to hold.
             kwargs: `strict` is accepted and always holds.
 
         Raises:
@@ -319,15 +320,15 @@ class ChatTempLora(BaseChatModel):
         if method == "function_calling":
             made = super().with_structured_output(schema, include_raw=include_raw, **kwargs)
             return made if include_raw else made | RunnableLambda(_there)
-        if method != "json_schema" or kwargs:
+        if method not in {"json_schema", "json_mode"} or kwargs:
             raise ValueError(
-                f"Received method={method!r} and {kwargs}: the methods are 'function_calling' and "
-                "'json_schema', and there are no other options."
+                f"Received method={method!r} and {kwargs}: the methods are 'function_calling', "
+                "'json_schema' and 'json_mode', and there are no other options."
             )
-        form = {
-            "type": "json_schema",
-            "json_schema": {"name": "answer", "schema": convert_to_json_schema(schema)},
-        }
+        form: dict[str, Any] = {"type": "json_object"}
+        if method == "json_schema":
+            json_schema = {"name": "answer", "schema": convert_to_json_schema(schema)}
+            form = {"type": "json_schema", "json_schema": json_schema}
         raw = self.bind(response_format=form)
         parse = RunnableLambda(_parser(schema))
         if not include_raw:
@@ -521,7 +522,7 @@ class ChatTempLora(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = self._call(messages, stop, kwargs)
         reader = ToolReader(call.tools)
-        async with aclosing(pieces(call.start)) as arriving:  # type: ignore[type-var]
+        async with aclosing(pieces(call.start)) as arriving:
             async for piece in arriving:
                 if isinstance(piece, Reply):
                     ready = (*_chunks(reader.finish()), call.last(piece))

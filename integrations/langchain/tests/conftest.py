@@ -38,6 +38,11 @@ class ToolBackend(FakeBackend):
             shown = self.count(request.messages)
             said = f"I look.\n<tool_call>\n{text}\n</tool_call>"
             return self._stream(said, request.sampling, shown, request.max_tokens)
+        if request.messages[-1].role == "tool":
+            with self._lock:
+                self.requests.append(request)
+            shown = self.count(request.messages)
+            return self._stream("I looked it up.", request.sampling, shown, request.max_tokens)
         return super().stream(request)
 
 

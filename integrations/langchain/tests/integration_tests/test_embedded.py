@@ -32,7 +32,7 @@ BIO = (
     "called Button. I am afraid of thunder."
 )
 EAGER = {"trigger": ("messages", 4), "keep": ("messages", 2)}
-OLD = "ignore::langchain_core._api.LangChainDeprecationWarning"
+OLD = "ignore::langchain_core._api.deprecation.LangChainDeprecationWarning"
 
 
 @pytest.fixture(scope="session")

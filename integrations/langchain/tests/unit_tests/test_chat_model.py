@@ -367,6 +367,8 @@ def test_structured_output_has_the_form_of_its_schema(ada, method):
 def test_wrong_ways_to_ask_for_structure_are_refused(ada):
     with pytest.raises(ValueError, match="method='yaml'"):
         ada.model.with_structured_output(Person, method="yaml")
+    with pytest.raises(OutputParserException, match="no complete JSON of the schema"):
+        ada.model.with_structured_output(Person, method="json_mode").invoke("Hello")  # only {}
     with pytest.raises(ValueError, match="'fly'"):
         ada.model.bind_tools([search], tool_choice="fly")
     form = {"type": "json_schema", "json_schema": {"schema": Person.model_json_schema()}}

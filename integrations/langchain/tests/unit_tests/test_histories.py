@@ -26,8 +26,12 @@ from langchain_templora.classic import ParametricConversationMemory
 
 EAGER = {"trigger": ("messages", 4), "keep": ("messages", 2)}
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainDeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainPendingDeprecationWarning"),
+    pytest.mark.filterwarnings(
+        "ignore::langchain_core._api.deprecation.LangChainDeprecationWarning"
+    ),
+    pytest.mark.filterwarnings(
+        "ignore::langchain_core._api.deprecation.LangChainPendingDeprecationWarning"
+    ),
 ]
 PROMPT = ChatPromptTemplate.from_messages(
     [("system", "Facts: {context}"), MessagesPlaceholder("history"), ("human", "{question}")]

@@ -1,7 +1,7 @@
 """When text leaves the prompt, and where the cut falls."""
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from langchain_templora._limits import Limits, newest_exchange
@@ -80,6 +80,7 @@ MAKE = {
 }
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # of a busy machine
 @given(
     turns=st.lists(TURN, min_size=1, max_size=8),
     greeting=st.booleans(),
