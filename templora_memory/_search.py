@@ -25,7 +25,7 @@ from templora_memory._ports import Store
 from templora_memory._reports import Passage
 from templora_memory._window import turn_starts
 
-SIZE = 300  # characters of a passage of a document: a few sentences
+SIZE = 200  # characters of a passage of a document: two or three sentences
 _MOST = 32  # passages that a search gives back
 _INDEXES = 64  # memories whose index stays in RAM
 
