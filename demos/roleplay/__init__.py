@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import gradio
@@ -44,3 +44,13 @@ def build_app(
     )
     blocks.studio = studio
     return blocks
+
+
+def launch_options() -> dict[str, Any]:
+    """How the page must be served: nothing shared, nothing measured, nothing kept in the browser.
+
+    For ``app.launch(**launch_options())``.
+    """
+    from ._app import launch_options as options  # noqa: PLC0415  # Gradio loads here
+
+    return options()

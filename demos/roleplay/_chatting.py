@@ -51,7 +51,13 @@ class ChatHandlers:
         t.stop.click(guarded(self.stopped), p.who, self._view.talking, cancels=answering, **private)
         t.chat.undo(guarded(self.undo), p.who, shown, **private)
         t.chat.option_select(guarded(self.greeting), p.who, self._view.talking, **private)
-        t.new_chat.click(guarded(self.new_chat), p.who, self._view.talking, **private)
+        gr.on(
+            [t.new_chat.click, t.chat.clear],
+            guarded(self.new_chat),
+            p.who,
+            self._view.talking,
+            **private,
+        )
         t.persona_add.click(
             guarded(self.play),
             [*p.who, t.persona_name, t.persona_note],

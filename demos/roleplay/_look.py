@@ -60,6 +60,7 @@ def theme() -> gr.themes.Base:
         block_info_text_color="#5d554c",
         block_info_text_color_dark="#b5aca0",
         block_shadow="none",
+        input_border_width="1px",
         input_background_fill="#ffffff",
         input_background_fill_dark="#2a2622",
         input_border_color="#8f867b",
@@ -90,10 +91,11 @@ CSS = """
   --good: #1d6b3f; --bad: #9c2f21; --leaf: #1d5c53; --amber: #8a5a00; }
 .dark { --line: #3a352f; --soft: #2a2622; --card: #211e1b; --ink: #ece7df; --quiet: #b5aca0;
   --good: #7fd09f; --bad: #f0998c; --leaf: #7fb6ab; --amber: #e2b866; }
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; padding: 0 18px 40px !important; }
+.gradio-container { max-width: 1180px !important; margin: 0 auto !important; padding: 0 !important; box-sizing: border-box !important; }
+.gradio-container .main { padding: 0 18px 40px !important; box-sizing: border-box; }
 .gradio-container h1 { font: 600 34px/1.15 var(--serif); letter-spacing: -.01em; margin: 0; }
 .gradio-container h2 { font: 600 22px/1.25 var(--serif); margin: 22px 0 4px; color: var(--ink); }
-.gradio-container h3 { font: 600 16px/1.35 var(--serif); margin: 0 0 4px; color: var(--ink); }
+.gradio-container h3 { font: 600 17px/1.35 var(--serif); margin: 0 0 4px !important; color: var(--ink); }
 .t { color: var(--ink); font-size: 15px; line-height: 1.5; overflow-wrap: anywhere; }
 .t p { margin: 4px 0; }
 .t .quiet, .quiet { color: var(--quiet); }
@@ -108,7 +110,9 @@ CSS = """
 .meet { gap: 0 !important; background: var(--card); border: 1px solid var(--line);
   border-radius: 14px; padding: 16px 16px 14px; }
 .meet > * { border: 0 !important; box-shadow: none !important; }
-.meet .face { display: flex; gap: 14px; align-items: center; min-height: 92px; }
+.meet .face { min-height: 92px; }
+.html-container { padding: 0 !important; }
+.face { display: flex; gap: 14px; align-items: center; }
 .face svg, .face img { flex: none; width: 68px; height: 68px; border-radius: 50%; object-fit: cover; }
 .face h3 { font-size: 19px; margin: 0; overflow-wrap: anywhere; }
 .face p { margin: 2px 0 0; color: var(--quiet); font-size: 14.5px; line-height: 1.4; }
@@ -124,11 +128,14 @@ CSS = """
 @keyframes slide { from { margin-left: 0 } to { margin-left: 70% } }
 @media (prefers-reduced-motion: reduce) { .bar.wait i { animation: none } .bar i { transition: none } }
 .table { overflow-x: auto; margin: 8px 0; }
-.t table { border-collapse: collapse; width: 100%; font-size: 14.5px; }
+.t table { border-collapse: collapse; width: 100%; font-size: 14.5px; border: 0 !important; }
+.t tr { border: 0 !important; background: none !important; }
 .t caption { text-align: left; color: var(--quiet); font-size: 13.5px; padding-bottom: 6px; caption-side: top; }
-.t th, .t td { text-align: left; padding: 7px 12px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+.t th, .t td { text-align: left; padding: 8px 14px 8px 2px !important; border: 0 !important; border-bottom: 1px solid var(--line) !important; vertical-align: top; background: none !important; }
 .t th { font-weight: 600; color: var(--quiet); font-size: 13px; }
-.t td.n, .t th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.t td { overflow-wrap: break-word; min-width: 7ch; }
+#probes table { min-width: 720px; }
+.t td.n, .t th.n { text-align: right !important; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .t mark { background: none; font-weight: 600; color: var(--good); }
 .t .no { color: var(--bad); }
 .meter { display: inline-block; width: 64px; height: 8px; border-radius: 4px; background: var(--soft);
@@ -144,25 +151,27 @@ figure svg { width: 100%; height: auto; display: block; }
 figcaption { color: var(--quiet); font-size: 13.5px; margin-top: 6px; }
 .empty { border: 1.5px dashed var(--line); border-radius: 14px; padding: 26px 18px; text-align: center; color: var(--quiet); }
 .prompt { display: grid; gap: 8px; }
-.prompt section { border: 1px solid var(--line); border-left: 4px solid var(--quiet); border-radius: 10px; background: var(--card); padding: 8px 12px; min-width: 0; }
-.prompt section.user { border-left-color: #8a5a00; } .prompt section.assistant { border-left-color: var(--leaf); }
+.prompt section { border: 1px solid var(--line) !important; border-left: 4px solid var(--quiet) !important; border-radius: 10px; background: var(--card); padding: 8px 12px; min-width: 0; }
+.prompt section.user { border-left-color: #8a5a00 !important; } .prompt section.assistant { border-left-color: var(--leaf) !important; }
 .prompt header { display: flex; justify-content: space-between; gap: 10px; font-size: 13px; color: var(--quiet); font-weight: 600; }
 .prompt div { white-space: pre-wrap; margin-top: 3px; max-height: 220px; overflow: auto; }
-.prompt section.gone { border-style: dashed; background: var(--soft); }
-.done { border: 1px solid var(--good); border-left-width: 5px; border-radius: 12px; padding: 12px 16px; background: var(--card); }
+.prompt section.gone { border-style: dashed !important; background: var(--soft); }
+.done { border: 1px solid var(--good) !important; border-left-width: 5px !important; border-radius: 12px; padding: 12px 16px; background: var(--card); }
 .list { display: grid; grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)); gap: 12px; }
 .list article { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 12px 14px; min-width: 0; }
-.list article.on { border-color: var(--leaf); box-shadow: inset 0 0 0 1px var(--leaf); }
+.list article.on { border-color: var(--leaf) !important; box-shadow: inset 0 0 0 1px var(--leaf); }
 .list .face svg, .list .face img { width: 48px; height: 48px; }
 .list .face h3 { font-size: 16.5px; display: -webkit-box; -webkit-line-clamp: 2; -webkit-box-orient: vertical; overflow: hidden; }
 #who { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 8px; margin: 6px 0 2px; }
-#who .block { border: 0 !important; box-shadow: none !important; }
+#who .block, #who .form { border: 0 !important; box-shadow: none !important; }
+#progress figure { max-width: 620px; margin-top: 12px; }
+#forget { max-width: 340px; }
 #chat .message { font-size: 16px; line-height: 1.5; overflow-wrap: anywhere; unicode-bidi: plaintext; }
 .danger { border: 1px solid var(--bad) !important; border-radius: 14px; padding: 14px !important; }
 button:focus-visible, input:focus-visible, textarea:focus-visible, [role=tab]:focus-visible { outline: 3px solid #2b7467 !important; outline-offset: 2px; }
 footer { display: none !important; }
 @media (max-width: 640px) {
-  .gradio-container { padding: 0 10px 30px !important; }
+  .gradio-container .main { padding: 0 12px 30px !important; }
   .gradio-container h1 { font-size: 27px; } .head { padding-top: 14px; gap: 12px; } .head p { font-size: 15.5px; }
   .head svg { width: 44px; height: 44px; }
   .meet .face { min-height: 0; padding-bottom: 8px; }

@@ -61,7 +61,9 @@ def build() -> MemoryTab:
     asked = gr.HTML(elem_id="asked")
     heading("Receipts")
     receipts = gr.HTML(_show.receipts(()), elem_id="receipts")
-    forget_persona = gr.Button("Forget everything this person said", variant="stop")
+    forget_persona = gr.Button(
+        "Forget everything this person said", variant="stop", size="md", elem_id="forget"
+    )
     return MemoryTab(
         which=which,
         refresh=refresh,

@@ -15,7 +15,6 @@ from types import FrameType
 from templora_memory import ParametricMemory, TemploraError
 
 LOOPBACK = "127.0.0.1"
-PORT = 7860
 _HEARTBEAT = "5"  # seconds in which a closed tab is noticed
 
 
@@ -31,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         help="folder of the page's memories (default: $TEMPLORA_DEMO_ROOT or ~/.templora-demo)",
     )
     made.add_argument("--device", default=None, help="cpu, cuda, mps or auto")
-    made.add_argument("--port", type=int, default=PORT, help="0 takes a free one")
+    made.add_argument("--port", type=int, default=None, help="default: the first free from 7860")
     made.add_argument("--host", default=LOOPBACK, help="another address needs --auth")
     made.add_argument("--auth", default=None, metavar="NAME:PASSWORD", help="ask for a password")
     made.add_argument("--grace", type=float, default=60.0, help="seconds after the last tab closed")
@@ -60,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TemploraError as error:
         sys.stderr.write(f"templora: {' '.join(str(error).split())}\n")
         return 1
+    except OSError as error:  # no free port, no place to write
+        sys.stderr.write(f"templora: {' '.join(str(error).split())} (see --port and --root)\n")
+        return 1
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -76,8 +78,7 @@ def _serve(given: argparse.Namespace, auth: tuple[str, str] | None) -> int:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ.setdefault("GRADIO_HEARTBEAT_INTERVAL", _HEARTBEAT)
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-        from . import build_app  # noqa: PLC0415
-        from ._app import launch_options  # noqa: PLC0415
+        from . import build_app, launch_options  # noqa: PLC0415
 
         memory = ParametricMemory.from_pretrained(
             given.model, root=given.root / "memories", device=given.device
@@ -87,7 +88,7 @@ def _serve(given: argparse.Namespace, auth: tuple[str, str] | None) -> int:
             try:
                 app.launch(
                     server_name=given.host,
-                    server_port=given.port or None,
+                    server_port=given.port,
                     auth=auth,
                     inbrowser=given.open,
                     prevent_thread_lock=True,

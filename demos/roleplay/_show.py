@@ -122,16 +122,16 @@ def preview(actor: Actor, learned: Sequence[Document], count: Count) -> str:
     cut = "" if len(bio) <= _EXCERPT else f" … and {len(bio) - _EXCERPT:,} more characters"
     active = [entry for entry in card.lore if entry.enabled and not entry.regex]
     stays = [
-        _row(bool(card.first_message), f"{1 + len(card.alternate_greetings)} greetings"),
+        _row(bool(card.first_message), _many(1 + len(card.alternate_greetings), "greeting")),
         _row(bool(card.system_prompt or card.post_history_instructions), "the card's instructions"),
-        _row(bool(active), f"{len(active)} lorebook entries, when a key word is mentioned"),
+        _row(bool(active), f"{_many(len(active), 'lorebook text')}, when a key word is mentioned"),
         "<li>the newest turns of your chat</li>",
     ]
     ignored = [
         _row(bool(card.creator_notes), "the creator's notes"),
-        _row(bool(card.tags), f"{len(card.tags)} tags"),
+        _row(bool(card.tags), _many(len(card.tags), "tag")),
         _row(bool(card.creator or card.version), "creator and version"),
-        _row(len(active) < len(card.lore), f"{len(card.lore) - len(active)} lorebook entries"),
+        _row(len(active) < len(card.lore), _many(len(card.lore) - len(active), "lorebook text")),
     ]
     nothing = "<li>nothing</li>" if not any(ignored) else ""
     warnings = "".join(f'<p class="warn">{escape(text)}</p>' for text in card.warnings)
@@ -139,7 +139,7 @@ def preview(actor: Actor, learned: Sequence[Document], count: Count) -> str:
         face(actor, f"{card.source_format} · {tokens:,} tokens to absorb")
         + '<div class="three"><section><h3>Into the weights</h3><ul>'
         + _row(True, f"the bio, {tokens:,} tokens")  # noqa: FBT003
-        + _row(bool(card.example_dialogues), f"{len(card.example_dialogues)} example dialogues")
+        + _row(bool(card.example_dialogues), _many(len(card.example_dialogues), "example dialogue"))
         + "</ul></section><section><h3>Stays in the prompt</h3><ul>"
         + "".join(stays)
         + "</ul></section><section><h3>Ignored</h3><ul>"
@@ -156,6 +156,10 @@ def preview(actor: Actor, learned: Sequence[Document], count: Count) -> str:
 
 def _row(there: bool, text: str) -> str:  # noqa: FBT001  # reads as a table
     return f"<li>{escape(text)}</li>" if there else ""
+
+
+def _many(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def chat_preview(log: ChatLog, actor: Actor | None, persona: Persona) -> str:
@@ -207,7 +211,8 @@ def curve(values: Sequence[float]) -> str:
     finite = [value for value in values if math.isfinite(value)]
     says = (
         f"Perplexity of the text fell from {finite[0]:.2f} to {finite[-1]:.2f} over "
-        f"{len(finite)} measured steps. Lower means the model finds its own story less surprising."
+        f"{_many(len(finite), 'measured step')}. "
+        "Lower means the model finds its own story less surprising."
         if finite
         else "No step is measured yet."
     )
@@ -325,7 +330,8 @@ def deleted(result: Deleted) -> str:
     downloads = f" and {result.downloads} prepared downloads" if result.downloads else ""
     return _t(
         f'<div class="done" role="status"><h3>{escape(result.label)} is gone</h3><p>'
-        f"{len(result.receipt.files)} files with {result.receipt.bytes / 1e6:.2f} MB removed"
+        f"{_many(len(result.receipt.files), 'file')} with "
+        f"{result.receipt.bytes / 1e6:.2f} MB removed"
         f"{downloads}. {proof}</p></div>"
         + _table("Receipt", "Receipt: every file of it", ("file", "count#", "bytes#"), cells)
     ) + _after(result.probes)
@@ -453,7 +459,8 @@ def plots(actor: Actor, chat: Chat) -> str:
     values = actor.lessons[-1].curve if actor.lessons else ()
     saved = sum(cost.whole - cost.sent for cost in chat.costs)
     says = (
-        f"Over {len(chat.costs)} turns the prompts had {sum(c.sent for c in chat.costs):,} tokens; "
+        f"Over {_many(len(chat.costs), 'turn')} the prompts had "
+        f"{sum(c.sent for c in chat.costs):,} tokens; "
         f"with card and whole history they would have had {sum(c.whole for c in chat.costs):,}: "
         f"{abs(saved):,} {'saved' if saved >= 0 else 'more'}."
         if chat.costs

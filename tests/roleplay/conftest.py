@@ -57,8 +57,9 @@ def absorbed(studio):
     """`absorbed(visitor, name)`: a bundled character in the weights, probed."""
 
     def make(visitor, name="orla_fernwick", bio=None):
-        actor = _bundled.actor(name)
-        if bio is not None:
+        if bio is None:
+            actor = _bundled.actor(name)
+        else:
             actor = _bundled.from_character(Character(name=name, description=bio))
         studio.add(visitor, actor)
         list(studio.base_probes(actor))
