@@ -1,5 +1,6 @@
 """The demos run as a visitor runs them, on the embedded model."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,23 @@ def test_the_terminal_demo_forgets_exactly_and_says_what_it_did():
     assert found.returncode == 0, found.stderr
     assert "bit for bit as before: yes" in found.stdout
     assert "files left: 0" in found.stdout
+
+
+@pytest.mark.slow
+def test_a_character_stays_herself_for_sixty_turns():
+    """Through a window of 512 tokens: two thirds of the facts at least, in either half."""
+    found = subprocess.run(
+        [sys.executable, str(DEMOS / "long_chat.py"), "--quiet"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    first, second = re.findall(r"(\d+) of 15", found.stdout)
+    assert int(first) >= 10
+    assert int(second) >= 10
+    longest = int(re.search(r"prompt (\d+) tokens", " ".join(found.stdout.split())).group(1))
+    assert longest < 512
 
 
 def test_the_flat_loop_reads_a_file(tmp_path):
