@@ -23,6 +23,7 @@ from llama_index.memory.templora._messages import (
     LEARNED_ROLES,
     Extract,
     MessageToText,
+    copies,
     message_to_text,
     prompt_messages,
 )
@@ -110,8 +111,8 @@ class ParametricMemoryBlock(BaseMemoryBlock[list[ChatMessage]]):
             return
         if session_id is None:
             raise ValueError("ParametricMemoryBlock.aput needs a session_id: whose memory learns?")
-        # blocks share the message objects and run together: nothing may be written into them
-        await asyncio.to_thread(self._append, session_id, list(messages))
+        # blocks share the message objects, run together, and some write into them
+        await asyncio.to_thread(self._append, session_id, copies(messages))
 
     def _append(self, session_id: str, rows: Sequence[ChatMessage]) -> None:
         conversation = self.conversation(session_id)

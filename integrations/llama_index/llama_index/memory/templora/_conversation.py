@@ -85,7 +85,7 @@ class Conversation:
         self._active: tuple[ChatMessage, ...] = ()
         self._known: tuple[int, str | None] | None = None  # messages learned, revision
         self._head: str | None = None
-        self._jobs: list[Job] = []
+        self._jobs: list[tuple[Job, threading.Thread]] = []  # and who follows it
         self._asked: int | None = None  # up to which message learning was last tried
         self._error: BaseException | None = None
         self._ready = False
@@ -254,7 +254,7 @@ class Conversation:
                 return None
             if self._asked == len(whole):
                 if self._learning():
-                    return self._jobs[-1]
+                    return self._jobs[-1][0]
                 if not retry:
                     return None
             job = self.service.absorb(self.session_id, whole, exact=True, wait=False)
@@ -282,19 +282,20 @@ class Conversation:
         return job
 
     def _follow(self, job: Job, count: int) -> None:
-        self._jobs = [old for old in self._jobs if not old.done]
-        self._jobs.append(job)
         DISPATCHER.event(ParametricAbsorbStartEvent(session_id=self.session_id, n_messages=count))
-        threading.Thread(
+        follower = threading.Thread(
             target=self._report, args=(job, count), name="templora-follow", daemon=True
-        ).start()
+        )
+        self._jobs = [(old, thread) for old, thread in self._jobs if thread.is_alive()]
+        self._jobs.append((job, follower))
+        follower.start()
 
     def _report(self, job: Job, count: int) -> None:
         begun = time.monotonic()
         job.finished()
         error = job.error
         with self._lock:
-            if job in self._jobs:  # not after a forget
+            if self._jobs and self._jobs[-1][0] is job:  # not an older one, nor after a forget
                 self._error = error
         DISPATCHER.event(
             ParametricAbsorbEndEvent(
@@ -312,7 +313,7 @@ class Conversation:
             self._error = error
 
     def _learning(self) -> bool:
-        return any(not job.done for job in self._jobs)
+        return any(not job.done for job, _ in self._jobs)
 
     def wait(self, timeout: float | None = None) -> BaseException | None:
         """Wait until nothing is being learned; returns what the newest absorb failed with.
@@ -323,15 +324,14 @@ class Conversation:
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._lock:
-                jobs = [job for job in self._jobs if not job.done]
-            if not jobs:
-                break
-            for job in jobs:
-                _finish(job, None if end is None else max(0.0, end - time.monotonic()))
-        with self._lock:
-            if self._jobs:
-                self._error = self._jobs[-1].error
-            return self._error
+                followers = [thread for _, thread in self._jobs if thread.is_alive()]
+            if not followers:
+                return self._error
+            followers[0].join(None if end is None else max(0.0, end - time.monotonic()))
+            if followers[0].is_alive():
+                raise TimeoutError(
+                    f"Session {self.session_id!r} is still learning after {timeout} seconds."
+                )
 
     @property
     def error(self) -> BaseException | None:
@@ -385,20 +385,6 @@ def current(service: ParametricMemory, session_id: str) -> Conversation | None:
 
 
 # --- comparing -----------------------------------------------------------------------------------
-
-
-def _finish(job: Job, timeout: float | None) -> None:
-    """Wait for a job, well or badly ended."""
-    if timeout is None:
-        job.finished()
-        return
-    try:
-        job.wait(timeout)
-    except TimeoutError:
-        if not job.done:
-            raise
-    except Exception:  # noqa: BLE001  # how it ended is asked for afterwards
-        _log.debug("%r ended with an error", job)
 
 
 def _same(left: ChatMessage, right: ChatMessage) -> bool:

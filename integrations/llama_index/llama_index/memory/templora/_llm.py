@@ -79,7 +79,9 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
     max_new_tokens: int | None = Field(default=None, description="Most tokens of an answer.")
     generate_kwargs: dict[str, Any] = Field(default_factory=dict, description="Default options.")
     is_chat_model: bool = Field(default=True, description="Whether it takes chat messages.")
-    is_function_calling_model: bool | None = Field(default=None, description="Whether it calls tools.")
+    is_function_calling_model: bool | None = Field(
+        default=None, description="Whether it calls tools."
+    )
 
     _pm: ParametricMemory = PrivateAttr()
     _conversation: Conversation | None = PrivateAttr(default=None)
@@ -395,10 +397,9 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
 
         return responses()
 
-
     # --- tools ---------------------------------------------------------------------------------
 
-    def _prepare_chat_with_tools(
+    def _prepare_chat_with_tools(  # noqa: PLR0917  # LlamaIndex's signature
         self,
         tools: Sequence[BaseTool],
         user_msg: str | ChatMessage | None = None,

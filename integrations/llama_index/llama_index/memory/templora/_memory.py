@@ -32,7 +32,6 @@ from llama_index.memory.templora._llm import TempLoraLLM
 from llama_index.memory.templora._messages import LEARNED_ROLES, MessageToText, copies
 from llama_index.memory.templora._tokens import Budget, message_overhead, tokenizer_of
 
-_LAST_TO_SHRINK = 1000  # other blocks' content leaves the prompt before turns nobody learned yet
 _PATIENCE = 1.0  # seconds
 _TICK = 0.002
 
@@ -147,7 +146,6 @@ class TempLoraMemory(Memory):
         )
         block = ParametricMemoryBlock(
             service,
-            priority=_LAST_TO_SHRINK,
             accept_short_term_memory=False,  # the transcript says what to learn, not the pushes
             absorb_mode=absorb,
             absorb_roles=tuple(absorb_roles),
@@ -173,13 +171,17 @@ class TempLoraMemory(Memory):
             forget_on_reset=forget_on_reset,
             **_known(cls, kwargs),
         )
-        made._block = block
-        made._llm = bound.bound_to(block.conversation(name))
-        made._overhead = 0 if tokenizer_fn else message_overhead(service)
-        _LIVE[made._handle] = made
+        made._bind(block, bound, overhead=0 if tokenizer_fn else message_overhead(service))
         if chat_history:
             made.set(chat_history)
         return made
+
+    def _bind(self, block: ParametricMemoryBlock, llm: TempLoraLLM, *, overhead: int) -> None:
+        """Put in what a field cannot hold."""
+        self._block = block
+        self._llm = llm.bound_to(block.conversation(self.session_id))
+        self._overhead = overhead
+        _LIVE[self._handle] = self
 
     # --- copies --------------------------------------------------------------------------------
 
@@ -308,9 +310,14 @@ class TempLoraMemory(Memory):
     # --- the transcript and what is learned of it ----------------------------------------------
 
     async def _attach(self) -> None:
-        """Compare the transcript with the memory before the first change."""
+        """Before the first use: compare the transcript with what the memory knows.
+
+        One at a time, also because the stock chat store makes its table on first use.
+        """
         if not self._conversation.attached:
-            await self._sync()
+            async with self._alone():
+                if not self._conversation.attached:
+                    await self._sync()
 
     async def _sync(self, active: Sequence[ChatMessage] | None = None) -> None:
         """Tell what has left the window since the last time."""
@@ -346,6 +353,23 @@ class TempLoraMemory(Memory):
         if tokens > self.token_limit:
             await asyncio.to_thread(self._block.settle, self.session_id)
 
+    async def _truncate_memory_blocks(
+        self,
+        content_per_memory_block: dict[str, Any],
+        memory_blocks_tokens: int,
+        chat_history_tokens: int,
+    ) -> dict[str, Any]:
+        """Other blocks' content leaves the prompt before turns that nobody has learned yet."""
+        content = await super()._truncate_memory_blocks(
+            content_per_memory_block, memory_blocks_tokens, chat_history_tokens
+        )
+        name = self._block.name
+        tokens = chat_history_tokens + sum(map(self._estimate_token_count, content.values()))
+        if name in content and tokens > self.token_limit:
+            kept = await self._block.atruncate(content[name], tokens - self.token_limit)
+            return {**content, name: kept or []}
+        return content
+
     async def aget(
         self, input: str | ChatMessage | None = None, **block_kwargs: Any  # noqa: A002  # LlamaIndex's name
     ) -> list[ChatMessage]:  # fmt: skip
@@ -353,7 +377,13 @@ class TempLoraMemory(Memory):
 
         Copies: agents write into them. Waits for learning only where the prompt would not fit.
         """
+        await self._attach()
         return copies(await super().aget(input=input, **block_kwargs))
+
+    async def aget_all(self, status: MessageStatus | None = None) -> list[ChatMessage]:
+        """The whole transcript, or what of it stands in the window or has left it."""
+        await self._attach()
+        return await super().aget_all(status=status)
 
     # --- learning --------------------------------------------------------------------------------
 

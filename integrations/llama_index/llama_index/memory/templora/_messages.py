@@ -20,9 +20,10 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
     ToolCallBlock,
 )
-from llama_index.memory.templora._tools import call_text, without_calls
 from templora_memory import Message
 from templora_memory.errors import InvalidText
+
+from llama_index.memory.templora._tools import call_text, without_calls
 
 MessageToText: TypeAlias = Callable[[ChatMessage], str | None]
 LEARNED_ROLES = ("user", "assistant")

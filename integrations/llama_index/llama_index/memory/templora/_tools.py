@@ -19,7 +19,6 @@ from llama_index.core.base.llms.types import (
     TextBlock,
     ToolCallBlock,
 )
-
 from templora_memory import ParametricMemory
 
 TAG = "<tool_call>"
