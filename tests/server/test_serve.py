@@ -61,15 +61,14 @@ def test_one_command_serves_the_embedded_model(tmp_path):
             assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1", url)
             with httpx.Client(base_url=url, timeout=300) as client:
                 models = client.get("/models").json()["data"]
-                job = client.post(
-                    "/memories/ada/absorb?wait=60", json={"messages": [
-                        {"role": "user", "content": "Where do you live?"},
-                        {"role": "assistant", "content": "I live in Salt Harbour."},
-                    ]},
-                ).json()  # fmt: skip
+                talk = [
+                    {"role": "user", "content": "Where do you live?"},
+                    {"role": "assistant", "content": "I live in Salt Harbour."},
+                ]
+                job = client.post("/memories/ada/absorb?wait=60", json={"messages": talk}).json()
                 asked = {
                     "model": f"{models[0]['id']}:ada",
-                    "messages": [{"role": "user", "content": "Where do you live?"}],
+                    "messages": [*talk, {"role": "user", "content": "Where is that?"}],
                     "max_tokens": 12,
                 }
                 whole = client.post("/chat/completions", json=asked).json()
