@@ -54,10 +54,8 @@ class Guard:
             seconds = time.monotonic() - watch.began
             # the path holds memory ids, the route does not
             route = getattr(scope.get("route"), "path", "unknown")
-            _log.info(
-                "%s %s %d %.0f ms %s", scope["method"], route, watch.status, 1e3 * seconds, watch.id
-            )
             method = scope["method"] if scope["method"] in _METHODS else "other"
+            _log.info("%s %s %d %.0f ms %s", method, route, watch.status, 1e3 * seconds, watch.id)
             self._runtime.observer.request(
                 method=method, route=route, status=watch.status, seconds=seconds
             )
@@ -94,7 +92,10 @@ class Guard:
         Such a page reveals itself by its origin, or, where its own name was made to point here,
         by the host it asked for.
         """
-        host = urlsplit(f"//{headers.get('host', 'localhost')}").hostname or ""
+        try:
+            host = urlsplit(f"//{headers.get('host', 'localhost')}").hostname or ""
+        except ValueError:  # half an IPv6 address, ...
+            host = headers["host"]
         if not is_loopback(host):
             raise ApiError(
                 403,

@@ -226,6 +226,7 @@ def test_without_a_key_nothing_but_this_machine_is_served(tmp_path, host):
     [
         ({"host": "evil.example"}, "host_not_allowed"),
         ({"host": "localhost.evil.example:80"}, "host_not_allowed"),
+        ({"host": "[evil"}, "host_not_allowed"),
         ({"origin": "https://evil.example"}, "origin_not_allowed"),
         ({"origin": "null"}, "origin_not_allowed"),
     ],
