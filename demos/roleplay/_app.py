@@ -12,10 +12,11 @@ from templora_memory import ParametricMemory
 from . import _characters_tab, _memory_tab, _show, _talk_tab
 from ._characters import CharacterHandlers
 from ._chatting import ChatHandlers
-from ._look import CSP, CSS, theme
+from ._look import CSP, CSS
 from ._memories import MemoryHandlers
 from ._page import CHARACTERS, MEMORY, TALK, Page, Updates
 from ._studio import Studio
+from ._theme import theme
 from ._view import View
 
 

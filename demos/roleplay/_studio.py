@@ -12,7 +12,7 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -274,8 +274,9 @@ class Studio:
         visitor.note(f"{actor.label} learned {lesson.what}", _learned(lesson.report))
         self.save(visitor, actor)
 
-    def _follow(self, job: Job, what: str) -> Iterator[Step]:
-        begun, curve, last = time.monotonic(), [], None
+    def _follow(self, job: Job, what: str) -> Generator[Step, None, Lesson]:
+        begun, last = time.monotonic(), None
+        curve: list[float] = []
         while not job.done:
             now = job.progress
             if now is not None and now is not last:
