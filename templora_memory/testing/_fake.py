@@ -267,7 +267,7 @@ def _smallest(schema: dict[str, Any], whole: dict[str, Any]) -> Any:
         return {name: _smallest(parts[name], whole) for name in wanted}
     if kind == "array":
         return [_smallest(schema["items"], whole)] * schema.get("minItems", 0)
-    number = schema.get("minimum", 0)
+    number = min(max(0, schema.get("minimum", 0)), schema.get("maximum", math.inf))
     plain = {"string": "word", "boolean": False, "null": None, "integer": number, "number": number}
     return schema.get("const", schema.get("enum", [plain.get(kind)])[0])
 

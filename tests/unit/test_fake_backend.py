@@ -20,7 +20,7 @@ def test_a_schema_is_followed_by_the_simplest_value():
             "name": {"const": "add"},
             "kind": {"enum": ["a", "b"]},
             "part": {"$ref": "#/$defs/Part"},
-            "list": {"type": "array", "items": {"type": "number"}, "minItems": 2},
+            "list": {"type": "array", "items": {"type": "number", "minimum": -9}, "minItems": 2},
             "left": {"anyOf": [{"type": "string"}, {"type": "null"}]},
             "not": {"type": "boolean"},
         },
