@@ -16,6 +16,8 @@ from typing import Any
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 from langchain_core.utils.json_schema import dereference_refs
 
+SAFE = 2**53 - 1
+"""The largest integer that every JSON reader takes exactly (RFC 8259)."""
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 
@@ -104,9 +106,9 @@ def plan(tools: Sequence[Mapping[str, Any]] | None, choice: object) -> ToolPlan:
 
 
 def bounded(schema: Mapping[str, Any], characters: int) -> dict[str, Any]:
-    """A schema without references, closed to unknown keys, whose free texts have an end.
+    """A schema without references, closed to unknown keys, whose texts and integers have an end.
 
-    A small model may otherwise write one text until its tokens are used up.
+    A small model may otherwise write one of them until its tokens are used up.
     """
     return dict(_bounded(dereference_refs(dict(schema), skip_keys=[]), characters))
 
@@ -134,6 +136,11 @@ def _bounded(schema: Any, characters: int) -> Any:
     free = not {"enum", "const", "pattern", "format"} & set(found)
     if found.get("type") == "string" and free:
         found.setdefault("maxLength", max(characters, int(found.get("minLength", 0))))
+    if found.get("type") == "integer" and not {"enum", "const"} & set(found):
+        if not {"minimum", "exclusiveMinimum"} & set(found):
+            found["minimum"] = min(-SAFE, int(found.get("maximum", 0)))
+        if not {"maximum", "exclusiveMaximum"} & set(found):
+            found["maximum"] = max(SAFE, int(found.get("minimum", 0)))
     return found
 
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
-from templora_memory import Message, ParametricMemory, Policy
+from templora_memory import Learning, Message, ParametricMemory, Policy
 from templora_memory.stores import DirectoryStore
 from templora_memory.testing import FakeBackend
 
@@ -63,6 +63,7 @@ class Box:
             getattr(item, "text", None) or item.content
             for request in self.backend.learned
             for item in request.items
+            if getattr(item, "role", "user") in {"user", "assistant"}
         ]
 
     @property
@@ -118,5 +119,8 @@ def core():
 def tiny(tmp_path_factory):
     """A service over the embedded model, for all tests that need a real one."""
     root = tmp_path_factory.mktemp("memories")
-    with ParametricMemory.from_pretrained(root=root, device="cpu", dtype="float32") as service:
+    policy = Policy(recipe="continue", learning=Learning(document_steps=24))  # quick
+    with ParametricMemory.from_pretrained(
+        root=root, policy=policy, device="cpu", dtype="float32"
+    ) as service:
         yield service

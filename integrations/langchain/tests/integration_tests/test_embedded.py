@@ -162,10 +162,13 @@ def test_streams_at_once_equal_the_answers_one_by_one(tiny, model):
 def test_learning_one_memory_changes_no_answer_of_another(tiny, model, orla):
     pinned = model.with_memory(orla, "head")
     before = pinned.invoke("Where do you live?").text
-    job = tiny.absorb("someone else", "The tin kite is in the red box. " * 20, wait=False)
+    other = [Message("user", "Where is the kite?"), Message("assistant", "In the red box.")] * 20
+    job = tiny.absorb("someone else", other, wait=False)
+    during = [pinned.invoke("Where do you live?").text]
     while not job.done:
-        assert pinned.invoke("Where do you live?").text == before
-    job.wait()
+        during.append(pinned.invoke("Where do you live?").text)
+    assert set(during) == {before}
+    assert job.wait().tokens > 200
     assert pinned.invoke("Where do you live?").text == before
 
 
@@ -198,7 +201,7 @@ def test_a_forced_call_is_valid_on_a_model_that_knows_no_tools(model):
         """Add two numbers."""
         return a + b
 
-    forced = model.model_copy(update={"max_tokens": 60})
+    forced = model.model_copy(update={"max_tokens": 120})
     answer = forced.bind_tools([add], tool_choice="any").invoke("Add 3 and 4.")
     (call,) = answer.tool_calls
     assert call["name"] == "add"

@@ -119,6 +119,7 @@ def test_schemas_are_closed_and_without_references():
         "properties": {
             "title": {"type": "string", "description": "of the book", "minLength": 90},
             "enum": {"enum": ["a", "b"]},
+            "age": {"type": "integer", "minimum": 0},
             "pet": {"$ref": "#/$defs/Pet"},
         },
         "required": ["title"],
@@ -127,6 +128,7 @@ def test_schemas_are_closed_and_without_references():
     found = bounded(schema, 20)
     assert found["additionalProperties"] is False
     assert found["properties"]["title"]["maxLength"] == 90
+    assert found["properties"]["age"] == {"type": "integer", "minimum": 0, "maximum": 2**53 - 1}
     assert found["properties"]["enum"] == {"enum": ["a", "b"]}
     assert found["properties"]["pet"]["properties"]["name"]["maxLength"] == 20
     assert "$defs" not in found
