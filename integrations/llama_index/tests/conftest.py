@@ -3,11 +3,13 @@ import hashlib
 import re
 from itertools import count
 
+import llama_index.core
 import pytest
 from llama_index.core import Document, VectorStoreIndex
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.embeddings import BaseEmbedding
 from llama_index.core.node_parser import TokenTextSplitter
+from llama_index.core.utils import set_global_tokenizer
 from templora_memory import ParametricMemory, Policy
 from templora_memory.stores import DirectoryStore
 from templora_memory.testing import FakeBackend
@@ -91,6 +93,14 @@ def box(make_box):
 @pytest.fixture
 def service(box):
     return box.service
+
+
+@pytest.fixture
+def counting():
+    """LlamaIndex counts with a model's own tokenizer, as the README says."""
+    before = llama_index.core.global_tokenizer
+    yield set_global_tokenizer
+    llama_index.core.global_tokenizer = before
 
 
 @pytest.fixture

@@ -16,21 +16,23 @@ from templora_memory.errors import PromptTooLong
 from llama_index.memory.templora import (
     PARAMETRIC_CONTEXT_PROMPT,
     PARAMETRIC_REFINE_PROMPT,
+    TempLoraLLM,
     TempLoraMemory,
 )
 
-SIZE = {"window": 640, "reply_tokens": 64, "chunk": 48}
+SIZE = {"window": 1200, "reply_tokens": 64, "chunk": 48}
 
 
 @pytest.fixture
 def box(make_box):
-    made = make_box()
+    made = make_box(context=2048)
     made.open(**SIZE)
     return made
 
 
 @pytest.fixture
-def memory(box):
+def memory(box, counting):
+    counting(TempLoraLLM(box.service).tokenizer_fn)
     return TempLoraMemory.from_defaults(box.service, "ada", token_limit=160)
 
 
@@ -175,7 +177,7 @@ def test_a_history_sent_along_each_turn_is_learned_once(memory, index, box):
 def test_an_error_surfaces_and_the_chat_goes_on(engine, memory):
     engine.chat("One?")
     with pytest.raises(PromptTooLong):
-        engine._llm.chat([ChatMessage(role="user", content="word " * 700)])
+        engine._llm.chat([ChatMessage(role="user", content="word " * 1300)])
     engine.chat("Two?")
     assert [row.content for row in memory.get_all() if row.role == "user"] == ["One?", "Two?"]
 
@@ -186,8 +188,9 @@ def test_query_engines_answer_with_the_memory_too(memory, index, box):
     assert box.backend.requests[-1].adapter is not None
 
 
-def test_stock_limits_leave_no_room_and_ours_do(box, index):
-    """Half the window as turns, a quarter retrieved, and prompts around it."""
+def test_stock_limits_leave_no_room_and_ours_do(box, index, counting):
+    """A window of stock size ends in "Chunk size ... is not positive" within a few turns."""
+    counting(TempLoraLLM(box.service).tokenizer_fn)
     memory = TempLoraMemory.from_defaults(box.service, "eve")
     chat = build("context", memory, index)
     for number in range(12):

@@ -9,7 +9,6 @@ from llama_index.core.agent.react import ReActChatFormatter
 from llama_index.core.agent.workflow import ReActAgent
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.memory import ChatMemoryBuffer, Memory, VectorMemoryBlock
-from llama_index.core.settings import Settings
 from llama_index.core.tools import FunctionTool
 from llama_index.core.vector_stores import SimpleVectorStore
 from templora_memory import Learning, ParametricMemory, Policy
@@ -33,12 +32,8 @@ def pm(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def tokenizer(pm):
-    """As the README says: LlamaIndex counts with the model's own tokenizer."""
-    before = Settings._tokenizer
-    Settings.tokenizer = TempLoraLLM(pm).tokenizer_fn
-    yield
-    Settings._tokenizer = before
+def exact(pm, counting):
+    counting(TempLoraLLM(pm).tokenizer_fn)
 
 
 def facts(count):

@@ -442,7 +442,8 @@ def test_limits_leave_room_for_an_answer_and_for_retrieved_text(make_box, window
     memory = TempLoraMemory.from_defaults(service)
     room = window - window // 8 - memory.token_limit
     assert room >= window // 4
-    assert memory.token_limit > window // 4
+    assert room >= 640  # LlamaIndex itself keeps 500 free
+    assert memory.token_limit > window // 8
     history = memory.token_limit * memory.chat_history_token_ratio
     assert history + memory.token_flush_size <= memory.token_limit
 
@@ -453,7 +454,9 @@ def test_turns_leave_in_chunks_of_a_fixed_share(make_box, talk, limit, run):
     memory = TempLoraMemory.from_defaults(service, token_limit=limit, absorb="manual")
     assert memory.token_flush_size == int(limit * 0.3)
     sizes, before = [], 0
-    for row in talk(limit // 8):
+    words = "word " * (limit // 50)
+    for row in talk(60):
+        row.blocks[0].text += words
         memory.put(row)
         now = len(run(memory.aget_all(ARCHIVED)))
         if now != before:
@@ -461,7 +464,7 @@ def test_turns_leave_in_chunks_of_a_fixed_share(make_box, talk, limit, run):
             before = now
     assert len(sizes) >= 2
     assert max(sizes) - min(sizes) <= 4
-    assert 16 * sizes[0] / 2 <= limit * 0.3 + 32
+    assert sizes[0] < 20
 
 
 @pytest.mark.parametrize(
@@ -515,13 +518,14 @@ def test_copying_and_pickling_keep_one_memory(memory, talk):
     assert memory.tokenizer_fn("a b") and memory.memory_blocks  # noqa: PT018
 
 
-def test_a_handle_finds_the_living_memory(memory):
+def test_a_handle_finds_the_living_memory(make):
+    memory = make("a session of this test alone")
     handle = memory.to_dict()
     assert handle["class_name"] == "TempLoraMemory"
     assert TempLoraMemory.from_dict(handle) is memory
     assert TempLoraMemory.from_dict(handle | {"handle": "gone"}) is memory
-    with pytest.raises(LookupError, match="There are 0 memories of session 'eve'"):
-        TempLoraMemory.from_dict({"session_id": "eve", "handle": "gone"})
+    with pytest.raises(LookupError, match="There are 0 services with a memory of session 'no'"):
+        TempLoraMemory.from_dict({"session_id": "no", "handle": "gone"})
     with pytest.raises(LookupError, match="Not a stored TempLoraMemory"):
         TempLoraMemory.from_dict({"session_id": 5})
 
@@ -601,7 +605,7 @@ def test_it_works_across_loops_and_inside_a_running_one(memory, talk, run):
 
 def test_a_blocked_loop_does_not_hang_on_an_eviction(memory, talk, run):
     async def go():
-        async with memory._alone():
+        async with memory._turns.mine():
             memory.put(talk(1)[0])  # blocks this very loop
 
     begun = time.monotonic()

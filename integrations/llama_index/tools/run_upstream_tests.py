@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ FILES = (
 OURS, PASSED = "TEMPLORA_UPSTREAM_OURS", "TEMPLORA_UPSTREAM_PASSED"
 
 
-# --- the plugin ------------------------------------------------------------------------------------
+# --- the plugin ----------------------------------------------------------------------------------
 
 
 def pytest_configure(config: Any) -> None:
@@ -55,19 +56,18 @@ def pytest_runtest_logreport(report: Any) -> None:
 
 
 def _replace() -> None:
-    import llama_index.core.chat_engine.condense_plus_context as condense  # noqa: PLC0415
-    import llama_index.core.memory as package  # noqa: PLC0415
-    import llama_index.core.memory.memory as module  # noqa: PLC0415
-    import llama_index.core.storage.chat_store as stores  # noqa: PLC0415
-    from llama_index.core.chat_engine import (
-        context,
-        simple,
+    engines = "llama_index.core.chat_engine"
+    simple, context, condense = (
+        import_module(f"{engines}.{name}")
+        for name in ("simple", "context", "condense_plus_context")
     )
-
+    package: Any = import_module("llama_index.core.memory")
+    module: Any = import_module("llama_index.core.memory.memory")
+    stores: Any = import_module("llama_index.core.storage.chat_store")
     stock = module.Memory
     memory, store = _classes(stock)
     for place in (module, package, simple, context, condense):
-        place.Memory = memory  # type: ignore[attr-defined]
+        place.Memory = memory
     make: Any = simple.SimpleChatEngine.from_defaults
     make.__func__.__defaults__ = tuple(
         memory if value is stock else value for value in make.__func__.__defaults__
@@ -118,7 +118,7 @@ def _classes(stock: Any) -> tuple[Any, Any]:
     return OurMemory, OurStore
 
 
-# --- the runner ------------------------------------------------------------------------------------
+# --- the runner ----------------------------------------------------------------------------------
 
 
 def run(repository: Path, files: list[str], arguments: list[str], *, ours: bool) -> set[str]:
@@ -148,9 +148,7 @@ def main() -> int:
     stock = run(repository, files, sys.argv[1:], ours=False)
     ours = run(repository, files, sys.argv[1:], ours=True)
     lost = sorted(stock - ours)
-    print(
-        f"{len(files)} files: {len(stock)} tests pass with the stock classes, {len(ours)} with ours"
-    )
+    print(f"{len(files)} files: {len(stock)} tests pass with stock classes, {len(ours)} with ours")
     for name in lost:
         print(f"passes with the stock classes only: {name}")
     return 1 if lost or not stock else 0

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NoReturn
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
@@ -77,6 +77,9 @@ class ParametricMemoryBlock(BaseMemoryBlock[list[ChatMessage]]):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ParametricMemoryBlock:
         return self  # what it knows of its sessions is one
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("A ParametricMemoryBlock holds a model: it cannot be pickled.")
 
     @property
     def service(self) -> ParametricMemory:

@@ -180,7 +180,7 @@ class ParametricChatStore(BaseChatStore):
     def set_messages(self, key: str, messages: list[ChatMessage]) -> None:
         """Replace a transcript; what was learned of turns that are gone is not used any more."""
         with self._lock:
-            self._attach(key)
+            self._attach(key, messages)
             self._inner.set_messages(key, copies(messages))
         self._learn(key)
 
@@ -231,11 +231,18 @@ class ParametricChatStore(BaseChatStore):
                 self._conversations[key] = Conversation(self._pm, key, self._extract)
             return self._conversations[key]
 
-    def _attach(self, key: str) -> None:
-        """Before the first change: compare a transcript that was there with what is learned."""
+    def _attach(self, key: str, coming: Sequence[ChatMessage] = ()) -> None:
+        """Before the first change: compare the transcript with what is learned.
+
+        Where there is no transcript yet, the one that is `coming` is compared.
+        """
         conversation = self._conversation(key)
-        if not conversation.attached:
-            conversation.note((), self._inner.get_messages(key))
+        if conversation.attached:
+            return
+        if rows := self._inner.get_messages(key):
+            conversation.note((), rows)
+        else:
+            conversation.attach(coming)
 
     def _window(self) -> int:
         if self.window_tokens is not None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import uuid
 import warnings
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -31,9 +29,7 @@ from llama_index.memory.templora._conversation import (
 from llama_index.memory.templora._llm import TempLoraLLM
 from llama_index.memory.templora._messages import LEARNED_ROLES, MessageToText, copies
 from llama_index.memory.templora._tokens import Budget, message_overhead, tokenizer_of
-
-_PATIENCE = 1.0  # seconds
-_TICK = 0.002
+from llama_index.memory.templora._turns import Turns
 
 _LIVE: WeakValueDictionary[str, TempLoraMemory] = WeakValueDictionary()
 
@@ -59,7 +55,7 @@ class TempLoraMemory(Memory):
     _llm: TempLoraLLM = PrivateAttr()
     _overhead: int = PrivateAttr(default=0)
     _handle: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)
-    _queue: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+    _turns: Turns = PrivateAttr(default_factory=Turns)
 
     @classmethod
     def class_name(cls) -> str:
@@ -100,8 +96,9 @@ class TempLoraMemory(Memory):
             chat_history: the transcript so far.
             token_limit: tokens of turns in the prompt; None: the window less the answer, retrieved
                 text and a margin for prompts.
-            rag_token_reserve: tokens kept free for retrieved text; None: a quarter of the window.
-                Ignored where `token_limit` is given.
+            rag_token_reserve: tokens kept free for retrieved text; None: a quarter of the window,
+                but at least 640 from a window of 1,024 on, because LlamaIndex itself keeps 500
+                free where it packs retrieved text. Ignored where `token_limit` is given.
             chat_history_token_ratio: share of `token_limit` above which turns are evicted.
             token_flush_size: tokens evicted at once; None: 30 % of `token_limit`, or less, so that
                 they fit beside the others until they are learned. Larger means fewer, longer
@@ -196,7 +193,7 @@ class TempLoraMemory(Memory):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> TempLoraMemory:
-        """The living memory that `to_dict` spoke of, or the one of the same session.
+        """The living memory that `to_dict` spoke of, or the newest one of the same session.
 
         Raises:
             LookupError: there is none in this process, make it first; or the dictionary is of
@@ -211,13 +208,14 @@ class TempLoraMemory(Memory):
         if (found := _LIVE.get(handle)) is not None:
             return found
         same = [m for m in _LIVE.values() if m.session_id == session_id]
-        if len(same) != 1:
+        services = {id(memory.service) for memory in same}
+        if len(services) != 1:
             raise LookupError(
-                f"There are {len(same)} memories of session {session_id!r} in this process, one is "
-                "needed: make it with TempLoraMemory.from_defaults(...) before you restore the "
-                "context, and keep a reference to it."
+                f"There are {len(services)} services with a memory of session {session_id!r} in "
+                "this process, one is needed: make it with TempLoraMemory.from_defaults(...) "
+                "before you restore the context, and keep a reference to it."
             )
-        return same[0]
+        return same[-1]  # the newest
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> TempLoraMemory:
         return self  # there is one transcript and one memory behind it
@@ -252,72 +250,60 @@ class TempLoraMemory(Memory):
 
     # --- putting -------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
-        """One eviction at a time, across threads and loops.
-
-        Waits a moment only: a caller that blocks the loop of the one who holds it would wait for
-        ever. Two evictions at once evict too much, but lose nothing.
-        """
-        waited = 0.0
-        while not (got := self._queue.acquire(blocking=False)) and waited < _PATIENCE:
-            await asyncio.sleep(_TICK)
-            waited += _TICK
-        try:
-            yield
-        finally:
-            if got:
-                self._queue.release()
-
     async def _manage_queue(self) -> None:
-        async with self._alone():
-            try:
-                await super()._manage_queue()
-            finally:
-                await self._sync()
+        try:
+            await super()._manage_queue()
+        finally:  # also if another block failed: what is archived is told
+            await self._sync()
 
     async def aput_messages(self, messages: list[ChatMessage]) -> None:
         """Add messages; none at all is fine."""
         if messages:
-            await self._attach()
-            await super().aput_messages(messages)
+            async with self._turns.mine():
+                await self._attach()
+                await super().aput_messages(messages)
 
     async def aput(self, message: ChatMessage) -> None:
         """Add a message, and evict and learn what does not fit any more."""
-        await self._attach()
-        await super().aput(message)
+        async with self._turns.mine():
+            await self._attach()
+            await super().aput(message)
 
     async def aset(self, messages: list[ChatMessage]) -> None:
         """Replace the transcript: the same again, a longer, a shorter or an edited one."""
-        await self._attach()
-        await super().aset(messages)
-        await self._manage_queue()
+        async with self._turns.mine():
+            await self._attach(messages)
+            await super().aset(messages)
+            await self._manage_queue()
 
     async def areset(self, status: MessageStatus | None = None) -> None:
         """Delete the transcript, and what was learned of it (unless `forget_on_reset` is off).
 
         With status ACTIVE only the turns in the window go and nothing is forgotten.
         """
-        await self._attach()
-        await super().areset(status)
-        if status is MessageStatus.ACTIVE:
-            await self._sync()
-        elif self.forget_on_reset:
-            await self._block.aforget(self.session_id)
-        else:
-            await asyncio.to_thread(self._conversation.restart)
+        async with self._turns.mine():
+            await self._attach()
+            await super().areset(status)
+            if status is MessageStatus.ACTIVE:
+                await self._sync()
+            elif self.forget_on_reset:
+                await self._block.aforget(self.session_id)
+            else:
+                await asyncio.to_thread(self._conversation.restart)
 
     # --- the transcript and what is learned of it ----------------------------------------------
 
-    async def _attach(self) -> None:
+    async def _attach(self, coming: Sequence[ChatMessage] = ()) -> None:
         """Before the first use: compare the transcript with what the memory knows.
 
-        One at a time, also because the stock chat store makes its table on first use.
+        Where there is no transcript yet, the one that is `coming` is compared.
         """
-        if not self._conversation.attached:
-            async with self._alone():
-                if not self._conversation.attached:
-                    await self._sync()
+        if self._conversation.attached:
+            return
+        if coming and not await self.sql_store.get_messages(self.session_id, status=None):
+            await asyncio.to_thread(self._conversation.attach, coming)
+        else:
+            await self._sync()
 
     async def _sync(self, active: Sequence[ChatMessage] | None = None) -> None:
         """Tell what has left the window since the last time."""
@@ -327,9 +313,7 @@ class TempLoraMemory(Memory):
         rows: list[ChatMessage] = []
         if known and await store.count_messages(key, status=MessageStatus.ARCHIVED) >= known:
             # only what is new, and one row to see that the others are still the same
-            rows = await store.get_messages(
-                key, status=MessageStatus.ARCHIVED, offset=known - 1
-            )  # fmt: skip
+            rows = await store.get_messages(key, status=MessageStatus.ARCHIVED, offset=known - 1)
         new_only = bool(rows) and self._conversation.ends_with(rows[0])
         if not new_only:
             rows = await store.get_messages(key, status=MessageStatus.ARCHIVED)
@@ -337,21 +321,44 @@ class TempLoraMemory(Memory):
 
     # --- getting -------------------------------------------------------------------------------
 
+    async def aget(
+        self,
+        input: str | ChatMessage | None = None,  # noqa: A002  # LlamaIndex's name
+        **block_kwargs: Any,
+    ) -> list[ChatMessage]:
+        """The turns of the prompt: those that nobody has learned yet, and the newest.
+
+        Copies: agents write into them. Waits for learning only where the prompt would not fit.
+        """
+        async with self._turns.mine():
+            await self._attach()
+            crowded = await self._crowded()
+        if crowded:
+            await asyncio.to_thread(self._block.settle, self.session_id)
+        async with self._turns.mine():
+            return copies(await super().aget(input=input, **block_kwargs))
+
+    async def aget_all(self, status: MessageStatus | None = None) -> list[ChatMessage]:
+        """The whole transcript, or what of it stands in the window or has left it."""
+        async with self._turns.mine():
+            await self._attach()
+            return await super().aget_all(status=status)
+
+    async def _crowded(self) -> bool:
+        """Whether turns wait to be learned and do not fit into the prompt any more."""
+        if self._block.absorb_mode == "manual":
+            return False
+        active = await self.sql_store.get_messages(self.session_id, status=MessageStatus.ACTIVE)
+        await self._sync(active)
+        pending = await asyncio.to_thread(lambda: self._conversation.pending)
+        return bool(pending) and self._estimate_token_count([*pending, *active]) > self.token_limit
+
     async def _get_memory_blocks_content(
         self, chat_history: list[ChatMessage], *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
         # the window was read before: a row that left it since is then shown twice, not never
         await self._sync(chat_history)
-        if self._block.absorb_mode != "manual":
-            await self._make_room(chat_history)
         return await super()._get_memory_blocks_content(chat_history, *args, **kwargs)
-
-    async def _make_room(self, chat_history: list[ChatMessage]) -> None:
-        """Where turns wait to be learned and do not fit any more, wait for that."""
-        pending = await asyncio.to_thread(lambda: self._conversation.pending)
-        tokens = self._estimate_token_count([*pending, *chat_history]) if pending else 0
-        if tokens > self.token_limit:
-            await asyncio.to_thread(self._block.settle, self.session_id)
 
     async def _truncate_memory_blocks(
         self,
@@ -370,21 +377,6 @@ class TempLoraMemory(Memory):
             return {**content, name: kept or []}
         return content
 
-    async def aget(
-        self, input: str | ChatMessage | None = None, **block_kwargs: Any  # noqa: A002  # LlamaIndex's name
-    ) -> list[ChatMessage]:  # fmt: skip
-        """The turns of the prompt: those that nobody has learned yet, and the newest.
-
-        Copies: agents write into them. Waits for learning only where the prompt would not fit.
-        """
-        await self._attach()
-        return copies(await super().aget(input=input, **block_kwargs))
-
-    async def aget_all(self, status: MessageStatus | None = None) -> list[ChatMessage]:
-        """The whole transcript, or what of it stands in the window or has left it."""
-        await self._attach()
-        return await super().aget_all(status=status)
-
     # --- learning --------------------------------------------------------------------------------
 
     async def aabsorb_now(self) -> None:
@@ -393,7 +385,8 @@ class TempLoraMemory(Memory):
         Raises:
             TemploraError: why it could not be learned; the text stays in the prompt.
         """
-        async with self._alone():
+        async with self._turns.mine():
+            await self._attach()
             rows = await self.sql_store.get_messages(self.session_id, status=MessageStatus.ACTIVE)
             users = [i for i, row in enumerate(rows) if row.role == MessageRole.USER]
             if users and users[-1]:

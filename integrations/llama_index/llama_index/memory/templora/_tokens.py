@@ -9,8 +9,11 @@ from typing import Any
 from templora_memory import Message, ParametricMemory
 
 RETRIEVAL_SHARE = 0.25
+PACKING = 640
+"""LlamaIndex keeps 500 tokens free where it packs retrieved text, beside answer and prompts."""
 _MARGIN_SHARE = 1 / 32  # words of prompts around it all
 _LEAST = 32
+_PACKS = 1024
 
 
 def tokenizer_of(service: ParametricMemory) -> Callable[[str], list[Any]]:
@@ -65,7 +68,7 @@ class Budget:
             )
         room = window - reply
         if history is None:
-            reserve = int(window * RETRIEVAL_SHARE) if retrieval is None else retrieval
+            reserve = _retrieval(window) if retrieval is None else retrieval
             history = room - reserve - int(window * _MARGIN_SHARE)
             if history < min(_LEAST, window // 8):
                 raise ValueError(
@@ -79,3 +82,9 @@ class Budget:
                 f"{window} less {reply} for the answer."
             )
         return cls(history=history, flush=flush or max(1, int(min(0.3, 1 - ratio) * history)))
+
+
+def _retrieval(window: int) -> int:
+    share = int(window * RETRIEVAL_SHARE)
+    # in smaller windows its packing cannot work at all, and nothing is to be gained
+    return max(share, PACKING) if window >= _PACKS else share
