@@ -87,7 +87,7 @@ def as_parts(message: BaseMessage) -> tuple[Message, ...]:
             return (*said, Message("call", call_text(message)))
         case ToolMessage() | FunctionMessage():
             return (Message("tool", text),)
-        case ChatMessage(role=role) if role in _CHAT_ROLES:
+        case ChatMessage(role="system" | "user" | "assistant" as role):
             return (Message(role, text, message.name),)
         case ChatMessage(role=role):
             raise ValueError(f"A ChatMessage has the role {role!r}: use one of {_CHAT_ROLES}.")

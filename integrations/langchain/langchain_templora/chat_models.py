@@ -22,10 +22,9 @@ from langchain_core.callbacks import (
     Callbacks,
 )
 from langchain_core.exceptions import ContextOverflowError, OutputParserException
-from langchain_core.language_models import LanguageModelInput, ModelProfile
+from langchain_core.language_models import LangSmithParams, LanguageModelInput, ModelProfile
 from langchain_core.language_models.chat_models import (
     BaseChatModel,
-    LangSmithParams,
     agenerate_from_stream,
     generate_from_stream,
 )
@@ -142,7 +141,7 @@ class ChatTempLora(BaseChatModel):
     def _make_templora_service(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("memory") is not None:
             return values
-        model = values.get("model", values.get("model_name", "templora/tiny"))
+        model: str = values.get("model") or values.get("model_name") or "templora/tiny"
         # construction is free: the model loads when it is first needed
         service = ParametricMemory.from_pretrained(model, root=values.get("root"))
         return {**values, "memory": service}
@@ -160,7 +159,7 @@ class ChatTempLora(BaseChatModel):
     @classmethod
     def from_model_id(cls, model_id: str, **settings: Any) -> Self:
         """A model by its Hugging Face id, folder, or "templora/tiny"."""
-        return cls(model=model_id, **settings)
+        return cls(model_name=model_id, **settings)
 
     def with_memory(self, memory_id: str | None, revision: str | None = None) -> Self:
         """The same model and service, with another memory: a chat model, unlike ``bind``.
@@ -445,7 +444,7 @@ class ChatTempLora(BaseChatModel):
         routed = await self._arouted(None, kwargs)
         return await super().agenerate(messages, stop, callbacks, **routed)
 
-    def stream_events(  # type: ignore[override]  # its overloads are LangChain's
+    def stream_events(
         self,
         input: LanguageModelInput,  # noqa: A002
         config: RunnableConfig | None = None,
@@ -712,7 +711,7 @@ def _there(found: Any) -> Any:
 
 
 def _parser(schema: dict[str, Any] | type) -> Callable[[AIMessage], Any]:
-    adapter = TypeAdapter(schema) if isinstance(schema, type) else None
+    adapter: TypeAdapter[Any] | None = TypeAdapter(schema) if isinstance(schema, type) else None
 
     def parse(message: AIMessage) -> Any:
         try:
