@@ -89,16 +89,16 @@ class ChatHandlers:
             yield from self._answer(visitor, actor, persona, chat, _settings(how))
 
     def retry(
-        self, token: str, actor_id: str, persona_key: str, *given: Any, data: gr.RetryData
+        self, data: gr.RetryData, token: str, actor_id: str, persona_key: str, *given: Any
     ) -> Iterator[Updates]:
         visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
         with _Turn(chat):
             _cut(chat, _last_user(chat, int(data.index)) + 1)
             yield self._growing(actor, chat, persona, "")
-            yield from self._answer(visitor, actor, persona, chat, _settings([*given]), other=True)
+            yield from self._answer(visitor, actor, persona, chat, _settings(given), other=True)
 
     def edit(
-        self, token: str, actor_id: str, persona_key: str, *given: Any, data: gr.EditData
+        self, data: gr.EditData, token: str, actor_id: str, persona_key: str, *given: Any
     ) -> Iterator[Updates]:
         visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
         index = data.index[0] if isinstance(data.index, (list, tuple)) else data.index
@@ -121,7 +121,7 @@ class ChatHandlers:
             _cut(chat, index)
             chat.messages.append(Message("user", text))
             yield self._growing(actor, chat, persona, "")
-            yield from self._answer(visitor, actor, persona, chat, _settings([*given]))
+            yield from self._answer(visitor, actor, persona, chat, _settings(given))
 
     def _learned(self, actor: Actor, persona: Persona, chat: Chat) -> int:
         """How many messages of the conversation live in weights."""
@@ -189,7 +189,7 @@ class ChatHandlers:
 
     # --- the conversation ----------------------------------------------------------------------
 
-    def undo(self, token: str, actor_id: str, persona_key: str, data: gr.UndoData) -> Updates:
+    def undo(self, data: gr.UndoData, token: str, actor_id: str, persona_key: str) -> Updates:
         visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
         with _Turn(chat):
             index = _last_user(chat, int(data.index))
@@ -198,7 +198,7 @@ class ChatHandlers:
         self._studio.save(visitor, actor)
         return {self._page.t.say: text, **self._view.talk(actor, persona)}
 
-    def greeting(self, token: str, actor_id: str, persona_key: str, data: gr.SelectData) -> Updates:
+    def greeting(self, data: gr.SelectData, token: str, actor_id: str, persona_key: str) -> Updates:
         visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
         offered = greetings(actor.character, user=persona.name)
         with _Turn(chat):

@@ -49,15 +49,15 @@ class MemoryHandlers:
 
     def enter(
         self,
+        data: gr.SelectData,
         token: str,
         actor_id: str | None,
         persona_key: str | None,
         which: str,
-        data: gr.SelectData,
     ) -> Updates:
         """Figures are fresh whenever their tab is opened."""
         if data.value != MEMORY.capitalize():
-            return {}
+            return {self._page.m.receipts: gr.skip()}
         return self.look(token, actor_id, persona_key, which)
 
     def rollback(
