@@ -6,11 +6,13 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo test check bench docs build clean
+.PHONY: help setup demo app test test-core test-integrations test-browser check bench docs build clean
 
 help:
 	@echo "make demo    what a memory does, in the terminal, on the embedded model"
+	@echo "make app     the role-play page, on this machine alone"
 	@echo "make test    all tests that need neither GPU, browser nor network"
+	@echo "make test-browser   the page's tests in a headless Chromium (installs Debian's)"
 	@echo "make check   linter, formatter, types, import rules, documentation"
 	@echo "make bench   what learning and answering cost, side by side (FILE=book.txt: and quality)"
 	@echo "make docs    the documentation into site/"
@@ -26,8 +28,16 @@ setup: .setup-test
 	$(INSTALL) --editable .
 	touch $@
 
-.setup-test: .setup-core
-	$(INSTALL) --group test
+EVERYTHING := .[app,evaluation,json,metrics,pdf,plots,serve,traces]
+
+.setup-app: .setup-core
+	$(INSTALL) --editable .[app]
+	touch $@
+
+.setup-test: .setup-core integrations/langchain/pyproject.toml integrations/llama_index/pyproject.toml
+	$(INSTALL) --editable $(EVERYTHING) --group test \
+	  --editable integrations/langchain[agents,classic] --group integrations/langchain/pyproject.toml:test \
+	  --editable integrations/llama_index --group integrations/llama_index/pyproject.toml:test
 	touch $@
 
 .setup-bench: .setup-core
@@ -41,13 +51,30 @@ setup: .setup-test
 demo: .setup-core
 	$(BIN)/python demos/terminal_demo.py
 
+app: .setup-app
+	$(BIN)/templora demo
+
+# Two suites at a time: small models gain nothing from a second thread
 test: .setup-test
+	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=2 --output-sync=target test-core test-integrations
+
+test-core: .setup-test
 	$(BIN)/python -m pytest -m "not gpu and not browser"
+
+test-integrations: .setup-test
+	$(BIN)/python -m pytest -m "not gpu and not browser" integrations/langchain/tests
+	$(BIN)/python -m pytest -m "not gpu and not browser" integrations/llama_index/tests
+
+test-browser: .setup-test
+	command -v chromium || (apt-get update -qq && apt-get install -y -qq chromium)
+	$(INSTALL) --group browser
+	$(BIN)/python -m pytest -m browser tests/roleplay
 
 check: .setup-check
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	cd integrations/langchain && ../../$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(MAKE) docs
 

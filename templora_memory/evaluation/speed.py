@@ -68,7 +68,7 @@ class SpeedSettings:
     chunk: int = 256
     context: int = 768
     repeats: int = 5
-    learned: int = 4
+    learned: int = 8
     book: int = 60_000
     history: tuple[int, ...] = (1_000, 3_000, 10_000, 30_000, 100_000)
 
