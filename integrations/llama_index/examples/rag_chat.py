@@ -22,14 +22,15 @@ from typing import Any
 
 from llama_index.core import Document, VectorStoreIndex
 from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.chat_engine.types import ChatMode
 from llama_index.core.embeddings import BaseEmbedding
-from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.events.llm import LLMChatEndEvent
 from llama_index.core.memory import BaseMemory, ChatMemoryBuffer, Memory
 from llama_index.core.node_parser import TokenTextSplitter
 from llama_index.core.settings import Settings
+from llama_index_instrumentation import get_dispatcher
 from templora_memory import ParametricMemory, Policy
 from templora_memory.errors import PromptTooLong
 
@@ -102,7 +103,7 @@ def chat(
     result: Result, index: VectorStoreIndex, memory: BaseMemory, llm: TempLoraLLM, n: int
 ) -> None:
     engine = index.as_chat_engine(
-        chat_mode="context",
+        chat_mode=ChatMode.CONTEXT,
         llm=llm,
         memory=memory,
         context_template=PARAMETRIC_CONTEXT_PROMPT,
@@ -155,7 +156,7 @@ class Prompts(BaseEventHandler):
 
     def handle(self, event: BaseEvent, **_: Any) -> None:
         if isinstance(event, LLMChatEndEvent) and event.response is not None:
-            self.tokens.append(event.response.raw["prompt_tokens"])
+            self.tokens.append(event.response.additional_kwargs["prompt_tokens"])
 
 
 def main() -> None:

@@ -170,12 +170,12 @@ def test_another_store_may_keep_the_transcripts(service, box, talk):
 
 
 def test_the_window_follows_from_the_model(make_box, talk):
-    box = make_box(context=1024)
-    store = ParametricChatStore(box.open(window=1024, reply_tokens=128, chunk=None))
-    add(store, "ada", talk(100))
+    box = make_box(context=4096)
+    store = ParametricChatStore(box.open(window=4096, reply_tokens=128, chunk=None))
+    store.set_messages("ada", talk(500))
     store.wait_absorbed()
     left = len(store.get_messages("ada")) - len(box.learned)
-    assert 256 <= left * 8 <= 1024 - 128 - 256
+    assert 1200 <= left * 8.5 <= 4096 - 128 - 1024  # tokens
 
 
 # --- files ---------------------------------------------------------------------------------------

@@ -442,7 +442,7 @@ def test_limits_leave_room_for_an_answer_and_for_retrieved_text(make_box, window
     memory = TempLoraMemory.from_defaults(service)
     room = window - window // 8 - memory.token_limit
     assert room >= window // 4
-    assert room >= 640  # LlamaIndex itself keeps 500 free
+    assert room >= 704  # LlamaIndex itself keeps 500 free
     assert memory.token_limit > window // 8
     history = memory.token_limit * memory.chat_history_token_ratio
     assert history + memory.token_flush_size <= memory.token_limit

@@ -57,18 +57,18 @@ def pytest_runtest_logreport(report: Any) -> None:
 
 def _replace() -> None:
     engines = "llama_index.core.chat_engine"
-    simple, context, condense = (
+    chats: list[Any] = [
         import_module(f"{engines}.{name}")
         for name in ("simple", "context", "condense_plus_context")
-    )
+    ]
     package: Any = import_module("llama_index.core.memory")
     module: Any = import_module("llama_index.core.memory.memory")
     stores: Any = import_module("llama_index.core.storage.chat_store")
     stock = module.Memory
     memory, store = _classes(stock)
-    for place in (module, package, simple, context, condense):
+    for place in (module, package, *chats):
         place.Memory = memory
-    make: Any = simple.SimpleChatEngine.from_defaults
+    make: Any = chats[0].SimpleChatEngine.from_defaults
     make.__func__.__defaults__ = tuple(
         memory if value is stock else value for value in make.__func__.__defaults__
     )
@@ -105,14 +105,15 @@ def _classes(stock: Any) -> tuple[Any, Any]:
             super().__init__(memory_blocks=blocks, **data)
             self._bind(block, TempLoraLLM(made), overhead=0)
 
-        from_defaults = classmethod(stock.from_defaults.__func__)
+        # no annotation: it would be a field
+        from_defaults = classmethod(stock.from_defaults.__func__)  # type: ignore[var-annotated]
 
     class OurStore(ParametricChatStore):
         def __init__(self, memory: Any = None, **kwargs: Any) -> None:
             super().__init__(memory or service(), window_tokens=kwargs.get("window_tokens", 64))
 
         @classmethod
-        def from_persist_path(cls, persist_path: str, fs: Any = None, **_: Any) -> Any:
+        def from_persist_path(cls, persist_path: Any = "", fs: Any = None, **_: Any) -> Any:
             return super().from_persist_path(persist_path, fs, memory=service())
 
     return OurMemory, OurStore

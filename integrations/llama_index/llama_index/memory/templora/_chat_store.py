@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike, fspath
 from pathlib import PurePosixPath
 from typing import Any, NoReturn
@@ -26,9 +26,8 @@ from llama_index.memory.templora._messages import (
     MessageToText,
     copies,
     message_to_text,
-    prompt_messages,
 )
-from llama_index.memory.templora._tokens import Budget
+from llama_index.memory.templora._tokens import Budget, message_overhead, tokenizer_of
 
 FORMAT = 1
 _HIGH, _LOW = 0.75, 0.5  # shares of the window between which turns wait to be learned
@@ -95,6 +94,7 @@ class ParametricChatStore(BaseChatStore):
     _handle: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)
     _lock: threading.RLock = PrivateAttr(default_factory=threading.RLock)
     _conversations: dict[str, Conversation] = PrivateAttr(default_factory=dict)
+    _counting: tuple[Callable[[str], list[Any]], int] | None = PrivateAttr(default=None)
 
     def __init__(
         self,
@@ -286,8 +286,11 @@ class ParametricChatStore(BaseChatStore):
         return cut
 
     def _tokens(self, rows: Sequence[ChatMessage]) -> int:
-        shown = [row for row in rows if self._extract.message(row)]
-        return self._pm.backend.count(prompt_messages(shown)) if shown else 0
+        if self._counting is None:
+            self._counting = tokenizer_of(self._pm), message_overhead(self._pm)
+        tokens, overhead = self._counting
+        said = [message for message in map(self._extract.message, rows) if message]
+        return sum(len(tokens(message.content)) + overhead for message in said)
 
     def wait_absorbed(self, timeout: float | None = None) -> None:
         """Wait until nothing is being learned any more.

@@ -97,7 +97,7 @@ class TempLoraMemory(Memory):
             token_limit: tokens of turns in the prompt; None: the window less the answer, retrieved
                 text and a margin for prompts.
             rag_token_reserve: tokens kept free for retrieved text; None: a quarter of the window,
-                but at least 640 from a window of 1,024 on, because LlamaIndex itself keeps 500
+                but at least 704 from a window of 1,024 on, because LlamaIndex itself keeps 500
                 free where it packs retrieved text. Ignored where `token_limit` is given.
             chat_history_token_ratio: share of `token_limit` above which turns are evicted.
             token_flush_size: tokens evicted at once; None: 30 % of `token_limit`, or less, so that

@@ -9,8 +9,8 @@ from typing import Any
 from templora_memory import Message, ParametricMemory
 
 RETRIEVAL_SHARE = 0.25
-PACKING = 640
-"""LlamaIndex keeps 500 tokens free where it packs retrieved text, beside answer and prompts."""
+PACKING = 704
+"""LlamaIndex keeps 500 tokens free where it packs retrieved text; the rest is for its prompts."""
 _MARGIN_SHARE = 1 / 32  # words of prompts around it all
 _LEAST = 32
 _PACKS = 1024
