@@ -174,7 +174,7 @@ class ParametricMemoryBlock(BaseMemoryBlock[list[ChatMessage]]):
         The two lists are the whole transcript. Saying the same again changes nothing, an edited
         transcript falls back to the revision that it continues. A failure is noted in `status`.
         """
-        self.take(session_id, archived, active, whole=True)
+        self.take(session_id, archived, active)
 
     def take(
         self,
@@ -182,15 +182,15 @@ class ParametricMemoryBlock(BaseMemoryBlock[list[ChatMessage]]):
         archived: Sequence[ChatMessage],
         active: Sequence[ChatMessage],
         *,
-        whole: bool,
+        known: int = 0,
     ) -> None:
-        """Like `sync`; without `whole`, `archived` begins with the newest row told before."""
+        """Like `sync`; `archived` may lack the first `known` rows, which were told before."""
         conversation = self.conversation(session_id)
         try:
-            if whole:
-                conversation.note(archived, active)
+            if known:
+                conversation.grow(known, archived, active)
             else:
-                conversation.extend(archived[1:], active)
+                conversation.note(archived, active)
             if self.absorb_mode != "manual":
                 conversation.absorb()
             if self.absorb_mode == "blocking":

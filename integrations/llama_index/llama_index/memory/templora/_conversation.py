@@ -140,6 +140,15 @@ class Conversation:
                 self._asked = None
             self.extend(evicted[len(self._rows) :], active, edited=not same)
 
+    def grow(
+        self, known: int, evicted: Sequence[ChatMessage], active: Sequence[ChatMessage]
+    ) -> None:
+        """Say what was evicted since `known` rows had been; what was told meanwhile is skipped."""
+        with self._lock:
+            told = len(self._rows) - known
+            if told >= 0:  # otherwise somebody began anew, and will say more
+                self.extend(evicted[told:], active)
+
     def extend(
         self,
         evicted: Sequence[ChatMessage],

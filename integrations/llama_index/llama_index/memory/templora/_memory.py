@@ -314,10 +314,11 @@ class TempLoraMemory(Memory):
         if known and await store.count_messages(key, status=MessageStatus.ARCHIVED) >= known:
             # only what is new, and one row to see that the others are still the same
             rows = await store.get_messages(key, status=MessageStatus.ARCHIVED, offset=known - 1)
-        new_only = bool(rows) and self._conversation.ends_with(rows[0])
-        if not new_only:
-            rows = await store.get_messages(key, status=MessageStatus.ARCHIVED)
-        await asyncio.to_thread(self._block.take, key, rows, active, whole=not new_only)
+        if rows and self._conversation.ends_with(rows[0]):
+            rows = rows[1:]
+        else:
+            known, rows = 0, await store.get_messages(key, status=MessageStatus.ARCHIVED)
+        await asyncio.to_thread(self._block.take, key, rows, active, known=known)
 
     # --- getting -------------------------------------------------------------------------------
 
