@@ -28,10 +28,10 @@ setup: .setup-test
 	$(INSTALL) --editable .
 	touch $@
 
-EVERYTHING := .[app,evaluation,json,metrics,pdf,plots,serve,traces]
+EVERYTHING := .[app,evaluation,importers,json,metrics,plots,serve,traces]
 
 .setup-app: .setup-core
-	$(INSTALL) --editable .[app]
+	$(INSTALL) --editable .[app,importers]
 	touch $@
 
 .setup-test: .setup-core integrations/langchain/pyproject.toml integrations/llama_index/pyproject.toml
