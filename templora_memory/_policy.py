@@ -216,9 +216,9 @@ class Policy:
         learning: object = self.learning
         if not isinstance(learning, Learning):
             raise InvalidSetting(f"learning is {learning!r}: it must be Learning(...).")
-        name: object = self.recipe
-        if not isinstance(name, str) or not name:
-            raise InvalidSetting(f"recipe is {name!r}: use one of {RECIPES}, or your own.")
+        recipe: object = self.recipe
+        if not isinstance(recipe, str) or not recipe:
+            raise InvalidSetting(f"recipe is {recipe!r}: use one of {RECIPES}, or your own.")
         if self.chunk and self.window and self.chunk > self.window:
             raise InvalidSetting(
                 f"chunk is {self.chunk} tokens, more than the window of {self.window}: "

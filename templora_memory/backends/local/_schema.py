@@ -40,7 +40,7 @@ class Schemas:
                 "sampling.schema needs llguidance: pip install 'templora-memory[json]'."
             ) from error
         if self._vocabulary is None:
-            size = int(self._base.head.weight.shape[0])
+            size = int(self._base.model.get_input_embeddings().weight.shape[0])
             ends = sorted(self._base.end_tokens)
             self._vocabulary = from_tokenizer(self._base.tokenizer, n_vocab=size, eos_token=ends)
         text = llguidance.LLMatcher.grammar_from_json_schema(

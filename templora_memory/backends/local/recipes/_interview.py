@@ -71,8 +71,8 @@ def grounded(asked: Sequence[tuple[str, str]], text: str, tools: Tools) -> list[
     guessed = tools.expect(without, top=_TOP)
     rare = _rare(text)
     kept = []
-    for pair, (ids, count), own, other in zip(found, without, read, guessed, strict=True):
-        said = ids[-count:]
+    for pair, (asked_ids, count), own, other in zip(found, without, read, guessed, strict=True):
+        said = asked_ids[-count:]
         gains = [_p(own, i, token) - _p(other, i, token) for i, token in enumerate(said)]
         if _takes(pair, said, gains, rare, tools):
             kept.append(pair)
