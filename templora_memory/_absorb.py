@@ -59,6 +59,17 @@ class _Unit:
         return isinstance(first, Document) and not first.continues
 
 
+def _change_by(start: Adapter | None) -> float:
+    """How much a revision changes neutral text, by its own report; 0 where that is not known."""
+    if start is None:
+        return 0.0
+    try:
+        report = json.loads((start.folder / REPORT).read_text(encoding="utf-8"))
+        return float(report["kl"] or 0.0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0  # the limit then holds for all of it
+
+
 class _Tally:
     """Adds up chunks over units, and turns a unit's progress into the whole absorb's."""
 
@@ -261,12 +272,13 @@ class Absorber:
         stats = self._backend.learn(
             request, into=folder, progress=tally.progress(unit), cancelled=job.cancelled
         )
-        most = self._policy.health_kl
-        if most is not None and stats.kl is not None and stats.kl > most:
+        most, before = self._policy.health_kl, _change_by(start)
+        if most is not None and stats.kl is not None and stats.kl - before > most:
             raise Unhealthy(
                 f"Learning this would change text that has nothing to do with it by {stats.kl:.3g} "
-                f"nats per token (health_kl is {most:g}): the old revision stays. Look for garbage "
-                "in the text, lower learning.rate, or raise health_kl."
+                f"nats per token, {stats.kl - before:.3g} more than before (health_kl is {most:g}): "
+                "the old revision stays. Look for garbage in the text, lower learning.rate, or "
+                "raise health_kl."
             )
         report = {**asdict(stats), "policy": self._policy.as_dict()}
         (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")

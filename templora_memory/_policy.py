@@ -184,9 +184,9 @@ class Policy:
             every token of them. "auto" (the default): short documents are studied, everything
             else continued. A backend may know more.
         learning: how.
-        health_kl: most KL(base || memory) on neutral text, in nats per token, that a new revision
-            may have; one with more is not committed (`Unhealthy`). None: no limit. It needs
-            `learning.measure`.
+        health_kl: by how much KL(base || memory) on neutral text, in nats per token, a new
+            revision may exceed that of the one it goes on from; one with more is not committed
+            (`Unhealthy`). None: no limit. It needs `learning.measure`.
         recall_tokens: most tokens of a prompt that passages of what the memory was told may take:
             those that fit the newest message best (full-text search, BM25), for facts that must
             be exact. 0: none.

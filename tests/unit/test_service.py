@@ -425,6 +425,17 @@ def test_a_revision_that_damages_other_text_is_not_committed(box):
     assert box.service.absorb("ada", "Another text").revision != first.revision
 
 
+def test_a_slow_drift_is_no_sudden_damage(make_box):
+    """What counts is how much worse one absorb makes it: a long stream drifts, and goes on."""
+    box = make_box()
+    box.open(health_kl=None)
+    drifted = box.service.absorb("ada", f"A {GARBAGE} text")
+    box.service.close()
+    box.open()
+    again = box.service.absorb("ada", f"Another {GARBAGE} text")
+    assert (drifted.kl, again.kl) == (10, 10)
+
+
 def test_the_health_check_can_be_switched_off(make_box):
     box = make_box()
     box.open(health_kl=None)
