@@ -2,8 +2,9 @@
 
 The same user speaks to three agents: with `ParametricMemoryMiddleware`, with LangChain's
 `SummarizationMiddleware`, and with neither (the newest messages that fit). The table says what each
-of them sends to the model, and how likely the facts that the user told in the beginning are at the
-end, given what the agent then has: its prompt and, for the first, its memory.
+of them sends to the model, and how likely the user's own sentences of long ago are at the end,
+given what the agent then has: its prompt and, for the first, its memory. Sentences of the same form
+that the user never said show how much of that is form and how much is memory.
 
     python long_conversation.py --turns 200 --window 1024
 """
@@ -14,7 +15,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -27,7 +28,7 @@ from langchain.agents.middleware import (
     wrap_model_call,
 )
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, trim_messages
+from langchain_core.messages import BaseMessage, HumanMessage, trim_messages
 from langchain_core.outputs import LLMResult
 from langgraph.checkpoint.memory import InMemorySaver
 from templora_memory import Message, ParametricMemory, Policy
@@ -37,33 +38,24 @@ from langchain_templora.middleware import ParametricMemoryMiddleware, thread_mem
 
 THREAD = "long"
 SYSTEM = "You are a kind listener. Answer in one sentence."
-FACTS = (
-    ("Where do I live?", "I live in Heron Cove."),
-    ("What is my work?", "I work as a lamp keeper."),
-    ("What pet do I have?", "I have a lame goose called Button."),
-    ("Who is my best friend?", "My best friend is Tamsin."),
-    ("What am I afraid of?", "I am afraid of thunder."),
-    ("What is my favourite food?", "My favourite food is barley soup."),
-    ("What do I always carry?", "I always carry a brass whistle."),
-    ("Who was my teacher?", "My teacher was Wenna."),
-)
+PROBES = 24
 _DOING = ("mended", "painted", "cleaned", "lost", "sold", "found", "carried home", "hid")
 _THINGS = ("the gate", "a lantern", "my old boat", "a bell", "the ladder", "a net", "two oars")
 _SKIES = ("grey", "bright", "red at sunrise", "white with fog", "full of gulls", "dark with rain")
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
-def user_turns(count: int, *, seed: int = 7) -> list[str]:
-    """What the user says: all facts in the first turns, then days of the week, never twice."""
-    rng = Random(seed)  # noqa: S311  # the same on every machine, not secret
-    said = [f"Let me tell you something. {fact}" for _, fact in FACTS]
-    while len(said) < count:
-        week, day = len(said) // 7 + 1, _DAYS[len(said) % 7]
-        said.append(
-            f"On {day} of week {week} I {rng.choice(_DOING)} {rng.choice(_THINGS)}, and the sky "
-            f"was {rng.choice(_SKIES)}. What do you say?"
-        )
-    return said[:count]
+def told(number: int, rng: Random) -> str:
+    """What the user tells of one day; no day comes twice."""
+    day, week = _DAYS[number % 7], number // 7 + 1
+    return (
+        f"On {day} of week {week} I {rng.choice(_DOING)} {rng.choice(_THINGS)}, and the sky was "
+        f"{rng.choice(_SKIES)}."
+    )
+
+
+def asked(number: int) -> str:
+    return f"What did I do on {_DAYS[number % 7]} of week {number // 7 + 1}?"
 
 
 @dataclass(eq=False)  # LangChain keeps handlers in sets
@@ -137,19 +129,20 @@ def converse(arm: Arm, model: ChatTempLora, turns: list[str]) -> None:
             print(f"{arm.name}: turn {number + 1}, prompt {arm.prompts[-1]} tokens", flush=True)
 
 
-def likelihood(memory: ParametricMemory, arm: Arm, *, learned: bool) -> float:
-    """Nats per token of the facts, each after its question, given what the agent has at the end."""
+def likelihood(
+    memory: ParametricMemory, arm: Arm, days: Sequence[int], said: Sequence[str], *, learned: bool
+) -> float:
+    """Nats per token of what was said of some days, given what the agent has at the end."""
     shown = [Message("system", SYSTEM)]
     for message in arm.sent:
-        role = "assistant" if message.type == "ai" else "user"
-        shown.append(
-            Message("system" if isinstance(message, SystemMessage) else role, message.text)
-        )  # type: ignore[arg-type]
+        role: Any = {"ai": "assistant", "human": "user"}.get(message.type, message.type)
+        shown.append(Message(role, str(message.text)))
     while shown[-1].role != "assistant" and len(shown) > 1:
         shown.pop()  # the question comes instead of the newest turn
     total, tokens = 0.0, 0
-    for question, fact in FACTS:
-        probe = memory.probe(thread_memory_id(THREAD), [*shown, Message("user", question)], fact)
+    for day in days:
+        question = [*shown, Message("user", asked(day))]
+        probe = memory.probe(thread_memory_id(THREAD), question, said[day])
         total += probe.with_memory if learned else probe.without_memory
         tokens += probe.tokens
     return total / tokens
@@ -193,16 +186,25 @@ def main() -> None:
             ),
             Arm("neither", [newest_that_fit(model, given.window // 2)]),
         ]
-        turns = user_turns(given.turns)
+        rng, other = Random(7), Random(8)  # noqa: S311  # the same everywhere, not secret
+        said = [told(number, rng) for number in range(given.turns)]
+        unsaid = [told(number, other) for number in range(given.turns)]
         for arm in arms:
-            converse(arm, model, turns)
+            converse(arm, model, said)
         status = memory.status(thread_memory_id(THREAD))
         print(f"\n{given.turns} turns, window {given.window}; learned: ", end="")
         print(f"{status.absorbed_messages} messages, {status.absorbed_tokens} tokens\n")
         print("| | memory | summary | neither |\n| --- | --- | --- | --- |")
         base = sum(arms[0].seconds)
-        facts = [likelihood(memory, arm, learned=arm.name == "memory") for arm in arms]
-        without = likelihood(memory, arms[0], learned=False)
+        # only days that left every prompt: the newest half of the window's worth of turns is out
+        gone = status.absorbed_messages // 2 - given.window // 32
+        spread = [max(0, gone) * step // PROBES for step in range(PROBES)]
+        days = [day for day in dict.fromkeys(spread) if said[day] != unsaid[day]]
+        facts = [likelihood(memory, arm, days, said, learned=arm.name == "memory") for arm in arms]
+        others = [
+            likelihood(memory, arm, days, unsaid, learned=arm.name == "memory") for arm in arms
+        ]
+        without = likelihood(memory, arms[0], days, said, learned=False)
         rows = {
             "model calls": [f"{arm.meter.calls}" for arm in arms],
             "prompt tokens, mean": [f"{statistics.mean(arm.prompts):.0f}" for arm in arms],
@@ -212,11 +214,12 @@ def main() -> None:
             "time of a turn, last over second quarter": [
                 f"{quarters(arm.seconds):.2f}" for arm in arms
             ],
-            "early facts, nats per token": [f"{value:.2f}" for value in facts],
+            "what was told, nats per token": [f"{value:.3f}" for value in facts],
+            "the same days, never told so": [f"{value:.3f}" for value in others],
         }
         for name, cells in rows.items():
             print(f"| {name} | {' | '.join(cells)} |")
-        print(f"\nearly facts with the same prompt and the base model: {without:.2f}")
+        print(f"\nwhat was told, with the memory's prompt but without it: {without:.3f}")
 
 
 if __name__ == "__main__":

@@ -235,4 +235,4 @@ def test_the_long_conversation_runs(monkeypatch, capsys):
     runpy.run_path(str(EXAMPLES / "long_conversation.py"), run_name="__main__")
     out = capsys.readouterr().out
     assert "| model calls | 20 |" in out
-    assert "early facts, nats per token" in out
+    assert "what was told, nats per token" in out
