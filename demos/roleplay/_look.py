@@ -18,7 +18,7 @@ CSS = """
   --good: #1d6b3f; --bad: #9c2f21; --leaf: #1d5c53; --amber: #8a5a00; }
 .dark { --line: #3a352f; --soft: #2a2622; --card: #211e1b; --ink: #ece7df; --quiet: #b5aca0;
   --good: #7fd09f; --bad: #f0998c; --leaf: #7fb6ab; --amber: #e2b866; }
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; padding: 0 !important; box-sizing: border-box !important; }
+.gradio-container { width: 100% !important; max-width: min(1180px, 100vw) !important; margin: 0 auto !important; padding: 0 !important; box-sizing: border-box !important; }
 .gradio-container .main { padding: 0 18px 40px !important; box-sizing: border-box; }
 .gradio-container h1 { font: 600 34px/1.15 var(--serif); letter-spacing: -.01em; margin: 0; }
 .gradio-container h2 { font: 600 22px/1.25 var(--serif); margin: 22px 0 4px; color: var(--ink); }
@@ -39,6 +39,10 @@ CSS = """
 .meet > * { border: 0 !important; box-shadow: none !important; }
 .meet .face { min-height: 92px; }
 .html-container { padding: 0 !important; }
+.gradio-container, .gradio-container .main, .gradio-container .wrap, .gradio-container .contain, .gradio-container .tabitem,
+.gradio-container .block, .gradio-container .html-container, .gradio-container .prose, .t, .table { min-width: 0 !important; }
+.t, .table { max-width: 100%; }
+.gradio-container button { white-space: normal; overflow-wrap: anywhere; }
 .face { display: flex; gap: 14px; align-items: center; }
 .face svg, .face img { flex: none; width: 68px; height: 68px; border-radius: 50%; object-fit: cover; }
 .face h3 { font-size: 19px; margin: 0; overflow-wrap: anywhere; }
