@@ -276,9 +276,9 @@ class Absorber:
         if most is not None and stats.kl is not None and stats.kl - before > most:
             raise Unhealthy(
                 f"Learning this would change text that has nothing to do with it by {stats.kl:.3g} "
-                f"nats per token, {stats.kl - before:.3g} more than before (health_kl is {most:g}): "
-                "the old revision stays. Look for garbage in the text, lower learning.rate, or "
-                "raise health_kl."
+                f"nats per token, {stats.kl - before:.3g} more than before (health_kl is "
+                f"{most:g}): the old revision stays. Look for garbage in the text, lower "
+                "learning.rate, or raise health_kl."
             )
         report = {**asdict(stats), "policy": self._policy.as_dict()}
         (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
