@@ -315,10 +315,17 @@ class CharacterHandlers:
     def stopped(self, token: str, actor_id: str | None, persona_key: str | None) -> Updates:
         """Wait until learning has let go, then show what is left."""
         visitor, _, _ = self._view.find(token, actor_id, persona_key)
+        stopping = set(visitor.learning)
         until = time.monotonic() + _PATIENCE
         while visitor.learning and time.monotonic() < until:
             time.sleep(0.05)
-        gr.Info("Stopped. Nothing of it stays in the weights.")
+        self._studio.settle(_PATIENCE)
+        stays = stopping & set(visitor.actors)
+        gr.Info(
+            "Stopped. Nothing of it stays in the weights."
+            if stopping and not stays
+            else "Stopped. What was learned by then stays, and can be deleted."
+        )
         c = self._page.c
         hidden = gr.update(visible=False)
         return {

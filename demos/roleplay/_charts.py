@@ -66,7 +66,8 @@ def _range(values: Sequence[float], *, log: bool) -> tuple[float, float]:
     low = _scaled(min(values), log=log) if log else 0.0
     high = max(_scaled(max(values), log=log), low + 1e-6)
     room = (high - low) * 0.06 or 0.5
-    return (low - room if log else low), high + room
+    bottom = max(0.0, low - room) if low >= 0 else low - room  # no perplexity is below one
+    return (bottom if log else low), high + room
 
 
 def _grid(low: float, high: float, *, log: bool) -> str:

@@ -82,12 +82,12 @@ figure svg { width: 100%; height: auto; display: block; }
 figcaption { color: var(--quiet); font-size: 13.5px; margin-top: 6px; }
 .empty { border: 1.5px dashed var(--line); border-radius: 14px; padding: 26px 18px; text-align: center; color: var(--quiet); }
 .prompt { display: grid; gap: 8px; }
-.prompt section { border: 1px solid var(--line) !important; border-left: 4px solid var(--quiet) !important; border-radius: 10px; background: var(--card); padding: 8px 12px; min-width: 0; }
-.prompt section.user { border-left-color: #8a5a00 !important; } .prompt section.assistant { border-left-color: var(--leaf) !important; }
+.gradio-container .t .prompt section { border: 1px solid var(--line) !important; border-left: 4px solid var(--quiet) !important; border-radius: 10px; background: var(--card); padding: 8px 12px; min-width: 0; }
+.gradio-container .t .prompt section.user { border-left-color: #8a5a00 !important; } .gradio-container .t .prompt section.assistant { border-left-color: var(--leaf) !important; }
 .prompt header { display: flex; justify-content: space-between; gap: 10px; font-size: 13px; color: var(--quiet); font-weight: 600; }
 .prompt div { white-space: pre-wrap; margin-top: 3px; max-height: 220px; overflow: auto; }
 .prompt section.gone { border-style: dashed !important; background: var(--soft); }
-.done { border: 1px solid var(--good) !important; border-left-width: 5px !important; border-radius: 12px; padding: 12px 16px; background: var(--card); }
+.gradio-container .t .done { border: 1px solid var(--good) !important; border-left-width: 5px !important; border-color: var(--good) !important; border-radius: 12px; padding: 12px 16px; background: var(--card); }
 .list { display: grid; grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)); gap: 12px; }
 .list article { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 12px 14px; min-width: 0; }
 .list article.on { border-color: var(--leaf) !important; box-shadow: inset 0 0 0 1px var(--leaf); }

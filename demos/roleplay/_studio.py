@@ -12,8 +12,9 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from templora_memory import (
@@ -101,6 +102,8 @@ class Studio:
         self.visitors = Visitors(grace=grace, idle=idle, discard=self._discard)
         self._stop = threading.Event()
         self._sweeper: threading.Thread | None = None
+        self._guard = threading.Lock()
+        self._cleaners: list[threading.Thread] = []
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -122,6 +125,7 @@ class Studio:
     def close(self) -> None:
         """Discard what is not kept. The memory service stays open."""
         self._stop.set()
+        self.settle()
         if self._sweeper is not None:
             self._sweeper.join()
             for visitor in self.visitors.all():
@@ -233,20 +237,25 @@ class Studio:
     ) -> Iterator[Step]:
         """Learn documents; closing the iterator cancels, and a new character then vanishes.
 
-        What its visitors' personas told it is learned anew on top, from their chats.
+        Closing returns at once; `settle` waits until nothing is left. What personas told the
+        character is learned anew on top, from their chats.
 
         Raises:
             TemploraError: as `ParametricMemory.absorb`; a new character is removed then, too.
         """
         fresh = actor.id not in self.memory.list() or self.memory.head(actor.id) is None
         job = self.memory.absorb(actor.id, items, wait=False)
+        clean = partial(self._clean, visitor, actor, job, drop=fresh)
         try:
             lesson = yield from self._follow(job, what)
-            actor.lessons.append(lesson)
-        finally:
-            self._end(job)
-            if self.memory_gone(actor) or (fresh and self.memory.head(actor.id) is None):
-                self.drop(visitor, actor)
+        except GeneratorExit:
+            job.cancel()
+            self._later(clean)  # Gradio closes on its event loop, which must not wait
+            raise
+        except BaseException:
+            clean()
+            raise
+        actor.lessons.append(lesson)
         self._rebase(actor)
         visitor.note(f"{actor.label} learned {what}", _learned(lesson.report))
         self.save(visitor, actor)
@@ -266,11 +275,11 @@ class Studio:
         job = self.memory.absorb(actor.pair(persona), old, wait=False)
         try:
             lesson = yield from self._follow(job, f"{len(old)} messages with {persona.name}")
-            actor.lessons.append(lesson)
-        finally:
-            self._end(job)
-            if actor.gone:
-                self._forget(actor.id)
+        except GeneratorExit:
+            job.cancel()
+            self._later(partial(self._clean, visitor, actor, job, drop=False))
+            raise
+        actor.lessons.append(lesson)
         visitor.note(f"{actor.label} learned {lesson.what}", _learned(lesson.report))
         self.save(visitor, actor)
 
@@ -293,14 +302,26 @@ class Studio:
         report = job.wait()
         return Lesson(what=what, when=time.time(), report=report, curve=tuple(curve))
 
-    @staticmethod
-    def _end(job: Job) -> None:
-        if not job.done:
-            job.cancel()
-            job.finished()
+    def _clean(self, visitor: Visitor, actor: Actor, job: Job, *, drop: bool) -> None:
+        """Wait until a cancelled job has let go, then remove what must not stay."""
+        job.cancel()
+        job.finished()
+        if drop or actor.gone:
+            self.drop(visitor, actor)
 
-    def memory_gone(self, actor: Actor) -> bool:
-        return actor.gone or actor.id not in self.memory.list()
+    def _later(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, name="roleplay-cleaner", daemon=True)
+        with self._guard:
+            self._cleaners = [one for one in self._cleaners if one.is_alive()]
+            thread.start()
+            self._cleaners.append(thread)
+
+    def settle(self, timeout: float | None = None) -> None:
+        """Wait until what was stopped is cleaned up."""
+        with self._guard:
+            cleaners = list(self._cleaners)
+        for thread in cleaners:
+            thread.join(timeout)
 
     def drop(self, visitor: Visitor, actor: Actor) -> None:
         """Remove a character that has learned nothing worth a receipt."""

@@ -416,7 +416,7 @@ def test_the_page_works_on_a_phone_and_with_the_keyboard(open_page):
 
 
 def test_stopping_while_it_learns_leaves_nothing(chromium, tmp_path):
-    server = Server(tmp_path, learn=2)
+    server = Server(tmp_path, learn=10)
     context = chromium.new_context()
     try:
         page = context.new_page()
@@ -430,7 +430,7 @@ def test_stopping_while_it_learns_leaves_nothing(chromium, tmp_path):
             time.sleep(0.2)
         assert server.memories() == []
         page.get_by_role("button", name="Meet Oren").click()
-        finish(page)
+        see(page.locator("#preview"), "Oren Vale")
     finally:
         context.close()
         server.stop()
