@@ -65,7 +65,11 @@ class Hashing(BaseEmbedding):
 
 @dataclass(slots=True)
 class Result:
-    """What one memory did: turns, errors by kind, prompt tokens of each answer, nats per token."""
+    """What one memory did.
+
+    Turns, errors by kind, prompt tokens of each answer; of each fact nats per token of the right
+    answer, and nats by which the right name beats wrong ones.
+    """
 
     name: str
     turns: int = 0
@@ -74,6 +78,7 @@ class Result:
     prompts: list[int] = field(default_factory=list)
     seconds: float = 0.0
     known: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
     facts_that_fit: int = 0
 
 
@@ -129,20 +134,28 @@ def chat(
 
 
 def ask(result: Result, service: ParametricMemory, memory: BaseMemory, told: int) -> None:
-    """How likely the right answers are in the prompt this memory makes, in nats per token."""
+    """How likely the right answers are in the prompt this memory makes, in nats per token.
+
+    And by how many nats the right name beats wrong ones, which a change of style does not move.
+    """
     learned = isinstance(memory, TempLoraMemory)
-    for animal, name in list(zip(ANIMALS, CALLED, strict=True))[:told]:
-        question = f"What is my {animal} called?"
+    for place in range(told):
+        question = f"What is my {ANIMALS[place]} called?"
         shown = [(m.role.value, m.content or "") for m in memory.get(input=question)]
         history = [{"role": role, "content": text} for role, text in shown]
         asked = [*history, {"role": "user", "content": question}]
+        names = [CALLED[(place + step) % len(CALLED)] for step in (0, 1, 2, 3)]
         try:
-            probe = service.probe("ada", asked, f"Your {animal} is called {name}.")
+            probes = [
+                service.probe("ada", asked, f"Your {ANIMALS[place]} is called {name}.")
+                for name in names
+            ]
         except PromptTooLong:
             continue  # this memory's prompt does not even fit the window
         result.facts_that_fit += 1
-        total = probe.with_memory if learned else probe.without_memory
-        result.known.append(total / probe.tokens)
+        right, *wrong = [p.with_memory if learned else p.without_memory for p in probes]
+        result.known.append(right / probes[0].tokens)
+        result.gaps.append(right - sum(wrong) / len(wrong))
 
 
 class Prompts(BaseEventHandler):
@@ -203,13 +216,15 @@ def main() -> None:
 
 
 def show(results: list[Result]) -> None:
-    print(f"{'memory':18}  errors  first at  mean prompt  longest  nats/token")
+    head = "  errors  first at  mean prompt  longest  nats/token  right-wrong"
+    print(f"{'memory':18}{head}")
     for r in results:
         mean = sum(r.prompts) / len(r.prompts) if r.prompts else 0
         known = f"{sum(r.known) / len(r.known):.2f}" if r.known else "-"
+        gap = f"{sum(r.gaps) / len(r.gaps):+.2f}" if r.gaps else "-"
         print(
             f"{r.name:18}{sum(r.errors.values()):>8}{r.first_error or '-':>10}"
-            f"{mean:>13.0f}{max(r.prompts, default=0):>9}{known:>12} ({r.facts_that_fit} facts)"
+            f"{mean:>13.0f}{max(r.prompts, default=0):>9}{known:>12}{gap:>13}"
         )
         for kind, count in r.errors.items():
             print(f"    {count} x {kind}")

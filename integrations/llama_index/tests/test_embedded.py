@@ -3,13 +3,18 @@
 Nothing here depends on what the model says, only on what it was shown and what it learned.
 """
 
+from pathlib import Path
+
 import pytest
+import templora_memory
 from llama_index.core import SimpleDirectoryReader
 from llama_index.core.agent.react import ReActChatFormatter
 from llama_index.core.agent.workflow import ReActAgent
+from llama_index.core.callbacks import CallbackManager
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.memory import ChatMemoryBuffer, Memory, VectorMemoryBlock
 from llama_index.core.tools import FunctionTool
+from llama_index.core.types import PydanticProgramMode
 from llama_index.core.vector_stores import SimpleVectorStore
 from templora_memory import Learning, ParametricMemory, Policy
 
@@ -153,3 +158,29 @@ def test_twelve_turns_with_retrieved_text_in_a_window_of_1024(pm, index):
     mem.wait_absorbed()
     assert mem.status().learned > 0
     assert len(mem.get_all()) == 24
+
+
+class Loaded:
+    """What a ``HuggingFaceLLM`` holds, with the embedded model in it."""
+
+    def __init__(self):
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+
+        folder = str(Path(templora_memory.__file__).parent / "tiny")
+        self._model = AutoModelForCausalLM.from_pretrained(folder)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model_name = "a model of one's own"
+        self.generate_kwargs = {"do_sample": False, "pad_token_id": 0}
+        self.max_new_tokens, self.stopping_ids = 5, None
+        self.system_prompt, self.callback_manager = "", CallbackManager([])
+        self.output_parser, self.pydantic_program_mode = None, PydanticProgramMode.DEFAULT
+
+
+def test_a_loaded_model_is_taken_over_with_its_settings(tmp_path, user):
+    llm = TempLoraLLM.from_huggingface_llm(Loaded(), "erin", root=tmp_path, policy=QUICK)
+    assert llm.generate_kwargs == {"do_sample": False}
+    assert (llm.metadata.num_output, llm.metadata.model_name) == (5, "a model of one's own")
+    assert llm.chat([user("Hello?")]).raw["completion_tokens"] <= 5
+    llm.service.close()
+    with pytest.raises(TypeError, match="a HuggingFaceLLM is needed"):
+        TempLoraLLM.from_huggingface_llm(llm)
