@@ -37,7 +37,8 @@ def main() -> None:
     begin = len(memory.get_all()) // 2
     for number in range(begin, begin + turns):
         chat.chat(f"Question {number} about bees at house {number}?")
-        (folder / "said").write_text(str(number + 1))
+        (folder / "saying").write_text(str(number + 1))
+        (folder / "saying").replace(folder / "said")  # whole, whenever the process dies
     memory.wait_absorbed()
     memory.service.close()
 
