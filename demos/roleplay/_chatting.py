@@ -200,7 +200,7 @@ class ChatHandlers:
 
     def greeting(self, data: gr.SelectData, token: str, actor_id: str, persona_key: str) -> Updates:
         visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
-        offered = greetings(actor.character, user=persona.name)
+        offered = greetings(actor.character, user=persona.called)
         with _Turn(chat):
             number = int(data.value) if str(data.value).isdecimal() else -1
             if len(chat.messages) == 1 and 0 <= number < len(offered):

@@ -12,6 +12,8 @@ from templora_memory.importers import Character, ChatLog
 
 PREFIX = "roleplay-"
 """Every memory id of this page begins so; what does not is somebody else's and never touched."""
+NOBODY = "You"
+"""The persona that a visit begins with."""
 MOST_ACTORS = 24
 MOST_PERSONAS = 12
 MOST_PENDING = 3
@@ -100,9 +102,14 @@ class Shown:
 class Persona:
     """Whom the visitor plays. `key` is the user part of memory ids."""
 
-    name: str = "You"
+    name: str = NOBODY
     note: str = ""
     key: str = field(default_factory=lambda: secrets.token_hex(6))
+
+    @property
+    def called(self) -> str:
+        """How a character addresses this persona."""
+        return "friend" if self.name == NOBODY else self.name
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from templora_memory.importers import (
     matching_lore,
 )
 
-from ._state import Actor, Chat, Part, Persona, Shown
+from ._state import NOBODY, Actor, Chat, Part, Persona, Shown
 
 Mode: TypeAlias = Literal["weights", "prompt", "both", "neither"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -29,7 +29,6 @@ _SCAN = 3  # newest messages that are searched for keys of the lorebook
 _PASSAGES = 2
 _PASSAGE = 400  # characters
 _WORD = re.compile(r"\w+")
-_PLAIN_USER = "You"
 _CARD, _CUT = "Card", "Card, cut: it does not fit"
 _SPARE = 4  # tokens that a cut inside a word may cost
 
@@ -67,7 +66,7 @@ class Settings:
 
 def greet(actor: Actor, chat: Chat, persona: Persona) -> None:
     """Let the character open an empty conversation."""
-    if not chat.messages and (offered := greetings(actor.character, user=persona.name)):
+    if not chat.messages and (offered := greetings(actor.character, user=persona.called)):
         chat.messages.append(Message("assistant", offered[0]))
 
 
@@ -127,7 +126,7 @@ class Answer:
         most = settings.max_tokens or policy.reply_tokens or 1
         self._most = min(most, max(1, (policy.window or 2) // 2))
         self._room = (policy.window or 0) - self._most
-        self._card = card_text(actor.character, user=persona.name)
+        self._card = card_text(actor.character, user=persona.called)
         self._system = self._system_parts(actor, persona)
         self._id = actor.pair(persona) if settings.remembers else None
         self._sampling = Sampling(temperature=settings.temperature, seed=seed)
@@ -135,11 +134,11 @@ class Answer:
         self._sent_body = self._body
 
     def _system_parts(self, actor: Actor, persona: Persona) -> list[tuple[str, str]]:
-        parts = [("Card's instructions", instructions(actor.character, user=persona.name))]
+        parts = [("Card's instructions", instructions(actor.character, user=persona.called))]
         if self._settings.shows_card:
             parts.append((_CARD, self._card))
-        if persona.name != _PLAIN_USER or persona.note:
-            parts.append(("Who you are", f"The user is {persona.name}. {persona.note}".strip()))
+        if persona.name != NOBODY or persona.note:
+            parts.append(("Who you are", f"The user is {persona.called}. {persona.note}".strip()))
         said = [message.content for message in self._body[-_SCAN:]]
         if self._settings.lore:
             found = matching_lore(actor.character.lore, said)

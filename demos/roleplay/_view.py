@@ -92,7 +92,7 @@ class View:
         }
 
     def rows(self, actor: Actor | None, chat: Chat | None, persona: Persona) -> list[Any]:
-        offered = greetings(actor.character, user=persona.name) if actor else ()
+        offered = greetings(actor.character, user=persona.called) if actor else ()
         return _show.chatbot(actor, chat, offered)
 
     def status(self, actor: Actor | None, chat: Chat | None, persona: Persona) -> str:

@@ -193,7 +193,7 @@ def test_a_card_is_uploaded_previewed_absorbed_and_answers(open_page, server):
     see(page.locator("#progress"), "is in the weights")
     see(page.locator("#progress"), "Perplexity")
     page.get_by_role("button", name="Talk with Nell Harrow").click()
-    see(answers(page).last, "Mind the wheel, You.")
+    see(answers(page).last, "Mind the wheel, friend.")
     say(page, "Which red kite is called what?", 1)
     see(answers(page).last, "red kite called Wisp")
     page.get_by_role("button", name="What the model sees").click()
