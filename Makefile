@@ -75,6 +75,8 @@ check: .setup-check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	cd integrations/langchain && ../../$(BIN)/mypy
+	cd integrations/llama_index && ../../$(BIN)/mypy --strict --config-file ../../pyproject.toml \
+	  --namespace-packages --explicit-package-bases llama_index/memory/templora
 	$(BIN)/lint-imports
 	$(MAKE) docs
 
