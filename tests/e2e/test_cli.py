@@ -546,13 +546,14 @@ class Person:
 # --- interrupting ------------------------------------------------------------------------------
 
 SLOW = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
 from templora_memory import ParametricMemory, Policy
 from templora_memory.cli import main
 from templora_memory.stores import DirectoryStore
 from templora_memory.testing import FakeBackend
 
 root, mark = sys.argv[1:3]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 def slowly():
     pathlib.Path(mark).touch()

@@ -9,7 +9,6 @@ import pytest
 
 from templora_memory import ParametricMemory, Policy
 from templora_memory.errors import InvalidSetting, InvalidText
-from templora_memory.evaluation import translation as module
 from templora_memory.evaluation.translation import BEFORE, SECTION, Pair, load_pairs, translation
 from templora_memory.stores import DirectoryStore
 from templora_memory.testing import FakeBackend
@@ -57,7 +56,7 @@ def test_both_arms_see_the_same_prompts_and_are_scored(service):
 
 
 def test_without_writing_there_is_only_the_perplexity(service, backend, monkeypatch):
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     report = translation(service, SECTIONS, write=False)
     assert report.arms["memory"].bleu is None
     assert backend.requests == []
