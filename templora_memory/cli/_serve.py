@@ -116,17 +116,20 @@ def serve(
         else:
             call.warn(f"serving {common.model} at {url}/v1")
 
-    server.serve(
-        LocalBackend(common.model, device=common.device, dtype=common.dtype),
-        common.root or Path.home() / ".templora",
-        host=host,
-        port=port,
-        policy=common.policy(),
-        keys=known,
-        settings=settings,
-        observer=observer,
-        started=started,
-    )
+    try:
+        server.serve(
+            LocalBackend(common.model, device=common.device, dtype=common.dtype),
+            common.root or Path.home() / ".templora",
+            host=host,
+            port=port,
+            policy=common.policy(),
+            keys=known,
+            settings=settings,
+            observer=observer,
+            started=started,
+        )
+    finally:
+        log.removeHandler(handler)
 
 
 @command(app)
