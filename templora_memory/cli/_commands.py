@@ -21,6 +21,7 @@ from templora_memory._service import ParametricMemory
 from templora_memory._version import __version__
 from templora_memory.cli import _show
 from templora_memory.cli._call import Call, command
+from templora_memory.cli._demo import find_demo
 from templora_memory.errors import InvalidSetting, InvalidText, StoreDamaged
 from templora_memory.evaluation.conversation import (
     conversation as measure_conversation,
@@ -303,6 +304,16 @@ def rebuild(call: Call, memory_id: MemoryId) -> None:
         job = service.rebuild(memory_id, wait=False)
         report = _follow(call, job, f"Learning {memory_id} again")
     call.say({"id": memory_id, **report.as_dict()}, _show.absorbed(memory_id, report))
+
+
+@app.command(
+    "demo",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+def demo(context: typer.Context) -> None:
+    """Role-play with characters that can be discarded, in the browser; --help shows its options."""
+    raise typer.Exit(find_demo()(context.args))
 
 
 # --- looking, copying, removing: no model is loaded --------------------------------------------
