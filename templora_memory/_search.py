@@ -138,16 +138,14 @@ class Searcher:
         self, manifest: Manifest, journal: Journal, digests: Sequence[str]
     ) -> dict[str, Document]:
         """Documents by digest, those of the memory it began from read there while it exists."""
+        own = set(digests) & set(journal.documents)
+        found = {digest: journal.document(digest) for digest in digests if digest in own}
         origin = manifest.origin.id if manifest.origin else None
-        sources = [journal]
-        if origin is not None and self._store.manifest(origin) is not None:
-            sources.append(self._store.journal(origin))
-        found: dict[str, Document] = {}
-        for digest in digests:
-            for source in sources:
-                if digest in source.documents:
-                    found[digest] = source.document(digest)
-                    break
+        missing = [digest for digest in digests if digest not in own]
+        if missing and origin is not None and self._store.manifest(origin) is not None:
+            other = self._store.journal(origin)
+            there = set(other.documents)
+            found |= {digest: other.document(digest) for digest in missing if digest in there}
         return found
 
     def _index(self, manifest: Manifest) -> PassageIndex:

@@ -1136,6 +1136,8 @@ class _Prompt:
         """System message and body, with as many of these passages as there is room for."""
         taken: list[Passage] = []
         shown = (*self.system, *body)
+        if not found:
+            return shown, ()  # without counting: nearly every prompt goes this way
         before = self._count(shown)
         for passage in found:
             texts = (*self._texts, *(p.text for p in taken), passage.text)

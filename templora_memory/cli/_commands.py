@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -525,12 +526,7 @@ def perplexity(
     reports = {}
     with call.service() as service:
         for name, text in texts.items():
-            with _bar(call) as bar:
-                task = bar.add_task(name, total=None, note="")
-
-                def note(done: int, count: int, bar: Progress = bar, task: Any = task) -> None:
-                    bar.update(task, completed=done, total=count)
-
+            with _counting(call, name, "chunks") as note:
                 reports[name] = measure(service, text, tokens=tokens, progress=note)
     document = {**total(reports), "preset": call.common.preset}
     call.say(document, _show.perplexities(reports, document))
@@ -568,18 +564,11 @@ def recall(
     asked = bundled_people() if people is None else load_people(people)
     text = None if other is None else _read(other)
     later = None if then is None else _read(then)
-    with call.service() as service, _bar(call, "people") as bar:
-        task = bar.add_task("asking", total=None, note="")
-
-        def note(done: int, count: int) -> None:
-            bar.update(task, completed=done, total=count)
-
+    with call.service() as service, _counting(call, "asking", "people") as note:
         report = measure_recall(
             service, asked, other=text, then=later, chunks=chunks, progress=note
         )
-    found = report.as_dict()
-    document = {**found.pop("arms"), **found, "preset": call.common.preset}
-    call.say(document, _show.recalled(report))
+    call.say(_arms_first(call, report.as_dict()), _show.recalled(report))
 
 
 @command(bench)
@@ -599,16 +588,9 @@ def conversation(
         templora bench conversation talks.jsonl --model Qwen/Qwen3-0.6B --json
     """
     talks = load_talks(file)
-    with call.service() as service, _bar(call, "conversations") as bar:
-        task = bar.add_task("asking", total=None, note="")
-
-        def note(done: int, count: int) -> None:
-            bar.update(task, completed=done, total=count)
-
+    with call.service() as service, _counting(call, "asking", "conversations") as note:
         report = measure_conversation(service, talks, progress=note)
-    found = report.as_dict()
-    document = {**found.pop("arms"), **found, "preset": call.common.preset}
-    call.say(document, _show.conversed(report))
+    call.say(_arms_first(call, report.as_dict()), _show.conversed(report))
 
 
 @command(bench)
@@ -631,16 +613,12 @@ def translation(
         templora bench translation 4-mrly.eval --no-write --json
     """
     sections = load_pairs(file)
-    with call.service(recipe="pairs") as service, _bar(call, "sections") as bar:
-        task = bar.add_task("translating", total=None, note="")
-
-        def note(done: int, count: int) -> None:
-            bar.update(task, completed=done, total=count)
-
+    with (
+        call.service(recipe="pairs") as service,
+        _counting(call, "translating", "sections") as note,
+    ):
         report = measure_translation(service, sections, write=write, progress=note)
-    found = report.as_dict()
-    document = {**found.pop("arms"), **found, "preset": call.common.preset}
-    call.say(document, _show.translated(report))
+    call.say(_arms_first(call, report.as_dict()), _show.translated(report))
 
 
 @command(bench)
@@ -754,6 +732,20 @@ def _bar(call: Call, unit: str = "chunks") -> Progress:
         transient=True,
         disable=not call.err.is_terminal,
     )
+
+
+@contextmanager
+def _counting(call: Call, title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is told what is done and how much there is."""
+    with _bar(call, unit) as bar:
+        task = bar.add_task(title, total=None, note="")
+        yield lambda done, count: bar.update(task, completed=done, total=count)
+
+
+def _arms_first(call: Call, report: dict[str, Any]) -> dict[str, Any]:
+    """A comparison as one document, its arms at the top."""
+    arms = report.pop("arms")
+    return {**arms, **report, "preset": call.common.preset}
 
 
 def _follow(call: Call, job: Job, title: str) -> AbsorbReport:

@@ -68,8 +68,7 @@ class ConversationReport:
     machine: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        found = {name: asdict(arm) for name, arm in self.arms.items()}
-        return {**{key: getattr(self, key) for key in self.__slots__}, "arms": found}
+        return asdict(self)
 
 
 def load_talks(path: Path) -> tuple[Talk, ...]:

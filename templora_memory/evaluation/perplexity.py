@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from templora_memory._messages import Document
-from templora_memory._ports import Adapter, Backend, ScoreRequest
+from templora_memory._ports import Backend, ScoreRequest
 from templora_memory._service import Memory, ParametricMemory
 from templora_memory._version import __version__
 from templora_memory.errors import InvalidSetting, InvalidText
+from templora_memory.evaluation._newest import newest
 from templora_memory.evaluation._provenance import commit, machine
 
 _SPARE = 8  # a begin token, and tokens that fall differently where a text was cut
@@ -198,12 +199,11 @@ def _pieces(backend: Backend, text: str, chunk: int, tokens: int | None) -> tupl
 def _chunk(
     memory: Memory, backend: Backend, piece: str, before: str, start: int
 ) -> list[ChunkScore]:
-    head = memory.head()
+    adapter = newest(memory)
     request = ScoreRequest(context=before, target=piece, adapter=None)
     (base,) = backend.score([request])
     learned = base
-    if head is not None:
-        adapter = Adapter(folder=memory.adapter(), version=f"{memory.id}/{head.name}")
+    if adapter is not None:
         # one call each: rows of one batch may differ from a single row in the last bit
         (learned,) = backend.score(
             [ScoreRequest(context=before, target=piece, adapter=adapter, strength=1.0)]

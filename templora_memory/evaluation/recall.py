@@ -28,6 +28,7 @@ from templora_memory._service import ParametricMemory
 from templora_memory._version import __version__
 from templora_memory.errors import InvalidText
 from templora_memory.evaluation._answers import RECALL_TOKENS, Answer, Arm, Question, arm_of, ask
+from templora_memory.evaluation._newest import newest
 from templora_memory.evaluation._provenance import commit, machine
 
 ARMS = ("prompt", "memory", "half", "bm25", "memory_bm25", "none", "wrong", "forgotten")
@@ -72,8 +73,7 @@ class RecallReport:
     machine: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        found = {name: asdict(arm) for name, arm in self.arms.items()}
-        return {**{key: getattr(self, key) for key in self.__slots__}, "arms": found}
+        return asdict(self)
 
 
 def bundled_people() -> tuple[Person, ...]:
@@ -222,10 +222,7 @@ class _Other:
 
     def factor(self, name: str) -> float:
         """How much a memory changes its perplexity."""
-        service, head = self._service, self._service.head(name)
-        version = f"{name}/{head.name if head else ''}"
-        adapter = Adapter(folder=service.adapter(name), version=version)
-        return math.exp(self._nll(adapter) - self._plain)
+        return math.exp(self._nll(newest(self._service.open(name))) - self._plain)
 
     def _nll(self, adapter: Adapter | None) -> float:
         """Mean over the tokens of all pieces but the first, each after the piece before it."""

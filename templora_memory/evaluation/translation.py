@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from templora_memory._messages import Message
-from templora_memory._ports import Adapter, ScoreRequest
+from templora_memory._ports import ScoreRequest
 from templora_memory._service import HEAD, Memory, ParametricMemory
 from templora_memory._version import __version__
 from templora_memory.errors import InvalidSetting, InvalidText
+from templora_memory.evaluation._newest import newest
 from templora_memory.evaluation._provenance import commit, machine
 
 INSTRUCTION = "Translate what the user says into English."
@@ -73,8 +74,7 @@ class TranslationReport:
     machine: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        found = {name: asdict(arm) for name, arm in self.arms.items()}
-        return {**{key: getattr(self, key) for key in self.__slots__}, "arms": found}
+        return asdict(self)
 
 
 def load_pairs(path: Path) -> tuple[tuple[Pair, ...], ...]:
@@ -199,10 +199,7 @@ class _Count:
         pair: Pair,
         write: bool,  # noqa: FBT001  # handed through
     ) -> None:
-        head = memory.head() if memory else None
-        adapter = None
-        if memory is not None and head is not None:
-            adapter = Adapter(folder=memory.adapter(), version=f"{memory.id}/{head.name}")
+        adapter = newest(memory) if memory else None
         request = ScoreRequest(context=tuple(prompt), target=pair.target, adapter=adapter)
         self._scores += service.backend.score([request])[0]
         self._prompts.append(service.backend.count(prompt))
