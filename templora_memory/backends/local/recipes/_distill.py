@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from templora_memory._messages import Message
 from templora_memory._ports import LearnRequest
+from templora_memory.backends.local.recipes._beside import Shown, beside
 from templora_memory.backends.local.recipes._example import Example, Tools
 from templora_memory.backends.local.recipes._statements import statements
 from templora_memory.backends.local.recipes._study import dealt, questions
@@ -24,17 +25,14 @@ def distill(request: LearnRequest, tools: Tools) -> Sequence[Example]:
     """Like `study`, with the teacher's expectations in place of the bare answers."""
     told = statements(request, tools)
     pairs: list[tuple[str, str]] = []
-    shown: list[tuple[Sequence[int], int]] = []
+    shown: list[Shown] = []
     for text, asked in questions(request, tools).items():
         for question, answer in asked:
             turn = (Message("user", question), Message("assistant", answer))
             seen = len(tools.text.dialogue(turn[:1], lead=True).ids)
-            ids = tools.text.dialogue(turn, lead=True).ids
-            beside = tools.text.dialogue((Message("system", text), *turn), lead=True).ids
-            count = len(ids) - seen
-            # a template that writes the answer differently beside a text has no teacher
-            if beside[-count:] == ids[-count:] and len(beside) <= tools.room:
+            both = beside(turn, text, tools, seen=seen)
+            if both is not None:
                 pairs.append((question, answer))
-                shown.append((beside, count))
+                shown.append(both[0])
     soft = tools.expect(shown, top=TOP) if shown else []
     return [*dealt(pairs, tools, soft), *told]

@@ -15,6 +15,7 @@ from importlib import resources
 from torch import Tensor
 
 from templora_memory._messages import Message
+from templora_memory.backends.local.recipes._beside import Shown, beside
 from templora_memory.backends.local.recipes._example import Soft, Tools
 from templora_memory.backends.local.recipes._sentences import sentences
 
@@ -51,19 +52,16 @@ def grounded(asked: Sequence[tuple[str, str]], text: str, tools: Tools) -> list[
     That is a word which stands in few sentences of the text (so it is not the hero's name) and not
     in the question, and which the model holds far more likely with the text before it.
     """
-    with_text: list[tuple[Sequence[int], int]] = []
-    without: list[tuple[Sequence[int], int]] = []
+    with_text: list[Shown] = []
+    without: list[Shown] = []
     found: list[tuple[str, str]] = []
     for question, answer in asked:
         turn = (Message("user", question), Message("assistant", answer))
-        seen = len(tools.text.prompt(turn[:1]))
-        ids = tools.text.dialogue(turn, lead=True).ids
-        beside = tools.text.dialogue((Message("system", text), *turn), lead=True).ids
-        count = len(ids) - seen
-        # a template that writes the answer differently beside a text cannot be compared
-        if count > 0 and beside[-count:] == ids[-count:] and len(beside) <= tools.room:
-            with_text.append((beside, count))
-            without.append((ids, count))
+        # the words alone: what the template opens an answer with is no part of the comparison
+        both = beside(turn, text, tools, seen=len(tools.text.prompt(turn[:1])))
+        if both is not None:
+            with_text.append(both[0])
+            without.append(both[1])
             found.append((question, answer))
     if not found:
         return []
