@@ -95,14 +95,13 @@ class _Tally:
 
     def report(self, revision: Revision | None) -> AbsorbReport:
         tokens = sum(chunk.tokens for chunk in self.chunks)
-        measured = [c for c in self.chunks if c.nll_after is not None and c.recalled is not None]
         return AbsorbReport(
             revision=revision.name if revision else None,
             tokens=tokens,
             chunks=len(self.chunks),
             perplexity_before=_perplexity([(c.nll_before, c.tokens) for c in self.chunks]),
-            perplexity_after=_perplexity([(c.nll_after or 0.0, c.tokens) for c in measured]),
-            recalled=sum(c.recalled or 0 for c in measured) / tokens if measured else None,
+            perplexity_after=_perplexity(_after(self.chunks)),
+            recalled=_recalled(self.chunks),
             kl=self.kl,
             seconds=time.monotonic() - self._started,
             bytes=revision.bytes if revision else 0,
@@ -389,6 +388,26 @@ def teaches(messages: Sequence[Message]) -> bool:
 
 def _temporary(folder: Path) -> str:
     return f"{folder.name}/"
+
+
+def _after(chunks: Sequence[ChunkStats]) -> list[tuple[float, int]]:
+    """Loss and tokens of chunks after their updates; empty if none was measured.
+
+    One that was not measured counts with its own loss before, less the mean gain of the others.
+    """
+    gains = [(c.nll_before - c.nll_after, c.tokens) for c in chunks if c.nll_after is not None]
+    if not gains:
+        return []
+    gain = sum(value * count for value, count in gains) / sum(count for _, count in gains)
+    return [(c.nll_before - gain if c.nll_after is None else c.nll_after, c.tokens) for c in chunks]
+
+
+def _recalled(chunks: Sequence[ChunkStats]) -> float | None:
+    """Share of the tokens of measured chunks that are now repeated verbatim."""
+    found = [(c.recalled, c.tokens) for c in chunks if c.recalled is not None]
+    if not found:
+        return None
+    return sum(recalled for recalled, _ in found) / sum(tokens for _, tokens in found)
 
 
 def _perplexity(losses: Sequence[tuple[float, int]]) -> float | None:

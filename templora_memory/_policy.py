@@ -63,9 +63,9 @@ class Learning:
             (L_T of the paper); None: as many as the chunk has.
         context_gradient: keep the context inside the graph, as the released code does; otherwise
             it enters as keys and values without gradient, which is cheaper and slightly different.
-        reuse_context: take the keys and values of the context over from the chunk before, where
-            `measure` has computed them with the newest adapter, until the model's positions are
-            used up (the paper's cache reuse); otherwise run the context again for every chunk.
+        reuse_context: take the keys and values of the context over from the newest forward of the
+            chunk before, until the model's positions are used up (the paper's cache reuse);
+            otherwise run the context again for every chunk.
         document_steps: optimizer steps that a document standing alone (not `continues`) gets at
             least in all: a bio of one chunk is passed over that often, a book gets `epochs`.
         kl_weight: while a short document is passed over more than `epochs` times, each step adds
@@ -86,7 +86,9 @@ class Learning:
             (a warm-up that the released code steps once per chunk).
         carry_optimizer: go on with AdamW's moments in the next absorb, also after a restart.
         beta1, beta2, epsilon, weight_decay, clip: AdamW and gradient norm clipping.
-        measure: score each chunk again after its last step, for the receipt (one more forward).
+        measure: score chunks again after their last step, for the receipt (one more forward).
+        measure_every: of a text that is passed once, this one chunk in so many is scored; of one
+            that is passed over in rounds, every chunk in the last round.
         seed: of the adapter's start values and of dropout.
     """
 
@@ -114,10 +116,11 @@ class Learning:
     weight_decay: float = 0.0
     clip: float = 1.0
     measure: bool = True
+    measure_every: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "epochs"):
+        for name in ("rank", "epochs", "measure_every"):
             whole(f"learning.{name}", getattr(self, name))
         for name in ("alpha", "rate", "epsilon", "clip"):
             none = name == "rate"  # derived from the model
@@ -326,6 +329,7 @@ _REFERENCE = Learning(
     schedule="released",
     carry_optimizer=True,
     epsilon=1e-7,
+    measure_every=1,
 )
 
 

@@ -56,8 +56,8 @@ class Reply:
 class ChunkStats:
     """What one chunk did: tokens learned, its perplexity before and after its own training.
 
-    `after` and `recalled` are None where measuring was off. `recalled` counts tokens with a
-    probability over one half, which greedy decoding repeats verbatim (arXiv 2605.30260).
+    `nll_after` and `recalled` are None where the chunk was not measured. `recalled` counts tokens
+    with a probability over one half, which greedy decoding repeats verbatim (arXiv 2605.30260).
     """
 
     tokens: int
@@ -95,8 +95,9 @@ class AbsorbReport:
         chunks: updates made.
         perplexity_before: of the text, each chunk measured just before it was learned, with the
             memory as it was then; None if nothing was learned.
-        perplexity_after: of the same chunks right after their own update.
-        recalled: share of the tokens that greedy decoding now repeats verbatim (p > 0.5).
+        perplexity_after: of the same chunks right after their own update. Of a long text one chunk
+            in `Learning.measure_every` is measured; the others count with their mean gain.
+        recalled: share of the measured tokens that greedy decoding now repeats verbatim (p > 0.5).
         kl: how much the memory now changes text that has nothing to do with it: mean
             KL(base || memory) on neutral text, in nats per token.
         seconds: time from start to commit.

@@ -633,6 +633,7 @@ def speed(  # noqa: PLR0917  # typer calls it by name
     repeats: Annotated[int, typer.Option(help="Runs of each side; the median counts.")] = 5,
     chunk: Annotated[int, typer.Option(help="Tokens of a chunk.")] = 256,
     context: Annotated[int, typer.Option(help="Tokens before a chunk.")] = 768,
+    learned: Annotated[int, typer.Option(help="Chunks that each run of learning takes.")] = 8,
     book: Annotated[int, typer.Option(help="Tokens of the book to learn.")] = 60_000,
     history: Annotated[
         int, typer.Option(help="Absorbed tokens after which the last turn is timed.")
@@ -662,6 +663,7 @@ def speed(  # noqa: PLR0917  # typer calls it by name
         chunk=chunk,
         context=context,
         repeats=repeats,
+        learned=learned,
         book=book,
         history=(*(step for step in steps if step < history), history),
     )

@@ -60,7 +60,7 @@ class SpeedSettings:
         chunk, context: tokens of a chunk, and before it: the released code has three times as
             many before as in a chunk.
         repeats: of every side of a comparison; the median counts.
-        learned: chunks that each repeat learns.
+        learned: chunks that each repeat learns, each after a full context.
         book: tokens that both ways of learning learn for the comparison of quality; 0: none.
         history: numbers of absorbed tokens after which a turn is timed, growing.
     """
@@ -272,24 +272,34 @@ class _Bench:
         self.report.figures["matrix_flops"] = max(rates.values())
 
     def absorb_vs_reference(self) -> None:
-        """Seconds per chunk, ours through the service (disk and receipt included)."""
+        """Seconds per token that comes after a full context.
+
+        Ours through the service, disk and receipt included: a document that goes on where the
+        memory's text ends, so that the context before it is run, too.
+        """
         settings, learned = self._settings, self._settings.learned
         learning = self._service.policy.learning
         own: list[float] = []
         other: list[float] = []
         self._service.absorb(self._new(), self._document(2))  # warm up
+        first = math.ceil(settings.context / settings.chunk) + 1
         for repeat in range(settings.repeats):
-            document = self._document(learned + 4, start=repeat * learned)
+            name = self._new()
+            self._service.absorb(name, self._document(first, start=repeat * learned))
+            more = replace(self._document(learned, start=repeat * learned + first), continues=True)
             began = time.perf_counter()
-            report = self._service.absorb(self._new(), document)
+            report = self._service.absorb(name, more)
             own.append((time.perf_counter() - began) / report.tokens)
             loop = ReferenceLoop(self._base.model, learning)
-            ids = self._backend._now.text.encode(document.text)  # noqa: SLF001
+            ids = self._backend._now.text.encode(  # noqa: SLF001
+                self._document(first + learned, start=repeat * learned).text
+            )
             spent = [
-                loop.learn(before, chunk)
+                (loop.learn(before, chunk), len(chunk))
                 for before, chunk in chunks(ids, settings.chunk, settings.context)
+                if len(before) == settings.context
             ]
-            other.append(sum(spent) / len(ids))
+            other.append(sum(seconds for seconds, _ in spent) / sum(size for _, size in spent))
         own_rate, other_rate = 1 / statistics.median(own), 1 / statistics.median(other)
         floor = 4 * self.report.parameters * learning.epochs / self.report.figures["matrix_flops"]
         self._note(

@@ -40,8 +40,9 @@ def kept_and_gradient(base):
         kept.append(tensor.nbytes)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), base.learning():
-        loss, _ = _learner.batch_loss(base, batch, _learner.rows_of([state]))
+    rows, hooks = _learner.rows_of([state]), torch.autograd.graph.saved_tensors_hooks
+    with hooks(pack, lambda tensor: tensor), base.learning(rows):
+        loss, _ = _learner.batch_loss(base, batch, rows)
     loss.backward()
     return sum(kept), state._grad
 

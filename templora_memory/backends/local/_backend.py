@@ -72,6 +72,8 @@ class LocalBackend:
         checkpointing: keep no activations while learning, but compute them again in the backward
             pass: for models that would not fit otherwise. A third slower; a chunk's context then
             stays inside the graph, which costs as much as the chunk.
+        compiled: learn with compiled layers (torch.compile), which takes a C++ compiler or Triton
+            and some seconds for every new shape. It pays where a step is many small operations.
         recipes: of your own, by name, beside the ones there are.
         options: passed on to ``AutoModelForCausalLM.from_pretrained``.
     """
@@ -86,6 +88,7 @@ class LocalBackend:
         prefix_bytes: int = PREFIX_BYTES,
         batch_tokens: int = BATCH_TOKENS,
         checkpointing: bool = False,
+        compiled: bool = False,
         recipes: Mapping[str, Recipe] | None = None,
         **options: Any,
     ) -> None:
@@ -94,9 +97,10 @@ class LocalBackend:
             device=device,
             dtype=dtype,
             checkpointing=checkpointing,
+            compiled=compiled,
             options=options,
         )
-        self._checkpointing = checkpointing
+        self._checkpointing, self._compiled = checkpointing, compiled
         self._recipes = {**RECIPES, **(recipes or {})}
         self._name = os.fspath(model)
         self._most = adapter_bytes
@@ -114,11 +118,15 @@ class LocalBackend:
     ) -> LocalBackend:
         """A backend over a model and tokenizer that are loaded already; they become its own.
 
-        `settings`: adapter_bytes, prefix_bytes, batch_tokens, checkpointing, recipes.
+        `settings`: adapter_bytes, prefix_bytes, batch_tokens, checkpointing, compiled, recipes.
         """
         backend = cls(name, **settings)
         backend._load = lambda: _model.prepare(
-            model, tokenizer, name=name, checkpointing=backend._checkpointing
+            model,
+            tokenizer,
+            name=name,
+            checkpointing=backend._checkpointing,
+            compiled=backend._compiled,
         )
         return backend
 

@@ -160,8 +160,8 @@ def prepare(
 
     The context is taken over from `before`, the keys and values of the example before this one,
     while these are of the same tokens and their positions leave room for the example. They were
-    computed with the newest adapter; those further back, with the ones before it (the paper's
-    cache reuse). Otherwise the context is run again.
+    computed with the adapter of its last step or the one before; those further back, with older
+    ones (the paper's cache reuse). Otherwise the context is run again.
     """
     room = max(0, base.context - len(example.ids))
     context = example.context[-room:] if room else ()
@@ -328,15 +328,18 @@ def measure(
     cache = stored_cache(batch.prefix)
     with torch.no_grad():
         _, nll = batch_loss(base, batch, rows_of(states), cache)
-    pairs = pairs_of(cache)
+    return list(zip(torch.split(nll, list(batch.sizes)), seen_by(prepared, cache), strict=True))
+
+
+def seen_by(prepared: Sequence[Prepared], cache: DynamicCache) -> list[Seen]:
+    """Of every row what it has seen after a forward that filled this cache."""
+    pairs = [(keys.detach(), values.detach()) for keys, values in pairs_of(cache)]
     width = max(len(row.seen.ids) for row in prepared)
     found = []
-    for index, (row, losses) in enumerate(
-        zip(prepared, torch.split(nll, list(batch.sizes)), strict=True)
-    ):
+    for index, row in enumerate(prepared):
         cut = slice(width - len(row.seen.ids), width + len(row.ids))
         own = [(k[index : index + 1, :, cut], v[index : index + 1, :, cut]) for k, v in pairs]
-        found.append((losses, Seen(row.seen.ids + row.ids, row.seen.first, own)))
+        found.append(Seen(row.seen.ids + row.ids, row.seen.first, own))
     return found
 
 

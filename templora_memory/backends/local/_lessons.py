@@ -19,7 +19,7 @@ from torch import Tensor
 from templora_memory._policy import Learning
 from templora_memory._reports import AbsorbProgress, ChunkStats, LearnStats
 from templora_memory.backends.local import _learner, _lora
-from templora_memory.backends.local._model import BaseModel
+from templora_memory.backends.local._model import BaseModel, stored_cache
 from templora_memory.backends.local._neutral import Neutral
 from templora_memory.backends.local.recipes import Example
 from templora_memory.errors import Cancelled, LearningFailed
@@ -104,7 +104,14 @@ class Lesson:
     @property
     def measured(self) -> bool:
         """Whether the example at hand is seen for the last time and wants to be measured."""
-        return self.settings.measure and self._round == self._rounds - 1
+        sample = self._rounds > 1 or self._number % self.settings.measure_every == 0
+        return self.settings.measure and sample and self._round == self._rounds - 1
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the next example may take over what the pass at hand has seen."""
+        last = self._pass == self._passes - 1
+        return last and self.settings.reuse_context and not self.measured
 
     @property
     def length(self) -> int:
@@ -146,7 +153,7 @@ class Lesson:
         Args:
             nll: losses of this one before its newest step.
             after: its losses after it, if they were measured.
-            seen: its keys and values then.
+            seen: its keys and values of the newest forward.
         """
         self._seen = seen if self.settings.reuse_context else _learner.NOTHING
         self._seconds[self._number] += time.monotonic() - self._began
@@ -229,7 +236,7 @@ class Lessons:
         if not group:
             return
         try:
-            losses = self._gradients(group)
+            losses, seen = self._gradients(group)
         except BaseException as error:  # noqa: BLE001  # belongs to whoever waits for the result
             for lesson, _ in group:
                 lesson.state.clear()
@@ -239,16 +246,16 @@ class Lessons:
             for member in group:  # whose fault was it? The others take their step alone
                 self._alone(member)
             return
-        self._take([lesson for lesson, _ in group], losses)
+        self._take([lesson for lesson, _ in group], losses, seen)
 
     def _alone(self, member: tuple[Lesson, _learner.Prepared]) -> None:
         try:
-            losses = self._gradients([member])
+            losses, seen = self._gradients([member])
         except BaseException as error:  # noqa: BLE001  # belongs to whoever waits for the result
             member[0].state.clear()
             self._leave(member[0], error)
             return
-        self._take([member[0]], losses)
+        self._take([member[0]], losses, seen)
 
     def _fits(self, lesson: Lesson, group: Sequence[Lesson]) -> bool:
         """Whether a lesson may share the batch: same layers, and little padding."""
@@ -279,32 +286,44 @@ class Lessons:
         self._waiting.remove(lesson)
         lesson.result.set_exception(error)
 
-    def _gradients(self, group: Sequence[tuple[Lesson, _learner.Prepared]]) -> Sequence[Tensor]:
-        """Backward for every member; returns the losses of each one's tokens."""
+    def _gradients(
+        self, group: Sequence[tuple[Lesson, _learner.Prepared]]
+    ) -> tuple[Sequence[Tensor], Sequence[_learner.Seen]]:
+        """Backward for every member; returns the losses of each one's tokens, and what it saw."""
         base, members = self._base, [lesson for lesson, _ in group]
-        batch = _learner.collate(base, [prepared for _, prepared in group])
+        examples = [prepared for _, prepared in group]
+        batch = _learner.collate(base, examples)
+        cache = stored_cache(batch.prefix) if any(member.keeps for member in members) else None
         settings = members[0].settings
         devices = [base.device] if base.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices, enabled=settings.dropout > 0):
             if settings.dropout > 0:
                 torch.manual_seed(settings.seed + members[0].counted.steps)
             rows = _learner.rows_of([m.state for m in members], dropout=settings.dropout)
-            with base.learning():
-                loss, nll = _learner.batch_loss(base, batch, rows)
+            with base.learning(rows):
+                loss, nll = _learner.batch_loss(base, batch, rows, cache)
             loss.backward()  # type: ignore[no-untyped-call]
         if anchored := [lesson for lesson in members if lesson.anchored]:
             self._pull_back(anchored, settings.kl_weight)
-        return torch.split(nll, list(batch.sizes))
+        seen = (
+            [_learner.NOTHING] * len(group) if cache is None else _learner.seen_by(examples, cache)
+        )
+        return torch.split(nll, list(batch.sizes)), seen
 
-    def _take(self, members: Sequence[Lesson], losses: Sequence[Tensor]) -> None:
+    def _take(
+        self,
+        members: Sequence[Lesson],
+        losses: Sequence[Tensor],
+        seen: Sequence[_learner.Seen],
+    ) -> None:
         """A step of every member whose loss is sound; measures those whose example is learned."""
-        learned: dict[Lesson, Tensor] = {}
-        for lesson, own in zip(members, losses, strict=True):
+        learned: dict[Lesson, tuple[Tensor, _learner.Seen]] = {}
+        for lesson, own, states in zip(members, losses, seen, strict=True):
             if failed := _failure(own, self._base):
                 lesson.state.clear()
                 self._leave(lesson, failed)
             elif lesson.step(own):
-                learned[lesson] = own
+                learned[lesson] = own, states
         measured = [lesson for lesson in learned if lesson.measured]
         after: dict[Lesson, tuple[Tensor, _learner.Seen]] = {}
         try:
@@ -314,8 +333,8 @@ class Lessons:
             for lesson in measured:
                 self._leave(lesson, error)
                 del learned[lesson]
-        for lesson, own in learned.items():
-            self._close(lesson, own, *after.get(lesson, (None, _learner.NOTHING)))
+        for lesson, (own, states) in learned.items():
+            self._close(lesson, own, *after.get(lesson, (None, states)))
 
     def _measure(self, lessons: Sequence[Lesson]) -> list[tuple[Tensor, _learner.Seen]]:
         prepared = [lesson.prepared(self._base) for lesson in lessons]
@@ -336,7 +355,7 @@ class Lessons:
         """Add the gradients that keep neutral text as likely as it is for the base model."""
         rows = _learner.rows_of([lesson.state for lesson in lessons])
         turns = [lesson.counted.steps for lesson in lessons]
-        with self._base.learning():
+        with self._base.learning(rows):
             divergence = self.neutral.pull(turns, rows)
         (weight * divergence).backward()  # type: ignore[no-untyped-call]
 

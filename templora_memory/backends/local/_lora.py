@@ -204,15 +204,37 @@ def install(layers: Mapping[str, nn.Module]) -> None:
             module.register_forward_hook(_Branch(name))
 
 
-@dataclass(frozen=True, slots=True)
-class _Branch:
-    """The hook of one layer."""
+@contextmanager
+def bound(layers: Mapping[str, nn.Module], rows: Rows | None) -> Iterator[None]:
+    """Tell every layer's hook its row, for code that is compiled: it cannot read a context."""
+    branches = [
+        hook
+        for module in layers.values()
+        for hook in module._forward_hooks.values()  # noqa: SLF001  # as in `install`
+        if isinstance(hook, _Branch)
+    ]
+    for branch in branches:
+        branch.row = None if rows is None else rows.get(branch.name)
+    try:
+        yield
+    finally:
+        for branch in branches:
+            branch.row = None
 
-    name: str
+
+class _Branch:
+    """The hook of one layer; `row` is looked at by compiled code only."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.row: Row | None = None
 
     def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        rows = _ROWS.get()
-        row = None if rows is None else rows.get(self.name)
+        if torch.compiler.is_compiling():
+            row = self.row
+        else:
+            rows = _ROWS.get()
+            row = None if rows is None else rows.get(self.name)
         if row is None:
             return None  # the base, bit for bit
         x = inputs[0]

@@ -50,7 +50,8 @@ class BaseModel:
     `own_head` says that hidden states times the head's weights are the model's logits; where a
     model changes its logits afterwards (soft caps, scaling), its own forward makes them.
     `checkpointed` layers compute their activations again in the backward pass instead of keeping
-    them; they cannot take stored keys and values while a gradient is wanted.
+    them; they cannot take stored keys and values while a gradient is wanted. `compiled` layers run
+    their compiled form while learning.
     """
 
     name: str
@@ -67,6 +68,7 @@ class BaseModel:
     own_head: bool
     keeps_logits: bool
     checkpointed: tuple[nn.Module, ...] = ()
+    compiled: tuple[tuple[nn.Module, Any], ...] = ()
 
     @property
     def head(self) -> nn.Module:
@@ -85,15 +87,23 @@ class BaseModel:
         return logits[:, -1:] if last else logits
 
     @contextmanager
-    def learning(self) -> Iterator[None]:
-        """Around a forward whose gradient is wanted: checkpointed layers keep no activations."""
+    def learning(self, rows: _lora.Rows) -> Iterator[None]:
+        """Around a forward whose gradient is wanted: with these adapters, and compiled layers.
+
+        Checkpointed layers keep no activations.
+        """
         for layer in self.checkpointed:
             layer.training = True  # of this module alone; what is inside stays in evaluation
+        for layer, call in self.compiled:
+            layer._compiled_call_impl = call  # noqa: SLF001  # as Module.compile() does
         try:
-            yield
+            with _lora.bound(self.layers, rows) if self.compiled else nullcontext():
+                yield
         finally:
             for layer in self.checkpointed:
                 layer.training = False
+            for layer, _ in self.compiled:
+                layer._compiled_call_impl = None  # noqa: SLF001
 
 
 def load(
@@ -102,6 +112,7 @@ def load(
     device: str | None,
     dtype: str | None,
     checkpointing: bool,
+    compiled: bool,
     options: Mapping[str, Any],
 ) -> BaseModel:
     """Load a model and its tokenizer, freeze it, and put the hooks on its layers.
@@ -128,11 +139,20 @@ def load(
     if missing := sorted(found["missing_keys"]):  # they would be random numbers
         reason = f"{len(missing)} of its weights are missing, such as {missing[0]}"
         raise ModelNotFound(_advice(name, path, ValueError(reason)))
-    return prepare(model, tokenizer, name=name, checkpointing=checkpointing)
+    return prepare(model, tokenizer, name=name, checkpointing=checkpointing, compiled=compiled)
 
 
-def prepare(model: Any, tokenizer: Any, *, name: str, checkpointing: bool = False) -> BaseModel:
-    """Freeze a loaded model, hook its layers, and find out what has to be known."""
+def prepare(
+    model: Any, tokenizer: Any, *, name: str, checkpointing: bool = False, compiled: bool = False
+) -> BaseModel:
+    """Freeze a loaded model, hook its layers, and find out what has to be known.
+
+    Raises:
+        InvalidSetting: `checkpointing` and `compiled` together.
+        UnsupportedModel: it cannot carry a memory.
+    """
+    if checkpointing and compiled:
+        raise InvalidSetting("checkpointing and compiled do not go together: choose one of them.")
     model.eval()
     model.requires_grad_(requires_grad=False)
     for asked in ("get_decoder", "get_output_embeddings"):
@@ -165,7 +185,23 @@ def prepare(model: Any, tokenizer: Any, *, name: str, checkpointing: bool = Fals
         own_head=_own_head(model, first.device),
         keeps_logits="logits_to_keep" in inspect.signature(model.forward).parameters,
         checkpointed=_checkpointed(model) if checkpointing else (),
+        compiled=_compiled(model) if compiled else (),
     )
+
+
+def _decoder_layers(model: Any) -> list[Any]:
+    return [m for m in model.get_decoder().modules() if isinstance(m, GradientCheckpointingLayer)]
+
+
+def _compiled(model: Any) -> tuple[tuple[nn.Module, Any], ...]:
+    """The decoder's layers and their compiled forms; each shape is compiled when it first comes.
+
+    Layers are compiled, not the model: they share one program, which takes seconds, not minutes.
+    """
+    found = _decoder_layers(model)
+    if not found:
+        raise UnsupportedModel(f"{type(model).__name__} has no layers to compile: leave it out.")
+    return tuple((layer, torch.compile(layer._call_impl)) for layer in found)  # noqa: SLF001
 
 
 def _checkpointed(model: Any) -> tuple[nn.Module, ...]:
@@ -178,7 +214,7 @@ def _checkpointed(model: Any) -> tuple[nn.Module, ...]:
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _lora.using(_lora.current())
 
-    found = [m for m in model.get_decoder().modules() if isinstance(m, GradientCheckpointingLayer)]
+    found = _decoder_layers(model)
     if not found:
         raise UnsupportedModel(
             f"{type(model).__name__} cannot compute its layers again: leave checkpointing out."
@@ -303,7 +339,8 @@ def _check_cache(model: Any, weight: Tensor) -> None:
         raise
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UnsupportedModel(_KEEPS_MORE.format(type(model).__name__, error)) from error
-    if wrong > (_NOISE if weight.dtype == torch.float32 else 20 * _NOISE):
+    exact = weight.dtype == torch.float32 and not getattr(model, "is_quantized", False)
+    if wrong > (_NOISE if exact else 20 * _NOISE):
         raise UnsupportedModel(
             _KEEPS_MORE.format(type(model).__name__, f"its logits change by {wrong:.1%}")
         )
@@ -333,7 +370,10 @@ def weights_digest(model: nn.Module) -> str:
         if weight.is_meta:  # offloaded: its values are not at hand
             digest.update(f"{name} {tuple(weight.shape)}".encode())
             continue
-        flat = weight.detach().flatten()
+        values = weight.detach()
+        if type(values) is not Tensor:  # a quantised one, which knows few operations
+            values = values.dequantize()
+        flat = values.flatten()
         step = max(1, len(flat) // _SAMPLE)
         sample = flat[::step][:_SAMPLE].to("cpu", torch.bfloat16)
         digest.update(name.encode())
