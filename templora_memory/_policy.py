@@ -72,6 +72,10 @@ class Learning:
             this times KL(base || memory) on a piece of neutral text, in nats per token, so that
             other text stays as likely as before ("Learning without Forgetting", 1606.09282). 0:
             none, which is faster and recalls a little more.
+        kl_every: of a text that is passed over `epochs` times, every so many steps have this pull,
+            that much stronger. 0: none.
+        negatives: loss weight of answers that say that something was not told, to questions of the
+            interview that a text does not answer (recipe "study"); 0: none are made.
         replay: chunks of earlier text that are learned again for each new chunk, drawn evenly from
             what the memory has learned; 0: none. They keep early text from fading and cost as much
             as new ones.
@@ -104,6 +108,8 @@ class Learning:
     reuse_context: bool = True
     document_steps: int = 128
     kl_weight: float = 0.2
+    kl_every: int = 0
+    negatives: float = 0.0
     replay: int = 0
     damp_repeats: bool = True
     scale_short: bool = True
@@ -125,9 +131,9 @@ class Learning:
         for name in ("alpha", "rate", "epsilon", "clip"):
             none = name == "rate"  # derived from the model
             positive(f"learning.{name}", getattr(self, name), none=none)
-        for name in ("weight_decay", "kl_weight"):
+        for name in ("weight_decay", "kl_weight", "negatives"):
             positive(f"learning.{name}", getattr(self, name), zero=True)
-        for name in ("document_steps", "replay"):
+        for name in ("document_steps", "replay", "kl_every"):
             whole(f"learning.{name}", getattr(self, name), zero=True)
         whole("learning.context", self.context, zero=True, none=True)
         whole("learning.seed", self.seed, zero=True)
@@ -190,6 +196,10 @@ class Policy:
         health_kl: by how much KL(base || memory) on neutral text, in nats per token, a new
             revision may exceed that of the one it goes on from; one with more is not committed
             (`Unhealthy`). None: no limit. It needs `learning.measure`.
+        gate: nats per token by which a memory has to make the newest message more likely to be used
+            at full strength; below, its strength falls in proportion, down to 0. So a question that
+            has nothing to do with the memory is answered by the base model. It costs two passes
+            over the message. None: no gate.
         recall_tokens: most tokens of a prompt that passages of what the memory was told may take:
             those that fit the newest message best (full-text search, BM25), for facts that must
             be exact. 0: none.
@@ -204,6 +214,7 @@ class Policy:
     recipe: str = "auto"
     learning: Learning = field(default_factory=Learning)
     health_kl: float | None = 1.5
+    gate: float | None = None
     recall_tokens: int = 0
     keep_revisions: int = 4
     ttl: float | None = None
@@ -214,7 +225,7 @@ class Policy:
         for name in ("keep_turns", "keep_revisions"):
             whole(name, getattr(self, name))
         whole("recall_tokens", self.recall_tokens, zero=True)
-        for name in ("ttl", "health_kl"):
+        for name in ("ttl", "health_kl", "gate"):
             positive(name, getattr(self, name), none=True)
         learning: object = self.learning
         if not isinstance(learning, Learning):

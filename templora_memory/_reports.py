@@ -47,6 +47,7 @@ class Reply:
     absorbed_tokens: int
     revision: str | None
     recalled: tuple[Passage, ...] = ()
+    strength: float = 1.0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

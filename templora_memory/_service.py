@@ -31,6 +31,7 @@ from templora_memory._messages import (
 )
 from templora_memory._policy import Policy, Sampling, positive, whole
 from templora_memory._ports import (
+    Adapter,
     Backend,
     Completion,
     GenerateRequest,
@@ -455,17 +456,15 @@ class ParametricMemory:
         manifest, covering = self._fit(manifest.id, body, prompt)
         rest = body[covering.messages if covering else 0 :]
         shown, recalled = self._recall(manifest, covering, rest, prompt)
+        adapter = self._absorber.adapter(manifest, covering)
+        used = self._gated(adapter, rest, strength)
         tokens = self._backend.stream(
-            replace(
-                request,
-                messages=shown,
-                adapter=self._absorber.adapter(manifest, covering),
-            )
+            replace(request, messages=shown, adapter=adapter, strength=used)
         )
         learned = covering.tokens if covering else 0
 
         def make(completion: Completion) -> Reply:
-            return _reply(completion, learned, covering, recalled)
+            return _reply(completion, learned, covering, recalled, used)
 
         def finished(reply: Reply) -> None:
             if reply.finish_reason != "cancelled":
@@ -499,12 +498,25 @@ class ParametricMemory:
         elif revision is not None:
             raise InvalidSetting(f"revision {revision!r} was given without a memory id.")
         learned = chosen.tokens if chosen else 0
+        used = self._gated(adapter, body, request.strength)
         stream = ReplyStream(
-            self._backend.stream(replace(request, messages=shown, adapter=adapter)),
-            make=lambda completion: _reply(completion, learned, chosen, recalled),
+            self._backend.stream(replace(request, messages=shown, adapter=adapter, strength=used)),
+            make=lambda completion: _reply(completion, learned, chosen, recalled, used),
             finished=lambda _: None,
         )
         return stream if memory_id is None else self._watched(stream, str(parse_id(memory_id)))
+
+    def _gated(self, adapter: Adapter | None, body: tuple[Message, ...], strength: float) -> float:
+        """The strength for this message: less where it has nothing to do with the memory."""
+        gate = self._ready().gate
+        message = body[newest_exchange(body)].content
+        if gate is None or adapter is None or not strength or not message.strip():
+            return strength
+        plain = ScoreRequest(context="", target=message, adapter=None)
+        (base,) = self._backend.score([plain])
+        (own,) = self._backend.score([replace(plain, adapter=adapter, strength=strength)])
+        gain = (sum(own) - sum(base)) / max(1, len(base))
+        return strength * min(1.0, max(0.0, gain / gate))
 
     def _recall(
         self,
@@ -1235,6 +1247,7 @@ def _reply(
     learned: int,
     revision: Revision | None,
     recalled: tuple[Passage, ...],
+    strength: float,
 ) -> Reply:
     return Reply(
         text=completion.text,
@@ -1244,4 +1257,5 @@ def _reply(
         absorbed_tokens=learned,
         revision=revision.name if revision else None,
         recalled=recalled,
+        strength=strength,
     )

@@ -4,40 +4,27 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from templora_memory._jobs import Job
-from templora_memory._messages import MAX_CHARACTERS, Document, Message
+from templora_memory._messages import Document, Message
 from templora_memory._policy import Sampling
 from templora_memory._reports import AbsorbReport, Reply
 from templora_memory._service import ParametricMemory
 from templora_memory._version import __version__
 from templora_memory.cli import _show
+from templora_memory.cli._bench import bench
 from templora_memory.cli._call import Call, command
 from templora_memory.cli._demo import find_demo
-from templora_memory.errors import InvalidSetting, InvalidText, StoreDamaged
-from templora_memory.evaluation.conversation import (
-    conversation as measure_conversation,
-    load_talks,
-)
-from templora_memory.evaluation.perplexity import perplexity as measure, total
-from templora_memory.evaluation.recall import (
-    bundled_people,
-    load_people,
-    recall as measure_recall,
-)
-from templora_memory.evaluation.translation import (
-    load_pairs,
-    translation as measure_translation,
-)
+from templora_memory.cli._input import read
+from templora_memory.cli._progress import bar
+from templora_memory.errors import InvalidSetting, StoreDamaged
 
 app = typer.Typer(
     name="templora",
@@ -45,12 +32,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-bench = typer.Typer(help="Measure what a memory is worth on your own text.")
 app.add_typer(bench, name="bench")
 
 _POLL = 0.05
-_STDIN = "-"
-_MOST_BYTES = 4 * MAX_CHARACTERS  # no UTF-8 text within the limit is larger
 
 MemoryId = Annotated[
     str, typer.Argument(metavar="ID", help='Memory id: "ada", or "ada@bob" for ada with bob.')
@@ -107,7 +91,7 @@ def absorb(call: Call, memory_id: MemoryId, files: Files) -> None:
         templora absorb ada@bob notes.txt more.txt --json
         templora absorb ada - < bio.txt
     """
-    documents = [Document(_read(path)) for path in files]
+    documents = [Document(read(path)) for path in files]
     with call.service() as service:
         job = service.open(memory_id).absorb(documents, wait=False)
         report = _follow(call, job, f"Learning {memory_id}")
@@ -502,263 +486,18 @@ def import_(
     call.say(status.as_dict(), _show.status(status))
 
 
-# --- measuring ---------------------------------------------------------------------------------
-
-
-@command(bench)
-def perplexity(
-    call: Call,
-    files: Files,
-    tokens: Annotated[
-        int | None, typer.Option(help="Use so many tokens of each file. Default: all.")
-    ] = None,
-) -> None:
-    """Perplexity of long texts: each chunk before it is learned, with and without the memory.
-
-    Every file gets a memory of its own, which is forgotten at the end.
-
-    **Examples**
-
-        templora bench perplexity book.txt
-        templora bench perplexity one.txt two.txt --tokens 20000 --preset reference --json
-    """
-    texts = {str(path): _read(path) for path in files}
-    reports = {}
-    with call.service() as service:
-        for name, text in texts.items():
-            with _counting(call, name, "chunks") as note:
-                reports[name] = measure(service, text, tokens=tokens, progress=note)
-    document = {**total(reports), "preset": call.common.preset}
-    call.say(document, _show.perplexities(reports, document))
-
-
-@command(bench)
-def recall(
-    call: Call,
-    people: Annotated[
-        Path | None,
-        typer.Option(help="JSON file of people to ask about. Default: those in this package."),
-    ] = None,
-    other: Annotated[
-        Path | None,
-        typer.Option(help="Unrelated text: how much less likely does a memory make it?"),
-    ] = None,
-    then: Annotated[
-        Path | None,
-        typer.Option(help="A text that each memory learns after the bio, before it is asked."),
-    ] = None,
-    chunks: Annotated[int, typer.Option(help="How many chunks of it.")] = 50,
-) -> None:
-    """Questions about invented people, with their bio in the prompt, in a memory, or nowhere.
-
-    Each person gets a memory of its own, which is forgotten at the end.
-
-    **Examples**
-
-        templora bench recall
-        templora bench recall --other story.txt
-        templora bench recall --people mine.json --model Qwen/Qwen3-0.6B --json
-        templora bench recall --set recipe=distill --set learning.kl_weight=0.4
-        templora bench recall --then book.txt --chunks 50 --set learning.replay=1
-    """
-    asked = bundled_people() if people is None else load_people(people)
-    text = None if other is None else _read(other)
-    later = None if then is None else _read(then)
-    with call.service() as service, _counting(call, "asking", "people") as note:
-        report = measure_recall(
-            service, asked, other=text, then=later, chunks=chunks, progress=note
-        )
-    call.say(_arms_first(call, report.as_dict()), _show.recalled(report))
-
-
-@command(bench)
-def conversation(
-    call: Call,
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Conversations, one JSON object a line.")
-    ],
-) -> None:
-    """Questions about conversations of many sessions, asked in a new one.
-
-    A line holds "sessions", a list of lists of messages, and "questions" with "ask" and "fact".
-
-    **Examples**
-
-        templora bench conversation talks.jsonl
-        templora bench conversation talks.jsonl --model Qwen/Qwen3-0.6B --json
-    """
-    talks = load_talks(file)
-    with call.service() as service, _counting(call, "asking", "conversations") as note:
-        report = measure_conversation(service, talks, progress=note)
-    call.say(_arms_first(call, report.as_dict()), _show.conversed(report))
-
-
-@command(bench)
-def translation(
-    call: Call,
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE", help="Tab-separated source and translation, or a GuoFeng file."
-        ),
-    ],
-    *,
-    write: Annotated[bool, typer.Option(help="Let the model translate, for BLEU and chrF.")] = True,
-) -> None:
-    """Translate in order, while the approved translations are learned section by section.
-
-    **Examples**
-
-        templora bench translation novel.tsv --model Qwen/Qwen3-0.6B
-        templora bench translation 4-mrly.eval --no-write --json
-    """
-    sections = load_pairs(file)
-    with (
-        call.service(recipe="pairs") as service,
-        _counting(call, "translating", "sections") as note,
-    ):
-        report = measure_translation(service, sections, write=write, progress=note)
-    call.say(_arms_first(call, report.as_dict()), _show.translated(report))
-
-
-@command(bench)
-def speed(  # noqa: PLR0917  # typer calls it by name
-    call: Call,
-    file: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[FILE]", help="A book, for the comparison of quality. Default: left out."
-        ),
-    ] = None,
-    repeats: Annotated[int, typer.Option(help="Runs of each side; the median counts.")] = 5,
-    chunk: Annotated[int, typer.Option(help="Tokens of a chunk.")] = 256,
-    context: Annotated[int, typer.Option(help="Tokens before a chunk.")] = 768,
-    learned: Annotated[int, typer.Option(help="Chunks that each run of learning takes.")] = 8,
-    book: Annotated[int, typer.Option(help="Tokens of the book to learn.")] = 60_000,
-    history: Annotated[
-        int, typer.Option(help="Absorbed tokens after which the last turn is timed.")
-    ] = 100_000,
-    plots: Annotated[
-        Path | None, typer.Option(help="Folder for pictures.", file_okay=False)
-    ] = None,
-) -> None:
-    """What learning and answering cost, as ratios, beside a plain loop of transformers and PEFT.
-
-    --model may also be 121m, 1b or 8b: a Llama of that size with random weights. Leave the machine
-    alone meanwhile.
-
-    **Examples**
-
-        templora bench speed book.txt --json
-        templora bench speed --model 121m --history 8000
-        templora bench speed book.txt --plots docs/results
-    """
-    from templora_memory.evaluation.speed import (  # noqa: PLC0415  # loads torch
-        SpeedSettings,
-        speed as measure_speed,
-    )
-
-    steps = [1_000, 3_000, 10_000, 30_000, 100_000]
-    settings = SpeedSettings(
-        chunk=chunk,
-        context=context,
-        repeats=repeats,
-        learned=learned,
-        book=book,
-        history=(*(step for step in steps if step < history), history),
-    )
-    with _bar(call, "measurements") as bar:
-        task = bar.add_task("starting", total=10, note="")
-
-        def note(name: str) -> None:
-            bar.update(task, description=name, advance=1)
-
-        report = measure_speed(
-            call.common.model,
-            text=None if file is None else _read(file),
-            settings=settings,
-            device=call.common.device,
-            dtype=call.common.dtype,
-            progress=note,
-        )
-    if plots is not None:
-        report.plot(plots)
-    call.say(report.as_dict(), _show.speeds(report.model, report.ratios))
-
-
 # --- shared ------------------------------------------------------------------------------------
-
-
-def _read(path: Path) -> str:
-    """A file as text, strictly UTF-8.
-
-    Raises:
-        InvalidText: too large, or not text.
-    """
-    try:
-        if str(path) == _STDIN:
-            raw = sys.stdin.buffer.read(_MOST_BYTES + 1)
-        else:
-            with path.open("rb") as file:
-                raw = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise InvalidText(f"{path} cannot be read: {error.strerror}.") from error
-    if len(raw) > _MOST_BYTES:
-        raise InvalidText(
-            f"{path} is larger than any text of {MAX_CHARACTERS:,} characters, the limit: split it."
-        )
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidText(
-            f"{path} is not UTF-8 text (byte 0x{raw[error.start]:02x} at position {error.start}): "
-            "save it as UTF-8."
-        ) from error
-    if "\0" in text:
-        raise InvalidText(
-            f"{path} is not text: it has a zero byte at position {text.find(chr(0))}."
-        )
-    if not text.strip():
-        raise InvalidText(f"{path} is empty: there is nothing to learn.")
-    return text.replace("\r\n", "\n")
-
-
-def _bar(call: Call, unit: str = "chunks") -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total} " + unit, markup=False),
-        TextColumn("{task.fields[note]}", markup=False),
-        TimeRemainingColumn(),
-        console=call.err,
-        transient=True,
-        disable=not call.err.is_terminal,
-    )
-
-
-@contextmanager
-def _counting(call: Call, title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that is told what is done and how much there is."""
-    with _bar(call, unit) as bar:
-        task = bar.add_task(title, total=None, note="")
-        yield lambda done, count: bar.update(task, completed=done, total=count)
-
-
-def _arms_first(call: Call, report: dict[str, Any]) -> dict[str, Any]:
-    """A comparison as one document, its arms at the top."""
-    arms = report.pop("arms")
-    return {**arms, **report, "preset": call.common.preset}
 
 
 def _follow(call: Call, job: Job, title: str) -> AbsorbReport:
     """Wait for a job behind a progress bar; Ctrl-C cancels it and waits until it has stopped."""
     try:
-        with _bar(call) as bar:
-            task = bar.add_task(title, total=None, note="")
+        with bar(call) as shown:
+            task = shown.add_task(title, total=None, note="")
             while not job.done:
                 if (now := job.progress) is not None:
                     note = f"perplexity {now.perplexity:.2f}"
-                    bar.update(task, completed=now.chunk, total=now.chunks, note=note)
+                    shown.update(task, completed=now.chunk, total=now.chunks, note=note)
                 time.sleep(_POLL)
         return job.wait()
     except KeyboardInterrupt:

@@ -22,6 +22,8 @@ from templora_memory._reports import (
 )
 from templora_memory.evaluation._answers import Arm
 from templora_memory.evaluation.conversation import ConversationReport
+from templora_memory.evaluation.cost import TURN, CostReport
+from templora_memory.evaluation.damage import DamageReport
 from templora_memory.evaluation.perplexity import PerplexityReport
 from templora_memory.evaluation.recall import RecallReport
 from templora_memory.evaluation.translation import TranslationReport
@@ -225,7 +227,51 @@ def speeds(model: str, ratios: Mapping[str, float | None]) -> Group:
     )
 
 
-def perplexities(rows: Mapping[str, PerplexityReport], total: Mapping[str, Any]) -> Table:
+def spoilt(report: DamageReport) -> Group:
+    body = [
+        (
+            name,
+            f"{arm.same:.0%}",
+            f"{arm.low:.0%} - {arm.high:.0%}",
+            f"{arm.loss:+.3f}",
+            "-" if arm.other_text is None else f"{arm.other_text - 1:+.1%}",
+            _number(arm.strength),
+        )
+        for name, arm in report.arms.items()
+    ]
+    titles = ("arm", "same answers", "95 %", "nats per token lost", "other text", "strength")
+    asked = next(iter(report.arms.values())).asked
+    return Group(
+        _columns(titles, body),
+        Text(
+            f"{report.people} people, {asked} answers; KL on neutral text {_number(report.kl, 3)}."
+        ),
+    )
+
+
+def costs(report: CostReport) -> Group:
+    body = [
+        (
+            turn.arm,
+            f"{turn.history:,}",
+            f"{turn.prompt_tokens:,}",
+            _number(turn.seconds, 3),
+            _number(turn.flops / 1e9, 1),
+            _number(turn.learn_seconds, 3),
+            _number(turn.learn_flops / 1e9, 1),
+        )
+        for turn in report.turns
+    ]
+    titles = (
+        "arm", "history", "prompt tokens", "seconds", "GFLOP", "learning, s", "learning, GFLOP",
+    )  # fmt: skip
+    return Group(
+        _columns(titles, body),
+        Text(f"Learning: of the {TURN} tokens that a turn adds. Seconds are of this run alone."),
+    )
+
+
+def perplexities(rows: Mapping[str, PerplexityReport], total: Mapping[str, Any]) -> Group:
     def row(name: str, found: Mapping[str, Any]) -> tuple[object, ...]:
         base, memory = found["base_ppl"], found["memory_ppl"]
         change = f"{memory / base - 1:+.1%}"
@@ -236,4 +282,17 @@ def perplexities(rows: Mapping[str, PerplexityReport], total: Mapping[str, Any])
     if len(rows) > 1:
         body.append(row("total", total))
     titles = ("file", "tokens", "base ppl", "memory ppl", "change", "last/first s")
-    return _columns(titles, body)
+    length = [
+        (
+            f"{part['after_tokens']:,}",
+            f"{part['tokens']:,}",
+            _number(part["base_ppl"]),
+            _number(part["memory_ppl"]),
+            f"{part['change']:+.1%}",
+        )
+        for part in total["by_length"]
+    ]
+    return Group(
+        _columns(titles, body),
+        _columns(("after tokens", "tokens", "base ppl", "memory ppl", "change"), length),
+    )

@@ -114,9 +114,14 @@ def arm_of(answers: Sequence[Answer]) -> Arm:
 
 def interval(answers: Sequence[Answer]) -> tuple[float, float]:
     """The 95 % interval of the accuracy, over resampled people."""
+    return resampled([(answer.person, answer.right) for answer in answers])
+
+
+def resampled(found: Sequence[tuple[int, bool]]) -> tuple[float, float]:
+    """The 95 % interval of a share, of what was found for each of some people."""
     people: dict[int, list[bool]] = {}
-    for answer in answers:
-        people.setdefault(answer.person, []).append(answer.right)
+    for person, good in found:
+        people.setdefault(person, []).append(good)
     groups = [(sum(rights), len(rights)) for rights in people.values()]
     rng = Random(0)  # noqa: S311  # a resampling, not a secret
     drawn = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from templora_memory.errors import InvalidSetting
 
@@ -32,16 +33,7 @@ def lines(
     Raises:
         InvalidSetting: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415  # an extra
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError as error:
-        raise InvalidSetting(
-            "Plots need matplotlib: pip install 'templora-memory[plots]'."
-        ) from error
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
+    figure, axes = _figure()
     for name, (points, horizontal, vertical) in curves.items():
         axes.plot(
             [point[horizontal] for point in points],
@@ -55,6 +47,50 @@ def lines(
     axes.set_ylim(bottom=0)
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
+    return _saved(figure, target)
+
+
+def _figure() -> tuple[Any, Any]:
+    """An empty picture and its axes."""
+    try:
+        from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415  # an extra
+        from matplotlib.figure import Figure  # noqa: PLC0415
+    except ImportError as error:
+        raise InvalidSetting(
+            "Plots need matplotlib: pip install 'templora-memory[plots]'."
+        ) from error
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure, figure.add_subplot()
+
+
+def _saved(figure: Any, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, format="svg", metadata={"Date": None})
     return target
+
+
+def bars(
+    target: Path,
+    values: Mapping[str, tuple[float, float, float]],
+    *,
+    title: str,
+    y: str,
+) -> Path:
+    """Draw values with their intervals (low and high) as bars, and return the picture's path.
+
+    Raises:
+        InvalidSetting: matplotlib is not installed.
+    """
+    figure, axes = _figure()
+    middle = [value for value, _, _ in values.values()]
+    reach = [
+        [max(0.0, value - low) for value, low, _ in values.values()],
+        [max(0.0, high - value) for value, _, high in values.values()],
+    ]
+    axes.bar(list(values), middle, yerr=reach, capsize=3)
+    axes.set(title=title, ylabel=y)
+    axes.set_ylim(bottom=0)
+    axes.tick_params(axis="x", labelrotation=30)
+    axes.grid(visible=True, axis="y", alpha=0.3)
+    return _saved(figure, target)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from templora_memory._messages import Document
+from templora_memory._policy import whole
 from templora_memory._ports import Backend, ScoreRequest
 from templora_memory._service import Memory, ParametricMemory
 from templora_memory._version import __version__
@@ -155,6 +156,43 @@ def perplexity(
     )
 
 
+def by_length(
+    reports: Sequence[PerplexityReport], *, step: int = 10_000
+) -> list[dict[str, float | int]]:
+    """Perplexity by length of what came before: one row for each `step` tokens of a text.
+
+    As the article's table (arXiv 2401.11504, table 1), on shorter texts. `mean_of_chunks` is the
+    released code's average, a mean of the perplexities of chunks, which is larger than the
+    perplexity over their tokens.
+
+    Raises:
+        InvalidSetting: `step` is not positive.
+    """
+    whole("step", step)
+    groups: dict[int, list[ChunkScore]] = {}
+    for report in reports:
+        for chunk in report.chunks:
+            groups.setdefault(chunk.start // step, []).append(chunk)
+    rows: list[dict[str, float | int]] = []
+    for number, chunks in sorted(groups.items()):
+        base = _perplexity([(chunk.base_nll, chunk.tokens) for chunk in chunks])
+        memory = _perplexity([(chunk.memory_nll, chunk.tokens) for chunk in chunks])
+        rows.append({
+            "after_tokens": number * step,
+            "tokens": sum(chunk.tokens for chunk in chunks),
+            "base_ppl": base,
+            "memory_ppl": memory,
+            "change": memory / base - 1,
+            "mean_of_chunks_base": _mean([math.exp(chunk.base_nll) for chunk in chunks]),
+            "mean_of_chunks_memory": _mean([math.exp(chunk.memory_nll) for chunk in chunks]),
+        })  # fmt: skip
+    return rows
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
 def total(reports: Mapping[str, PerplexityReport]) -> dict[str, Any]:
     """Several texts as one document: the whole, and each under its name in `files`.
 
@@ -164,7 +202,7 @@ def total(reports: Mapping[str, PerplexityReport]) -> dict[str, Any]:
         raise InvalidText("There is no report to add up.")
     every = tuple(chunk for report in reports.values() for chunk in report.chunks)
     first = next(iter(reports.values()))
-    whole = PerplexityReport(
+    both = PerplexityReport(
         model=first.model,
         policy=first.policy,
         chunks=every,
@@ -176,9 +214,10 @@ def total(reports: Mapping[str, PerplexityReport]) -> dict[str, Any]:
     known = [ratio for ratio in ratios if ratio is not None]
     keys = ("base_ppl", "memory_ppl", "tokens", "chunks", "seconds_ratio_last_over_first_tenth")
     return {
-        **whole.as_dict(),
+        **both.as_dict(),
         # each text has its own beginning and end, so this is a mean, not one over the whole
         "seconds_ratio_last_over_first_tenth": sum(known) / len(known) if known else None,
+        "by_length": by_length(list(reports.values())),
         "files": [
             {"file": name, **{key: report.as_dict()[key] for key in keys}}
             for name, report in reports.items()

@@ -10,29 +10,25 @@ it was `forgotten`. An answer is right if it contains the fact's words.
 from __future__ import annotations
 
 import json
-import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import resources
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from templora_memory._messages import Document, Message
 from templora_memory._policy import whole
-from templora_memory._ports import Adapter, ScoreRequest
 from templora_memory._service import ParametricMemory
 from templora_memory._version import __version__
 from templora_memory.errors import InvalidText
 from templora_memory.evaluation._answers import RECALL_TOKENS, Answer, Arm, Question, arm_of, ask
-from templora_memory.evaluation._newest import newest
+from templora_memory.evaluation._other import OtherText
 from templora_memory.evaluation._provenance import commit, machine
 
 ARMS = ("prompt", "memory", "half", "bm25", "memory_bm25", "none", "wrong", "forgotten")
-OTHER_TOKENS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +142,7 @@ def recall(
     said: dict[str, list[Answer]] = {arm: [] for arm in ARMS}
     seconds, gains = 0.0, []
     factors: list[float] = []
-    unrelated = _Other(service, other) if other is not None else None
+    unrelated = OtherText(service, other) if other is not None else None
     later = _stream(service, then, chunks) if then is not None else ()
     try:
         for name, person in zip(names, people, strict=True):
@@ -207,27 +203,3 @@ def _stream(service: ParametricMemory, text: str, chunks: int) -> tuple[Document
     return tuple(
         Document(piece, f"chunk {number}", continues=True) for number, piece in enumerate(pieces)
     )
-
-
-class _Other:
-    """The beginning of an unrelated text, in pieces of which two fit the window."""
-
-    def __init__(self, service: ParametricMemory, text: str) -> None:
-        size = min(256, (service.policy.window or 2) // 2 - 1)
-        self._pieces = service.backend.split(text, size)[: -(-OTHER_TOKENS // size)]
-        if len(self._pieces) < 2:  # noqa: PLR2004  # the first one is only context
-            raise InvalidText(f"The other text is too short to measure: {OTHER_TOKENS} tokens.")
-        self._service = service
-        self._plain = self._nll(None)
-
-    def factor(self, name: str) -> float:
-        """How much a memory changes its perplexity."""
-        return math.exp(self._nll(newest(self._service.open(name))) - self._plain)
-
-    def _nll(self, adapter: Adapter | None) -> float:
-        """Mean over the tokens of all pieces but the first, each after the piece before it."""
-        scores: list[float] = []
-        for before, piece in pairwise(self._pieces):
-            request = ScoreRequest(context=before, target=piece, adapter=adapter)
-            scores += self._service.backend.score([request])[0]
-        return -sum(scores) / len(scores)

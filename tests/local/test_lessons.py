@@ -310,9 +310,9 @@ def test_the_divergence_is_that_of_the_models_own_logits(make_backend, family):
 
 def test_only_additional_passes_are_held_back(base):
     settings = replace(SETTINGS, kl_weight=0.5)
-    assert lesson(base, TEXTS[0], settings, least=20).anchored
-    assert not lesson(base, TEXTS[0], settings).anchored
-    assert not lesson(base, TEXTS[0], replace(SETTINGS, kl_weight=0), least=20).anchored
+    assert lesson(base, TEXTS[0], settings, least=20).pull == settings.kl_weight
+    assert not lesson(base, TEXTS[0], settings).pull
+    assert not lesson(base, TEXTS[0], replace(SETTINGS, kl_weight=0), least=20).pull
 
 
 def test_neutral_text_stays_likely_while_a_short_one_is_learned(

@@ -167,6 +167,11 @@ class LocalBackend:
             context=base.context, width=base.width, recipes=tuple(sorted(self._recipes))
         )
 
+    @property
+    def model(self) -> Any:
+        """The transformers model, to look at. Its weights belong to this backend's thread."""
+        return self._now.base.model
+
     # --- adapters ------------------------------------------------------------------------------
 
     def _weights(self, adapter: Adapter) -> _lora.Weights:

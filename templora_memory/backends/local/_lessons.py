@@ -81,7 +81,7 @@ class Lesson:
         wanted = math.ceil(least_steps / len(self._examples))
         more = wanted > settings.epochs
         self._rounds, self._passes = (wanted, 1) if more else (1, settings.epochs)
-        self.anchored = settings.kl_weight > 0 and more
+        self._every = 1 if more else settings.kl_every  # steps from pull to pull; 0: none
         self.result: Future[Learned] = Future()
         self.cancelled = cancelled
         self._chunk = chunk
@@ -112,6 +112,18 @@ class Lesson:
         """Whether the next example may take over what the pass at hand has seen."""
         last = self._pass == self._passes - 1
         return last and self.settings.reuse_context and not self.measured
+
+    @property
+    def pull(self) -> float:
+        """Weight of the pull towards the base model in the step at hand; 0: none."""
+        if not self._every or (self.counted.steps + 1) % self._every:
+            return 0.0
+        return self.settings.kl_weight * self._every
+
+    @property
+    def pulls(self) -> int:
+        """How many pulls there were before."""
+        return self.counted.steps // max(1, self._every)
 
     @property
     def length(self) -> int:
@@ -303,8 +315,8 @@ class Lessons:
             with base.learning(rows):
                 loss, nll = _learner.batch_loss(base, batch, rows, cache)
             loss.backward()  # type: ignore[no-untyped-call]
-        if anchored := [lesson for lesson in members if lesson.anchored]:
-            self._pull_back(anchored, settings.kl_weight)
+        for weight in sorted({lesson.pull for lesson in members} - {0.0}):
+            self._pull_back([lesson for lesson in members if lesson.pull == weight], weight)
         seen = (
             [_learner.NOTHING] * len(group) if cache is None else _learner.seen_by(examples, cache)
         )
@@ -354,7 +366,7 @@ class Lessons:
     def _pull_back(self, lessons: Sequence[Lesson], weight: float) -> None:
         """Add the gradients that keep neutral text as likely as it is for the base model."""
         rows = _learner.rows_of([lesson.state for lesson in lessons])
-        turns = [lesson.counted.steps for lesson in lessons]
+        turns = [lesson.pulls for lesson in lessons]
         with self._base.learning(rows):
             divergence = self.neutral.pull(turns, rows)
         (weight * divergence).backward()  # type: ignore[no-untyped-call]

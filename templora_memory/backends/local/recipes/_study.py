@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -18,7 +19,7 @@ from templora_memory._messages import Document, Message
 from templora_memory._ports import LearnRequest
 from templora_memory.backends.local.recipes._continue import continue_
 from templora_memory.backends.local.recipes._example import Example, Soft, Tools
-from templora_memory.backends.local.recipes._interview import grounded, interviewed
+from templora_memory.backends.local.recipes._interview import grounded, interview, interviewed
 from templora_memory.backends.local.recipes._sentences import sentences, states
 from templora_memory.backends.local.recipes._statements import short, statements
 
@@ -37,6 +38,9 @@ TO = (
 """What the model is asked for, for every sentence: questions about it, and questions to whoever
 speaks or is spoken of in it. The text comes first, so that its keys and values can be shared."""
 
+NOT_TOLD = "I was not told that."
+"""What a memory is to say about what its text does not tell."""
+
 WRITTEN = 160
 """Tokens that three questions and answers may take."""
 DEALT = 8
@@ -54,7 +58,7 @@ def study(request: LearnRequest, tools: Tools) -> Sequence[Example]:
     """
     told = statements(request, tools)
     asked = [pair for pairs in questions(request, tools).values() for pair in pairs]
-    return [*dealt(asked, tools), *told]
+    return [*dealt(asked, tools), *untold(request, asked, tools), *told]
 
 
 def questions(request: LearnRequest, tools: Tools) -> dict[str, list[tuple[str, str]]]:
@@ -77,6 +81,22 @@ def questions(request: LearnRequest, tools: Tools) -> dict[str, list[tuple[str, 
                 every = dict.fromkeys([*own, *interviewed(piece, tools)])
                 found[piece] = grounded(list(every), piece, tools)
     return found
+
+
+def untold(request: LearnRequest, asked: Sequence[tuple[str, str]], tools: Tools) -> list[Example]:
+    """Questions of the interview that the text does not answer, answered with NOT_TOLD.
+
+    None unless `Learning.negatives`, their loss weight, is above 0; of at most as many as there are
+    questions that it does answer. A question whose answer was only not found becomes one, too.
+    """
+    weight = request.settings.negatives
+    known = {question for question, _ in asked}
+    missing = [question for question in interview() if question not in known]
+    if not weight or not asked or not missing:
+        return []
+    step = math.ceil(len(missing) / len(asked))
+    made = dealt([(question, NOT_TOLD) for question in missing[::step]], tools)
+    return [replace(one, weights=tuple(weight * own for own in one.weights)) for one in made]
 
 
 def auto(request: LearnRequest, tools: Tools) -> Sequence[Example]:

@@ -1,0 +1,304 @@
+"""`templora bench`: every command measures one thing, and can write it down as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from templora_memory.cli import _plots, _save, _show
+from templora_memory.cli._call import Call, command
+from templora_memory.cli._input import read
+from templora_memory.cli._progress import bar, counting
+from templora_memory.evaluation.conversation import (
+    conversation as measure_conversation,
+    load_talks,
+)
+from templora_memory.evaluation.cost import cost as measure_cost, shape_of
+from templora_memory.evaluation.damage import damage as measure_damage
+from templora_memory.evaluation.perplexity import perplexity as measure, total
+from templora_memory.evaluation.recall import (
+    bundled_people,
+    load_people,
+    recall as measure_recall,
+)
+from templora_memory.evaluation.translation import (
+    load_pairs,
+    translation as measure_translation,
+)
+
+bench = typer.Typer(help="Measure what a memory is worth on your own text.")
+
+Files = Annotated[
+    list[Path],
+    typer.Argument(metavar="FILE", help='UTF-8 text files; "-" is standard input.'),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder to write the result into, too: JSON, a Markdown table, a picture.",
+        file_okay=False,
+    ),
+]
+
+
+@command(bench)
+def perplexity(
+    call: Call,
+    files: Files,
+    tokens: Annotated[
+        int | None, typer.Option(help="Use so many tokens of each file. Default: all.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Perplexity of long texts: each chunk before it is learned, with and without the memory.
+
+    Every file gets a memory of its own, which is forgotten at the end.
+
+    **Examples**
+
+        templora bench perplexity book.txt
+        templora bench perplexity one.txt two.txt --tokens 20000 --preset reference --json
+        templora bench perplexity *.txt --out results
+    """
+    texts = {str(path): read(path) for path in files}
+    reports = {}
+    with call.service() as service:
+        for name, text in texts.items():
+            with counting(call, name, "chunks") as note:
+                reports[name] = measure(service, text, tokens=tokens, progress=note)
+    document = {**total(reports), "preset": call.common.preset}
+    _save.finish(
+        call, "perplexity", document, _show.perplexities(reports, document),
+        out=out, plot=lambda folder: _plots.perplexity(folder, document),
+    )  # fmt: skip
+
+
+@command(bench)
+def recall(  # noqa: PLR0917  # typer calls it by name
+    call: Call,
+    people: Annotated[
+        Path | None,
+        typer.Option(help="JSON file of people to ask about. Default: those in this package."),
+    ] = None,
+    other: Annotated[
+        Path | None,
+        typer.Option(help="Unrelated text: how much less likely does a memory make it?"),
+    ] = None,
+    then: Annotated[
+        Path | None,
+        typer.Option(help="A text that each memory learns after the bio, before it is asked."),
+    ] = None,
+    chunks: Annotated[int, typer.Option(help="How many chunks of it.")] = 50,
+    out: Out = None,
+) -> None:
+    """Questions about invented people, with their bio in the prompt, in a memory, or nowhere.
+
+    Each person gets a memory of its own, which is forgotten at the end.
+
+    **Examples**
+
+        templora bench recall
+        templora bench recall --other story.txt
+        templora bench recall --people mine.json --model Qwen/Qwen3-0.6B --json
+        templora bench recall --set recipe=distill --set learning.kl_weight=0.4
+        templora bench recall --then book.txt --chunks 50 --set learning.replay=1
+    """
+    asked = bundled_people() if people is None else load_people(people)
+    text = None if other is None else read(other)
+    later = None if then is None else read(then)
+    with call.service() as service, counting(call, "asking", "people") as note:
+        report = measure_recall(
+            service, asked, other=text, then=later, chunks=chunks, progress=note
+        )
+    _save.finish(
+        call, "recall", _arms_first(call, report.as_dict()), _show.recalled(report),
+        out=out, plot=lambda folder: _plots.arms(folder / "recall.svg", report.arms),
+    )  # fmt: skip
+
+
+@command(bench)
+def damage(
+    call: Call,
+    people: Annotated[
+        Path | None,
+        typer.Option(help="JSON file of people to learn. Default: those in this package."),
+    ] = None,
+    other: Annotated[
+        Path | None,
+        typer.Option(help="Unrelated text: how much less likely does a memory make it?"),
+    ] = None,
+    out: Out = None,
+) -> None:
+    """What memories of people change in answers and text that have nothing to do with them.
+
+    **Examples**
+
+        templora bench damage --other story.txt
+        templora bench damage --set gate=0.05 --json
+    """
+    learned = bundled_people() if people is None else load_people(people)
+    text = None if other is None else read(other)
+    with call.service() as service, counting(call, "asking", "people") as note:
+        report = measure_damage(service, learned, other=text, progress=note)
+    _save.finish(
+        call, "damage", _arms_first(call, report.as_dict()), _show.spoilt(report),
+        out=out, plot=lambda folder: _plots.spoilt(folder / "damage.svg", report.arms),
+    )  # fmt: skip
+
+
+@command(bench)
+def cost(
+    call: Call,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A long text, as history.")],
+    history: Annotated[int, typer.Option(help="Tokens of the longest history.")] = 30_000,
+    repeats: Annotated[int, typer.Option(help="Turns of each kind; the median counts.")] = 3,
+    out: Out = None,
+) -> None:
+    """What a turn costs as the history grows: in a memory, in the prompt, in a sliding window.
+
+    **Examples**
+
+        templora bench cost book.txt
+        templora bench cost book.txt --history 100000 --out results
+    """
+    text = read(file)
+    steps = (250, 500, 1_000, 3_000, 10_000, 30_000, 100_000)
+    lengths = (*(step for step in steps if step < history), history)
+    with call.service() as service, counting(call, "histories", "lengths") as note:
+        shape = shape_of(service)
+        report = measure_cost(service, text, shape, lengths=lengths, repeats=repeats, progress=note)
+    _save.finish(
+        call, "cost", {**report.as_dict(), "preset": call.common.preset}, _show.costs(report),
+        out=out, plot=lambda folder: _plots.cost(folder, report),
+    )  # fmt: skip
+
+
+@command(bench)
+def conversation(
+    call: Call,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Conversations, one JSON object a line.")
+    ],
+    out: Out = None,
+) -> None:
+    """Questions about conversations of many sessions, asked in a new one.
+
+    A line holds "sessions", a list of lists of messages, and "questions" with "ask" and "fact".
+
+    **Examples**
+
+        templora bench conversation talks.jsonl
+        templora bench conversation talks.jsonl --model Qwen/Qwen3-0.6B --json
+    """
+    talks = load_talks(file)
+    with call.service() as service, counting(call, "asking", "conversations") as note:
+        report = measure_conversation(service, talks, progress=note)
+    _save.finish(
+        call, "conversation", _arms_first(call, report.as_dict()), _show.conversed(report),
+        out=out, plot=lambda folder: _plots.arms(folder / "conversation.svg", report.arms),
+    )  # fmt: skip
+
+
+@command(bench)
+def translation(
+    call: Call,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Tab-separated source and translation, or a GuoFeng file."
+        ),
+    ],
+    *,
+    write: Annotated[bool, typer.Option(help="Let the model translate, for BLEU and chrF.")] = True,
+    out: Out = None,
+) -> None:
+    """Translate in order, while the approved translations are learned section by section.
+
+    **Examples**
+
+        templora bench translation novel.tsv --model Qwen/Qwen3-0.6B
+        templora bench translation 4-mrly.eval --no-write --json
+    """
+    sections = load_pairs(file)
+    with (
+        call.service(recipe="pairs") as service,
+        counting(call, "translating", "sections") as note,
+    ):
+        report = measure_translation(service, sections, write=write, progress=note)
+    _save.finish(
+        call, "translation", _arms_first(call, report.as_dict()), _show.translated(report),
+        out=out, plot=lambda folder: _plots.translated(folder / "translation.svg", report.arms),
+    )  # fmt: skip
+
+
+@command(bench)
+def speed(  # noqa: PLR0917  # typer calls it by name
+    call: Call,
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]", help="A book, for the comparison of quality. Default: left out."
+        ),
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Runs of each side; the median counts.")] = 5,
+    chunk: Annotated[int, typer.Option(help="Tokens of a chunk.")] = 256,
+    context: Annotated[int, typer.Option(help="Tokens before a chunk.")] = 768,
+    learned: Annotated[int, typer.Option(help="Chunks that each run of learning takes.")] = 8,
+    book: Annotated[int, typer.Option(help="Tokens of the book to learn.")] = 60_000,
+    history: Annotated[
+        int, typer.Option(help="Absorbed tokens after which the last turn is timed.")
+    ] = 100_000,
+    plots: Annotated[
+        Path | None, typer.Option(help="Folder for pictures.", file_okay=False)
+    ] = None,
+) -> None:
+    """What learning and answering cost, as ratios, beside a plain loop of transformers and PEFT.
+
+    --model may also be 121m, 1b or 8b: a Llama of that size with random weights. Leave the machine
+    alone meanwhile.
+
+    **Examples**
+
+        templora bench speed book.txt --json
+        templora bench speed --model 121m --history 8000
+        templora bench speed book.txt --plots docs/results
+    """
+    from templora_memory.evaluation.speed import (  # noqa: PLC0415  # loads torch
+        SpeedSettings,
+        speed as measure_speed,
+    )
+
+    steps = [1_000, 3_000, 10_000, 30_000, 100_000]
+    settings = SpeedSettings(
+        chunk=chunk,
+        context=context,
+        repeats=repeats,
+        learned=learned,
+        book=book,
+        history=(*(step for step in steps if step < history), history),
+    )
+    with bar(call, "measurements") as shown:
+        task = shown.add_task("starting", total=10, note="")
+
+        def note(name: str) -> None:
+            shown.update(task, description=name, advance=1)
+
+        report = measure_speed(
+            call.common.model,
+            text=None if file is None else read(file),
+            settings=settings,
+            device=call.common.device,
+            dtype=call.common.dtype,
+            progress=note,
+        )
+    if plots is not None:
+        report.plot(plots)
+    call.say(report.as_dict(), _show.speeds(report.model, report.ratios))
+
+
+def _arms_first(call: Call, report: dict[str, Any]) -> dict[str, Any]:
+    """A comparison as one document, its arms at the top."""
+    arms = report.pop("arms")
+    return {**arms, **report, "preset": call.common.preset}

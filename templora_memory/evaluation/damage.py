@@ -1,0 +1,220 @@
+"""What a memory spoils: text and questions that have nothing to do with it.
+
+Each person of `recall` gets a memory of the bio. Then the base model's own greedy answers to
+everyday questions are compared with what the memory makes of them, in three arms: the `memory`,
+the same at `half` its strength, and, for scale, the memory of the `wrong` person. Scored by
+likelihood and exact match; no judge.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from typing import Any
+
+from templora_memory._messages import Document, Message
+from templora_memory._ports import ScoreRequest
+from templora_memory._reports import Reply
+from templora_memory._service import HEAD, ParametricMemory
+from templora_memory._version import __version__
+from templora_memory.errors import InvalidText
+from templora_memory.evaluation._answers import ANSWER_TOKENS, resampled
+from templora_memory.evaluation._newest import newest
+from templora_memory.evaluation._other import OtherText
+from templora_memory.evaluation._provenance import commit, machine
+from templora_memory.evaluation.recall import Person
+
+ARMS = ("memory", "half", "wrong")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spoilt:
+    """What one arm changes.
+
+    Args:
+        same: share of the questions that get word for word the base model's answer.
+        low, high: its 95 % interval, by resampling people.
+        loss: nats per token by which the base model's answers become less likely, mean.
+        other_text: factor on the perplexity of the other text, mean over the people; None where
+            none was given.
+        strength: mean strength that the memory had in these answers; below 1 where a gate lowers
+            it.
+        asked: questions asked, over all people.
+    """
+
+    same: float
+    low: float
+    high: float
+    loss: float
+    other_text: float | None
+    strength: float
+    asked: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DamageReport:
+    """What `damage` found out, and where.
+
+    Args:
+        arms: by name, see the module.
+        kl: mean KL(base || memory) on neutral text in nats per token, from the receipts.
+        examples: a few answers that differ.
+    """
+
+    model: str
+    policy: Mapping[str, Any]
+    people: int
+    arms: Mapping[str, Spoilt]
+    kl: float | None
+    examples: tuple[Mapping[str, str], ...]
+    version: str
+    commit: str | None
+    machine: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def everyday_questions() -> tuple[str, ...]:
+    """Questions about nobody, written for this package."""
+    file = resources.files("templora_memory.evaluation") / "everyday.txt"
+    return tuple(file.read_text(encoding="utf-8").splitlines())
+
+
+def damage(
+    service: ParametricMemory,
+    people: Sequence[Person],
+    *,
+    other: str | None = None,
+    questions: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> DamageReport:
+    """Measure what memories of these people change elsewhere.
+
+    Learns into memories of its own, which are forgotten afterwards, also after an error.
+
+    Args:
+        service: whose model and policy are measured.
+        people: two or more; their questions are not asked.
+        other: a text that has nothing to do with them; its first 2,000 tokens are scored.
+        questions: that have nothing to do with them; None: `everyday_questions`.
+        progress: called with people done and people in all.
+
+    Raises:
+        LearningFailed, StoreError: as `ParametricMemory.absorb`.
+        InvalidText: `other` is too short, or there are no questions.
+    """
+    asked = tuple(everyday_questions() if questions is None else questions)
+    if not asked or len(people) < 2:  # noqa: PLR2004  # one is the wrong one
+        raise InvalidText("Damage needs two people or more, and a question.")
+    run = f"damage-{secrets.token_hex(4)}"
+    names = [f"{run}-{number}" for number in range(len(people))]
+    text = OtherText(service, other) if other is not None else None
+    plain = [_say(service, None, question) for question in asked]
+    found: dict[str, list[_Row]] = {arm: [] for arm in ARMS}
+    factors: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    kls, examples = [], []
+    try:
+        for name, person in zip(names, people, strict=True):
+            report = service.absorb(name, Document(person.bio))
+            kls += [] if report.kl is None else [report.kl]
+        for number, name in enumerate(names):
+            if progress is not None:
+                progress(number, len(names))
+            chosen = {
+                "memory": (name, 1.0),
+                "half": (name, 0.5),
+                "wrong": (names[(number + 1) % len(names)], 1.0),
+            }
+            for arm, (memory, strength) in chosen.items():
+                rows = [
+                    _ask(service, number, memory, strength, base)
+                    for base in zip(asked, plain, strict=True)
+                ]
+                found[arm] += rows
+                if text is not None:
+                    factors[arm].append(text.factor(memory, strength))
+                if arm == "memory":
+                    examples += [
+                        {"ask": ask, "base": base.text, "memory": row.text}
+                        for ask, base, row in zip(asked, plain, rows, strict=True)
+                        if not row.same
+                    ]
+    finally:
+        for name in set(names) & set(service.list()):
+            service.forget(name)
+    if progress is not None:
+        progress(len(names), len(names))
+    return DamageReport(
+        model=service.base.name,
+        policy=service.policy.as_dict(),
+        people=len(people),
+        arms={arm: _spoilt(rows, factors[arm]) for arm, rows in found.items()},
+        kl=sum(kls) / len(kls) if kls else None,
+        examples=tuple(examples[:4]),
+        version=__version__,
+        commit=commit(),
+        machine=machine(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    person: int
+    same: bool
+    loss: float
+    strength: float
+    text: str
+
+
+def _ask(
+    service: ParametricMemory, person: int, memory: str, strength: float, base: tuple[str, Reply]
+) -> _Row:
+    """A question again with a memory, and how likely it finds the base model's answer."""
+    question, plain = base
+    said = _say(service, memory, question, strength)
+    loss = _loss(service, memory, question, plain.text, said.strength)
+    return _Row(person, said.text == plain.text, loss, said.strength, said.text)
+
+
+def _spoilt(rows: Sequence[_Row], factors: Sequence[float]) -> Spoilt:
+    low, high = resampled([(row.person, row.same) for row in rows])
+    return Spoilt(
+        same=sum(row.same for row in rows) / len(rows),
+        low=low,
+        high=high,
+        loss=sum(row.loss for row in rows) / len(rows),
+        other_text=sum(factors) / len(factors) if factors else None,
+        strength=sum(row.strength for row in rows) / len(rows),
+        asked=len(rows),
+    )
+
+
+def _say(
+    service: ParametricMemory, memory: str | None, question: str, strength: float = 1.0
+) -> Reply:
+    return service.reply(
+        memory,
+        [Message("user", question)],
+        revision=None if memory is None else HEAD,
+        strength=strength,
+        max_tokens=ANSWER_TOKENS,
+    )
+
+
+def _loss(
+    service: ParametricMemory, memory: str, question: str, answer: str, strength: float
+) -> float:
+    """Nats per token by which an answer becomes less likely; 0 for an empty one."""
+    if not answer:
+        return 0.0
+    before = (Message("user", question),)
+    adapter = newest(service.open(memory))
+    request = ScoreRequest(context=before, target=answer, adapter=None)
+    (base,) = service.backend.score([request])
+    (own,) = service.backend.score(
+        [ScoreRequest(context=before, target=answer, adapter=adapter, strength=strength)]
+    )
+    return (sum(base) - sum(own)) / len(base)
