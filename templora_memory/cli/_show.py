@@ -289,10 +289,11 @@ def perplexities(rows: Mapping[str, PerplexityReport], total: Mapping[str, Any])
             _number(part["base_ppl"]),
             _number(part["memory_ppl"]),
             f"{part['change']:+.1%}",
+            _number(part["kl"], 3),
         )
         for part in total["by_length"]
     ]
     return Group(
         _columns(titles, body),
-        _columns(("after tokens", "tokens", "base ppl", "memory ppl", "change"), length),
+        _columns(("after tokens", "tokens", "base ppl", "memory ppl", "change", "KL"), length),
     )

@@ -36,6 +36,8 @@ class ChunkScore:
         tokens: tokens scored in it.
         base_nll, memory_nll: mean negative log-likelihood in nats per token, before it is learned.
         seconds: time to absorb it.
+        kl: how much the memory then changes neutral text, in nats per token; None where measuring
+            was off.
     """
 
     start: int
@@ -43,6 +45,7 @@ class ChunkScore:
     base_nll: float
     memory_nll: float
     seconds: float
+    kl: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +186,7 @@ def by_length(
             "base_ppl": base,
             "memory_ppl": memory,
             "change": memory / base - 1,
+            "kl": _mean([chunk.kl or 0.0 for chunk in chunks]),
             "mean_of_chunks_base": _mean([math.exp(chunk.base_nll) for chunk in chunks]),
             "mean_of_chunks_memory": _mean([math.exp(chunk.memory_nll) for chunk in chunks]),
         })  # fmt: skip
@@ -258,6 +262,7 @@ def _chunk(
             base_nll=-sum(base) / len(base),
             memory_nll=-sum(learned) / len(learned),
             seconds=report.seconds,
+            kl=report.kl,
         )
     ]
 

@@ -231,3 +231,17 @@ def test_a_template_that_tells_of_tools_in_the_system_message_is_asked_for_its_w
     assert '"weather"' in told
     for template in (TOOLS.replace("PLACE", "user"), STRICT, None):
         assert Text(make_tokenizer(template)).tools(tools) is None
+
+
+SWITCH = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>"
+    "{% if enable_thinking is defined and enable_thinking is false %}ANSWER:{% endif %}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+def test_a_template_with_a_switch_is_told_whether_to_think(make_tokenizer, thinking):
+    text = Text(make_tokenizer(SWITCH), thinking=thinking)
+    prompt = text.decode(text.prompt([Message("user", "Hello!")]))
+    assert prompt.endswith("ANSWER:") is not thinking

@@ -46,9 +46,9 @@ WRITERS = 16
 class _Loaded:
     """A base model, its text and its worker: what exists between open and close."""
 
-    def __init__(self, base: _model.BaseModel, *, batch_tokens: int) -> None:
+    def __init__(self, base: _model.BaseModel, *, batch_tokens: int, thinking: bool) -> None:
         self.base = base
-        self.text = Text(base.tokenizer)
+        self.text = Text(base.tokenizer, thinking=thinking)
         lessons = Lessons(
             base,
             lambda: Neutral(base, self.text, bundled_text(), bundled_talk()),
@@ -74,6 +74,9 @@ class LocalBackend:
             stays inside the graph, which costs as much as the chunk.
         compiled: learn with compiled layers (torch.compile), which takes a C++ compiler or Triton
             and some seconds for every new shape. It pays where a step is many small operations.
+        thinking: whether a chat template with such a switch (`enable_thinking`) lets the model
+            think before it answers. What a memory learns are answers, so it is off; prompts of a
+            model that thinks differ from those that its memories were trained with.
         recipes: of your own, by name, beside the ones there are.
         options: passed on to ``AutoModelForCausalLM.from_pretrained``.
     """
@@ -89,6 +92,7 @@ class LocalBackend:
         batch_tokens: int = BATCH_TOKENS,
         checkpointing: bool = False,
         compiled: bool = False,
+        thinking: bool = False,
         recipes: Mapping[str, Recipe] | None = None,
         **options: Any,
     ) -> None:
@@ -105,7 +109,7 @@ class LocalBackend:
         self._name = os.fspath(model)
         self._most = adapter_bytes
         self._most_prefixes = prefix_bytes
-        self._batch_tokens = batch_tokens
+        self._batch_tokens, self._thinking = batch_tokens, thinking
         self._loaded: _Loaded | None = None
         self._adapters: OrderedDict[str, _lora.Weights] = OrderedDict()
         self._prefixes: OrderedDict[str, Computed] = OrderedDict()
@@ -118,7 +122,8 @@ class LocalBackend:
     ) -> LocalBackend:
         """A backend over a model and tokenizer that are loaded already; they become its own.
 
-        `settings`: adapter_bytes, prefix_bytes, batch_tokens, checkpointing, compiled, recipes.
+        `settings`: adapter_bytes, prefix_bytes, batch_tokens, checkpointing, compiled, thinking,
+        recipes.
         """
         backend = cls(name, **settings)
         backend._load = lambda: _model.prepare(
@@ -138,7 +143,9 @@ class LocalBackend:
     def open(self) -> None:
         with self._lock:
             if self._loaded is None:
-                self._loaded = _Loaded(self._load(), batch_tokens=self._batch_tokens)
+                self._loaded = _Loaded(
+                    self._load(), batch_tokens=self._batch_tokens, thinking=self._thinking
+                )
 
     def close(self) -> None:
         with self._lock:

@@ -56,8 +56,9 @@ class Segments:
 class Text:
     """A tokenizer and its chat template, safe to use from any thread."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, *, thinking: bool = False) -> None:
         self._tokenizer = tokenizer
+        self._thinking = thinking
         # lengths are the service's business, which checks them: no warning from in between
         tokenizer.model_max_length = _UNBOUNDED
         self._lock = threading.Lock()
@@ -126,7 +127,9 @@ class Text:
             ) from error
 
     def _apply(self, rows: list[dict[str, str]], *, answer: bool) -> list[int]:
-        extra = {} if self._template is None else {"chat_template": self._template}
+        extra: dict[str, Any] = {"enable_thinking": self._thinking}  # most templates do not ask
+        if self._template is not None:
+            extra["chat_template"] = self._template
         with self._lock:
             encoded = self._tokenizer.apply_chat_template(
                 rows,
