@@ -26,15 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from templora_memory._ids import folder_name, id_of_folder, parse_id
-from templora_memory._journal import (
-    Journal,
-    decode_line,
-    document_line,
-    encode_line,
-    message_line,
-)
-from templora_memory._manifest import FileRecord, Manifest, Revision
-from templora_memory._messages import Document, Message, chain
+from templora_memory._journal import Journal, decode_line, encode_line
+from templora_memory._manifest import Manifest, Revision
+from templora_memory._messages import Document, Message
 from templora_memory._reports import RemovedFile
 from templora_memory.errors import (
     Conflict,
@@ -53,16 +47,16 @@ from templora_memory.stores._files import (
     make_folder,
     remove_tree,
     replace_file,
-    sync_file,
     sync_folder,
     writing,
 )
+from templora_memory.stores._lines import dialogue_lines, document_lines, withdraw_lines
 from templora_memory.stores._locks import hold
+from templora_memory.stores._temporary import clear, file_records, temporary
 
 MANIFEST, JOURNAL, REVISIONS, LOCK = "manifest.json", "journal.jsonl", "revisions", "lock"
 FORGOTTEN, INCOMING, STAGING = ".forgotten-", ".incoming-", ".staging-"
-SUFFIXES = frozenset({".json", ".safetensors"})
-LOCK_SUFFIX, LOCK_SECONDS = ".lock", 60.0
+LOCK_SECONDS = 60.0
 
 
 class _OpenJournal:
@@ -148,7 +142,7 @@ class DirectoryStore:
             entries = _entries(self._root)
         for entry in entries:
             if entry.name.startswith((FORGOTTEN, INCOMING)):
-                self._clear(entry)
+                clear(entry)
             elif (entry / MANIFEST).is_file():
                 with suppress(StoreDamaged, UnknownMemory):  # whoever uses that memory is told
                     self._sweep(entry)
@@ -161,15 +155,7 @@ class DirectoryStore:
                 if entry.name not in named:
                     remove_tree(entry)
             for entry in folder.glob(f"{STAGING}*"):
-                self._clear(entry)
-
-    def _clear(self, entry: Path) -> None:
-        """Remove a temporary folder or the lock of one, unless its maker is alive."""
-        folder = entry.with_name(entry.name.removesuffix(LOCK_SUFFIX))
-        lock = _lock_beside(folder)
-        with suppress(TimeoutError), writing(lock, but=TimeoutError), hold(lock, seconds=0):
-            remove_tree(folder)
-            lock.unlink(missing_ok=True)
+                clear(entry)
 
     def _folder(self, memory_id: str) -> Path:
         return self._root / folder_name(parse_id(memory_id))
@@ -290,56 +276,30 @@ class DirectoryStore:
     def record(
         self, memory_id: str, dialogue: Sequence[Message], *, after: str | None = None
     ) -> str:
-        with self._writing_journal(memory_id) as (opened, manifest):
-            if after is not None and not opened.journal.knows(after):
-                raise StoreDamaged(
-                    f"The journal of {memory_id!r} has no conversation {after[:12]}."
-                )
-            digests = chain(after or manifest.first, dialogue)
-            missing = opened.journal.missing(digests)
-            lines = [
-                message_line(parent, message)
-                for parent, message in zip(
-                    digests[len(dialogue) - missing :],
-                    dialogue[len(dialogue) - missing :],
-                    strict=False,
-                )
-            ]
-            if not lines and opened.journal.tip != digests[-1]:
-                lines = [{"kind": "tip", "digest": digests[-1]}]
+        with self._writing_journal(memory_id) as opened:
+            lines, end = dialogue_lines(opened.journal, dialogue, after, memory_id)
             self._append(opened, lines)
-        return digests[-1]
+        return end
 
     def record_documents(
         self, memory_id: str, documents: Sequence[Document], *, after: str | None = None
     ) -> tuple[str, ...]:
-        with self._writing_journal(memory_id) as (opened, manifest):
-            lines: dict[str, dict[str, Any]] = {}
-            newest = after or next(reversed(opened.journal.documents), manifest.first)
-            for document in documents:
-                line = document_line(newest if document.continues else manifest.first, document)
-                newest = str(line["digest"])
-                lines[newest] = line
-            known = set(opened.journal.documents)
-            self._append(opened, [line for digest, line in lines.items() if digest not in known])
-        return tuple(lines)
+        with self._writing_journal(memory_id) as opened:
+            lines, digests = document_lines(opened.journal, documents, after)
+            self._append(opened, lines)
+        return digests
 
     def withdraw_documents(self, memory_id: str, digests: Sequence[str]) -> None:
-        with self._writing_journal(memory_id) as (opened, _):
-            kept = opened.journal.documents
-            self._append(
-                opened,
-                [{"kind": "withdraw", "digest": digest} for digest in digests if digest in kept],
-            )
+        with self._writing_journal(memory_id) as opened:
+            self._append(opened, withdraw_lines(opened.journal, digests))
 
     @contextmanager
-    def _writing_journal(self, memory_id: str) -> Iterator[tuple[_OpenJournal, Manifest]]:
+    def _writing_journal(self, memory_id: str) -> Iterator[_OpenJournal]:
         self._existing(memory_id)
         with self._locked(self._folder(memory_id)):
-            manifest = self._existing(memory_id)
-            opened = self._open_journal(memory_id, manifest)
+            opened = self._open_journal(memory_id, self._existing(memory_id))
             opened.refresh()
-            yield opened, manifest
+            yield opened
 
     def _append(self, opened: _OpenJournal, lines: Sequence[dict[str, Any]]) -> None:
         if lines:
@@ -354,7 +314,7 @@ class DirectoryStore:
         folder = self._folder(manifest.id)
         self._refuse_existing(manifest.id, folder)
         fresh = self._root / f"{INCOMING}{secrets.token_hex(8)}"
-        with self._temporary(fresh):
+        with temporary(fresh):
             make_folder(fresh)
             make_folder(fresh / REVISIONS)
             if source is not None:
@@ -383,44 +343,17 @@ class DirectoryStore:
             sync_folder(self._root)
 
     @contextmanager
-    def _temporary(self, folder: Path) -> Iterator[None]:
-        """A temporary folder whose lock says that its maker is alive."""
-        lock = _lock_beside(folder)
-        with ExitStack() as stack:
-            with writing(lock):
-                stack.enter_context(hold(lock, seconds=LOCK_SECONDS))
-            try:
-                yield
-            finally:
-                remove_tree(folder)
-                lock.unlink(missing_ok=True)
-
-    @contextmanager
     def stage(self, memory_id: str) -> Iterator[Path]:
         self._existing(memory_id)
         folder = self._folder(memory_id) / f"{STAGING}{secrets.token_hex(8)}"
-        with self._temporary(folder):
+        with temporary(folder):
             make_folder(folder)
             yield folder
 
     def commit(
         self, manifest: Manifest, revision: Revision, staged: Path, *, keep: int
     ) -> Manifest:
-        records = []
-        for path in files_below(staged):
-            if path.suffix not in SUFFIXES or path.parent != staged or path.is_symlink():
-                raise StoreError(
-                    f"A revision may hold only JSON and safetensors files, not {path.name!r}."
-                )
-            with writing(path):
-                path.chmod(0o600)
-                sync_file(path)
-            records.append(
-                FileRecord(path=path.name, bytes=path.stat().st_size, sha256=digest_file(path))
-            )
-        with writing(staged):
-            sync_folder(staged)
-        changed = manifest.with_revision(replace(revision, files=tuple(records)), keep)
+        changed = manifest.with_revision(replace(revision, files=file_records(staged)), keep)
         folder = self._folder(manifest.id)
         with self._locked(folder):
             self._expect(manifest, manifest.epoch)
@@ -499,7 +432,7 @@ class DirectoryStore:
 
     def import_(self, source: Path, memory_id: str | None) -> Manifest:
         fresh = self._root / f"{INCOMING}{secrets.token_hex(8)}"
-        with self._temporary(fresh):
+        with temporary(fresh):
             make_folder(fresh)
             make_folder(fresh / REVISIONS)
             manifest = _archive.read(Path(source), fresh)
@@ -511,10 +444,6 @@ class DirectoryStore:
             replace_file(fresh / MANIFEST, _encode(manifest))
             self._move_in(fresh, folder, name)
         return manifest
-
-
-def _lock_beside(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}{LOCK_SUFFIX}")
 
 
 def _entries(folder: Path) -> list[Path]:
