@@ -6,6 +6,8 @@ with the next `epoch`, which is what a store compares and swaps.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import secrets
 from collections.abc import Mapping, Sequence
@@ -92,6 +94,8 @@ class Manifest:
     """Everything a store keeps about a memory besides text and weights.
 
     `build` counts rebuilds: what is learned again gets new names, because its weights differ.
+    `forks` are memories that were copied from this one or began from it, `exports` files that it
+    was written to: what a forget does not reach.
     """
 
     id: str
@@ -104,6 +108,8 @@ class Manifest:
     origin: Origin | None = None
     ttl: float | None = None
     build: int = 0
+    forks: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
 
     @property
     def first(self) -> str:
@@ -191,6 +197,12 @@ class Manifest:
             head=to.name,
         )
 
+    def copied_to(self, *, fork: str | None = None, export: str | None = None) -> Manifest:
+        """The manifest that knows of one more copy."""
+        forks = dict.fromkeys(self.forks + ((fork,) if fork else ()))
+        exports = dict.fromkeys(self.exports + ((export,) if export else ()))
+        return replace(self, epoch=self.epoch + 1, forks=tuple(forks), exports=tuple(exports))
+
     def rebuilt(self, base: ModelIdentity) -> Manifest:
         """The manifest to learn everything again with, on `base`: no revisions, new names."""
         return replace(self, base=base, build=self.build + 1, revisions=(), head=None)
@@ -209,27 +221,36 @@ class Manifest:
             )
 
     def as_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, **asdict(self)}
+        body = {"format": FORMAT, **asdict(self)}
+        return {"sum": _checksum(body), **body}
 
     @classmethod
     def from_json(cls, value: object) -> Manifest:
         """Read what `as_json` wrote.
 
         Raises:
-            StoreDamaged: missing or unknown fields, wrong types, a newer format.
+            StoreDamaged: missing or unknown fields, wrong types, a newer format, or it is not what
+                was written.
         """
         try:
             found = dict(_mapping(value))
-            if (version := found.pop("format", None)) != FORMAT:
+            checksum = found.pop("sum", None)  # a file of before there was one has none
+            if (version := found.get("format")) != FORMAT:
                 raise StoreDamaged(
                     f"The manifest has format {version!r}, this version reads {FORMAT}: "
                     "use the version of templora-memory that wrote it."
                 )
+            if checksum is not None and checksum != _checksum(found):
+                raise StoreDamaged("The manifest is not what was written: its checksum differs.")
+            del found["format"]
+            found = {"forks": (), "exports": (), **found}
             _check_complete(found)
             manifest = cls(
                 **{
                     **found,
                     "base": ModelIdentity(**found["base"]),
+                    "forks": _strings(found["forks"]),
+                    "exports": _strings(found["exports"]),
                     "origin": Origin(**found["origin"]) if found["origin"] else None,
                     "revisions": tuple(
                         Revision(
@@ -287,6 +308,17 @@ def _mapping(value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError(f"expected an object, found {type(value).__name__}")
     return value
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    text = json.dumps(body, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
+        raise TypeError("a list of texts holds something else")
+    return tuple(value)
 
 
 def _check_complete(found: Mapping[str, Any]) -> None:

@@ -173,7 +173,7 @@ class Covered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemovedFile:
-    """A file that is gone: path relative to the store's root, and its size."""
+    """A file that is gone: path relative to the store's root (if it lay there), and its size."""
 
     path: str
     bytes: int
@@ -181,10 +181,21 @@ class RemovedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetReceipt:
-    """What a forget removed. Copies exported by the user are outside and not covered."""
+    """What a forget removed, and which copies it could not reach.
+
+    Args:
+        ids: memories that are gone.
+        files: every file that was removed.
+        forks: memories that are left and were copied from these, or began from them: they still
+            know what these knew until they are forgotten, too.
+        exports: files that a memory was exported to and that are still there. One that was moved
+            or copied since, sent over HTTP or kept by a backup is not known.
+    """
 
     ids: tuple[str, ...]
     files: tuple[RemovedFile, ...]
+    forks: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
 
     @property
     def bytes(self) -> int:

@@ -6,33 +6,45 @@ checksums before anything is used, no links, no paths, nothing that unpacks to m
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import secrets
 import stat
 import struct
 import zipfile
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from templora_memory._manifest import Manifest
+from templora_memory._reports import RemovedFile
 from templora_memory.errors import StoreDamaged
 from templora_memory.stores._files import digest_file, make_folder, sync_file, sync_folder, writing
+from templora_memory.stores._locks import hold
 
 MANIFEST, JOURNAL, REVISIONS = "manifest.json", "journal.jsonl", "revisions"
 MAX_MANIFEST = 16 << 20
 MAX_FILES = 10_000
+PARTIAL = ".partial"
 _ENCRYPTED = 1
 SUFFIXES = frozenset({".json", ".safetensors"})
 
 
 def write(folder: Path, manifest: Manifest, target: Path) -> None:
     """Write the memory in `folder` to the file `target`, beside first, then renamed."""
-    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PARTIAL}")
+    clear_partials(target)
     with writing(target):
         try:
-            handle = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
-                archive.write(folder / MANIFEST, MANIFEST)
+            with (
+                hold(fresh, seconds=0),  # says that its writer is alive
+                fresh.open("wb") as file,
+                zipfile.ZipFile(file, "w") as archive,
+            ):
+                own = replace(manifest, forks=(), exports=())  # paths and ids of here are no part
+                body = json.dumps(own.as_json(), ensure_ascii=False, indent=1)
+                archive.writestr(MANIFEST, body)
                 if (folder / JOURNAL).exists():
                     archive.write(folder / JOURNAL, JOURNAL)
                 for revision in manifest.revisions:
@@ -45,6 +57,17 @@ def write(folder: Path, manifest: Manifest, target: Path) -> None:
             fresh.unlink(missing_ok=True)
             raise
         sync_folder(target.parent)
+
+
+def clear_partials(target: Path) -> tuple[RemovedFile, ...]:
+    """Remove what killed exports to this file left beside it; what is being written now stays."""
+    removed = []
+    for left in sorted(target.parent.glob(f".{glob.escape(target.name)}.*{PARTIAL}")):
+        # one that vanishes meanwhile, or is locked, belongs to somebody alive
+        with suppress(TimeoutError), writing(left, but=TimeoutError), hold(left, seconds=0):
+            removed.append(RemovedFile(path=str(left), bytes=left.stat().st_size))
+            left.unlink()
+    return tuple(removed)
 
 
 def read(source: Path, folder: Path) -> Manifest:
@@ -61,8 +84,8 @@ def read(source: Path, folder: Path) -> Manifest:
     except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error) as error:
         raise StoreDamaged(f"{source} is not an exported memory: {error}.") from error
     except OSError as error:
-        if error.filename is None or str(error.filename) != str(source):
-            raise
+        if error.filename is not None and str(error.filename) != str(source):
+            raise  # not about the archive: a seek to where it points has no name
         raise StoreDamaged(f"Could not read {source}: {error.strerror}.") from error
 
 
@@ -88,8 +111,9 @@ def _unpack(archive: zipfile.ZipFile, source: Path, folder: Path) -> Manifest:
         if name in checksums and digest_file(folder / name) != checksums[name]:
             raise StoreDamaged(f"{source}: the checksum of {name} does not agree.")
     for revision in manifest.revisions:
-        sync_folder(folder / REVISIONS / revision.name)
-    return manifest
+        with writing(folder / REVISIONS / revision.name):
+            sync_folder(folder / REVISIONS / revision.name)
+    return replace(manifest, forks=(), exports=())  # of where it was exported
 
 
 def _manifest(archive: zipfile.ZipFile, source: Path, size: int) -> Manifest:

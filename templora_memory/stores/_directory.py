@@ -467,4 +467,5 @@ def _copy_revision(origin: Path, fresh: Path, revision: Revision, source: str) -
     make_folder(target)
     for record in revision.files:
         copy_file(folder / record.path, target / record.path)
-    sync_folder(target)
+    with writing(target):
+        sync_folder(target)

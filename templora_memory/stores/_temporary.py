@@ -41,7 +41,8 @@ def temporary(folder: Path) -> Iterator[None]:
             yield
         finally:
             remove_tree(folder)
-            lock.unlink(missing_ok=True)
+            with writing(lock):
+                lock.unlink(missing_ok=True)
 
 
 def clear(entry: Path) -> None:

@@ -69,6 +69,7 @@ def test_a_manifest_that_cannot_be_written(memory, full_disk, tmp_path):
 
 def test_an_archive_that_cannot_be_written(memory, full_disk, tmp_path):
     target = tmp_path / "ada.zip"
+    memory.export("ada", target)  # so that it is noted already where the copy is
     target.write_bytes(b"old")
     full_disk(300)
     with pytest.raises(StoreWriteFailed, match=FULL.format(r"ada\.zip")):
@@ -102,9 +103,9 @@ def test_a_learner_without_space_leaves_the_text_and_the_old_revision(memory, fu
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EIO])
 def test_a_root_that_may_not_be_written(memory, monkeypatch, code, tmp_path):
     """Everything that writes says so; everything that reads goes on."""
+    memory.export("ada", tmp_path / "ada.zip")
     before = state(memory)
     name = memory.history("ada")[0].name
-    memory.export("ada", tmp_path / "ada.zip")
 
     def refuse(*_, **__):
         raise OSError(code, "No way", "x")

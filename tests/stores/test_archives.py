@@ -75,6 +75,7 @@ def pack(path, entries, **options):
 
 def changed(parts, change):
     body = json.loads(parts["manifest.json"])
+    del body["sum"]  # what is changed here is to be refused for itself
     change(body)
     return {**parts, "manifest.json": json.dumps(body).encode()}.items()
 

@@ -108,7 +108,9 @@ def test_json_gives_the_same_manifest():
     assert Manifest.from_json(json.loads(json.dumps(made.as_json()))) == made
 
 
-GOOD = manifest(revision("a", 2)).as_json()
+SUMMED = manifest(revision("a", 2)).as_json()
+# without what a manifest may lack, so that each part is refused for itself
+GOOD = {k: v for k, v in SUMMED.items() if k not in {"sum", "forks", "exports"}}
 
 
 def broken():
@@ -141,6 +143,7 @@ def broken():
     )
     yield from (change(("revisions",), value) for value in (5, [5], [{}], GOOD["revisions"] * 2))
     yield change((*rev, "files"), GOOD["revisions"][0]["files"] * 2)
+    yield from ({**GOOD, part: v} for part in ("forks", "exports") for v in (5, "x", [5], None))
     yield change(("unknown",), 1)
     yield from ({k: v for k, v in GOOD.items() if k != gone} for gone in GOOD)
     yield from ([], "text", 5, None)
@@ -155,3 +158,21 @@ def test_what_is_no_manifest_is_damaged(body):
 def test_a_newer_format_says_what_to_do():
     with pytest.raises(StoreDamaged, match="use the version of templora-memory that wrote it"):
         Manifest.from_json({**GOOD, "format": 2})
+
+
+def test_a_manifest_of_before_there_were_checksums_is_read():
+    assert Manifest.from_json(GOOD) == Manifest.from_json(SUMMED)
+
+
+@pytest.mark.parametrize(
+    "change", [{"epoch": 7}, {"created": 2.0}, {"ttl": 1.0}, {"sum": "0" * 64}]
+)
+def test_a_manifest_that_was_changed_is_noticed(change):
+    with pytest.raises(StoreDamaged, match="its checksum differs"):
+        Manifest.from_json({**SUMMED, **change})
+
+
+def test_copies_are_noted_once():
+    made = EMPTY.copied_to(fork="eve").copied_to(export="/x").copied_to(fork="eve")
+    assert (made.forks, made.exports, made.epoch) == (("eve",), ("/x",), 3)
+    assert Manifest.from_json(made.as_json()) == made
