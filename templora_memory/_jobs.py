@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from templora_memory._reports import AbsorbProgress, AbsorbReport
-from templora_memory.errors import Cancelled, Closed
+from templora_memory.errors import Cancelled, Closed, LearningFailed
 
 MOST_THREADS = 16
 
@@ -80,6 +80,11 @@ class Job:
         """Called by the work after each chunk."""
         self._progress = progress
 
+    def fail(self, error: Exception) -> None:
+        """Called by the queue where the work could not begin."""
+        self._error = error
+        self._done.set()
+
     def _start(self) -> AbsorbReport:
         if self.cancelled():
             raise Cancelled(f"The absorb into {self.memory_id!r} was cancelled before it began.")
@@ -110,6 +115,7 @@ class JobQueue:
 
         Raises:
             Closed: the queue was closed.
+            LearningFailed: the system has no thread for it.
         """
         with self._lock:
             if self._closed:
@@ -119,10 +125,26 @@ class JobQueue:
                 queue.append(job)
                 return job
             self._waiting[job.memory_id] = deque([job])
-        threading.Thread(
+        thread = threading.Thread(
             target=self._drain, args=(job.memory_id,), name="templora-absorb", daemon=True
-        ).start()
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no more threads, or Python is ending
+            raise self._stranded(job.memory_id, error) from error
         return job
+
+    def _stranded(self, memory_id: str, error: RuntimeError) -> LearningFailed:
+        """End what waits for a thread that did not start."""
+        failed = LearningFailed(
+            f"Nothing was learned into {memory_id!r}, the text is in the journal: {error}. "
+            "Try again when fewer threads are running."
+        )
+        with self._lock:
+            for job in self._waiting.pop(memory_id):
+                job.fail(failed)
+            self._idle.notify_all()
+        return failed
 
     def _drain(self, memory_id: str) -> None:
         with self._places:

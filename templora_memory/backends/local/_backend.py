@@ -32,7 +32,14 @@ from templora_memory.backends.local._teacher import expected, shared_beginning
 from templora_memory.backends.local._text import PLAIN_STOP, Text
 from templora_memory.backends.local._worker import Slices, Worker
 from templora_memory.backends.local.recipes import RECIPES, Recipe, Soft, Tools, with_replay
-from templora_memory.errors import Cancelled, Closed, InvalidSetting, InvalidText, PromptTooLong
+from templora_memory.errors import (
+    Cancelled,
+    Closed,
+    InvalidSetting,
+    InvalidText,
+    LearningFailed,
+    PromptTooLong,
+)
 
 ADAPTER_BYTES = 512 << 20
 """How much memory loaded adapters may take; the least recently used leave first."""
@@ -276,7 +283,16 @@ class LocalBackend:
             cancelled=cancelled,
         )
         loaded.worker.learn(lesson)
-        learned = lesson.result.result()
+        try:
+            learned = lesson.result.result()
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            raise LearningFailed(
+                f"There was not enough memory to learn this ({str(error)[:200]}): the old revision "
+                "stays, the text is in the journal. Use a smaller chunk or batch_tokens, or load "
+                "the model with checkpointing=True."
+            ) from error
         _lora.save_weights(
             learned.weights, into, layers=base.layers, base=base.name, dropout=settings.dropout
         )
@@ -451,6 +467,12 @@ class LocalBackend:
             weights,
             request.strength,
         )
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether this is what an allocator says; torch's for CPUs has no class of its own."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
 
 
 def _score(

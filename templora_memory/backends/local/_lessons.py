@@ -229,7 +229,8 @@ class Lessons:
     def fail(self, error: BaseException) -> None:
         """End every lesson with this error."""
         for lesson in self._waiting:
-            lesson.result.set_exception(error)
+            if not lesson.result.done():
+                lesson.result.set_exception(error)
         self._waiting = []
 
     def step(self, *, short: bool) -> None:

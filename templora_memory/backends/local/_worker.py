@@ -9,6 +9,7 @@ lessons and slices get at most half of the time. An error goes to the caller who
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import threading
 import time
@@ -17,7 +18,9 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-from templora_memory.errors import Closed
+from templora_memory.errors import Closed, ModelError
+
+_log = logging.getLogger("templora_memory")
 
 T = TypeVar("T")
 Slices: TypeAlias = Generator[None, None, T]
@@ -61,6 +64,13 @@ class Lessons(Protocol):
         ...
 
 
+def _dead(error: BaseException) -> ModelError:
+    return ModelError(
+        f"The thread that owns the model died ({type(error).__name__}: {error}): close this "
+        "service and make a new one. Text is in the journal, revisions are on disk."
+    )
+
+
 class _Work(Generic[T]):
     def __init__(self, slices: Slices[T]) -> None:
         self.slices = slices
@@ -80,7 +90,8 @@ class _Work(Generic[T]):
 
     def fail(self, error: BaseException) -> None:
         self.slices.close()
-        self.result.set_exception(error)
+        if not self.result.done():
+            self.result.set_exception(error)
 
 
 class Worker:
@@ -93,6 +104,7 @@ class Worker:
         self._waiting: deque[_Work[Any]] = deque()
         self._lock = threading.Lock()
         self._closed = False
+        self._died: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="templora-model", daemon=True)
         self._thread.start()
 
@@ -122,6 +134,8 @@ class Worker:
 
     def _put(self, message: Callable[[], None]) -> None:
         with self._lock:
+            if self._died is not None:
+                raise _dead(self._died)
             if self._closed:
                 raise Closed("The model is closed: open the service again.")
             self._inbox.put(message)
@@ -136,6 +150,24 @@ class Worker:
             self._thread.join()
 
     def _run(self) -> None:
+        error: Exception = Closed("The model was closed before this was done.")
+        try:
+            self._work()
+        except BaseException as broken:  # noqa: BLE001  # whoever waits must not wait for ever
+            _log.exception("the thread that owns the model died")
+            with self._lock:
+                self._died = broken
+            error = _dead(broken)
+            with contextlib.suppress(queue.Empty):  # from here on nothing comes in
+                while True:
+                    if (message := self._inbox.get_nowait()) is not None:
+                        message()
+        self._answers.fail(error)
+        self._lessons.fail(error)
+        for work in self._waiting:
+            work.fail(error)
+
+    def _work(self) -> None:
         answered = 0.0  # seconds spent on answers since the last other work
         needed = 0.0  # seconds that answers may take before the next
         measure = False  # whether it is the turn of slices
@@ -153,11 +185,6 @@ class Worker:
                 elif self._waiting[0].step():
                     self._waiting.popleft()
                 answered, needed = 0.0, time.monotonic() - began
-        error = Closed("The model was closed before this was done.")
-        self._answers.fail(error)
-        self._lessons.fail(error)
-        for work in self._waiting:
-            work.fail(error)
 
     def _read(self) -> bool:
         """Take in new work, waiting if there is nothing to do; False: stop."""
