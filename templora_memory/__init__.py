@@ -6,6 +6,7 @@ loads neither torch nor a model.
 """
 
 from templora_memory import errors
+from templora_memory._admission import Check
 from templora_memory._jobs import Job
 from templora_memory._manifest import ModelIdentity, Revision
 from templora_memory._messages import Document, Message
@@ -29,6 +30,7 @@ from templora_memory.errors import TemploraError
 __all__ = [
     "AbsorbProgress",
     "AbsorbReport",
+    "Check",
     "Covered",
     "Document",
     "ForgetReceipt",

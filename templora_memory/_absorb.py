@@ -17,12 +17,20 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from templora_memory._admission import Check
 from templora_memory._jobs import Job
 from templora_memory._journal import Journal
 from templora_memory._manifest import Manifest, Origin, Revision, as_root
-from templora_memory._messages import LEARNED_ROLES, PASSAGE_CHARACTERS, Document, Item, Message
+from templora_memory._messages import (
+    LEARNED_ROLES,
+    PASSAGE_CHARACTERS,
+    Document,
+    Item,
+    Message,
+    characters,
+)
 from templora_memory._policy import Policy
-from templora_memory._ports import Adapter, Backend, LearnRequest, Store
+from templora_memory._ports import Adapter, Backend, LearnRequest, ScoreRequest, Store
 from templora_memory._replay import Draw, earlier
 from templora_memory._reports import AbsorbProgress, AbsorbReport, ChunkStats, LearnStats
 from templora_memory._window import turn_starts
@@ -80,7 +88,7 @@ class _Tally:
         self.kl: float | None = None
 
     def progress(self, unit: _Unit) -> Callable[[AbsorbProgress], None]:
-        done, size = len(self.chunks), sum(_characters(item) for item in unit.items)
+        done, size = len(self.chunks), sum(characters(item) for item in unit.items)
 
         def note(now: AbsorbProgress) -> None:
             later = round(unit.left / size * now.chunks) if size else 0
@@ -111,10 +119,13 @@ class _Tally:
 class Absorber:
     """Plans and trains; every method runs on a job's thread and returns the job's report."""
 
-    def __init__(self, backend: Backend, store: Store, policy: Policy) -> None:
+    def __init__(
+        self, backend: Backend, store: Store, policy: Policy, checks: Sequence[Check] = ()
+    ) -> None:
         self._backend = backend
         self._store = store
         self._policy = policy
+        self._checks = tuple(checks)
 
     def adapter(self, manifest: Manifest, revision: Revision | None) -> Adapter | None:
         """Where a revision lies, with a version that only this content has."""
@@ -279,9 +290,34 @@ class Absorber:
                 f"{most:g}): the old revision stays. Look for garbage in the text, lower "
                 "learning.rate, or raise health_kl."
             )
+        self._check(folder)
         report = {**asdict(stats), "policy": self._policy.as_dict()}
         (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
         return stats
+
+    def _check(self, folder: Path) -> None:
+        """Ask what was just learned what it must not have learned; it is not committed yet."""
+        if not self._checks:
+            return
+        adapter = Adapter(folder=folder, version=_temporary(folder))
+        try:
+            for number, check in enumerate(self._checks):
+                asked = (Message("user", check.question),)
+                own = ScoreRequest(context=asked, target=check.answer, adapter=adapter)
+                (base,) = self._backend.score([replace(own, adapter=None)])
+                (now,) = self._backend.score([own])
+                gain = (sum(now) - sum(base)) / len(base)
+                if (-gain if check.keep else gain) > check.nats:
+                    name = str(number) if check.name is None else repr(check.name)
+                    raise Unhealthy(
+                        f"Learning this would make the answer of check {name} {abs(gain):.3g} nats "
+                        f"per token {'less' if check.keep else 'more'} likely than it is without a "
+                        f"memory (at most {check.nats:g} is allowed): the old revision stays, the "
+                        "text is in the journal. Look at the text; rollback to the newest revision "
+                        "withdraws documents that were not learned."
+                    )
+        finally:
+            self._backend.release(_temporary(folder))
 
     def _replayed(self, unit: _Unit, job: Job, seed: int) -> tuple[tuple[Item, ...], ...]:
         """Earlier text to learn again beside a unit, for each of its chunks as much as wanted."""
@@ -289,7 +325,7 @@ class Absorber:
         if not wanted or unit.parent is None:
             return ()
         size = _CHARACTERS * (self._policy.chunk or 1)
-        chunks = math.ceil(sum(map(_characters, unit.items)) / size)
+        chunks = math.ceil(sum(map(characters, unit.items)) / size)
         draw = Draw(count=wanted * max(1, chunks), size=size, seed=seed)
         return earlier(self._store.journal(job.memory_id), unit.parent, draw)
 
@@ -314,10 +350,6 @@ class Absorber:
 
 def _docs(revision: Revision | None) -> tuple[str, ...]:
     return revision.documents if revision else ()
-
-
-def _characters(item: Item) -> int:
-    return len(item.text) if isinstance(item, Document) else len(item.content)
 
 
 def _documents_unit(
@@ -366,7 +398,7 @@ def _dialogue_unit(
         dialogue=manifest.digest_after(known, items[:cut]),
         messages=(parent.messages if parent else 0) + cut,
         documents=_docs(parent),
-        left=sum(_characters(item) for item in items[cut:]),
+        left=sum(characters(item) for item in items[cut:]),
     )
 
 
@@ -375,7 +407,7 @@ def _cut(items: Sequence[Message]) -> int:
     size = 0
     starts = turn_starts(items)
     for begin, end in zip(starts, (*starts[1:], len(items)), strict=True):
-        size += sum(_characters(item) for item in items[begin:end])
+        size += sum(characters(item) for item in items[begin:end])
         if size >= PASSAGE_CHARACTERS and teaches(items[:end]) and teaches(items[end:]):
             return end
     return len(items)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from templora_memory._messages import Document, Message, extend
+from templora_memory._messages import Document, Item, Message, author_of, characters, extend
 from templora_memory.errors import InvalidText, StoreDamaged
 
 _KINDS = {
@@ -21,6 +22,7 @@ _KINDS = {
     "withdraw": {"digest"},
     "tip": {"digest"},
 }
+_OPTIONAL = {"document": {"author"}}
 
 
 def encode_line(body: dict[str, Any]) -> bytes:
@@ -42,7 +44,8 @@ def decode_line(line: bytes) -> dict[str, Any]:
         raise ValueError("not an object")  # noqa: TRY004  # what is wrong is the file
     if body.pop("sum", None) != _checksum(body):
         raise ValueError("the checksum does not agree")
-    if set(body) - {"kind"} != _KINDS.get(str(body.get("kind"))):
+    kind = str(body.get("kind"))
+    if set(body) - {"kind"} - _OPTIONAL.get(kind, set()) != _KINDS.get(kind):
         raise ValueError("unknown kind of line")
     return body
 
@@ -69,7 +72,7 @@ def document_line(parent: str, document: Document) -> dict[str, Any]:
     So the same text has one name wherever it stands alone, and a passage that comes twice in one
     text is not mistaken for its first appearance.
     """
-    return {
+    line: dict[str, Any] = {
         "kind": "document",
         "parent": parent,
         "digest": extend(parent, document),
@@ -77,6 +80,7 @@ def document_line(parent: str, document: Document) -> dict[str, Any]:
         "title": document.title,
         "continues": document.continues,
     }
+    return line if document.author is None else {**line, "author": document.author}
 
 
 class Journal:
@@ -92,6 +96,7 @@ class Journal:
         self._messages: dict[str, tuple[str, int]] = {}
         self._documents: dict[str, tuple[str, int]] = {}
         self._withdrawn: set[str] = set()
+        self._taught: Counter[str] = Counter()
         self._tip = first
 
     def __repr__(self) -> str:
@@ -112,6 +117,7 @@ class Journal:
                     raise ValueError("the digest does not belong to this message")
                 if not self.knows(body["parent"]):
                     raise ValueError("the message before this one is missing")
+                self._credit(_message(body), new=digest not in self._messages)
                 self._messages[digest] = (body["parent"], position)
                 self._tip = digest
             case "document":
@@ -120,6 +126,7 @@ class Journal:
                     raise ValueError("the digest does not belong to this document")
                 if parent != self._first and not (body["continues"] and parent in self._documents):
                     raise ValueError("the document before this one is missing")
+                self._credit(_document(body), new=digest not in self._documents)
                 self._documents.pop(digest, None)  # learned again after a withdrawal: now newest
                 self._documents[digest] = (parent, position)
                 self._withdrawn.discard(digest)
@@ -145,6 +152,18 @@ class Journal:
         """Digests of the documents to be kept, in order; withdrawn ones are left out."""
         every = tuple(self._documents)  # at once: another thread may be adding
         return tuple(digest for digest in every if digest not in self._withdrawn)
+
+    def _credit(self, item: Item, *, new: bool) -> None:
+        """Count a text, told for the first time, for whom it comes from."""
+        if new and (author := author_of(item)) is not None:
+            self._taught[author] += characters(item)
+
+    def taught(self, author: str) -> int:
+        """Characters that came from one author: documents of his, and messages under his name.
+
+        Also those that were withdrawn or left behind by an edit: they were told.
+        """
+        return self._taught[author]
 
     def knows(self, digest: str) -> bool:
         return digest == self._first or digest in self._messages
@@ -255,6 +274,11 @@ def _message(body: dict[str, Any]) -> Message:
 
 def _document(body: dict[str, Any]) -> Document:
     try:
-        return Document(body["text"], body["title"], continues=bool(body["continues"]))
+        return Document(
+            body["text"],
+            body["title"],
+            continues=bool(body["continues"]),
+            author=body.get("author"),
+        )
     except InvalidText as error:
         raise StoreDamaged(f"The journal holds a document that is none: {error}") from error

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 from templora_memory.errors import InvalidText
@@ -76,6 +76,9 @@ class Document:
     `continues` says that the text directly goes on from the document before it; its end is then
     the context in which this one is learned.
 
+    `author` says who the text comes from: kept with the text, counted by `Policy.author_limit`. It
+    is no part of what names the text, so the same text of two authors is learned once.
+
     Raises:
         InvalidText: empty, not Unicode text, or over 10 million characters.
     """
@@ -83,6 +86,7 @@ class Document:
     text: str
     title: str | None = None
     continues: bool = False
+    author: str | None = None
 
     def __post_init__(self) -> None:
         _check_text(self.text, "A document")
@@ -90,6 +94,8 @@ class Document:
             raise InvalidText("A document is empty: there is nothing to learn.")
         if self.title is not None:
             _check_text(self.title, "The title of a document")
+        if self.author is not None:
+            _check_text(self.author, "The author of a document")
 
     def __repr__(self) -> str:
         return f"Document({len(self.text)} characters)"
@@ -97,6 +103,18 @@ class Document:
 
 Item: TypeAlias = Message | Document
 MessageLike: TypeAlias = Message | Mapping[str, str]
+
+
+def author_of(item: Item) -> str | None:
+    """Who a text comes from: the author of a document, the name of a user's message."""
+    if isinstance(item, Document):
+        return item.author
+    return item.name if item.role == "user" else None
+
+
+def characters(item: Item) -> int:
+    """How long a text is."""
+    return len(item.text) if isinstance(item, Document) else len(item.content)
 
 
 def as_message(value: MessageLike) -> Message:
@@ -179,5 +197,5 @@ def passages(document: Document, size: int = PASSAGE_CHARACTERS) -> tuple[Docume
             whole[-1] += piece
         else:
             whole.append(piece)
-    first = Document(whole[0], document.title, document.continues)
-    return (first, *(Document(piece, document.title, continues=True) for piece in whole[1:]))
+    first = replace(document, text=whole[0])
+    return (first, *(replace(first, text=piece, continues=True) for piece in whole[1:]))

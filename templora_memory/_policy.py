@@ -204,7 +204,12 @@ class Policy:
             those that fit the newest message best (full-text search, BM25), for facts that must
             be exact. 0: none.
         keep_revisions: newest revisions that stay on disk for edits and rollback.
-        ttl: seconds without use after which the start-up sweep forgets a memory; None: never.
+        ttl: seconds without use after which the start-up sweep forgets a memory; None: never. The
+            clock of the machine decides: one that jumps far ahead forgets early.
+        author_limit: characters that one author may teach one memory, by documents of his
+            (`Document.author`) and by messages of users under his name (`Message.name`); more is
+            refused (`NotAdmitted`). Text without an author is the application's own and free. None:
+            no limit.
     """
 
     window: int | None = None
@@ -218,9 +223,10 @@ class Policy:
     recall_tokens: int = 0
     keep_revisions: int = 4
     ttl: float | None = None
+    author_limit: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("window", "reply_tokens", "chunk"):
+        for name in ("window", "reply_tokens", "chunk", "author_limit"):
             whole(name, getattr(self, name), none=True)
         for name in ("keep_turns", "keep_revisions"):
             whole(name, getattr(self, name))

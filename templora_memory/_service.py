@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn, Self, TypeAlias, overload
 from weakref import WeakKeyDictionary
 
 from templora_memory._absorb import Absorber, teaches
+from templora_memory._admission import Admission, Admit, Check, unknown
 from templora_memory._ids import MemoryId, parse_id
 from templora_memory._jobs import Job, JobQueue
 from templora_memory._journal import Journal
@@ -59,11 +60,14 @@ from templora_memory.errors import (
     Conflict,
     InvalidSetting,
     InvalidText,
+    LearningFailed,
+    NotAdmitted,
     PromptTooLong,
     StoreDamaged,
     StoreError,
     UnknownMemory,
 )
+from templora_memory.stores._archive import clear_partials
 
 Text: TypeAlias = str | Document | Iterable[Document] | Iterable[MessageLike]
 TINY = "templora/tiny"
@@ -82,6 +86,11 @@ class ParametricMemory:
         backend: a base model that learns, answers and measures.
         store: where text and adapters are kept.
         policy: window, chunk, recipe and learning settings; None: the defaults.
+        admit: asked with a memory id and the text that is new to it, before any of it is
+            journalled: documents, a conversation's new messages, replies. A text that it returns
+            says why the text is refused (`NotAdmitted`); None admits it. May be called from several
+            threads.
+        checks: what learning must not do, measured before every commit; see `Check`.
 
     Example::
 
@@ -91,10 +100,20 @@ class ParametricMemory:
             print(ada.reply([Message("user", "Where are your bees?")]).text)
     """
 
-    def __init__(self, backend: Backend, store: Store, policy: Policy | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        store: Store,
+        policy: Policy | None = None,
+        *,
+        admit: Admit | None = None,
+        checks: Sequence[Check] = (),
+    ) -> None:
         self._backend = backend
         self._store = store
         self._wanted = policy or Policy()
+        self._admission = Admission(admit, self._wanted.author_limit)
+        self._checks = tuple(checks)
         self._policy: Policy | None = None
         self._jobs = JobQueue()
         self._searcher = Searcher(store)
@@ -113,6 +132,8 @@ class ParametricMemory:
         policy: Policy | str | None = None,
         device: str | None = None,
         dtype: str | None = None,
+        admit: Admit | None = None,
+        checks: Sequence[Check] = (),
         **model_options: Any,
     ) -> ParametricMemory:
         """A service over a Hugging Face causal language model on this machine.
@@ -125,6 +146,8 @@ class ParametricMemory:
                 the first GPU if there is one.
             dtype: "float32", "bfloat16" or "float16" of the frozen base; None: what suits device
                 and model.
+            admit: hook that may refuse text, see the class.
+            checks: what learning must not do.
             model_options: passed on to ``AutoModelForCausalLM.from_pretrained``.
         """
         from templora_memory.backends.local import LocalBackend  # noqa: PLC0415  # torch loads here
@@ -133,7 +156,7 @@ class ParametricMemory:
         chosen = Policy.preset(policy) if isinstance(policy, str) else policy
         where = root or os.environ.get("TEMPLORA_ROOT") or Path.home() / ".templora"
         backend = LocalBackend(model, device=device, dtype=dtype, **model_options)
-        return cls(backend, DirectoryStore(where), chosen)
+        return cls(backend, DirectoryStore(where), chosen, admit=admit, checks=checks)
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -150,7 +173,7 @@ class ParametricMemory:
                 self._store.open()
                 self._backend.open()
                 policy = self._wanted.resolve(self._backend.limits)
-                self._absorber = Absorber(self._backend, self._store, policy)
+                self._absorber = Absorber(self._backend, self._store, policy, self._checks)
                 self._expire()
                 self._policy = policy  # last: other threads take it as the sign to go on
         return self
@@ -245,8 +268,12 @@ class ParametricMemory:
         manifest.check_base(self._backend.identity)
         return Memory(self, str(name))
 
-    def _ensure(self, name: MemoryId, base: MemoryId | None = None) -> Manifest:
+    def _ensure(
+        self, name: MemoryId, base: MemoryId | None = None, *, create: bool = True
+    ) -> Manifest:
         for _ in range(_TRIES):
+            if not create:
+                return self._known(str(name))
             if (found := self._store.manifest(str(name))) is not None:
                 return found
             start = base or name.parent
@@ -255,6 +282,8 @@ class ParametricMemory:
                 origin = None
             if origin is not None:
                 origin.check_base(self._backend.identity)
+                if base is not None:  # a pair needs no note: it goes with its name
+                    self._note_copy(origin.id, fork=str(name))
             manifest = new_manifest(
                 str(name),
                 self._backend.identity,
@@ -268,6 +297,45 @@ class ParametricMemory:
                 continue  # another thread or process was faster
             return manifest
         raise Conflict(f"Memory {str(name)!r} is made and forgotten all the time: try again.")
+
+    def _note_copy(
+        self, memory_id: str, *, fork: str | None = None, export: str | None = None
+    ) -> Manifest:
+        """Note where a copy is about to be made, for the receipt of a later forget."""
+        for attempt in range(_TRIES):
+            manifest = self._known(memory_id)
+            noted = manifest.copied_to(fork=fork, export=export)
+            if (noted.forks, noted.exports) == (manifest.forks, manifest.exports):
+                return manifest
+            try:
+                self._store.replace(noted, epoch=manifest.epoch)
+            except Conflict:
+                if attempt == _TRIES - 1:
+                    raise
+                continue
+            return noted
+        raise AssertionError("unreachable")  # the last try returns or raises
+
+    def _admitted(
+        self,
+        name: MemoryId,
+        items: Sequence[Document] | Sequence[Message],
+        *,
+        after: int | None = None,
+    ) -> None:
+        """Refuse text before a byte of it is written.
+
+        Raises:
+            NotAdmitted: by the application's hook, or an author has taught enough.
+        """
+        if not self._admission.asks:
+            return
+        manifest = self._store.manifest(str(name))
+        journal = None if manifest is None else self._store.journal(manifest.id)
+        start = None
+        if journal is not None and after is not None:
+            start = journal.beginning(journal.tip, after)
+        self._admission.check(str(name), unknown(items, journal, after=start), journal)
 
     def _known(self, memory_id: str) -> Manifest:
         self._ready()
@@ -389,6 +457,7 @@ class ParametricMemory:
         max_tokens: int | None = None,
         revision: str | None = None,
         recall_tokens: int | None = None,
+        create: bool = True,
     ) -> ReplyStream:
         """Answer a whole conversation, piece by piece.
 
@@ -411,10 +480,14 @@ class ParametricMemory:
             recall_tokens: most tokens of the prompt for passages of what the answering revision
                 has learned, found by the words of the newest message; they stand in the system
                 message, after `context`. None: `policy.recall_tokens`.
+            create: make the memory if it does not exist; False: `UnknownMemory`, so that a call
+                under way does not bring back what was forgotten meanwhile.
 
         Raises:
             PromptTooLong: system message, context and newest exchange do not fit; nothing was done.
             InvalidText, InvalidId, InvalidSetting, BaseMismatch, UnknownRevision.
+            NotAdmitted: the text was refused; nothing of it was journalled.
+            UnknownMemory: it does not exist and `create` is False.
             LearningFailed, StoreError: while absorbing first; the text is in the journal.
         """
         policy = self._ready()
@@ -450,7 +523,8 @@ class ParametricMemory:
             return self._pinned(memory_id, revision, body, prompt, request)
         name = parse_id(memory_id)
         prompt.check(body[newest_exchange(body) :])
-        manifest = self._ensure(name)
+        self._admitted(name, body)
+        manifest = self._ensure(name, create=create)
         manifest.check_base(self._backend.identity)
         self._store.record(manifest.id, body)
         manifest, covering = self._fit(manifest.id, body, prompt)
@@ -587,6 +661,7 @@ class ParametricMemory:
             now = self._store.manifest(manifest.id)
             if now is None or not now.same_memory(manifest):
                 return  # forgotten while the reply was written
+            self._admitted(parse_id(now.id), body)
             self._store.record(now.id, body)
             digests = now.chain(body)
             covering = now.covering(digests, newest_exchange(body))
@@ -607,7 +682,7 @@ class ParametricMemory:
                 self._submit(now.id, partial(self._absorber.dialogue, target))
         except UnknownMemory:
             return  # forgotten just now
-        except (StoreError, Closed) as error:
+        except (StoreError, Closed, NotAdmitted, LearningFailed) as error:
             self._failed(manifest.id, error)
 
     # --- learning ------------------------------------------------------------------------------
@@ -620,6 +695,7 @@ class ParametricMemory:
         *,
         after: int | None = ...,
         exact: bool = ...,
+        create: bool = ...,
         wait: Literal[True] = ...,
     ) -> AbsorbReport: ...
 
@@ -631,6 +707,7 @@ class ParametricMemory:
         *,
         after: int | None = ...,
         exact: bool = ...,
+        create: bool = ...,
         wait: Literal[False],
     ) -> Job: ...
 
@@ -641,6 +718,7 @@ class ParametricMemory:
         *,
         after: int | None = None,
         exact: bool = False,
+        create: bool = True,
         wait: bool = True,
     ) -> AbsorbReport | Job:
         """Learn a text, documents or messages into a memory, which is made if it does not exist.
@@ -658,36 +736,37 @@ class ParametricMemory:
             exact: for messages only. Learn them again where only a revision that has learned more
                 than them knows them: afterwards one ends exactly here, with every document that
                 the memory knows. For a conversation that was shortened.
+            create: make the memory if it does not exist; False: `UnknownMemory`.
             wait: wait for the report, or return a `Job` at once.
 
         Raises:
-            InvalidText, InvalidId: nothing was changed.
+            InvalidText, InvalidId, NotAdmitted: nothing was changed.
+            UnknownMemory: it does not exist and `create` is False.
             LearningFailed, StoreError, BaseMismatch, Cancelled: the old revision stays, the text
                 is in the journal.
         """
         self._ready()
         name = parse_id(memory_id)
         items = _items(text)
-        manifest = self._ensure(name)
-        manifest.check_base(self._backend.identity)
         first = items[0]
+        if isinstance(first, Document) and after is not None:
+            raise InvalidSetting("after is for messages; documents have no place in a dialogue.")
+        told = dialogue(item for item in items if isinstance(item, Message))
+        self._admitted(name, told or [d for d in items if isinstance(d, Document)], after=after)
+        manifest = self._ensure(name, create=create)
+        manifest.check_base(self._backend.identity)
         if isinstance(first, Document):
-            if after is not None:
-                raise InvalidSetting(
-                    "after is for messages; documents have no place in a dialogue."
-                )
             documents = [d for d in items if isinstance(d, Document)]
             digests = self._store.record_documents(
                 manifest.id, documents, after=self._retried(manifest, first)
             )
             job = self._submit(manifest.id, partial(self._absorber.documents, digests))
         else:
-            body = dialogue(message for message in items if isinstance(message, Message))
             journal = self._store.journal(manifest.id)
             known = None if after is None else journal.beginning(journal.tip, after)
-            target = manifest.digest_after(known or journal.first, body)
+            target = manifest.digest_after(known or journal.first, told)
             if known is None or not _ends_in(journal, target):
-                self._store.record(manifest.id, body, after=known)
+                self._store.record(manifest.id, told, after=known)
             work = partial(self._absorber.dialogue, target, resent=not exact)
             job = self._submit(manifest.id, work)
         return _wait(job) if wait else job
@@ -848,6 +927,7 @@ class ParametricMemory:
             self._store,
             manifest,
             learn=learn,
+            admit=partial(self._admitted, name),
             adapter=lambda now: self._absorber.adapter(now, now.newest),
         )
         return TextStream(writer.steps(task), writer.reply)
@@ -864,9 +944,11 @@ class ParametricMemory:
         name = str(parse_id(target))
         self.wait(memory_id)
         source = self._known(memory_id)
-        copied = replace(source, id=name, epoch=0, created=time.time())
+        copied = replace(source, id=name, epoch=0, created=time.time(), forks=(), exports=())
         if revision is not None:
             copied = replace(copied.rolled_back(copied.get(revision)), epoch=0)
+        if self._store.manifest(name) is None:  # create() says what is wrong otherwise
+            self._note_copy(source.id, fork=name)
         self._store.create(copied, source=source.id, journal=True)
         head = copied.newest
         if revision is not None:
@@ -911,10 +993,14 @@ class ParametricMemory:
             job.finished()
 
     def export(self, memory_id: str, target: str | os.PathLike[str]) -> Path:
-        """Write a memory (text, revisions, manifest) to one file; returns its path."""
+        """Write a memory (text, revisions, manifest) to one file; returns its path.
+
+        The memory remembers where it was written to: a forget cannot reach that copy, but says so.
+        """
         self.wait(memory_id)
         path = Path(target)
-        self._store.export(self._known(memory_id).id, path)
+        name = self._note_copy(memory_id, export=str(path.absolute())).id
+        self._store.export(name, path)
         return path
 
     def import_(self, source: str | os.PathLike[str], memory_id: str | None = None) -> Memory:
@@ -929,6 +1015,9 @@ class ParametricMemory:
 
     def forget(self, memory_id: str | None = None, *, user: str | None = None) -> ForgetReceipt:
         """Delete memories with everything made from them; the receipt lists every file.
+
+        It also names copies that are left: memories that were forked or began from these, and
+        exported files that are still where they were written.
 
         ``forget("ada")`` takes all ``ada@...`` along; ``forget(user="bob")`` takes all
         ``...@bob``. Absorbs and replies of these memories that are under way are stopped.
@@ -973,18 +1062,47 @@ class ParametricMemory:
 
     def _remove(self, ids: Sequence[str]) -> ForgetReceipt:
         files: list[RemovedFile] = []
+        forks: dict[str, None] = {}
+        exports: dict[str, None] = {}
         for memory_id in ids:
             with self._guard:
                 streams = [s for s, owner in self._streams.items() if owner == memory_id]
             for stream in streams:
                 stream.close()
             self._settle(memory_id)
+            for manifest in self._copied(memory_id):
+                forks |= dict.fromkeys(manifest.forks)
+                exports |= dict.fromkeys(manifest.exports)
             files += self._store.delete(memory_id)
+            for path in exports:  # what a killed export left beside its file
+                files += clear_partials(Path(path))
             self._searcher.drop(memory_id)
             self._backend.release(f"{memory_id}/")
             with self._guard:
                 self._failures.pop(memory_id, None)
-        return ForgetReceipt(ids=tuple(ids), files=tuple(files))
+        return ForgetReceipt(
+            ids=tuple(ids),
+            files=tuple(files),
+            forks=tuple(one for one in forks if one not in ids and self._exists(one)),
+            exports=tuple(path for path in exports if Path(path).exists()),
+        )
+
+    def _copied(self, memory_id: str) -> Iterator[Manifest]:
+        """A memory and its copies, and theirs, as far as they exist and can be read."""
+        waiting, seen = [memory_id], {memory_id}
+        while waiting:
+            try:
+                manifest = self._store.manifest(waiting.pop())
+            except StoreDamaged as error:  # forgetting goes on: its copies are not known
+                _log.warning("%s", error)
+                continue
+            if manifest is not None:
+                yield manifest
+                waiting += [one for one in manifest.forks if one not in seen]
+                seen.update(manifest.forks)
+
+    def _exists(self, memory_id: str) -> bool:
+        return memory_id in self._store.ids()
 
     def list(self) -> tuple[str, ...]:
         """Ids of all memories, sorted."""
@@ -1022,19 +1140,26 @@ class Memory:
 
     @overload
     def absorb(
-        self, text: Text, *, after: int | None = ..., wait: Literal[True] = ...
+        self,
+        text: Text,
+        *,
+        after: int | None = ...,
+        create: bool = ...,
+        wait: Literal[True] = ...,
     ) -> AbsorbReport: ...
 
     @overload
-    def absorb(self, text: Text, *, after: int | None = ..., wait: Literal[False]) -> Job: ...
+    def absorb(
+        self, text: Text, *, after: int | None = ..., create: bool = ..., wait: Literal[False]
+    ) -> Job: ...
 
     def absorb(
-        self, text: Text, *, after: int | None = None, wait: bool = True
+        self, text: Text, *, after: int | None = None, create: bool = True, wait: bool = True
     ) -> AbsorbReport | Job:
         """See `ParametricMemory.absorb`."""
         if wait:
-            return self._service.absorb(self._id, text, after=after)
-        return self._service.absorb(self._id, text, after=after, wait=False)
+            return self._service.absorb(self._id, text, after=after, create=create)
+        return self._service.absorb(self._id, text, after=after, create=create, wait=False)
 
     def generate(self, prompt: str = "", **options: Any) -> TextStream:
         """See `ParametricMemory.generate`."""

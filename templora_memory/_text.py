@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -37,12 +37,14 @@ class Writer:
         manifest: Manifest,
         *,
         learn: Callable[[tuple[str, ...]], None],
+        admit: Callable[[Sequence[Document]], None],
         adapter: Callable[[Manifest], Adapter | None],
     ) -> None:
         self._backend = backend
         self._store = store
         self._manifest = manifest
         self._learn = learn
+        self._admit = admit
         self._adapter = adapter
         self._shown = 0
         self._written = 0
@@ -99,6 +101,7 @@ class Writer:
             self._blank = text  # a document needs words: this joins the next one
             return ()
         pieces = passages(Document(text, continues=True))  # a stream, also where it begins
+        self._admit(pieces)
         digests = self._store.record_documents(self._current().id, pieces, after=self._after)
         self._after = digests[-1]
         return digests

@@ -7,6 +7,7 @@
     │   ├── InvalidId
     │   ├── InvalidText
     │   ├── InvalidSetting
+    │   ├── NotAdmitted                   the application refuses this text, or its author
     │   └── PromptTooLong
     ├── UnknownMemory (LookupError)
     ├── UnknownRevision (LookupError)
@@ -52,6 +53,10 @@ class InvalidText(InputError):
 
 class InvalidSetting(InputError):
     """A setting out of its range, or an unknown one."""
+
+
+class NotAdmitted(InputError):
+    """The application's hook, or the limit of what one author may teach, refused the text."""
 
 
 class PromptTooLong(InputError):

@@ -23,6 +23,7 @@ from templora_memory.errors import (
     UnknownMemory,
     UnknownRevision,
 )
+from templora_memory.stores._locks import hold
 from templora_memory.testing import GARBAGE, POISON, FakeBackend
 
 BIO = "Ada keeps bees on the roof."
@@ -1121,3 +1122,89 @@ def test_two_services_on_one_store_lose_nothing(make_box):
 
 def test_the_fake_is_named_in_a_repr():
     assert repr(FakeBackend(name="x")) == "FakeBackend('x')"
+
+
+# --- memories that are not to be made ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["absorb", "reply", "stream"])
+def test_a_call_that_may_not_make_a_memory_does_not_bring_a_forgotten_one_back(box, verb):
+    given = "Ada has a cat." if verb == "absorb" else [Message("user", "Hello?")]
+    box.service.absorb("ada", "Ada keeps bees.")
+    getattr(box.service, verb)("ada", given, create=False)
+    box.service.forget("ada")
+    with pytest.raises(UnknownMemory, match="There is no memory 'ada'"):
+        getattr(box.service, verb)("ada", given, create=False)
+    with pytest.raises(UnknownMemory):
+        getattr(Memory(box.service, "ada"), verb)(given, create=False)
+    assert box.service.list() == ()
+    assert not list(box.root.iterdir())
+
+
+# --- copies that a forget does not reach -------------------------------------------------------
+
+
+def test_a_receipt_names_forks_and_exports_that_are_left(box, tmp_path):
+    box.service.absorb("ada", "Ada keeps bees.")
+    for name in ("one.zip", "two.zip"):
+        box.service.export("ada", tmp_path / name)
+    (tmp_path / "two.zip").unlink()
+    box.service.fork("ada", "eve").fork("zed")
+    box.service.open("cyd", base="ada")
+    box.service.open("ada@bob")
+    receipt = box.service.forget("ada")
+    assert receipt.ids == ("ada", "ada@bob")
+    assert receipt.forks == ("eve", "cyd", "zed")
+    assert receipt.exports == (str(tmp_path / "one.zip"),)
+    assert box.service.forget("eve").forks == ("zed",)
+    last = box.service.forget("zed")
+    assert (last.forks, last.exports) == ((), ())
+
+
+def test_an_export_holds_neither_paths_nor_ids_of_other_copies(box, tmp_path):
+    box.service.absorb("ada", "Ada keeps bees.")
+    box.service.export("ada", tmp_path / "planted-path.zip")
+    box.service.fork("ada", "planted-id")
+    box.service.export("ada", tmp_path / "two.zip")
+    assert b"planted" not in (tmp_path / "two.zip").read_bytes()
+    again = box.service.import_(tmp_path / "two.zip", "eve")
+    manifest = box.store.manifest(again.id)
+    assert (manifest.forks, manifest.exports) == ((), ())
+
+
+def test_a_forget_removes_what_killed_exports_left_and_not_what_is_being_written(box, tmp_path):
+    box.service.absorb("ada", "Ada keeps bees.")
+    box.service.export("ada", tmp_path / "ada.zip")
+    left = tmp_path / ".ada.zip.0a1b2c3d.partial"
+    left.write_text("Ada keeps bees.")
+    alive = tmp_path / ".ada.zip.00000000.partial"
+    with hold(alive, seconds=1):
+        receipt = box.service.forget("ada")
+        assert alive.exists()
+    assert not left.exists()
+    assert str(left) in [file.path for file in receipt.files]
+
+
+def test_a_failed_fork_notes_no_copy(box):
+    box.service.absorb("ada", "Ada keeps bees.")
+    box.service.absorb("eve", "Eve sails.")
+    with pytest.raises(Conflict):
+        box.service.fork("ada", "eve")
+    assert box.service.forget("ada").forks == ()
+
+
+# --- threads that do not start -----------------------------------------------------------------
+
+
+def test_a_thread_that_does_not_start_leaves_nobody_waiting(box, monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(LearningFailed, match=r"text is in the journal: can't start new thread"):
+            box.service.absorb("ada", "Ada keeps bees.")
+        box.service.wait()
+        assert box.service.reply("ada", [Message("user", "Hello?")]).text
+    box.service.resume("ada").wait()
+    assert box.service.status("ada").absorbed_documents == 1
