@@ -1,0 +1,147 @@
+"""Run the suites that try to break the promises, count what they tried, and write it down.
+
+::
+
+    python -m tools.trust --places 400 --examples 60 --out build/trust.json
+    python -m tools.trust faults --seed 7
+    python -m tools.trust --page docs/explanation/trust.md     # the figures of that page
+
+Exit code 1 if a test failed: a promise was broken. The same numbers and seed try the same places.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SUITES = {
+    "faults": [
+        "tests/faults",
+        "tests/local/test_faults.py",
+        "tests/stores/test_directory.py",
+        "tests/stores/test_archives.py",
+    ],
+    "forget": ["tests/local/test_forget.py", "tests/server/test_forget.py"],
+    "isolation": ["tests/local/test_isolation.py", "tests/unit/test_histories.py"],
+    "hostile": [
+        "tests/unit/test_admission.py",
+        "tests/local/test_hostile.py",
+        "tests/importers/test_hostile.py",
+    ],
+    "offline": ["tests/e2e/test_offline.py"],
+}
+BEGIN, END = "<!-- figures: python -m tools.trust -->", "<!-- end of figures -->"
+COLUMNS = {
+    "lost": "text lost",
+    "half": "half states",
+    "unclear": "unclear errors",
+    "found": "found",
+}
+
+
+class Counts:
+    """A pytest plugin: adds up what tests recorded under "trust", and how the tests ended."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], Counter[str]] = {}
+        self.ended: Counter[str] = Counter()
+        self.broken: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.ended["failed"] += 1
+            self.broken.append(f"{report.nodeid} ({report.when})")
+        elif report.when == "call" or report.skipped:
+            self.ended["skipped" if report.skipped else "passed"] += 1
+        if report.when != "teardown":
+            return  # what a fixture records is there by then, and each row once
+        for name, value in report.user_properties:
+            if name == "trust" and isinstance(value, dict):
+                row = dict(value)
+                found = self.rows.setdefault((row.pop("suite"), row.pop("kind")), Counter())
+                for column, number in row.items():
+                    found[column] += number
+
+    def as_dict(self) -> dict[str, list[dict[str, Any]]]:
+        suites: dict[str, list[dict[str, Any]]] = {}
+        for (suite, kind), row in sorted(self.rows.items()):
+            suites.setdefault(suite, []).append({"kind": kind, **row})
+        return suites
+
+
+def table(suites: dict[str, list[dict[str, Any]]]) -> str:
+    """The figures as Markdown."""
+    lines = ["| suite | what | tried | broken |", "| --- | --- | ---: | --- |"]
+    for suite, rows in suites.items():
+        for row in rows:
+            said = [f"{name}: {row[key]}" for key, name in COLUMNS.items() if key in row]
+            tried = f"{row['tried']:,}"
+            lines.append(f"| {suite} | {row['kind']} | {tried} | {', '.join(said) or '0'} |")
+    return "\n".join(lines)
+
+
+def _into_page(page: Path, report: dict[str, Any]) -> None:
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    tests, used = report["tests"], report["settings"]
+    said = (
+        f"{report['when'][:10]}, Python {report['python']}, "
+        f"`python -m tools.trust --places {used['places']} --examples {used['examples']} "
+        f"--seed {used['seed']}`: {tests.get('passed', 0)} tests passed, "
+        f"{tests.get('failed', 0)} failed, {report['seconds']:,.0f} seconds."
+    )
+    body = f"{before}{BEGIN}\n\n{said}\n\n{table(report['suites'])}\n\n{END}{after}"
+    page.write_text(body, encoding="utf-8")
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run and report; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("suites", nargs="*", help=f"some of {', '.join(SUITES)}; none: all")
+    parser.add_argument("--places", type=int, default=16, help="random places for each fault")
+    parser.add_argument("--examples", type=int, default=6, help="random orders, in tens of steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("build/trust.json"))
+    parser.add_argument("--page", type=Path, help="a page whose figures are replaced")
+    given = parser.parse_args(words)
+    if unknown := set(given.suites) - set(SUITES):
+        parser.error(f"there is no suite {sorted(unknown)}: use {', '.join(SUITES)}")
+    os.environ["TEMPLORA_PLACES"] = str(given.places)
+    os.environ["TEMPLORA_EXAMPLES"] = str(given.examples)
+    os.environ["TEMPLORA_SEED"] = str(given.seed)
+    paths = [path for suite in given.suites or SUITES for path in SUITES[suite]]
+    counts, began = Counts(), time.monotonic()
+    # thousands of places take longer than one test may
+    code = pytest.main(["-q", "--timeout=0", "--no-header", *paths], plugins=[counts])
+    report = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "settings": {"places": given.places, "examples": given.examples, "seed": given.seed},
+        "seconds": round(time.monotonic() - began, 1),
+        "tests": dict(counts.ended),
+        "broken": counts.broken,
+        "suites": counts.as_dict(),
+    }
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(table(report["suites"]))
+    print(f"The whole report is in {given.out}.")
+    if given.page is not None and code == 0:
+        _into_page(given.page, report)
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
