@@ -13,11 +13,11 @@ _MIB = 1 << 20
 
 
 class FileRefused(InputError):
-    """A file that cannot be read as a character or a chat. Nothing of the file is quoted.
+    """A file that cannot be read as what was expected. Nothing of the file is quoted.
 
     `code` is stable and meant for programs: too_large, unsupported_type, not_a_card, bad_base64,
-    bad_json, bad_file, encrypted_zip, no_card_json, too_many_entries, empty, pdf_no_text,
-    needs_extra.
+    bad_json, bad_xml, bad_file, encrypted_zip, no_card_json, too_many_entries, empty, pdf_no_text,
+    which_language, needs_extra.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -41,12 +41,13 @@ class Limits:
         yaml: a YAML character, which is slow to parse.
         chunks: chunks of a PNG.
         entries: members of a zip.
-        depth: nesting of JSON and YAML.
+        depth: nesting of JSON, YAML and XML.
         containers: lists and objects in one JSON text.
         portrait: pixels of a portrait; a larger one is left out.
         pages: pages read of a PDF.
         pdf_seconds: for reading a PDF.
         messages: messages of a chat.
+        segments: segments of a translation memory.
     """
 
     file: int = 8 * _MIB
@@ -60,6 +61,7 @@ class Limits:
     pages: int = 200
     pdf_seconds: float = 10.0
     messages: int = 50_000
+    segments: int = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,3 +141,33 @@ class ChatLog:
 
     def __repr__(self) -> str:
         return f"ChatLog({self.source_format}, {len(self.messages)} messages)"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Segment:
+    """A piece of text and its approved translation."""
+
+    source: str
+    target: str
+
+    def __repr__(self) -> str:
+        return f"Segment({len(self.source)} characters, {len(self.target)} translated)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Segments:
+    """A translation memory, in the order of its file.
+
+    `skipped` counts segments without a translation. Languages are as the file writes them, or as
+    they were asked for; "" where nobody named them.
+    """
+
+    pairs: tuple[Segment, ...]
+    source_language: str = ""
+    target_language: str = ""
+    skipped: int = 0
+    source_format: str = "translation memory"
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Segments({self.source_format}, {len(self.pairs)} pairs)"
