@@ -196,10 +196,12 @@ class Policy:
         health_kl: by how much KL(base || memory) on neutral text, in nats per token, a new
             revision may exceed that of the one it goes on from; one with more is not committed
             (`Unhealthy`). None: no limit. It needs `learning.measure`.
-        gate: nats per token by which a memory has to make the newest message more likely to be used
-            at full strength; below, its strength falls in proportion, down to 0. So a question that
-            has nothing to do with the memory is answered by the base model. It costs two passes
-            over the message. None: no gate.
+        gate: how unsure of its answer a memory may be to be used at full strength, in nats per
+            token over the first twelve tokens that it would say; from there its strength falls
+            to 0 at twice as much. A memory of facts is sure where it was told something, so other
+            questions are left to the base model; 0.5 suits the embedded model. It costs these
+            tokens and one pass. Not for style or free talk, of which no answer is sure. None: no
+            gate.
         recall_tokens: most tokens of a prompt that passages of what the memory was told may take:
             those that fit the newest message best (full-text search, BM25), for facts that must
             be exact. 0: none.

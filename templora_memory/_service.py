@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -32,7 +33,6 @@ from templora_memory._messages import (
 )
 from templora_memory._policy import Policy, Sampling, positive, whole
 from templora_memory._ports import (
-    Adapter,
     Backend,
     Completion,
     GenerateRequest,
@@ -72,6 +72,8 @@ from templora_memory.stores._archive import clear_partials
 Text: TypeAlias = str | Document | Iterable[Document] | Iterable[MessageLike]
 TINY = "templora/tiny"
 HEAD = "head"
+GATE_TOKENS = 12
+"""Tokens of a trial answer that `Policy.gate` looks at."""
 _TRIES = 8
 _log = logging.getLogger("templora_memory")
 
@@ -531,14 +533,12 @@ class ParametricMemory:
         rest = body[covering.messages if covering else 0 :]
         shown, recalled = self._recall(manifest, covering, rest, prompt)
         adapter = self._absorber.adapter(manifest, covering)
-        used = self._gated(adapter, rest, strength)
-        tokens = self._backend.stream(
-            replace(request, messages=shown, adapter=adapter, strength=used)
-        )
+        request = self._gated(replace(request, messages=shown, adapter=adapter))
+        tokens = self._backend.stream(request)
         learned = covering.tokens if covering else 0
 
         def make(completion: Completion) -> Reply:
-            return _reply(completion, learned, covering, recalled, used)
+            return _reply(completion, learned, covering, recalled, request.strength)
 
         def finished(reply: Reply) -> None:
             if reply.finish_reason != "cancelled":
@@ -572,25 +572,35 @@ class ParametricMemory:
         elif revision is not None:
             raise InvalidSetting(f"revision {revision!r} was given without a memory id.")
         learned = chosen.tokens if chosen else 0
-        used = self._gated(adapter, body, request.strength)
+        request = self._gated(replace(request, messages=shown, adapter=adapter))
         stream = ReplyStream(
-            self._backend.stream(replace(request, messages=shown, adapter=adapter, strength=used)),
-            make=lambda completion: _reply(completion, learned, chosen, recalled, used),
+            self._backend.stream(request),
+            make=lambda completion: _reply(completion, learned, chosen, recalled, request.strength),
             finished=lambda _: None,
         )
         return stream if memory_id is None else self._watched(stream, str(parse_id(memory_id)))
 
-    def _gated(self, adapter: Adapter | None, body: tuple[Message, ...], strength: float) -> float:
-        """The strength for this message: less where it has nothing to do with the memory."""
+    def _gated(self, request: GenerateRequest) -> GenerateRequest:
+        """The request at the strength that the gate gives it, see `Policy.gate`."""
         gate = self._ready().gate
-        message = body[newest_exchange(body)].content
-        if gate is None or adapter is None or not strength or not message.strip():
-            return strength
-        plain = ScoreRequest(context="", target=message, adapter=None)
-        (base,) = self._backend.score([plain])
-        (own,) = self._backend.score([replace(plain, adapter=adapter, strength=strength)])
-        gain = (sum(own) - sum(base)) / max(1, len(base))
-        return strength * min(1.0, max(0.0, gain / gate))
+        if gate is None or request.adapter is None or not request.strength:
+            return request
+        trial = replace(
+            request, sampling=Sampling(), max_tokens=min(GATE_TOKENS, request.max_tokens)
+        )
+        with closing(self._backend.stream(trial)) as tokens:
+            begun = tokens.completion.text
+        if not begun.strip():
+            return request
+        asked = ScoreRequest(
+            context=request.messages,
+            target=begun,
+            adapter=request.adapter,
+            strength=request.strength,
+        )
+        (scores,) = self._backend.score([asked])
+        sure = sum(scores) / max(1, len(scores))
+        return replace(request, strength=request.strength * min(1.0, max(0.0, 2 + sure / gate)))
 
     def _recall(
         self,

@@ -78,20 +78,26 @@ def test_operations_are_counted():
     assert shape.learn(3, context=5, epochs=2) > 2 * shape.forward(3, 5)
 
 
-def test_a_gate_lowers_the_strength_for_what_the_memory_does_not_concern(tmp_path):
-    policy = Policy(recipe="continue", gate=0.05).changed(learning={"document_steps": 40})
-    bio = "Oda Marn keeps the light at Vellin. Oda Marn has three white goats."
-    with ParametricMemory(LocalBackend(), DirectoryStore(tmp_path), policy) as memory:
-        memory.absorb("oda", Document(bio))
-
-        def strength(words: str, **options: float) -> float:
-            messages = [Message("user", words)]
-            return memory.reply("oda", messages, revision="head", max_tokens=2, **options).strength
-
-        assert strength("Oda Marn keeps the light at Vellin.") == 1
-        assert strength("Oda Marn keeps the light at Vellin.", strength=0.5) <= 0.5
-        assert strength("Zebras 77 quartz pizza, says Zed?") < 1
-        assert memory.reply(None, [Message("user", "Hello!")], max_tokens=2).strength == 1
+def test_a_gate_lowers_the_strength_of_a_memory_that_is_not_sure(tmp_path):
+    strengths = {}
+    for gate in (None, 1000.0, 1.0, 1e-6):
+        policy = Policy(recipe="statements", gate=gate).changed(learning={"document_steps": 8})
+        root = DirectoryStore(tmp_path / str(gate))
+        with ParametricMemory(LocalBackend(), root, policy) as memory:
+            memory.absorb("oda", Document("Oda Marn keeps the light at Vellin."))
+            asked = [Message("user", "What does Oda Marn keep?")]
+            found = [
+                memory.reply("oda", asked, revision="head", max_tokens=12, strength=strength)
+                for strength in (1.0, 0.0)
+            ]
+            assert found[1].strength == 0
+            assert memory.reply(None, asked, max_tokens=2).strength == 1
+        strengths[gate] = found[0].strength
+        if found[0].strength == 0:
+            assert found[0].text == found[1].text
+    assert strengths[None] == strengths[1000.0] == 1
+    assert 0 <= strengths[1.0] <= 1
+    assert strengths[1e-6] == 0
 
 
 def test_rows_by_length_hold_every_token_once():
@@ -128,9 +134,7 @@ def test_files_are_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TEMPLORA_ROOT", str(tmp_path / "root"))
     arguments = ["bench", "perplexity", str(book), "--tokens", "700", "--out", str(out), "--json"]
     monkeypatch.setattr("sys.argv", ["templora", *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert not end.value.code
+    assert main() == 0
     said = json.loads(capsys.readouterr().out)
     assert json.loads((out / "perplexity.json").read_text(encoding="utf-8")) == said
     assert "base ppl" in (out / "perplexity.md").read_text(encoding="utf-8")

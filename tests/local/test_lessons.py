@@ -315,6 +315,60 @@ def test_only_additional_passes_are_held_back(base):
     assert not lesson(base, TEXTS[0], replace(SETTINGS, kl_weight=0), least=20).pull
 
 
+def test_a_stream_is_pulled_back_every_so_many_steps(base):
+    own = lesson(base, TEXTS[2], replace(SETTINGS, kl_weight=0.5, kl_every=2))
+    pulls, turns = [], []
+
+    class Counted:
+        def pull(self, pieces, rows):
+            turns.append(list(pieces))
+            return 0.0 * next(iter(rows.values())).a.sum()
+
+        def drift(self, rows):  # noqa: ARG002  # as the real one
+            return 0.0
+
+    lessons = Lessons(base, Counted, most_tokens=512)
+    lessons.add(own)
+    while lessons.busy:
+        pulls.append(own.pull)
+        lessons.step(short=False)
+    own.result.result()
+    assert pulls[:6] == [0.0, 1.0] * 3
+    assert turns == [[0], [1], [2]]
+
+
+def test_one_chunk_in_four_of_a_long_text_is_measured(base):
+    long = [example(f"number {i} came home") for i in range(6)]
+    once, rounds, never = (
+        lesson(base, long),
+        lesson(base, long, replace(SETTINGS, kl_weight=0.0), least=20),
+        lesson(base, long, replace(SETTINGS, measure=False)),
+    )
+    for one in (once, rounds, never):
+        run(base, one)
+    measured = [
+        [chunk.nll_after is not None for chunk in one.result.result().stats.chunks]
+        for one in (once, rounds, never)
+    ]
+    assert measured == [[True, False, False, False, True, False], [True] * 6, [False] * 6]
+
+
+def test_a_context_is_taken_over_from_the_last_pass_or_run_again_the_same_way(base):
+    ids = tuple(b"the red house by the river and its garden, where five grey cats slept")
+    parts = [
+        Example(ids[max(0, at - 16) : at], ids[at : at + 16], (1.0,) * 16) for at in (0, 16, 32)
+    ]
+    found = []
+    for reuse, every in ((True, 1), (True, 4), (False, 1)):
+        own = lesson(base, parts, replace(SETTINGS, reuse_context=reuse, measure_every=every))
+        run(base, own)
+        found.append(own.result.result().weights.flat)
+    start = lesson(base, parts).state.start.flat
+    moved = (found[2] - start).norm()
+    assert (found[0] - found[1]).norm() < 0.2 * moved
+    assert (found[0] - found[2]).norm() < 0.2 * moved
+
+
 def test_neutral_text_stays_likely_while_a_short_one_is_learned(
     make_backend, learn, score, tmp_path
 ):

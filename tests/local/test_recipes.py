@@ -26,7 +26,7 @@ from templora_memory.backends.local.recipes._interview import (
     interviewed,
 )
 from templora_memory.backends.local.recipes._repeats import LENGTH, damped
-from templora_memory.backends.local.recipes._study import DEALT, WRITTEN, dealt, pairs
+from templora_memory.backends.local.recipes._study import DEALT, NOT_TOLD, WRITTEN, dealt, pairs
 from templora_memory.errors import Cancelled, InvalidSetting
 from templora_memory.stores import DirectoryStore
 
@@ -160,6 +160,17 @@ def test_a_document_is_studied_sentence_by_sentence_with_the_text_in_the_prompt(
     assert "<|user|>What about 0?<|end|><|assistant|>Ada keeps bees.<|end|>" in seen
     assert "What about" not in learned
     assert learned.count("Pet: a cat<|end|>") == 3  # two answers, and what the text says itself
+
+
+def test_what_a_text_does_not_tell_is_said_to_be_unknown_if_that_is_wanted(text):
+    request = replace(REQUEST, settings=replace(REQUEST.settings, negatives=0.25))
+    seen, learned = made("study", request, text, Teacher())
+    count = learned.count(f"{NOT_TOLD}<|end|>")
+    assert 0 < count <= 8  # as many as there are answers, at most
+    assert sum(f"<|user|>{question}<|end|>" in seen for question in interview()) == count
+    assert NOT_TOLD not in made("study", REQUEST, text, Teacher())[1]
+    examples = RECIPES["study"](request, tools(text, Teacher(), expect=Reader(text)))
+    assert {w for e in examples for w in e.weights} == {0.0, 0.25, 1.0}
 
 
 def test_questions_about_one_sentence_stand_in_different_examples(text):
