@@ -159,6 +159,9 @@ class ChatHandlers:
                 if now - last >= _EVERY:
                     last = now
                     yield self._growing(actor, chat, persona, said)
+        except UnknownMemory:
+            if not actor.gone:
+                raise
         finally:
             self._settle(chat, said, answer)
         if actor.gone:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -64,6 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _clear(homes: Path, *, but: Path) -> None:
+    """Remove what visitors of a killed server had sent; nobody else serves this home now."""
+    for left in homes.iterdir():
+        if left != but:
+            shutil.rmtree(left)
+
+
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
@@ -72,7 +80,9 @@ def _serve(given: argparse.Namespace, auth: tuple[str, str] | None) -> int:
     begun = time.monotonic()
     sys.stderr.write(f"Loading {given.model} ...\n")
     given.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryDirectory(prefix="templora-demo-") as uploads:
+    homes = given.root / "uploads"
+    homes.mkdir(exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=homes) as uploads:
         # Gradio reads these when it is imported, which happens below
         os.environ["GRADIO_TEMP_DIR"] = uploads
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -85,6 +95,7 @@ def _serve(given: argparse.Namespace, auth: tuple[str, str] | None) -> int:
         )
         with memory:
             app = build_app(memory, home=given.root / "page", grace=given.grace, idle=given.idle)
+            _clear(homes, but=Path(uploads))
             try:
                 app.launch(
                     server_name=given.host,

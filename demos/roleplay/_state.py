@@ -7,7 +7,8 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from templora_memory import AbsorbReport, Message
+from templora_memory import AbsorbReport, Message, ParametricMemory
+from templora_memory.errors import UnknownMemory
 from templora_memory.importers import Character, ChatLog
 
 PREFIX = "roleplay-"
@@ -141,6 +142,26 @@ class Actor:
     chats: dict[str, Chat] = field(default_factory=dict)
     lessons: list[Lesson] = field(default_factory=list)
     probes: tuple[Probed, ...] = ()
+    door: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def leave(self) -> None:
+        """The character is discarded: from now on nothing makes a memory of it."""
+        with self.door:
+            self.gone = True
+
+    def enter(self, memory: ParametricMemory, memory_id: str) -> None:
+        """Make a memory of this character, if it does not exist yet.
+
+        What is written into it afterwards says `create=False`, so a reply or an absorb under way
+        does not bring back what is forgotten meanwhile.
+
+        Raises:
+            UnknownMemory: the character is discarded.
+        """
+        with self.door:
+            if self.gone:
+                raise UnknownMemory(f"{self.label} was deleted: there is no memory of it any more.")
+            memory.open(memory_id)
 
     def chat(self, persona: Persona) -> Chat:
         return self.chats.setdefault(persona.key, Chat())

@@ -145,8 +145,7 @@ class Studio:
     def sweep(self) -> None:
         """Discard visitors who are due, then memories of this page that belong to nobody.
 
-        The second part also catches a memory that a reply under way made again just after its
-        character was deleted.
+        The second part catches what a killed server left.
         """
         self.visitors.sweep()
         known = {actor.id for visitor in self.visitors.all() for actor in visitor.actors.values()}
@@ -158,7 +157,7 @@ class Studio:
         with visitor.lock:
             passing = [actor for actor in visitor.actors.values() if not actor.kept]
             for actor in passing:
-                actor.gone = True
+                actor.leave()
                 del visitor.actors[actor.id]
         for actor in passing:
             self._forget(actor.id)
@@ -244,7 +243,8 @@ class Studio:
             TemploraError: as `ParametricMemory.absorb`; a new character is removed then, too.
         """
         fresh = actor.id not in self.memory.list() or self.memory.head(actor.id) is None
-        job = self.memory.absorb(actor.id, items, wait=False)
+        actor.enter(self.memory, actor.id)
+        job = self.memory.absorb(actor.id, items, create=False, wait=False)
         clean = partial(self._clean, visitor, actor, job, drop=fresh)
         try:
             lesson = yield from self._follow(job, what)
@@ -272,7 +272,8 @@ class Studio:
         old = _older(messages)
         if not old:
             return
-        job = self.memory.absorb(actor.pair(persona), old, wait=False)
+        actor.enter(self.memory, actor.pair(persona))
+        job = self.memory.absorb(actor.pair(persona), old, create=False, wait=False)
         try:
             lesson = yield from self._follow(job, f"{len(old)} messages with {persona.name}")
         except GeneratorExit:
@@ -325,7 +326,7 @@ class Studio:
 
     def drop(self, visitor: Visitor, actor: Actor) -> None:
         """Remove a character that has learned nothing worth a receipt."""
-        actor.gone = True
+        actor.leave()
         with visitor.lock:
             visitor.actors.pop(actor.id, None)
         self._forget(actor.id)
@@ -487,7 +488,7 @@ class Studio:
     def delete(self, visitor: Visitor, actor: Actor) -> Deleted:
         """Delete a character with everything made from it, and measure that nothing is left."""
         label, asked = actor.label, actor.probes
-        actor.gone = True
+        actor.leave()
         receipt = self._forget(actor.id)
         self.kept.remove(actor)
         downloads = self.kept.clear_downloads(visitor, actor)

@@ -128,6 +128,7 @@ class Answer:
         self._room = (policy.window or 0) - self._most
         self._card = card_text(actor.character, user=persona.called)
         self._system = self._system_parts(actor, persona)
+        self._actor = actor
         self._id = actor.pair(persona) if settings.remembers else None
         self._sampling = Sampling(temperature=settings.temperature, seed=seed)
         self._reply: Reply | None = None
@@ -150,8 +151,10 @@ class Answer:
     def __iter__(self) -> Iterator[str]:
         if self._id is None:
             self._shorten()
-        elif self._settings.shows_card:
-            self._halve_card()
+        else:
+            self._actor.enter(self._memory, self._id)
+            if self._settings.shows_card:
+                self._halve_card()
         stream = self._memory.stream(
             self._id,
             self._sent_body,
@@ -159,6 +162,7 @@ class Answer:
             strength=self._settings.strength,
             sampling=self._sampling,
             max_tokens=self._most,
+            create=False,
         )
         with stream:
             yield from stream

@@ -231,7 +231,11 @@ class JobBook:
             except (TimeoutError, FileNotFoundError):
                 return False  # another server works on it, or has just ended it
             except (ValueError, TypeError) as error:
-                raise TemploraError(f"{path} is damaged: {error}. Remove it.") from error
+                # it holds nothing that the journal lacks: one bad note must not stop the server
+                _log.error("%s is damaged (%s) and removed: absorb again, or resume", path, error)
+                path.unlink(missing_ok=True)
+                path.with_suffix(".lock").unlink(missing_ok=True)
+                return False
             try:
                 job = self._again(note)
             except TemploraError as error:  # another base model, a damaged file: for a later start

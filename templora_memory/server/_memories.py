@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
-from secrets import token_hex
 from typing import Annotated, BinaryIO
 
 from fastapi import APIRouter, Query, Request, Response
@@ -253,12 +252,9 @@ async def export(memory_id: str, runtime: TheRuntime, tenant: TheTenant) -> Stre
 
 def _exported(tenant: Tenant, memory_id: str) -> tuple[BinaryIO, int]:
     """The file, open, and gone from its folder already: nothing is left whatever happens."""
-    path = tenant.transfer / token_hex(16)
-    try:
+    with tenant.on_its_way() as path:
         tenant.service.export(memory_id, path)
         return path.open("rb"), path.stat().st_size
-    finally:
-        path.unlink(missing_ok=True)
 
 
 async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
@@ -283,14 +279,11 @@ async def import_(
             f"Send the file with the header `Content-Type: {ARCHIVE}`.",
             code="unsupported_media_type",
         )
-    path = tenant.transfer / token_hex(16)
-    try:
+    with tenant.on_its_way() as path:
         with await asyncio.to_thread(_private, path) as file:
             async for piece in request.stream():
                 await asyncio.to_thread(file.write, piece)
         return await runtime.file(tenant, _imported, tenant, path, memory_id)
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _private(path: Path) -> BinaryIO:

@@ -451,6 +451,7 @@ class Receipt(BaseModel):
 
     ids: list[str]
     files: list[Removed]
+    forks: list[str] = Field(description="Memories that are left and were copied from these.")
     bytes: int
 
     @classmethod

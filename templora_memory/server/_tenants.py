@@ -6,11 +6,11 @@ another store. Without keys there is one namespace, the root itself, as the comm
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from secrets import token_hex
 
 from templora_memory._manifest import ModelIdentity
 from templora_memory._messages import Message
@@ -30,10 +30,10 @@ from templora_memory.errors import UnknownMemory
 from templora_memory.server._jobs import JobBook
 from templora_memory.server._keys import check_namespace
 from templora_memory.stores import DirectoryStore
-from templora_memory.stores._files import make_folder, remove_tree
+from templora_memory.stores._files import make_folder
+from templora_memory.stores._temporary import clear, temporary
 
 NAMESPACES, JOBS, TRANSFER = ".namespaces", ".jobs", ".transfer"
-_STALE = 3600.0
 
 
 def namespace_root(root: Path, namespace: str | None) -> Path:
@@ -59,7 +59,24 @@ class Tenant:
         """Forget, with every note about it; see `ParametricMemory.forget`."""
         receipt = self.service.forget(memory_id, user=user)
         self.jobs.drop(receipt.ids)
+        self.clear_transfer()
         return receipt
+
+    @contextmanager
+    def on_its_way(self) -> Iterator[Path]:
+        """Where a file may stand that is sent or received; gone afterwards.
+
+        If this process is killed, the next start and the next forget remove it.
+        """
+        folder = self.transfer / token_hex(16)
+        with temporary(folder):
+            make_folder(folder)
+            yield folder / "memory"
+
+    def clear_transfer(self) -> None:
+        """Remove files that killed servers left on their way."""
+        for entry in sorted(self.transfer.glob("*")):
+            clear(entry)
 
     def exists(self, memory_id: str) -> bool:
         with suppress(UnknownMemory):
@@ -134,9 +151,7 @@ class Tenants:
             make_folder(namespace_root(self.root, tenant.namespace))
             tenant.service.load()
             make_folder(tenant.transfer)
-            for path in tenant.transfer.iterdir():
-                if time.time() - path.stat().st_mtime > _STALE:  # a killed server's
-                    remove_tree(path)
+            tenant.clear_transfer()
             resumed += tenant.jobs.resume()
         self._opened = True
         return resumed

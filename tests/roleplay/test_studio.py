@@ -5,14 +5,14 @@ import time
 
 import pytest
 
-from demos.roleplay import _bundled
+from demos.roleplay import _bundled, _serve
 from demos.roleplay._kept import HomeInUse
 from demos.roleplay._state import PREFIX, Actor, Visitor
 from demos.roleplay._studio import Refused
 from demos.roleplay._talk import Answer, Settings, greet
 from demos.roleplay._visitors import Expired, Visitors
 from templora_memory import Document, Message
-from templora_memory.errors import LearningFailed, StoreDamaged
+from templora_memory.errors import LearningFailed, StoreDamaged, UnknownMemory
 from templora_memory.importers import Character, load
 from templora_memory.testing import POISON
 
@@ -484,3 +484,49 @@ def test_a_visitor_has_a_limit_of_characters(studio):
         studio.add(visitor, Actor(label=str(number), character=Character(name="x")))
     with pytest.raises(Refused, match="delete one first"):
         studio.add(visitor, Actor(label="one more", character=Character(name="x")))
+
+
+# --- what is discarded does not come back --------------------------------------------------------
+
+
+def test_a_reply_or_an_absorb_under_way_makes_no_memory_of_a_discarded_character(
+    studio, enter, absorbed
+):
+    """Also before any sweep."""
+    visitor = enter()
+    actor, persona = absorbed(visitor), visitor.personas[0]
+    chat = actor.chat(persona)
+    greet(actor, chat, persona)
+    chat.messages.append(Message("user", "Who are you?"))
+    answer = Answer(studio.memory, actor, chat, persona, Settings())
+    studio.delete(visitor, actor)
+    with pytest.raises(UnknownMemory, match="was deleted"):
+        list(answer)
+    with pytest.raises(UnknownMemory, match="was deleted"):
+        list(studio.absorb(visitor, actor, [Document("More about her.")], "more"))
+    assert studio.memory.list() == ()
+
+
+def test_a_character_deleted_between_the_door_and_the_reply_stays_away(
+    studio, enter, absorbed, monkeypatch
+):
+    visitor = enter()
+    actor = absorbed(visitor)
+    real = type(actor).enter
+
+    def late(self, memory, memory_id):
+        real(self, memory, memory_id)
+        studio.delete(visitor, actor)
+
+    monkeypatch.setattr(type(actor), "enter", late)
+    with pytest.raises(UnknownMemory):
+        say(studio, visitor, actor, "Who are you?")
+    assert studio.memory.list() == ()
+
+
+def test_what_visitors_of_a_killed_server_had_sent_is_removed(tmp_path):
+    for name in ("killed", "own"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "card.json").write_text("planted")
+    _serve._clear(tmp_path, but=tmp_path / "own")
+    assert [item.parent.name for item in files_under(tmp_path)] == ["own"]
