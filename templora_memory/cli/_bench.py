@@ -19,6 +19,7 @@ from templora_memory.evaluation.cost import cost as measure_cost, shape_of
 from templora_memory.evaluation.damage import damage as measure_damage
 from templora_memory.evaluation.perplexity import perplexity as measure, total
 from templora_memory.evaluation.recall import (
+    ARMS,
     bundled_people,
     load_people,
     recall as measure_recall,
@@ -91,6 +92,9 @@ def recall(  # noqa: PLR0917  # typer calls it by name
         typer.Option(help="A text that each memory learns after the bio, before it is asked."),
     ] = None,
     chunks: Annotated[int, typer.Option(help="How many chunks of it.")] = 50,
+    arms: Annotated[
+        str, typer.Option(help="Which to ask, with commas between them; fewer are quicker.")
+    ] = ",".join(ARMS),
     out: Out = None,
 ) -> None:
     """Questions about invented people, with their bio in the prompt, in a memory, or nowhere.
@@ -110,7 +114,13 @@ def recall(  # noqa: PLR0917  # typer calls it by name
     later = None if then is None else read(then)
     with call.service() as service, counting(call, "asking", "people") as note:
         report = measure_recall(
-            service, asked, other=text, then=later, chunks=chunks, progress=note
+            service,
+            asked,
+            other=text,
+            then=later,
+            chunks=chunks,
+            arms=arms.split(","),
+            progress=note,
         )
     _save.finish(
         call, "recall", _arms_first(call, report.as_dict()), _show.recalled(report),

@@ -186,7 +186,7 @@ def _arms(arms: Mapping[str, Arm]) -> Table:
 
 
 def recalled(report: RecallReport) -> Group:
-    same = "yes" if report.same_after_forget else "no"
+    same = {True: "yes", False: "no", None: "not asked"}[report.same_after_forget]
     other = report.other_text
     harm = "" if other is None else f" Perplexity of the other text: {other - 1:+.1%}."
     return Group(

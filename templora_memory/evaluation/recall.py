@@ -23,7 +23,7 @@ from templora_memory._messages import Document, Message
 from templora_memory._policy import whole
 from templora_memory._service import ParametricMemory
 from templora_memory._version import __version__
-from templora_memory.errors import InvalidText
+from templora_memory.errors import InvalidSetting, InvalidText
 from templora_memory.evaluation._answers import RECALL_TOKENS, Answer, Arm, Question, arm_of, ask
 from templora_memory.evaluation._other import OtherText
 from templora_memory.evaluation._provenance import commit, machine
@@ -47,7 +47,8 @@ class RecallReport:
     Args:
         arms: by name, see the module.
         gain: nats per token by which the memory makes the facts more likely, on average.
-        same_after_forget: whether the forgotten arm said exactly what `none` said.
+        same_after_forget: whether the forgotten arm said exactly what `none` said; None where one
+            of them was left out.
         absorb_seconds: mean time to absorb a bio.
         other_text: factor by which a memory changes the perplexity of a text that has nothing to
             do with it, mean over the people; None where no text was given.
@@ -60,7 +61,7 @@ class RecallReport:
     people: int
     arms: Mapping[str, Arm]
     gain: float
-    same_after_forget: bool
+    same_after_forget: bool | None
     absorb_seconds: float
     other_text: float | None
     later_chunks: int
@@ -116,6 +117,7 @@ def recall(
     other: str | None = None,
     then: str | None = None,
     chunks: int = 50,
+    arms: Sequence[str] = ARMS,
     progress: Callable[[int, int], None] | None = None,
 ) -> RecallReport:
     """Ask about every person in every arm.
@@ -130,16 +132,20 @@ def recall(
         then: a text of which each memory learns some chunks after the bio, before it is asked:
             what is left of early text.
         chunks: how many of them.
+        arms: which to ask; fewer are quicker.
         progress: called with people done and people in all.
 
     Raises:
         LearningFailed, StoreError: as `ParametricMemory.absorb`.
         PromptTooLong: a bio does not fit the window.
         InvalidText: `other` is too short.
+        InvalidSetting: an arm that there is not.
     """
+    if not arms or set(arms) - set(ARMS):
+        raise InvalidSetting(f"arms are {list(arms)}: choose among {list(ARMS)}.")
     run = f"recall-{secrets.token_hex(4)}"
     names = [f"{run}-{number}" for number in range(len(people))]
-    said: dict[str, list[Answer]] = {arm: [] for arm in ARMS}
+    said: dict[str, list[Answer]] = {arm: [] for arm in ARMS if arm in arms}
     seconds, gains = 0.0, []
     factors: list[float] = []
     unrelated = OtherText(service, other) if other is not None else None
@@ -158,19 +164,24 @@ def recall(
             for asked in person.questions:
                 say = partial(ask, service, number, asked)
                 own = names[number]
-                said["prompt"].append(
-                    say(None, [Message("system", f"You are {person.name}. {person.bio}")])
-                )
-                said["memory"].append(say(own))
-                said["half"].append(say(own, strength=0.5))
-                said["bm25"].append(say(own, strength=0.0, recall_tokens=RECALL_TOKENS))
-                said["memory_bm25"].append(say(own, recall_tokens=RECALL_TOKENS))
-                said["none"].append(say(None))
-                said["wrong"].append(say(wrong))
+                shown = [Message("system", f"You are {person.name}. {person.bio}")]
+                ways: dict[str, Callable[[], Answer]] = {
+                    "prompt": partial(say, None, shown),
+                    "memory": partial(say, own),
+                    "half": partial(say, own, strength=0.5),
+                    "bm25": partial(say, own, strength=0.0, recall_tokens=RECALL_TOKENS),
+                    "memory_bm25": partial(say, own, recall_tokens=RECALL_TOKENS),
+                    "none": partial(say, None),
+                    "wrong": partial(say, wrong),
+                }
+                for arm in set(said) & set(ways):
+                    said[arm].append(ways[arm]())
                 gains.append(service.probe(names[number], asked.ask, asked.fact).gain)
             factors += [unrelated.factor(names[number])] if unrelated else []
         for number, (name, person) in enumerate(zip(names, people, strict=True)):
             service.forget(name)
+            if "forgotten" not in said:
+                continue
             service.open(name)
             said["forgotten"] += [ask(service, number, asked, name) for asked in person.questions]
     finally:
@@ -184,7 +195,7 @@ def recall(
         people=len(people),
         arms={arm: arm_of(answers) for arm, answers in said.items()},
         gain=sum(gains) / len(gains),
-        same_after_forget=[a.text for a in said["forgotten"]] == [a.text for a in said["none"]],
+        same_after_forget=_same(said.get("forgotten"), said.get("none")),
         absorb_seconds=seconds / len(people),
         other_text=sum(factors) / len(factors) if factors else None,
         later_chunks=len(later),
@@ -192,6 +203,12 @@ def recall(
         commit=commit(),
         machine=machine(),
     )
+
+
+def _same(one: Sequence[Answer] | None, other: Sequence[Answer] | None) -> bool | None:
+    if one is None or other is None:
+        return None
+    return [answer.text for answer in one] == [answer.text for answer in other]
 
 
 def _stream(service: ParametricMemory, text: str, chunks: int) -> tuple[Document, ...]:
