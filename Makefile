@@ -28,7 +28,7 @@ setup: .setup-test
 	$(INSTALL) --editable .
 	touch $@
 
-EVERYTHING := .[app,evaluation,importers,json,metrics,plots,serve,traces]
+EVERYTHING := .[app,evaluation,importers,json,metrics,objects,plots,serve,traces]
 
 .setup-app: .setup-core
 	$(INSTALL) --editable .[app,importers]

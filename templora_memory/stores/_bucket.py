@@ -1,0 +1,245 @@
+"""A bucket of S3's kind: keys and bytes, with the conditional writes everything else rests on.
+
+boto3 and not fsspec: fsspec has no write that compares, and its exclusive creation looks first and
+writes afterwards. A refused condition is `Lost`; everything else that goes wrong is
+`StoreWriteFailed`. Knows nothing of memories.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from templora_memory.errors import InvalidSetting, StoreWriteFailed
+
+_BATCH = 1000
+_PIECE = 1 << 20
+_SCHEME = "s3"
+_NOT_MODIFIED = 304
+
+
+class Lost(Exception):  # caught where the race is understood; callers never see it
+    """Somebody else wrote this key first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object: its bytes and its version."""
+
+    body: bytes
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An object in a listing. `age` is by the clock of the bucket, in seconds."""
+
+    key: str
+    size: int
+    modified: float
+    age: float
+
+
+class Bucket:
+    """The keys below a prefix of a bucket; they are given and listed without it.
+
+    Args:
+        url: ``s3://bucket/prefix``.
+        endpoint: address of the service, where it is not AWS; None: as the environment says
+            (``AWS_ENDPOINT_URL``).
+        client: a boto3 client for S3 to use instead of one of its own.
+    """
+
+    def __init__(self, url: str, *, endpoint: str | None = None, client: Any = None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != _SCHEME or not parts.netloc or parts.query or parts.fragment:
+            raise InvalidSetting(f"{url!r} is no place for objects: give s3://BUCKET/PREFIX.")
+        self.url = url.rstrip("/")
+        self._name = parts.netloc
+        self._prefix = f"{prefix}/" if (prefix := parts.path.strip("/")) else ""
+        self._endpoint = endpoint
+        self._client = client
+
+    def open(self) -> None:
+        """Make the client; nothing is asked yet.
+
+        Raises:
+            InvalidSetting: the extra is not installed.
+        """
+        try:
+            import boto3  # noqa: PLC0415  # an extra
+            from botocore.config import Config  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise InvalidSetting(
+                f"Storage in a bucket needs {error.name}: pip install 'templora-memory[objects]'."
+            ) from error
+        if self._client is None:
+            config = Config(
+                connect_timeout=10,
+                read_timeout=60,
+                retries={"mode": "standard", "max_attempts": 5},
+            )
+            self._client = boto3.session.Session().client(
+                "s3", endpoint_url=self._endpoint, config=config
+            )
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def get(self, key: str, *, unless: str | None = None) -> Found | None:
+        """An object; None if there is none. Without its body if its version is `unless`."""
+        asked = {} if unless is None else {"IfNoneMatch": unless}
+        answer: Found | None = None
+        with self._calling(key) as call:
+            found = self._client.get_object(**self._at(key), **asked)
+            answer = Found(found["Body"].read(), found["ETag"])
+        if call.status == _NOT_MODIFIED and unless is not None:
+            return Found(b"", unless)
+        return answer
+
+    def download(self, key: str, target: Path) -> bool:
+        """Copy an object into a new file; False if there is no such object."""
+        done = False
+        with self._calling(key):
+            body = self._client.get_object(**self._at(key))["Body"]
+            with target.open("xb") as file:
+                for piece in body.iter_chunks(_PIECE):
+                    file.write(piece)
+            target.chmod(0o600)
+            done = True
+        return done  # noqa: RET504  # mypy does not know that the block may be left early
+
+    def list(self, prefix: str, *, below: bool = True) -> Iterator[Entry]:
+        """Objects whose keys begin with `prefix`; with `below` false, no folders deeper."""
+        asked: dict[str, Any] = {} if below else {"Delimiter": "/"}
+        while True:
+            page: dict[str, Any] = {}
+            with self._calling(prefix):
+                page = self._client.list_objects_v2(
+                    Bucket=self._name, Prefix=self._prefix + prefix, **asked
+                )
+            now = _date(page)
+            for one in page.get("Contents", ()):
+                modified = one["LastModified"].timestamp()
+                key = one["Key"].removeprefix(self._prefix)
+                yield Entry(key, one["Size"], modified, now - modified)
+            if not page.get("IsTruncated"):
+                return
+            asked["ContinuationToken"] = page["NextContinuationToken"]
+
+    # --- writing -------------------------------------------------------------------------------
+
+    def put(self, key: str, body: bytes, *, replacing: str | None) -> str:
+        """Write an object in place of the version `replacing`, or None: as a new one.
+
+        Returns its version. A write whose answer was lost on the way and which is tried again
+        finds its own bytes there: that is no loss.
+
+        Raises:
+            Lost: there is another version, or, with None, any.
+        """
+        asked = {"IfNoneMatch": "*"} if replacing is None else {"IfMatch": replacing}
+        etag = ""
+        with self._calling(key, refused=True):
+            etag = self._client.put_object(**self._at(key), Body=body, **asked)["ETag"]
+        if etag:
+            return str(etag)
+        found = self.get(key)
+        if found is None or found.body != body:
+            raise Lost
+        return found.etag
+
+    def upload(self, key: str, source: Path) -> None:
+        """Write a file under a key that nobody else uses."""
+        with source.open("rb") as file, self._writing(key):
+            self._client.put_object(**self._at(key), Body=file)
+
+    def copy(self, key: str, target: str) -> bool:
+        """Copy an object to a key that nobody else uses; False if there is no such object."""
+        done = False
+        with self._calling(key):
+            self._client.copy_object(**self._at(target), CopySource=self._at(key))
+            done = True
+        return done  # noqa: RET504  # mypy does not know that the block may be left early
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Remove objects; those that are gone already do not matter."""
+        every = list(keys)
+        for start in range(0, len(every), _BATCH):
+            names = [{"Key": self._prefix + key} for key in every[start : start + _BATCH]]
+            with self._writing(every[start]):
+                answer = self._client.delete_objects(
+                    Bucket=self._name, Delete={"Objects": names, "Quiet": True}
+                )
+            if errors := answer.get("Errors"):
+                raise StoreWriteFailed(
+                    f"Could not remove {errors[0].get('Key')!r} from {self.url} "
+                    f"({errors[0].get('Code')}): check the permissions and call again."
+                )
+
+    def remove_version(self, key: str, etag: str) -> None:
+        """Remove an object if it is still this version.
+
+        A service that does not know the condition removes whatever is there.
+        """
+        with self._calling(key, refused=True):
+            self._client.delete_object(**self._at(key), IfMatch=etag)
+
+    # --- errors --------------------------------------------------------------------------------
+
+    def _at(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._name, "Key": self._prefix + key}
+
+    @contextmanager
+    def _writing(self, key: str) -> Iterator[None]:
+        done = False
+        with self._calling(key):
+            yield
+            done = True
+        if not done:
+            raise StoreWriteFailed(
+                f"There is no bucket {self._name!r}: make it, or name another one."
+            )
+
+    @contextmanager
+    def _calling(self, key: str, *, refused: bool = False) -> Iterator[_Call]:
+        """Leave the block quietly, with the status, if the object is missing or not modified.
+
+        With `refused`, also if a condition did not hold.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415  # an extra
+
+        call = _Call()
+        try:
+            yield call
+        except ClientError as error:
+            answer = error.response
+            call.status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            code = answer.get("Error", {}).get("Code", "")
+            quiet = {_NOT_MODIFIED, 404} | ({409, 412} if refused else set())
+            if call.status not in quiet or code == "NoSuchBucket":
+                raise self._failed(key, code or str(call.status)) from error
+        except BotoCoreError as error:
+            raise self._failed(key, str(error)) from error
+
+    def _failed(self, key: str, why: str) -> StoreWriteFailed:
+        return StoreWriteFailed(
+            f"Could not use {key or 'the folder'!r} in {self.url}: {why}. Check bucket, "
+            "credentials, permissions and network, and call again. Nothing was lost."
+        )
+
+
+@dataclass(slots=True)
+class _Call:
+    status: int = 0
+
+
+def _date(page: dict[str, Any]) -> float:
+    """When a page was made, by the clock of the service."""
+    said = page.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    return parsedate_to_datetime(said).timestamp() if said else time.time()

@@ -1,0 +1,146 @@
+"""A journal as objects: full segments that never change, and one that is still growing.
+
+::
+
+    <place>/journal/00000000.jsonl     full: at least `SEGMENT` bytes, never written again
+    <place>/journal/00000001.jsonl     the last: rewritten with every line, by compare-and-swap
+
+A segment that is full is left alone by everybody who has seen it, and who has not seen it loses
+the swap: so lines have one order for all writers, and a write costs at most one segment, however
+long the journal is. Full segments are kept in a folder of this machine, the last one in memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from templora_memory._journal import Journal, decode_line, encode_line
+from templora_memory.errors import StoreDamaged, UnknownMemory
+from templora_memory.stores._bucket import Bucket
+from templora_memory.stores._files import make_folder, replace_file
+
+SEGMENT = 1 << 18
+
+
+def segment_key(place: str, number: int) -> str:
+    return f"{place}/journal/{number:08d}.jsonl"
+
+
+def segments(lines: bytes) -> list[bytes]:
+    """Whole lines, cut into segments: all but the last are full."""
+    found, begin = [], 0
+    while begin < len(lines):
+        end = lines.find(b"\n", begin + SEGMENT - 1) + 1 or len(lines)
+        found.append(lines[begin:end])
+        begin = end
+    return found
+
+
+class SegmentedJournal:
+    """The index of one journal, kept up to date by reading what was added.
+
+    Args:
+        bucket: where it lies.
+        place: the folder of its memory there.
+        cache: folder of this machine for full segments; made when it is needed.
+        first: digest of the empty conversation.
+    """
+
+    def __init__(self, bucket: Bucket, place: str, cache: Path, first: str) -> None:
+        self.journal = Journal(first, self._body)
+        self.lock = threading.RLock()
+        self.place = place
+        self._bucket = bucket
+        self._cache = cache
+        self._lines: list[tuple[int, int]] = []  # segment and offset of each
+        self._number = 0
+        self._last = b""
+        self._etag: str | None = None
+
+    def refresh(self) -> Journal:
+        """Read new lines."""
+        with self.lock:
+            while True:
+                key = segment_key(self.place, self._number)
+                found = self._bucket.get(key, unless=self._etag)
+                if found is None and self._etag is not None:
+                    raise UnknownMemory(f"The memory of {key} was forgotten meanwhile.")
+                if found is not None and found.etag != self._etag:
+                    self._take(key, found.body)
+                    self._etag = found.etag
+                if len(self._last) < SEGMENT:
+                    return self.journal
+                self._make_cache()
+                replace_file(self._cached(self._number), self._last)
+                self._number, self._last, self._etag = self._number + 1, b"", None
+
+    def _take(self, key: str, body: bytes) -> None:
+        known = len(self._last)
+        if body[:known] != self._last or body[-1:] != b"\n":
+            raise StoreDamaged(f"{key} is damaged: restore it from a backup.")
+        for line in body[known:].split(b"\n")[:-1]:
+            try:
+                self.journal.add(decode_line(line), len(self._lines))
+            except (ValueError, TypeError, KeyError, StoreDamaged) as error:
+                raise StoreDamaged(
+                    f"{key} is damaged at byte {known}: {error}. Restore it from a backup; the "
+                    "lines before it are good."
+                ) from error
+            self._lines.append((self._number, known))
+            known += len(line) + 1
+            self._last = body[:known]
+
+    def _make_cache(self) -> None:
+        make_folder(self._cache.parent)  # each for its owner only
+        make_folder(self._cache)
+
+    def _cached(self, number: int) -> Path:
+        return self._cache / f"journal-{number:08d}.jsonl"
+
+    def _body(self, position: int) -> dict[str, Any]:
+        with self.lock:
+            number, offset = self._lines[position]
+            last = self._last if number == self._number else None
+        try:
+            return decode_line(_line(last, offset) if last else self._from_cache(number, offset))
+        except (ValueError, TypeError) as error:
+            raise StoreDamaged(
+                f"{self._cached(number)} is damaged at byte {offset}: {error}. It is a copy: "
+                "remove it and call again."
+            ) from error
+
+    def _from_cache(self, number: int, offset: int) -> bytes:
+        path = self._cached(number)
+        if not path.is_file():  # removed under us: it is a copy
+            key = segment_key(self.place, number)
+            found = self._bucket.get(key)
+            if found is None:
+                raise UnknownMemory(f"The memory of {key} was forgotten meanwhile.")
+            self._make_cache()
+            replace_file(path, found.body)
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.readline()
+
+    def append(self, lines: Sequence[dict[str, Any]]) -> str | None:
+        """Write lines behind what `refresh` has read; returns the key, or None if there are none.
+
+        Raises:
+            Lost: somebody else has appended meanwhile.
+        """
+        if not lines:
+            return None
+        with self.lock:
+            key = segment_key(self.place, self._number)
+            body = self._last + b"".join(encode_line(line) for line in lines)
+            etag = self._bucket.put(key, body, replacing=self._etag)
+            self._take(key, body)
+            self._etag = etag
+            return key
+
+
+def _line(body: bytes, offset: int) -> bytes:
+    return body[offset : body.index(b"\n", offset)]

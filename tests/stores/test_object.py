@@ -1,0 +1,401 @@
+"""What is special about objects: copies, segments, leftovers, forgets that were interrupted."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import pytest
+
+from templora_memory import Document, Message, ModelIdentity, ParametricMemory, Policy, Revision
+from templora_memory._manifest import new_manifest
+from templora_memory.errors import (
+    Conflict,
+    InvalidSetting,
+    StoreDamaged,
+    StoreWriteFailed,
+    UnknownMemory,
+)
+from templora_memory.stores import ObjectStore, _object, _segments
+from templora_memory.stores._bucket import Bucket, Lost
+from templora_memory.testing import FakeBackend
+
+pytestmark = pytest.mark.enable_socket
+BASE = ModelIdentity(name="m", revision=None, config="c", tokenizer="t", weights="w")
+TALK = [Message("user", "Füße"), Message("assistant", "two\nlines"), Message("user", "c")]
+URL = "s3://memories/some/where"
+
+
+@pytest.fixture
+def machine(bucket, tmp_path):  # noqa: ARG001  # it must be there
+    """`machine("a")`: the store as that machine has it."""
+
+    def make(name="a"):
+        store = ObjectStore(URL, cache=tmp_path / name)
+        store.open()
+        return store
+
+    return make
+
+
+@pytest.fixture
+def store(machine):
+    made = machine()
+    manifest = new_manifest("ada", BASE, created=1.0, ttl=None)
+    made.create(manifest)
+    made.record("ada", TALK)
+    commit(made, manifest, "0" * 64)
+    return made
+
+
+def commit(store, manifest, name, content=b"weights"):
+    revision = Revision(
+        name=name, parent=None, dialogue=manifest.first, messages=0, documents=("d",),
+        tokens=1, created=2.0, files=(),
+    )  # fmt: skip
+    with store.stage(manifest.id) as folder:
+        (folder / "adapter_model.safetensors").write_bytes(content)
+        return store.commit(manifest, revision, folder, keep=4)
+
+
+@pytest.fixture
+def keys(s3, bucket):
+    def found():
+        return [one["Key"] for one in s3.list_objects_v2(Bucket=bucket).get("Contents", ())]
+
+    return found
+
+
+# --- copies on this machine ----------------------------------------------------------------------
+
+
+def test_a_spoiled_copy_is_fetched_again(store):
+    (revision,) = store.manifest("ada").revisions
+    path = store.folder("ada", revision) / "adapter_model.safetensors"
+    path.write_bytes(b"WEIGHTS")
+    assert (store.folder("ada", revision) / path.name).read_bytes() == b"weights"
+    path.unlink()
+    assert (store.folder("ada", revision) / path.name).read_bytes() == b"weights"
+
+
+def test_a_committed_revision_is_not_fetched_by_who_made_it(store, monkeypatch):
+    monkeypatch.setattr(Bucket, "download", None)
+    (revision,) = store.manifest("ada").revisions
+    assert (store.folder("ada", revision) / "adapter_model.safetensors").is_file()
+
+
+def test_copies_of_retired_revisions_go(store, machine, tmp_path):
+    other = machine("b")
+    first = store.manifest("ada")
+    other.folder("ada", first.revisions[0])
+    second = commit(store, first, "1" * 64, b"second")
+    store.replace(replace(second, revisions=second.revisions[1:], epoch=9), epoch=second.epoch)
+    other.folder("ada", second.revisions[1])
+    for name in "ab":
+        contents = {p.read_bytes() for p in (tmp_path / name).rglob("*.safetensors")}
+        assert contents == {b"second"}
+
+
+def test_copies_are_for_their_owner_only(store, machine, tmp_path):
+    other = machine("b")
+    other.folder("ada", store.manifest("ada").revisions[0])
+    with other.stage("ada"):
+        modes = {path.stat().st_mode & 0o077 for path in tmp_path.rglob("*")}
+    assert modes == {0}
+
+
+# --- the journal ---------------------------------------------------------------------------------
+
+
+def test_a_long_journal_is_cut_into_segments_that_stay(store, machine, keys, monkeypatch, tmp_path):
+    monkeypatch.setattr(_segments, "SEGMENT", 600)
+    texts = [f"Sentence {n}. " * 5 for n in range(20)]
+    other = machine("b")
+    for n, text in enumerate(texts):
+        (store, other)[n % 2].record_documents("ada", [Document(text)])
+    journal = [key for key in keys() if "/journal/" in key]
+    assert len(journal) > 5
+    late = machine("c")
+    for place in (store, other, late):
+        found = place.journal("ada")
+        assert [found.document(digest).text for digest in found.documents] == texts
+        assert [m.content for m in found.messages(found.tip)] == [m.content for m in TALK]
+    store.export("ada", tmp_path / "ada.zip")
+    store.delete("ada")
+    late.import_(tmp_path / "ada.zip", None)
+    again = machine("d").journal("ada")
+    assert [again.document(digest).text for digest in again.documents] == texts
+
+
+@pytest.mark.parametrize("size", [1, 40, 100, 10_000])
+def test_segments_are_whole_lines_and_all_but_the_last_are_full(size, monkeypatch):
+    monkeypatch.setattr(_segments, "SEGMENT", size)
+    lines = b"".join(b"x" * n + b"\n" for n in range(60))
+    cut = _segments.segments(lines)
+    assert b"".join(cut) == lines
+    assert all(one.endswith(b"\n") for one in cut)
+    assert all(len(one) >= size for one in cut[:-1])
+
+
+@pytest.mark.usefixtures("store")
+def test_a_damaged_journal_is_named(machine, keys, s3, bucket):
+    (key,) = [key for key in keys() if "/journal/" in key]
+    body = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+    for wrong in (body[:-1], body.replace(b"user", b"USER"), b"", b"\n" + body):
+        s3.put_object(Bucket=bucket, Key=key, Body=wrong)
+        with pytest.raises(StoreDamaged, match=r"00000000\.jsonl"):
+            machine("b").journal("ada")
+
+
+@pytest.mark.usefixtures("bucket")
+def test_an_answer_that_is_lost_on_the_way_is_no_loss():
+    place = Bucket(URL)
+    place.open()
+    etag = place.put("x", b"one", replacing=None)
+    assert place.put("x", b"one", replacing=None) == etag  # tried again
+    newer = place.put("x", b"two", replacing=etag)
+    assert place.put("x", b"two", replacing=etag) == newer
+    for replacing in (None, etag):
+        with pytest.raises(Lost):
+            place.put("x", b"three", replacing=replacing)
+    with pytest.raises(Lost):
+        place.put("missing", b"three", replacing=etag)
+
+
+WRITE = """
+import sys
+from templora_memory import Document, Message
+from templora_memory.stores import ObjectStore
+store = ObjectStore(sys.argv[1], cache=sys.argv[2]); store.open(); talk = []
+for n in range(8):
+    talk.append(Message('user', f'{sys.argv[3]} says {n}'))
+    store.record('ada', talk)
+    store.record_documents('ada', [Document(f'{sys.argv[3]} wrote {n}')])
+"""
+
+
+def test_real_processes_lose_nothing(store, s3_environment, tmp_path):
+    (tmp_path / "write.py").write_text(WRITE)
+    command = [sys.executable, str(tmp_path / "write.py"), URL]
+    running = [
+        subprocess.Popen([*command, str(tmp_path / who), who], env={**os.environ, **s3_environment})
+        for who in ("p1", "p2")
+    ]
+    assert [process.wait(120) for process in running] == [0, 0]
+    journal, manifest = store.journal("ada"), store.manifest("ada")
+    assert len(journal.documents) == 16
+    for who in ("p1", "p2"):
+        talk = [Message("user", f"{who} says {n}") for n in range(8)]
+        assert journal.messages(manifest.chain(talk)[-1]) == tuple(talk)
+
+
+# --- forgetting ----------------------------------------------------------------------------------
+
+
+def test_no_byte_of_a_planted_sentence_is_left(bucket, s3, keys, tmp_path):
+    def holds(word):
+        objects = [s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys()]
+        files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+        return any(word in content for content in (*objects, *files))
+
+    told = "The zanzibar marble is under the quince."
+    policy = Policy(window=64, reply_tokens=16, chunk=8)
+    store = ObjectStore(URL, cache=tmp_path / "a")
+    with ParametricMemory(FakeBackend(), store, policy) as service:
+        service.absorb("eve", "Eve likes rain.")
+        service.absorb("ada", told)
+        history = [Message("user", told), Message("assistant", f"Yes. {told}")] * 6
+        service.reply("ada", [*history, Message("user", "Where?")])
+        service.fork("ada", "ada@bob")
+        service.absorb("ada@bob", told + " Really.")
+        service.rebuild("ada")
+        service.wait()
+        assert holds(b"zanzibar")
+        receipt = service.forget("ada")
+        assert receipt.bytes > 0
+        assert not holds(b"zanzibar")
+        assert not holds(b"quince")
+        assert service.list() == ("eve",)
+        assert holds(b"rain")
+
+
+def test_another_machine_drops_its_copies_when_it_looks(store, machine, tmp_path):
+    other = machine("b")
+    other.folder("ada", store.manifest("ada").revisions[0])
+    assert list((tmp_path / "b").rglob("*.safetensors"))
+    store.delete("ada")
+    assert other.ids() == ()
+    assert list((tmp_path / "b").iterdir()) == []
+
+
+def test_the_receipt_lists_objects_and_copies(store, keys):
+    before = {key.removeprefix("some/where/") for key in keys()}
+    paths = {file.path for file in store.delete("ada")}
+    assert before <= paths
+    assert all(path.startswith("cache/ada/") for path in paths - before)
+    assert keys() == []
+
+
+def test_an_interrupted_forget_is_finished(store, machine, keys, monkeypatch):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStore, "_clear_place", die)
+        with pytest.raises(KeyboardInterrupt):
+            store.delete("ada")
+    other = machine("b")
+    assert (other.manifest("ada"), other.ids()) == (None, ())
+    with pytest.raises(UnknownMemory):
+        other.record("ada", TALK)
+    with pytest.raises(Conflict):
+        other.create(new_manifest("ada", BASE, created=2.0, ttl=None))
+    assert keys()
+    monkeypatch.setattr(_object, "ORPHAN_SECONDS", -1.0)
+    machine("c")
+    assert keys() == []
+
+
+def test_a_damaged_memory_can_be_forgotten(store, s3, bucket, keys):
+    s3.put_object(Bucket=bucket, Key="some/where/ada.json", Body=b"{" * 300)
+    with pytest.raises(StoreDamaged, match=r"ada\.json"):
+        store.manifest("ada")
+    assert store.ids() == ("ada",)
+    store.delete("ada")
+    assert keys() == []
+
+
+def test_a_line_written_while_the_memory_is_forgotten_does_not_stay(store, machine, keys):
+    other = machine("b")
+    other.journal("ada")
+    real = other._open_journal(other._head("ada"))
+    put = real.append
+
+    def forget_first(lines):
+        real.append = put
+        store.delete("ada")
+        real._etag, real._last = None, b""  # as if it began a new segment in that moment
+        return put(lines)
+
+    real.append = forget_first
+    with pytest.raises(UnknownMemory, match="forgotten meanwhile"):
+        other.record("ada", [*TALK, Message("user", "d")])
+    assert keys() == []
+
+
+def test_a_memory_made_again_is_another_one(store, machine):
+    other = machine("b")
+    old = other.manifest("ada")
+    assert other.journal("ada").tip != old.first
+    store.delete("ada")
+    store.create(replace(old, created=5.0, revisions=(), head=None))
+    assert other.journal("ada").tip == old.first
+    with pytest.raises(Conflict, match="made again"):
+        other.replace(old, epoch=old.epoch)
+
+
+# --- leftovers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("store")
+def test_a_killed_creation_is_swept(machine, keys, s3, bucket, monkeypatch):
+    before = keys()
+    token = "ab" * 16
+    s3.put_object(Bucket=bucket, Key=f"some/where/eve/{token}/journal/00000000.jsonl", Body=b"x")
+    s3.put_object(Bucket=bucket, Key=f"some/where/ada/{token}/journal/00000000.jsonl", Body=b"x")
+    machine("b")
+    assert len(keys()) == len(before) + 2  # too young: its maker may be alive
+    monkeypatch.setattr(_object, "ORPHAN_SECONDS", -1.0)
+    machine("c")
+    assert keys() == before
+
+
+def test_a_killed_commit_is_no_hindrance_and_goes_with_a_later_one(store, keys, monkeypatch):
+    manifest = store.manifest("ada")
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStore, "_swap", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            commit(store, manifest, "1" * 64, b"orphan")
+    assert sum("/revisions/" in key for key in keys()) == 2
+    monkeypatch.setattr(_object, "ORPHAN_SECONDS", -1.0)
+    commit(store, manifest, "1" * 64)
+    assert sum("/revisions/" in key for key in keys()) == 2
+    assert len(store.manifest("ada").revisions) == 2
+
+
+def test_work_of_a_killed_process_is_cleared_and_that_of_a_living_one_is_not(store, machine):
+    dead = store._cache / "ada" / ".work-1"
+    dead.mkdir()
+    (dead / "x.json").write_text("{}")
+    with store.stage("ada") as folder:
+        machine("a")
+        assert folder.exists()
+    assert not dead.exists()
+
+
+@pytest.mark.usefixtures("store")
+def test_keys_of_others_are_left_alone(machine, s3, bucket, keys, monkeypatch):
+    for key in ("notes.txt", "some/where/notes.txt", "some/where/ada/notes", "some/where/b/c/d"):
+        s3.put_object(Bucket=bucket, Key=key, Body=b"x")
+    before = keys()
+    monkeypatch.setattr(_object, "ORPHAN_SECONDS", -1.0)
+    assert machine("b").ids() == ("ada",)
+    assert keys() == before
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("url", ["memories", "http://x/y", "s3://", "s3://x?y=z"])
+def test_what_is_no_place_is_refused(url, tmp_path):
+    with pytest.raises(InvalidSetting, match="s3://BUCKET/PREFIX"):
+        ObjectStore(url, cache=tmp_path)
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_a_missing_bucket_is_named(tmp_path):
+    store = ObjectStore("s3://no-such-bucket/x", cache=tmp_path / "cache")
+    with pytest.raises(StoreWriteFailed, match=r"no-such-bucket.*NoSuchBucket"):
+        store.open()
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_a_service_that_does_not_answer_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(StoreWriteFailed, match="network"):
+        ObjectStore(URL, cache=tmp_path / "cache").open()
+
+
+def test_long_ids_and_strange_ones(machine):
+    store = machine()
+    names = ("x" * 256, "Ä/b".replace("/", " "), "con", "a.json", "ada@bob")
+    for name in names:
+        store.create(new_manifest(name, BASE, created=1.0, ttl=None))
+        store.record(name, TALK)
+    assert machine("b").ids() == tuple(sorted(names))
+    for name in names:
+        assert store.manifest(name).id == name
+        store.delete(name)
+    assert store.ids() == ()
+
+
+def test_two_creators_make_one_memory(machine):
+    stores, made = [machine(name) for name in "abcd"], []
+
+    def create(store):
+        try:
+            store.create(new_manifest("eve", BASE, created=1.0, ttl=None))
+            made.append(store)
+        except Conflict:
+            pass
+
+    threads = [threading.Thread(target=create, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    json.dumps(stores[0].manifest("eve").as_json())
