@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo app test test-core test-integrations test-browser check bench docs build clean
+.PHONY: help setup demo app test test-core test-integrations test-browser check bench docs build trust faults licences audit clean
 
 help:
 	@echo "make demo    what a memory does, in the terminal, on the embedded model"
@@ -15,6 +15,10 @@ help:
 	@echo "make test-browser   the page's tests in a headless Chromium (installs Debian's)"
 	@echo "make check   linter, formatter, types, import rules, documentation"
 	@echo "make bench   what learning and answering cost, side by side (FILE=book.txt: and quality)"
+	@echo "make faults  kills, full disks, bit flips in hundreds of places; a report in JSON"
+	@echo "make trust   all suites against the promises; the figures of docs/explanation/trust.md"
+	@echo "make licences   of everything that is installed along"
+	@echo "make audit   known weaknesses of the tested versions (asks a service on the network)"
 	@echo "make docs    the documentation into site/"
 	@echo "make build   wheel and source archive into dist/"
 	@echo "make setup   only install"
@@ -91,6 +95,25 @@ bench: .setup-bench
 	$(BIN)/templora bench speed --model 121m --repeats 3 --history 8000 --json > $(BENCH)/speed-121m.json
 	$(BIN)/python -m json.tool --no-ensure-ascii $(BENCH)/speed-tiny.json | head -20
 	@echo "All of it is in $(BENCH)."
+
+# PLACES random places for each kind of fault, EXAMPLES random orders, SEED chooses them
+PLACES ?= 100
+EXAMPLES ?= 24
+SEED ?= 0
+TRUST := OMP_NUM_THREADS=1 $(BIN)/python -m tools.trust --places $(PLACES) --examples $(EXAMPLES) --seed $(SEED)
+
+faults: .setup-test
+	$(TRUST) faults --out build/faults.json
+
+trust: .setup-test
+	$(TRUST) --out build/trust.json --page docs/explanation/trust.md
+
+licences: .setup-test
+	$(BIN)/python -m tools.licences app evaluation importers json metrics plots serve traces
+
+audit: .setup-core
+	$(INSTALL) pip-audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 build: .setup-check
 	$(INSTALL) build

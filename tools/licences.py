@@ -1,0 +1,79 @@
+"""The licences of everything that is installed with templora-memory, as a table.
+
+::
+
+    python -m tools.licences                 # what the core needs
+    python -m tools.licences app serve       # with these extras, too
+
+Exit code 1 if a package names no licence, or one that would bind programs that use it (GPL, AGPL).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib import metadata
+
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+BINDING = re.compile(r"\b(A?GPL)", re.IGNORECASE)
+FREED = re.compile(r"LGPL|Lesser|exception", re.IGNORECASE)
+_LONG = 60
+
+
+def closure(root: str, extras: set[str]) -> dict[str, metadata.Distribution]:
+    """Distributions that are installed and needed, by name."""
+    found: dict[str, metadata.Distribution] = {}
+    waiting = [(root, frozenset(extras))]
+    seen = set()
+    while waiting:
+        name, wanted = waiting.pop()
+        if (name, wanted) in seen:
+            continue
+        seen.add((name, wanted))
+        try:
+            one = found[canonicalize_name(name)] = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue  # needed on other systems, or an extra that is not installed
+        for line in one.requires or ():
+            need = Requirement(line)
+            for extra in wanted or {""}:
+                here = {**default_environment(), "extra": extra}
+                if need.marker is None or need.marker.evaluate(here):
+                    waiting += [(need.name, frozenset(need.extras))]
+    found.pop(canonicalize_name(root), None)
+    return dict(sorted(found.items()))
+
+
+def licence(one: metadata.Distribution) -> str:
+    """What a distribution says of its licence: SPDX expression, classifiers, or free text."""
+    about = one.metadata
+    if said := about.get("License-Expression"):
+        return str(said)
+    classes = [
+        line.rpartition(" :: ")[2]
+        for line in about.get_all("Classifier", [])
+        if line.startswith("License ::")
+    ]
+    free = (about.get("License") or "").strip().partition("\n")[0]
+    return "; ".join(classes) or free[:_LONG]
+
+
+def main(extras: list[str]) -> int:
+    """Print the table; returns the exit code."""
+    wrong = []
+    print("| package | version | licence |\n| --- | --- | --- |")
+    for name, one in closure("templora-memory", set(extras)).items():
+        said = licence(one)
+        print(f"| {name} | {one.version} | {said} |")
+        if not said or (BINDING.search(said) and not FREED.search(said)):
+            wrong.append(f"{name}: {said or 'names no licence'}")
+    if wrong:
+        sys.stderr.write("\n".join(["", "To be looked at:", *wrong]) + "\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
