@@ -5,6 +5,7 @@
     python -m tools.trust --places 400 --examples 60 --out build/trust.json
     python -m tools.trust faults --seed 7
     python -m tools.trust --page docs/explanation/trust.md     # the figures of that page
+    python -m tools.trust --from build/a.json build/b.json --page docs/explanation/trust.md
 
 Exit code 1 if a test failed: a promise was broken. The same numbers and seed try the same places.
 """
@@ -18,6 +19,7 @@ import platform
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -90,19 +92,27 @@ def table(suites: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def _into_page(page: Path, report: dict[str, Any]) -> None:
+def _into_page(page: Path, reports: Sequence[dict[str, Any]]) -> None:
     text = page.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
+    parts = [_said(report) for report in reports]
+    parts += [
+        table({suite: rows for report in reports for suite, rows in report["suites"].items()})
+    ]
+    body = "\n\n".join(parts)
+    page.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}", encoding="utf-8")
+
+
+def _said(report: dict[str, Any]) -> str:
     tests, used = report["tests"], report["settings"]
-    said = (
-        f"{report['when'][:10]}, Python {report['python']}, "
-        f"`python -m tools.trust --places {used['places']} --examples {used['examples']} "
-        f"--seed {used['seed']}`: {tests.get('passed', 0)} tests passed, "
-        f"{tests.get('failed', 0)} failed, {report['seconds']:,.0f} seconds."
+    words = " ".join([*report["suites"], "--places", str(used["places"])])
+    return (
+        f"`python -m tools.trust {words} --examples {used['examples']} --seed {used['seed']}`, "
+        f"{report['when'][:10]}, Python {report['python']}: {tests.get('passed', 0)} tests passed, "
+        f"{tests.get('failed', 0)} failed, {tests.get('skipped', 0)} skipped, in "
+        f"{report['seconds']:,.0f} seconds."
     )
-    body = f"{before}{BEGIN}\n\n{said}\n\n{table(report['suites'])}\n\n{END}{after}"
-    page.write_text(body, encoding="utf-8")
 
 
 def main(words: list[str] | None = None) -> int:
@@ -114,9 +124,18 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("build/trust.json"))
     parser.add_argument("--page", type=Path, help="a page whose figures are replaced")
+    parser.add_argument("--from", nargs="+", type=Path, dest="reports", help="run nothing")
     given = parser.parse_args(words)
+    if given.reports is not None and given.page is None:
+        parser.error("--from needs --page")
     if unknown := set(given.suites) - set(SUITES):
         parser.error(f"there is no suite {sorted(unknown)}: use {', '.join(SUITES)}")
+    if given.reports is not None:
+        reports = [json.loads(path.read_text(encoding="utf-8")) for path in given.reports]
+        if broken := [test for report in reports for test in report["broken"]]:
+            parser.error(f"these reports hold broken promises: {broken}")
+        _into_page(given.page, reports)
+        return 0
     os.environ["TEMPLORA_PLACES"] = str(given.places)
     os.environ["TEMPLORA_EXAMPLES"] = str(given.examples)
     os.environ["TEMPLORA_SEED"] = str(given.seed)
@@ -139,7 +158,7 @@ def main(words: list[str] | None = None) -> int:
     print(table(report["suites"]))
     print(f"The whole report is in {given.out}.")
     if given.page is not None and code == 0:
-        _into_page(given.page, report)
+        _into_page(given.page, [report])
     return int(code)
 
 
