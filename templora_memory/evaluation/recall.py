@@ -146,49 +146,33 @@ def recall(
     run = f"recall-{secrets.token_hex(4)}"
     names = [f"{run}-{number}" for number in range(len(people))]
     said: dict[str, list[Answer]] = {arm: [] for arm in ARMS if arm in arms}
-    seconds, gains = 0.0, []
-    factors: list[float] = []
+    note = progress or (lambda _done, _count: None)
     unrelated = OtherText(service, other) if other is not None else None
     later = _stream(service, then, chunks) if then is not None else ()
+    gains: list[float] = []
+    factors: list[float] = []
     try:
-        for name, person in zip(names, people, strict=True):
-            began = time.monotonic()
-            service.absorb(name, Document(person.bio))
-            seconds += time.monotonic() - began
-            if later:
-                service.absorb(name, later)
-        for number, person in enumerate(people):
-            if progress is not None:
-                progress(number, len(people))
+        seconds = sum(
+            _learn(service, name, person, later) for name, person in zip(names, people, strict=True)
+        )
+        for number, (name, person) in enumerate(zip(names, people, strict=True)):
+            note(number, len(people))
             wrong = names[(number + 1) % len(people)]
             for asked in person.questions:
-                say = partial(ask, service, number, asked)
-                own = names[number]
-                shown = [Message("system", f"You are {person.name}. {person.bio}")]
-                ways: dict[str, Callable[[], Answer]] = {
-                    "prompt": partial(say, None, shown),
-                    "memory": partial(say, own),
-                    "half": partial(say, own, strength=0.5),
-                    "bm25": partial(say, own, strength=0.0, recall_tokens=RECALL_TOKENS),
-                    "memory_bm25": partial(say, own, recall_tokens=RECALL_TOKENS),
-                    "none": partial(say, None),
-                    "wrong": partial(say, wrong),
-                }
+                ways = _ways(partial(ask, service, number, asked), person, name, wrong)
                 for arm in set(said) & set(ways):
                     said[arm].append(ways[arm]())
-                gains.append(service.probe(names[number], asked.ask, asked.fact).gain)
-            factors += [unrelated.factor(names[number])] if unrelated else []
-        for number, (name, person) in enumerate(zip(names, people, strict=True)):
-            service.forget(name)
-            if "forgotten" not in said:
-                continue
-            service.open(name)
-            said["forgotten"] += [ask(service, number, asked, name) for asked in person.questions]
+                gains.append(service.probe(name, asked.ask, asked.fact).gain)
+            factors += [unrelated.factor(name)] if unrelated else []
+        if "forgotten" in said:
+            for number, (name, person) in enumerate(zip(names, people, strict=True)):
+                service.forget(name)
+                service.open(name)
+                said["forgotten"] += [ask(service, number, one, name) for one in person.questions]
     finally:
         for name in set(names) & set(service.list()):
             service.forget(name)
-    if progress is not None:
-        progress(len(people), len(people))
+    note(len(people), len(people))
     return RecallReport(
         model=service.base.name,
         policy=service.policy.as_dict(),
@@ -203,6 +187,34 @@ def recall(
         commit=commit(),
         machine=machine(),
     )
+
+
+def _learn(
+    service: ParametricMemory, name: str, person: Person, later: Sequence[Document]
+) -> float:
+    """Learn a bio, and then what comes later; returns the seconds of the bio."""
+    began = time.monotonic()
+    service.absorb(name, Document(person.bio))
+    seconds = time.monotonic() - began
+    if later:
+        service.absorb(name, later)
+    return seconds
+
+
+def _ways(
+    say: Callable[..., Answer], person: Person, own: str, wrong: str
+) -> dict[str, Callable[[], Answer]]:
+    """How each arm but the last asks a question."""
+    shown = [Message("system", f"You are {person.name}. {person.bio}")]
+    return {
+        "prompt": partial(say, None, shown),
+        "memory": partial(say, own),
+        "half": partial(say, own, strength=0.5),
+        "bm25": partial(say, own, strength=0.0, recall_tokens=RECALL_TOKENS),
+        "memory_bm25": partial(say, own, recall_tokens=RECALL_TOKENS),
+        "none": partial(say, None),
+        "wrong": partial(say, wrong),
+    }
 
 
 def _same(one: Sequence[Answer] | None, other: Sequence[Answer] | None) -> bool | None:
