@@ -106,19 +106,20 @@ def _into_page(page: Path, reports: Sequence[dict[str, Any]]) -> None:
 
 def _said(report: dict[str, Any]) -> str:
     tests, used = report["tests"], report["settings"]
-    words = " ".join([*report["suites"], "--places", str(used["places"])])
+    words = " ".join([*report.get("run", report["suites"]), "--places", str(used["places"])])
+    early = "" if report.get("complete") else " It was stopped before its end."
     return (
         f"`python -m tools.trust {words} --examples {used['examples']} --seed {used['seed']}`, "
         f"{report['when'][:10]}, Python {report['python']}: {tests.get('passed', 0)} tests passed, "
         f"{tests.get('failed', 0)} failed, {tests.get('skipped', 0)} skipped, in "
-        f"{report['seconds']:,.0f} seconds."
+        f"{report['seconds']:,.0f} seconds.{early}"
     )
 
 
 def main(words: list[str] | None = None) -> int:
     """Run and report; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("suites", nargs="*", help=f"some of {', '.join(SUITES)}; none: all")
+    parser.add_argument("suites", nargs="*", help=f"some of {', '.join(SUITES)}, or test files")
     parser.add_argument("--places", type=int, default=16, help="random places for each fault")
     parser.add_argument("--examples", type=int, default=6, help="random orders, in tens of steps")
     parser.add_argument("--seed", type=int, default=0)
@@ -128,7 +129,7 @@ def main(words: list[str] | None = None) -> int:
     given = parser.parse_args(words)
     if given.reports is not None and given.page is None:
         parser.error("--from needs --page")
-    if unknown := set(given.suites) - set(SUITES):
+    if unknown := {name for name in given.suites if name not in SUITES and not Path(name).exists()}:
         parser.error(f"there is no suite {sorted(unknown)}: use {', '.join(SUITES)}")
     if given.reports is not None:
         reports = [json.loads(path.read_text(encoding="utf-8")) for path in given.reports]
@@ -139,7 +140,7 @@ def main(words: list[str] | None = None) -> int:
     os.environ["TEMPLORA_PLACES"] = str(given.places)
     os.environ["TEMPLORA_EXAMPLES"] = str(given.examples)
     os.environ["TEMPLORA_SEED"] = str(given.seed)
-    paths = [path for suite in given.suites or SUITES for path in SUITES[suite]]
+    paths = [path for suite in given.suites or SUITES for path in SUITES.get(suite, [suite])]
     counts, began = Counts(), time.monotonic()
     # thousands of places take longer than one test may
     code = pytest.main(["-q", "--timeout=0", "--no-header", *paths], plugins=[counts])
@@ -147,6 +148,8 @@ def main(words: list[str] | None = None) -> int:
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "system": platform.platform(),
+        "complete": code in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED},
+        "run": given.suites,
         "settings": {"places": given.places, "examples": given.examples, "seed": given.seed},
         "seconds": round(time.monotonic() - began, 1),
         "tests": dict(counts.ended),
