@@ -10,9 +10,9 @@ once, because nothing of it was learned.
     python demos/rag_beside_memory.py --model Qwen/Qwen3-0.6B
 
 With everything to retrieve from, the retriever answers about as much as both together; its prompts
-are several times as long, and it needs a word in common. Exits with 1 if both together do not answer
-more than the memory alone, and about as much as retrieval in half its prompt; or if a list reached
-the memory.
+are several times as long, and it needs a word in common. Exits with 1 if both do not answer more
+than the memory alone, and about as much as retrieval with half its prompt; or if a list reached the
+memory.
 """
 
 from __future__ import annotations
