@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -15,6 +16,7 @@ from templora_memory.cli._commands import app
 from templora_memory.errors import InvalidSetting
 
 _EXTRA = frozenset({"fastapi", "starlette", "pydantic", "uvicorn"})
+_RAY = frozenset({"ray", "mmh3"})
 KeyFile = Annotated[
     Path | None,
     typer.Option(help="File of API keys; make them with `templora key`.", dir_okay=False),
@@ -31,6 +33,18 @@ def _server() -> ModuleType:
             f"Serving needs {error.name}: pip install 'templora-memory[serve]'."
         ) from error
     return server
+
+
+def _distributed() -> ModuleType:
+    try:
+        from templora_memory.server import local_ray  # noqa: PLC0415  # an extra
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA | _RAY:
+            raise
+        raise InvalidSetting(
+            f"Serving with Ray needs {error.name}: pip install 'templora-memory[serve,ray]'."
+        ) from error
+    return local_ray
 
 
 @command(app)
@@ -68,6 +82,20 @@ def serve(
     traces: Annotated[
         bool, typer.Option("--traces", help="OpenTelemetry spans, as its environment says.")
     ] = False,
+    objects: Annotated[
+        str | None,
+        typer.Option(help="s3://BUCKET/PREFIX to keep memories in (extra objects)."),
+    ] = None,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Several replicas on this machine, with Ray (extra ray).")
+    ] = False,
+    replicas: Annotated[
+        int | None,
+        typer.Option(help="With --ray: how many, each with the model. Default: 2.", min=1),
+    ] = None,
+    gpus: Annotated[
+        float, typer.Option(help="With --ray: GPUs for each replica, also a part of one.", min=0)
+    ] = 0.0,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Log every request; never its text or ids.")
     ] = False,
@@ -83,8 +111,16 @@ def serve(
         templora serve --model Qwen/Qwen3-0.6B --port 9000
         templora key alice --keys keys.json
         templora serve --host 0.0.0.0 --keys keys.json
+        templora serve --ray --replicas 2
+        templora serve --objects s3://my-bucket/memories
     """
     server = _server()
+    if not ray and (replicas is not None or gpus):
+        raise InvalidSetting("--replicas and --gpus need --ray.")
+    if ray and (metrics_port is not None or traces):
+        raise InvalidSetting(
+            "With --ray there is neither --metrics-port nor --traces: Ray has metrics of its own."
+        )
     if keys is not None and api_key is not None:
         raise InvalidSetting("Give --keys or --api-key (TEMPLORA_API_KEY), not both.")
     known = None
@@ -116,16 +152,37 @@ def serve(
         else:
             call.warn(f"serving {common.model} at {url}/v1")
 
+    backend = partial(LocalBackend, common.model, device=common.device, dtype=common.dtype)
+    root = common.root or Path.home() / ".templora"
     try:
+        if ray:
+            distributed = _distributed()
+            distributed.serve_with_ray(
+                distributed.AppSpec(
+                    backend=backend,
+                    root=root.absolute(),
+                    policy=common.policy(),
+                    keys=known,
+                    settings=settings,
+                    objects=objects,
+                ),
+                replicas=replicas or 2,
+                host=host,
+                port=port,
+                gpus=gpus,
+                started=started,
+            )
+            return
         server.serve(
-            LocalBackend(common.model, device=common.device, dtype=common.dtype),
-            common.root or Path.home() / ".templora",
+            backend(),
+            root,
             host=host,
             port=port,
             policy=common.policy(),
             keys=known,
             settings=settings,
             observer=observer,
+            objects=objects,
             started=started,
         )
     finally:

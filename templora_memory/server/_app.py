@@ -67,6 +67,7 @@ def create_app(
     keys: Keys | None = None,
     settings: ServerSettings | None = None,
     observer: Observer | None = None,
+    objects: str | None = None,
 ) -> FastAPI:
     """An application that serves memories; any ASGI server can run it, in one process.
 
@@ -81,6 +82,8 @@ def create_app(
             from this machine, all of them sharing the root.
         settings: limits; None: the defaults.
         observer: is told counts and times.
+        objects: ``s3://bucket/prefix`` to keep the memories in (`ObjectStore`); `root` then has
+            copies and notes of this machine. None: they are in `root`.
     """
     settings = settings or ServerSettings()
     tenants = Tenants(
@@ -89,6 +92,7 @@ def create_app(
         policy=policy,
         namespaces=None if keys is None else keys.namespaces,
         jobs=settings.jobs,
+        objects=objects,
     )
     runtime = Runtime(tenants, keys, settings, observer or Observers())
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 import threading
 import time
@@ -25,10 +26,12 @@ from templora_memory._messages import Document, Message, chain, dialogue, start
 from templora_memory._service import ParametricMemory
 from templora_memory.errors import Cancelled, InvalidText, TemploraError, UnknownMemory
 from templora_memory.server._errors import ApiError
+from templora_memory.server._routing import number_of
 from templora_memory.stores._files import make_folder, replace_file
 from templora_memory.stores._locks import hold
 
 _log = logging.getLogger("templora_memory.server")
+_ID = re.compile(r"job-[0-9a-f]{24}")
 Kind: TypeAlias = Literal["documents", "messages", "rebuild"]
 State: TypeAlias = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 REMEMBERED = 1000
@@ -104,7 +107,7 @@ class JobBook:
         """
         body = dialogue(item for item in text if isinstance(item, Message))
         note = Note(
-            id=f"job-{secrets.token_hex(12)}",
+            id=_new_id(memory_id),
             kind="messages" if body else "documents",
             memory=memory_id,
             created=time.time(),
@@ -124,7 +127,7 @@ class JobBook:
             UnknownMemory.
         """
         note = Note(
-            id=f"job-{secrets.token_hex(12)}",
+            id=_new_id(memory_id),
             kind="rebuild",
             memory=memory_id,
             created=time.time(),
@@ -166,13 +169,15 @@ class JobBook:
     # --- asking --------------------------------------------------------------------------------
 
     def get(self, job_id: str) -> Entry:
-        """A job of this namespace.
+        """A job of this namespace; one whose server has died is taken over.
 
         Raises:
-            ApiError: 404.
+            ApiError: 404; 503, another server is at work on it.
         """
         with self._lock:
             entry = self._entries.get(job_id)
+        if entry is None and _ID.fullmatch(job_id):
+            entry = self._taken_over(self._folder / f"{job_id}.json")
         if entry is None:
             raise ApiError(
                 404,
@@ -181,6 +186,20 @@ class JobBook:
                 param="job_id",
             )
         return entry
+
+    def _taken_over(self, path: Path) -> Entry | None:
+        if not path.exists():
+            return None
+        if not self._take_up(path) and path.exists():
+            raise ApiError(
+                503,
+                "Another server on this folder is at work on the job: ask again.",
+                code="job_elsewhere",
+                param="job_id",
+                retry_after=1,
+            )
+        with self._lock:
+            return self._entries.get(path.stem)
 
     def all(self, memory_id: str | None = None) -> list[Entry]:
         """Jobs under way and the newest that have ended, oldest first."""
@@ -276,6 +295,11 @@ class JobBook:
             entries = list(self._entries.values())
         for entry in entries:
             entry.locks.close()
+
+
+def _new_id(memory_id: str) -> str:
+    """Begins with what tells the replica of this memory from others."""
+    return f"job-{number_of(memory_id)}{secrets.token_hex(10)}"
 
 
 def _digest(messages: Sequence[Message]) -> str:

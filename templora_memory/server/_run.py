@@ -33,6 +33,7 @@ def serve(
     keys: Keys | None = None,
     settings: ServerSettings | None = None,
     observer: Observer | None = None,
+    objects: str | None = None,
     started: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve until told to stop (SIGINT, SIGTERM).
@@ -50,6 +51,7 @@ def serve(
         keys: as for `create_app`.
         settings: as for `create_app`.
         observer: as for `create_app`.
+        objects: as for `create_app`.
         started: is called with the address once requests are taken.
 
     Raises:
@@ -62,7 +64,15 @@ def serve(
             "`templora key NAMESPACE --keys FILE` and start with --keys FILE, or keep to 127.0.0.1."
         )
     settings = settings or ServerSettings()
-    app = create_app(backend, root, policy=policy, keys=keys, settings=settings, observer=observer)
+    app = create_app(
+        backend,
+        root,
+        policy=policy,
+        keys=keys,
+        settings=settings,
+        observer=observer,
+        objects=objects,
+    )
     bound = _bind(host, port)
     with bound:
         runtime: Runtime = app.state.runtime

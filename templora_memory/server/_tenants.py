@@ -21,6 +21,7 @@ from templora_memory._ports import (
     GenerateRequest,
     LearnRequest,
     ScoreRequest,
+    Store,
     TextSession,
     TokenStream,
 )
@@ -29,11 +30,11 @@ from templora_memory._service import ParametricMemory
 from templora_memory.errors import UnknownMemory
 from templora_memory.server._jobs import JobBook
 from templora_memory.server._keys import check_namespace
-from templora_memory.stores import DirectoryStore
+from templora_memory.stores import DirectoryStore, ObjectStore
 from templora_memory.stores._files import make_folder
 from templora_memory.stores._temporary import clear, temporary
 
-NAMESPACES, JOBS, TRANSFER = ".namespaces", ".jobs", ".transfer"
+NAMESPACES, JOBS, TRANSFER, COPIES = ".namespaces", ".jobs", ".transfer", ".copies"
 
 
 def namespace_root(root: Path, namespace: str | None) -> Path:
@@ -94,6 +95,8 @@ class Tenants:
         policy: how to learn; None: the defaults.
         namespaces: those that have keys; None: no keys, one namespace that is the root.
         jobs: absorbs that may wait or run at once in one namespace.
+        objects: bucket and prefix (`ObjectStore`) that hold the memories; then `root` has only
+            copies and notes of this machine. None: the memories are in `root`.
     """
 
     def __init__(
@@ -104,8 +107,10 @@ class Tenants:
         policy: Policy | None = None,
         namespaces: Sequence[str] | None = None,
         jobs: int = 64,
+        objects: str | None = None,
     ) -> None:
         self._backend = backend
+        self._objects = objects
         self.root = root
         names: Sequence[str | None] = (None,) if namespaces is None else namespaces
         self._tenants = {name: self._make(name, policy, jobs) for name in names}
@@ -114,13 +119,19 @@ class Tenants:
     def _make(self, namespace: str | None, policy: Policy | None, jobs: int) -> Tenant:
         root = namespace_root(self.root, namespace)
         shared = SharedBackend(self._backend, namespace or "")
-        service = ParametricMemory(shared, DirectoryStore(root), policy)
+        service = ParametricMemory(shared, self._store(root, namespace), policy)
         return Tenant(
             namespace=namespace,
             service=service,
             jobs=JobBook(root / JOBS, service, most=jobs),
             transfer=root / TRANSFER,
         )
+
+    def _store(self, root: Path, namespace: str | None) -> Store:
+        if self._objects is None:
+            return DirectoryStore(root)
+        below = "" if namespace is None else f"/{NAMESPACES}/{namespace}"
+        return ObjectStore(self._objects.rstrip("/") + below, cache=root / COPIES)
 
     def __repr__(self) -> str:
         return f"Tenants({self._backend!r}, {len(self._tenants)} namespaces)"

@@ -59,6 +59,17 @@ def test_an_absorb_goes_on_after_the_server_was_stopped(spawn, tmp_path, number,
     assert sorted(learned(tmp_path / "root")) == sorted(texts)
 
 
+def test_a_job_of_a_dead_server_is_taken_over_by_the_one_that_is_asked(spawn, tmp_path):
+    dying, other = spawn("0", "3600"), spawn()
+    job = dying.client.post("/v1/memories/ada/absorb", json={"text": TEXT}).json()
+    asked = other.client.get(f"/v1/jobs/{job['id']}")
+    assert (asked.status_code, asked.json()["error"]["code"]) == (503, "job_elsewhere")
+    dying.end(signal.SIGKILL)
+    ended = finished(other, job)
+    assert (ended["state"], ended["resumed"]) == ("succeeded", True)
+    assert learned(tmp_path / "root") == [TEXT]
+
+
 def test_what_was_cancelled_rolled_back_or_forgotten_does_not_come_back(spawn):
     server = spawn("0", "0.5")
     for memory in ("a", "b", "c"):

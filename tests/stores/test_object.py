@@ -399,3 +399,28 @@ def test_two_creators_make_one_memory(machine):
         thread.join()
     assert len(made) == 1
     json.dumps(stores[0].manifest("eve").as_json())
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_server_keeps_its_memories_in_a_bucket(tmp_path, keys):
+    pytest.importorskip("fastapi", reason="the extra serve is not installed")
+    from starlette.testclient import TestClient  # noqa: PLC0415  # an extra
+
+    from templora_memory.server import Keys, create_app  # noqa: PLC0415
+
+    known = Keys.of({"a-key-of-alice-1": "alice", "a-key-of-bob-0001": "bob"})
+    alice, bob = (
+        {"authorization": f"Bearer {key}"} for key in ("a-key-of-alice-1", "a-key-of-bob-0001")
+    )
+    app = create_app(FakeBackend(), tmp_path / "root", keys=known, objects=URL)
+    with TestClient(app) as client:
+        path = "/v1/memories/ada"
+        job = client.post(f"{path}/absorb?wait=30", json={"text": "Ada sails."}, headers=alice)
+        assert job.json()["state"] == "succeeded"
+        assert (
+            client.get(f"{path}/text", headers=alice).json()["documents"][0]["text"] == "Ada sails."
+        )
+        assert client.get(path, headers=bob).status_code == 404
+        assert any(key.startswith("some/where/.namespaces/alice/ada/") for key in keys())
+        assert client.delete(path, headers=alice).status_code == 200
+        assert keys() == []
