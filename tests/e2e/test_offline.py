@@ -3,6 +3,7 @@
 Each part is imported in a process of its own in which every way out raises and is noted.
 """
 
+import functools
 import importlib.util
 import json
 import os
@@ -92,6 +93,7 @@ imported.append("the page")
 }
 
 
+@functools.cache
 def watched(code):
     """What a process did that ran `code` with every way out closed."""
     clean = {

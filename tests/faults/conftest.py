@@ -22,7 +22,7 @@ from templora_memory.errors import StoreError, TemploraError
 from templora_memory.stores import DirectoryStore
 from templora_memory.testing import FakeBackend
 
-PLACES = int(os.environ.get("TEMPLORA_PLACES", "16"))
+PLACES = int(os.environ.get("TEMPLORA_PLACES", "8"))
 SEED = int(os.environ.get("TEMPLORA_SEED", "0"))
 CALLS = (
     "open", "write", "fsync", "rename", "replace", "unlink", "remove", "rmdir", "mkdir", "chmod",

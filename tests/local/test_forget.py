@@ -137,7 +137,7 @@ def test_no_planted_word_is_left(make_backend, world, caplog, record_property):
 @pytest.mark.slow
 def test_what_a_model_asks_itself_about_a_text_is_gone_too(world, record_property):
     """Recipe "study": questions and answers of its own hold words of the text."""
-    policy = Policy(recipe="study", learning=Learning(rank=4, document_steps=8))
+    policy = Policy(recipe="study", learning=Learning(rank=4, document_steps=4))
     text = (
         "Ada Heliotrope keeps seven hives of bees. Her cat is called Marigold. She lives in Ghent."
     )
