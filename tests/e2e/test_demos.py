@@ -84,3 +84,40 @@ def test_the_flat_loop_reads_a_file(tmp_path):
     )
     assert found.returncode == 0, found.stderr
     assert "chunk    1" in found.stdout
+
+
+def run(name, *arguments, folder=None):
+    """A demo as a visitor starts it; its text on one line."""
+    done = subprocess.run(
+        [sys.executable, str(DEMOS / f"{name}.py"), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return " ".join(done.stdout.split())
+
+
+@pytest.mark.slow
+def test_retrieval_and_memory_answer_together_in_short_prompts():
+    shown = run("rag_beside_memory")
+    assert "both are worth it: yes" in shown
+    assert "an answer follows its list: yes" in shown
+    assert "learned or kept of the lists: nothing" in shown
+
+
+@pytest.mark.slow
+def test_in_the_town_news_is_known_to_those_who_were_told_and_to_nobody_else():
+    shown = run("npc_town")
+    assert "LEAK" not in shown
+    known, told = re.search(r"known of what was told: (\d+) of (\d+)", shown).groups()
+    assert int(known) >= 0.6 * int(told)
+    assert "Pia forgotten: marta@pia, oren@pia" in shown
+
+
+@pytest.mark.slow
+def test_a_translation_project_becomes_consistent():
+    shown = run("translation")
+    assert "terms are consistent: yes" in shown
+    assert "every step made the approved text likelier: yes" in shown
