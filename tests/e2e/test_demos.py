@@ -108,6 +108,14 @@ def test_retrieval_and_memory_answer_together_in_short_prompts():
 
 
 @pytest.mark.slow
+def test_a_character_from_a_card_is_played_and_deleted(tmp_path):
+    shown = run("role_play", folder=tmp_path)  # from anywhere
+    assert "files left: 0" in shown
+    assert "bit for bit as before: yes" in shown
+    assert "the character is as before: yes" in shown
+
+
+@pytest.mark.slow
 def test_in_the_town_news_is_known_to_those_who_were_told_and_to_nobody_else():
     shown = run("npc_town")
     assert "LEAK" not in shown
