@@ -6,14 +6,16 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo app test test-core test-integrations test-browser check bench docs build trust faults licences audit clean
+.PHONY: help setup demo applications app test test-core test-integrations test-browser check packages bench docs build trust faults licences audit clean
 
 help:
 	@echo "make demo    what a memory does, in the terminal, on the embedded model"
+	@echo "make applications   the five applications of demos, one after the other"
 	@echo "make app     the role-play page, on this machine alone"
 	@echo "make test    all tests that need neither GPU, browser nor network"
 	@echo "make test-browser   the page's tests in a headless Chromium (installs Debian's)"
 	@echo "make check   linter, formatter, types, import rules, documentation"
+	@echo "make packages   wheels of all distributions, each installed into an empty environment and imported"
 	@echo "make bench   what learning and answering cost, side by side (FILE=book.txt: and quality)"
 	@echo "make faults  kills, full disks, bit flips in hundreds of places; a report in JSON"
 	@echo "make trust   all suites against the promises; the figures of docs/explanation/trust.md"
@@ -55,6 +57,10 @@ EVERYTHING := .[app,evaluation,importers,json,metrics,objects,plots,serve,traces
 demo: .setup-core
 	$(BIN)/python demos/terminal_demo.py
 
+applications: .setup-core
+	for name in rag_beside_memory role_play assistant npc_town translation; do \
+	  $(BIN)/python demos/$$name.py || exit 1; done
+
 app: .setup-app
 	$(BIN)/templora demo
 
@@ -95,6 +101,10 @@ bench: .setup-bench
 	$(BIN)/templora bench speed --model 121m --repeats 3 --history 8000 --json > $(BENCH)/speed-121m.json
 	$(BIN)/python -m json.tool --no-ensure-ascii $(BENCH)/speed-tiny.json | head -20
 	@echo "All of it is in $(BENCH)."
+
+packages: .setup-test
+	$(INSTALL) hatchling
+	$(BIN)/python -m tools.check_packages
 
 # PLACES random places for each kind of fault, EXAMPLES random orders, SEED chooses them
 PLACES ?= 100
