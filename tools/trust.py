@@ -74,6 +74,14 @@ class Counts:
                 for column, number in row.items():
                     found[column] += number
 
+    def add(self, suites: dict[str, list[dict[str, Any]]]) -> None:
+        """Take in what another run counted."""
+        for suite, rows in suites.items():
+            for row in rows:
+                found = self.rows.setdefault((suite, row["kind"]), Counter())
+                for column in row.keys() - {"kind"}:
+                    found[column] += row[column]
+
     def as_dict(self) -> dict[str, list[dict[str, Any]]]:
         suites: dict[str, list[dict[str, Any]]] = {}
         for (suite, kind), row in sorted(self.rows.items()):
@@ -97,9 +105,10 @@ def _into_page(page: Path, reports: Sequence[dict[str, Any]]) -> None:
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     parts = [_said(report) for report in reports]
-    parts += [
-        table({suite: rows for report in reports for suite, rows in report["suites"].items()})
-    ]
+    every = Counts()
+    for report in reports:
+        every.add(report["suites"])
+    parts += [table(every.as_dict())]
     body = "\n\n".join(parts)
     page.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}", encoding="utf-8")
 
