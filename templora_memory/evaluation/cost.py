@@ -192,7 +192,7 @@ class _Bench:
     def behind(self, start: int, stop: int) -> list[Turn]:
         """Turns of all arms behind `stop` tokens, of which `start` are learned."""
         service, policy = self._service, self._service.policy
-        document = Document("".join(self._pieces[start:stop]), f"to {stop}", continues=start > 0)
+        document = Document("".join(self._pieces[start:stop]), f"to {stop}", continues=True)
         report = service.absorb(self.name, document)
         learning = policy.learning
         share = TURN / report.tokens
