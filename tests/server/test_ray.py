@@ -7,7 +7,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -177,41 +176,3 @@ def test_a_killed_replica_loses_nothing_and_requests_go_on(cluster):
     while len(cluster.replicas()) < 2:
         assert time.monotonic() < end, "no replacement"
         time.sleep(0.2)
-
-
-def test_replicas_come_and_go_while_memories_are_taught(cluster):
-    names = [f"s{number}" for number in range(8)]
-    stop, errors, taught = threading.Event(), [], {name: [] for name in names}
-
-    def teach(name):
-        with httpx.Client(base_url=cluster.url, timeout=60) as client:
-            while not stop.is_set():
-                text = f"Text {len(taught[name])} of {name}."
-                found = client.post(f"/v1/memories/{name}/absorb", json={"text": text})
-                if found.status_code == 202:
-                    taught[name].append(text)
-                elif found.status_code not in {429, 503}:
-                    errors.append(found.text)
-                time.sleep(0.3)
-
-    with ThreadPoolExecutor(len(names)) as pool:
-        running = [pool.submit(teach, name) for name in names]
-        time.sleep(1)
-        cluster.scale(3)
-        time.sleep(1)
-        cluster.scale(1)
-        time.sleep(1)
-        stop.set()
-        for one in running:
-            one.result(60)
-    assert errors == []
-    for name in names:
-        told = cluster.client.get(f"/v1/memories/{name}/text").json()["documents"]
-        assert [one["text"] for one in told] == taught[name]
-        job = cluster.client.post(f"/v1/memories/{name}/absorb?wait=60", json={"text": "End."})
-        assert job.json()["state"] == "succeeded"
-        left = set(taught[name]) - set(cluster.learned(name))
-        if left:  # journalled by a replica that went: a rebuild learns all there is
-            cluster.client.post(f"/v1/memories/{name}/rebuild?wait=60")
-        texts = cluster.learned(name)
-        assert sorted(texts) == sorted([*taught[name], "End."])
