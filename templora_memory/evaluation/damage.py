@@ -1,9 +1,8 @@
 """What a memory spoils: text and questions that have nothing to do with it.
 
 Each person of `recall` gets a memory of the bio. Then the base model's own greedy answers to
-everyday questions are compared with what the memory makes of them, in three arms: the `memory`,
-the same at `half` its strength, and, for scale, the memory of the `wrong` person. Scored by
-likelihood and exact match; no judge.
+everyday questions are compared with what the memory makes of them, in two arms: the `memory`, and
+the same at `half` its strength. Scored by likelihood and exact match; no judge.
 """
 
 from __future__ import annotations
@@ -26,7 +25,8 @@ from templora_memory.evaluation._other import OtherText
 from templora_memory.evaluation._provenance import commit, machine
 from templora_memory.evaluation.recall import Person
 
-ARMS = ("memory", "half", "wrong")
+ARMS = {"memory": 1.0, "half": 0.5}
+"""Arms, and the strength of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,7 @@ def damage(
 
     Args:
         service: whose model and policy are measured.
-        people: two or more; their questions are not asked.
+        people: whose bios are learned; their questions are not asked.
         other: a text that has nothing to do with them; its first 2,000 tokens are scored.
         questions: that have nothing to do with them; None: `everyday_questions`.
         progress: called with people done and people in all.
@@ -107,8 +107,8 @@ def damage(
         InvalidText: `other` is too short, or there are no questions.
     """
     asked = tuple(everyday_questions() if questions is None else questions)
-    if not asked or len(people) < 2:  # noqa: PLR2004  # one is the wrong one
-        raise InvalidText("Damage needs two people or more, and a question.")
+    if not asked or not people:
+        raise InvalidText("Damage needs a person, and a question.")
     run = f"damage-{secrets.token_hex(4)}"
     names = [f"{run}-{number}" for number in range(len(people))]
     text = OtherText(service, other) if other is not None else None
@@ -123,19 +123,14 @@ def damage(
         for number, name in enumerate(names):
             if progress is not None:
                 progress(number, len(names))
-            chosen = {
-                "memory": (name, 1.0),
-                "half": (name, 0.5),
-                "wrong": (names[(number + 1) % len(names)], 1.0),
-            }
-            for arm, (memory, strength) in chosen.items():
+            for arm, strength in ARMS.items():
                 rows = [
-                    _ask(service, number, memory, strength, base)
+                    _ask(service, number, name, strength, base)
                     for base in zip(asked, plain, strict=True)
                 ]
                 found[arm] += rows
                 if text is not None:
-                    factors[arm].append(text.factor(memory, strength))
+                    factors[arm].append(text.factor(name, strength))
                 if arm == "memory":
                     examples += [
                         {"ask": ask, "base": base.text, "memory": row.text}

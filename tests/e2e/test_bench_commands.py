@@ -34,7 +34,7 @@ def service(tmp_path_factory):
 def test_damage_compares_with_the_answers_of_the_base_model(service):
     people = bundled_people()[:2]
     report = damage(service, people, other=STORY, questions=["Why is the sky blue?", "And snow?"])
-    assert set(report.arms) == {"memory", "half", "wrong"}
+    assert set(report.arms) == {"memory", "half"}
     own = report.arms["memory"]
     assert own.asked == 4
     assert own.strength == 1
