@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo applications app test test-core test-model test-integrations test-browser check packages bench docs build trust faults licences audit clean
+.PHONY: help setup demo applications app test test-core test-model test-whole test-integrations test-browser check packages bench docs build trust faults licences audit clean
 
 help:
 	@echo "make demo    what a memory does, in the terminal, on the embedded model"
@@ -64,18 +64,22 @@ applications: .setup-core
 app: .setup-app
 	$(BIN)/templora demo
 
-# Two of three suites at a time: small models gain nothing from a second thread
+# Two of four suites at a time: small models gain nothing from a second thread
 test: .setup-test
-	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=2 --output-sync=target test-model test-core test-integrations
+	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=2 --output-sync=target test-model test-whole test-core test-integrations
 
-# what runs on a real model; the rest is test-core
-MODEL := tests/local tests/roleplay tests/e2e
+# the slow ones, each a suite of its own; the rest is test-core
+MODEL := tests/local tests/roleplay
+WHOLE := tests/e2e
 
 test-core: .setup-test
-	$(BIN)/python -m pytest -m "not gpu and not browser" $(MODEL:%=--ignore=%)
+	$(BIN)/python -m pytest -m "not gpu and not browser" $(patsubst %,--ignore=%,$(MODEL) $(WHOLE))
 
 test-model: .setup-test
 	$(BIN)/python -m pytest -m "not gpu and not browser" $(MODEL)
+
+test-whole: .setup-test
+	$(BIN)/python -m pytest -m "not gpu and not browser" $(WHOLE)
 
 test-integrations: .setup-test
 	$(BIN)/python -m pytest -m "not gpu and not browser" integrations/langchain/tests
