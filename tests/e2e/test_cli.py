@@ -354,7 +354,7 @@ def test_bench_perplexity_measures_and_leaves_nothing_behind(run, tmp_path):
     path.write_text(" ".join(f"word{n % 90}" for n in range(240)), encoding="utf-8")
     document = run.json("bench", "perplexity", str(path))
     first, *later = document["chunks"]
-    assert set(first) == {"start", "tokens", "base_nll", "memory_nll", "seconds"}
+    assert set(first) == {"start", "tokens", "base_nll", "memory_nll", "seconds", "kl"}
     assert first["base_nll"] == first["memory_nll"]
     assert any(chunk["memory_nll"] < chunk["base_nll"] for chunk in later)
     assert document["memory_ppl"] < document["base_ppl"]
