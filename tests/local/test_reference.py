@@ -53,8 +53,8 @@ def test_five_chunks_have_the_losses_of_the_flat_loop(
     lessons, losses = Lessons(base, pytest.fail, most_tokens=2048), []
     lessons.add(lesson)
     while (prepared := lesson.prepared(base)) is not None:
-        (nll,) = lessons._gradients([(lesson, prepared)])
-        lessons._take([lesson], [nll])
+        (nll,), seen = lessons._gradients([(lesson, prepared)])
+        lessons._take([lesson], [nll], seen)
         losses.append(nll.mean().item())
     assert losses == pytest.approx(expected, abs=1e-3)
     assert losses[-1] != pytest.approx(losses[0], abs=1e-3)
