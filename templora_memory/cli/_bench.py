@@ -35,6 +35,10 @@ Files = Annotated[
     list[Path],
     typer.Argument(metavar="FILE", help='UTF-8 text files; "-" is standard input.'),
 ]
+Other = Annotated[
+    Path | None,
+    typer.Option(help="Unrelated text: how much less likely does a memory make it?"),
+]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -83,10 +87,7 @@ def recall(  # noqa: PLR0917  # typer calls it by name
         Path | None,
         typer.Option(help="JSON file of people to ask about. Default: those in this package."),
     ] = None,
-    other: Annotated[
-        Path | None,
-        typer.Option(help="Unrelated text: how much less likely does a memory make it?"),
-    ] = None,
+    other: Other = None,
     then: Annotated[
         Path | None,
         typer.Option(help="A text that each memory learns after the bio, before it is asked."),
@@ -110,8 +111,8 @@ def recall(  # noqa: PLR0917  # typer calls it by name
         templora bench recall --then book.txt --chunks 50 --set learning.replay=1
     """
     asked = bundled_people() if people is None else load_people(people)
-    text = None if other is None else read(other)
-    later = None if then is None else read(then)
+    text = _maybe(other)
+    later = _maybe(then)
     with call.service() as service, counting(call, "asking", "people") as note:
         report = measure_recall(
             service,
@@ -135,10 +136,7 @@ def damage(
         Path | None,
         typer.Option(help="JSON file of people to learn. Default: those in this package."),
     ] = None,
-    other: Annotated[
-        Path | None,
-        typer.Option(help="Unrelated text: how much less likely does a memory make it?"),
-    ] = None,
+    other: Other = None,
     out: Out = None,
 ) -> None:
     """What memories of people change in answers and text that have nothing to do with them.
@@ -149,7 +147,7 @@ def damage(
         templora bench damage --set gate=0.05 --json
     """
     learned = bundled_people() if people is None else load_people(people)
-    text = None if other is None else read(other)
+    text = _maybe(other)
     with call.service() as service, counting(call, "asking", "people") as note:
         report = measure_damage(service, learned, other=text, progress=note)
     _save.finish(
@@ -297,7 +295,7 @@ def speed(  # noqa: PLR0917  # typer calls it by name
 
         report = measure_speed(
             call.common.model,
-            text=None if file is None else read(file),
+            text=_maybe(file),
             settings=settings,
             device=call.common.device,
             dtype=call.common.dtype,
@@ -312,3 +310,8 @@ def _arms_first(call: Call, report: dict[str, Any]) -> dict[str, Any]:
     """A comparison as one document, its arms at the top."""
     arms = report.pop("arms")
     return {**arms, **report, "preset": call.common.preset}
+
+
+def _maybe(path: Path | None) -> str | None:
+    """The text of a file that need not be given."""
+    return None if path is None else read(path)

@@ -10,7 +10,6 @@ if it contains the fact's words; `gain` is what the memory adds to their likelih
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,6 +30,7 @@ from templora_memory.evaluation._answers import (
     arm_of,
     ask,
 )
+from templora_memory.evaluation._borrowed import borrowed
 from templora_memory.evaluation._provenance import commit, machine
 
 ARMS = ("none", "last", "memory", "bm25", "memory_bm25", "wrong")
@@ -127,12 +127,10 @@ def conversation(
     Raises:
         LearningFailed, StoreError: as `ParametricMemory.absorb`.
     """
-    run = f"conversation-{secrets.token_hex(4)}"
-    names = [f"{run}-{number}" for number in range(len(talks))]
     said: dict[str, list[Answer]] = {arm: [] for arm in ARMS}
     gains: list[float] = []
     seconds = 0.0
-    try:
+    with borrowed(service, "conversation", len(talks)) as names:
         for name, talk in zip(names, talks, strict=True):
             seconds += service.absorb(name, talk.messages).seconds
         for number, talk in enumerate(talks):
@@ -148,9 +146,6 @@ def conversation(
                 said["memory_bm25"].append(say(own, recall_tokens=RECALL_TOKENS))
                 said["wrong"].append(say(wrong))
                 gains.append(service.probe(own, asked.ask, asked.fact).gain)
-    finally:
-        for name in set(names) & set(service.list()):
-            service.forget(name)
     if progress is not None:
         progress(len(talks), len(talks))
     return ConversationReport(

@@ -7,7 +7,6 @@ the same at `half` its strength. Scored by likelihood and exact match; no judge.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -20,6 +19,7 @@ from templora_memory._service import HEAD, ParametricMemory
 from templora_memory._version import __version__
 from templora_memory.errors import InvalidText
 from templora_memory.evaluation._answers import ANSWER_TOKENS, resampled
+from templora_memory.evaluation._borrowed import borrowed
 from templora_memory.evaluation._newest import newest
 from templora_memory.evaluation._other import OtherText
 from templora_memory.evaluation._provenance import commit, machine
@@ -109,14 +109,12 @@ def damage(
     asked = tuple(everyday_questions() if questions is None else questions)
     if not asked or not people:
         raise InvalidText("Damage needs a person, and a question.")
-    run = f"damage-{secrets.token_hex(4)}"
-    names = [f"{run}-{number}" for number in range(len(people))]
     text = OtherText(service, other) if other is not None else None
-    plain = [_say(service, None, question) for question in asked]
+    plain = [_plain(service, question) for question in asked]
     found: dict[str, list[_Row]] = {arm: [] for arm in ARMS}
     factors: dict[str, list[float]] = {arm: [] for arm in ARMS}
     kls, examples = [], []
-    try:
+    with borrowed(service, "damage", len(people)) as names:
         for name, person in zip(names, people, strict=True):
             report = service.absorb(name, Document(person.bio))
             kls += [] if report.kl is None else [report.kl]
@@ -124,24 +122,18 @@ def damage(
             if progress is not None:
                 progress(number, len(names))
             for arm, strength in ARMS.items():
-                rows = [
-                    _ask(service, number, name, strength, base)
-                    for base in zip(asked, plain, strict=True)
-                ]
+                rows = [_ask(service, number, name, strength, base) for base in plain]
                 found[arm] += rows
                 if text is not None:
                     factors[arm].append(text.factor(name, strength))
                 if arm == "memory":
                     examples += [
-                        {"ask": ask, "base": base.text, "memory": row.text}
-                        for ask, base, row in zip(asked, plain, rows, strict=True)
+                        {"ask": base.question, "base": base.text, "memory": row.text}
+                        for base, row in zip(plain, rows, strict=True)
                         if not row.same
                     ]
-    finally:
-        for name in set(names) & set(service.list()):
-            service.forget(name)
     if progress is not None:
-        progress(len(names), len(names))
+        progress(len(people), len(people))
     return DamageReport(
         model=service.base.name,
         policy=service.policy.as_dict(),
@@ -156,6 +148,15 @@ def damage(
 
 
 @dataclass(frozen=True, slots=True)
+class _Plain:
+    """A question, the base model's answer, and the log-probabilities of its tokens."""
+
+    question: str
+    text: str
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Row:
     person: int
     same: bool
@@ -165,13 +166,13 @@ class _Row:
 
 
 def _ask(
-    service: ParametricMemory, person: int, memory: str, strength: float, base: tuple[str, Reply]
+    service: ParametricMemory, person: int, memory: str, strength: float, base: _Plain
 ) -> _Row:
     """A question again with a memory, and how likely it finds the base model's answer."""
-    question, plain = base
-    said = _say(service, memory, question, strength)
-    loss = _loss(service, memory, question, plain.text, said.strength)
-    return _Row(person, said.text == plain.text, loss, said.strength, said.text)
+    said = _say(service, memory, base.question, strength)
+    own = _score(service, memory, base.question, base.text, said.strength)
+    loss = (sum(base.scores) - sum(own)) / max(1, len(own))
+    return _Row(person, said.text == base.text, loss, said.strength, said.text)
 
 
 def _spoilt(rows: Sequence[_Row], factors: Sequence[float]) -> Spoilt:
@@ -199,17 +200,21 @@ def _say(
     )
 
 
-def _loss(
-    service: ParametricMemory, memory: str, question: str, answer: str, strength: float
-) -> float:
-    """Nats per token by which an answer becomes less likely; 0 for an empty one."""
+def _plain(service: ParametricMemory, question: str) -> _Plain:
+    text = _say(service, None, question).text
+    return _Plain(question, text, _score(service, None, question, text))
+
+
+def _score(
+    service: ParametricMemory, memory: str | None, question: str, answer: str, strength: float = 1.0
+) -> tuple[float, ...]:
+    """Log-probabilities of an answer's tokens; none for an empty one."""
     if not answer:
-        return 0.0
-    before = (Message("user", question),)
-    adapter = newest(service.open(memory))
-    request = ScoreRequest(context=before, target=answer, adapter=None)
-    (base,) = service.backend.score([request])
-    (own,) = service.backend.score(
-        [ScoreRequest(context=before, target=answer, adapter=adapter, strength=strength)]
+        return ()
+    request = ScoreRequest(
+        context=(Message("user", question),),
+        target=answer,
+        adapter=None if memory is None else newest(service.open(memory)),
+        strength=strength,
     )
-    return (sum(base) - sum(own)) / len(base)
+    return service.backend.score([request])[0]

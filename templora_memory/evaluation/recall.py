@@ -10,7 +10,6 @@ it was `forgotten`. An answer is right if it contains the fact's words.
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from templora_memory._service import ParametricMemory
 from templora_memory._version import __version__
 from templora_memory.errors import InvalidSetting, InvalidText
 from templora_memory.evaluation._answers import RECALL_TOKENS, Answer, Arm, Question, arm_of, ask
+from templora_memory.evaluation._borrowed import borrowed
 from templora_memory.evaluation._other import OtherText
 from templora_memory.evaluation._provenance import commit, machine
 
@@ -143,15 +143,13 @@ def recall(
     """
     if not arms or set(arms) - set(ARMS):
         raise InvalidSetting(f"arms are {list(arms)}: choose among {list(ARMS)}.")
-    run = f"recall-{secrets.token_hex(4)}"
-    names = [f"{run}-{number}" for number in range(len(people))]
     said: dict[str, list[Answer]] = {arm: [] for arm in ARMS if arm in arms}
     note = progress or (lambda _done, _count: None)
     unrelated = OtherText(service, other) if other is not None else None
     later = _stream(service, then, chunks) if then is not None else ()
     gains: list[float] = []
     factors: list[float] = []
-    try:
+    with borrowed(service, "recall", len(people)) as names:
         seconds = sum(
             _learn(service, name, person, later) for name, person in zip(names, people, strict=True)
         )
@@ -169,9 +167,6 @@ def recall(
                 service.forget(name)
                 service.open(name)
                 said["forgotten"] += [ask(service, number, one, name) for one in person.questions]
-    finally:
-        for name in set(names) & set(service.list()):
-            service.forget(name)
     note(len(people), len(people))
     return RecallReport(
         model=service.base.name,

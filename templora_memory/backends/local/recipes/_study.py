@@ -90,9 +90,11 @@ def untold(request: LearnRequest, asked: Sequence[tuple[str, str]], tools: Tools
     questions that it does answer. A question whose answer was only not found becomes one, too.
     """
     weight = request.settings.negatives
+    if not weight or not asked:
+        return []
     known = {question for question, _ in asked}
     missing = [question for question in interview() if question not in known]
-    if not weight or not asked or not missing:
+    if not missing:
         return []
     step = math.ceil(len(missing) / len(asked))
     made = dealt([(question, NOT_TOLD) for question in missing[::step]], tools)
