@@ -161,7 +161,7 @@ def perplexity(
 
 def by_length(
     reports: Sequence[PerplexityReport], *, step: int = 10_000
-) -> list[dict[str, float | int]]:
+) -> list[dict[str, float | int | None]]:
     """Perplexity by length of what came before: one row for each `step` tokens of a text.
 
     As the article's table (arXiv 2401.11504, table 1), on shorter texts. `mean_of_chunks` is the
@@ -176,7 +176,7 @@ def by_length(
     for report in reports:
         for chunk in report.chunks:
             groups.setdefault(chunk.start // step, []).append(chunk)
-    rows: list[dict[str, float | int]] = []
+    rows: list[dict[str, float | int | None]] = []
     for number, chunks in sorted(groups.items()):
         base = _perplexity([(chunk.base_nll, chunk.tokens) for chunk in chunks])
         memory = _perplexity([(chunk.memory_nll, chunk.tokens) for chunk in chunks])
@@ -186,7 +186,7 @@ def by_length(
             "base_ppl": base,
             "memory_ppl": memory,
             "change": memory / base - 1,
-            "kl": _mean([chunk.kl or 0.0 for chunk in chunks]),
+            "kl": _mean(known) if (known := [c.kl for c in chunks if c.kl is not None]) else None,
             "mean_of_chunks_base": _mean([math.exp(chunk.base_nll) for chunk in chunks]),
             "mean_of_chunks_memory": _mean([math.exp(chunk.memory_nll) for chunk in chunks]),
         })  # fmt: skip
