@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from random import Random
 
 from templora_memory._admission import Check
 from templora_memory._jobs import Job
@@ -326,7 +327,8 @@ class Absorber:
             return ()
         size = _CHARACTERS * (self._policy.chunk or 1)
         chunks = math.ceil(sum(map(characters, unit.items)) / size)
-        draw = Draw(count=wanted * max(1, chunks), size=size, seed=seed)
+        shift = Random(seed).random()  # noqa: S311  # rounds up as often as the fraction says
+        draw = Draw(count=math.floor(wanted * max(1, chunks) + shift), size=size, seed=seed)
         return earlier(self._store.journal(job.memory_id), unit.parent, draw)
 
     def _revision(self, manifest: Manifest, unit: _Unit, chunks: Sequence[ChunkStats]) -> Revision:

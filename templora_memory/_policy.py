@@ -76,9 +76,10 @@ class Learning:
             that much stronger. 0: none.
         negatives: loss weight of answers that say that something was not told, to questions of the
             interview that a text does not answer (recipe "study"); 0: none are made.
-        replay: chunks of earlier text that are learned again for each new chunk, drawn evenly from
-            what the memory has learned; 0: none. They keep early text from fading and cost as much
-            as new ones.
+        replay: chunks of earlier text that are learned again for each new chunk, 0.25 being one for
+            every four; half of them drawn evenly from all that the memory has learned, half from
+            its sources in turn (a document, the conversation), however short. 0: none. They keep
+            early text from fading and cost as much as new ones.
         damp_repeats: divide the weight of a token by how often the eight tokens that end in it have
             come in this text, so that the model does not learn its own loops (2607.03441).
         scale_short: multiply the rate of a chunk shorter than the policy's by its share of it.
@@ -110,7 +111,7 @@ class Learning:
     kl_weight: float = 0.2
     kl_every: int = 0
     negatives: float = 0.0
-    replay: int = 0
+    replay: float = 0.0
     damp_repeats: bool = True
     scale_short: bool = True
     even_chunks: bool = True
@@ -131,9 +132,9 @@ class Learning:
         for name in ("alpha", "rate", "epsilon", "clip"):
             none = name == "rate"  # derived from the model
             positive(f"learning.{name}", getattr(self, name), none=none)
-        for name in ("weight_decay", "kl_weight", "negatives"):
+        for name in ("weight_decay", "kl_weight", "negatives", "replay"):
             positive(f"learning.{name}", getattr(self, name), zero=True)
-        for name in ("document_steps", "replay", "kl_every"):
+        for name in ("document_steps", "kl_every"):
             whole(f"learning.{name}", getattr(self, name), zero=True)
         whole("learning.context", self.context, zero=True, none=True)
         whole("learning.seed", self.seed, zero=True)

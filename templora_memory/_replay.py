@@ -1,11 +1,14 @@
 """Which earlier text a memory learns again beside the new.
 
-Drawn evenly from everything that the revision before has learned, by length, with a seed: a sample
-of the journal, which holds all of it, in place of a reservoir that would have to be kept.
+Drawn from everything that the revision before has learned, with a seed: a sample of the journal,
+which holds all of it, in place of a reservoir that would have to be kept. Half of the pieces are
+drawn evenly by length; for the others first a source is drawn, so that a bio of ten lines is not
+lost behind a book.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -40,14 +43,25 @@ def earlier(journal: Journal, known: Revision, draw: Draw) -> tuple[tuple[Item, 
     lengths.append(known.messages * _MESSAGE)
     if not sum(lengths):
         return ()
+    sources = _sources(documents, talk=known.messages > 0)
     rng = Random(draw.seed)  # noqa: S311  # a sample, not a secret
-    picked = rng.choices(range(len(lengths)), lengths, k=draw.count)
-    return tuple(
-        (_part(documents[index], draw.size, rng),)
-        if index < len(documents)
-        else _talk(journal, known, rng)
-        for index in picked
-    )
+    found: list[tuple[Item, ...]] = []
+    for _ in range(draw.count):
+        among = rng.choice((range(len(lengths)), rng.choice(sources)))
+        (index,) = rng.choices(among, [lengths[one] for one in among])
+        talk = index == len(documents)
+        found.append(
+            _talk(journal, known, rng) if talk else (_part(documents[index], draw.size, rng),)
+        )
+    return tuple(found)
+
+
+def _sources(documents: Sequence[Document], *, talk: bool) -> list[range]:
+    """Places of what belongs together: a document and all that continue it; the conversation."""
+    starts = [at for at, document in enumerate(documents) if at == 0 or not document.continues]
+    ends = [*starts[1:], len(documents)] if starts else []
+    sources = [range(start, end) for start, end in zip(starts, ends, strict=True)]
+    return [*sources, range(len(documents), len(documents) + 1)] if talk else sources
 
 
 def _part(document: Document, size: int, rng: Random) -> Document:

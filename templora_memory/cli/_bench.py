@@ -11,6 +11,7 @@ from templora_memory.cli import _plots, _save, _show
 from templora_memory.cli._call import Call, command
 from templora_memory.cli._input import read
 from templora_memory.cli._progress import bar, counting
+from templora_memory.errors import InvalidSetting
 from templora_memory.evaluation.conversation import (
     conversation as measure_conversation,
     load_talks,
@@ -18,8 +19,10 @@ from templora_memory.evaluation.conversation import (
 from templora_memory.evaluation.cost import cost as measure_cost, shape_of
 from templora_memory.evaluation.damage import damage as measure_damage
 from templora_memory.evaluation.perplexity import perplexity as measure, total
+from templora_memory.evaluation.phone_book import phone_books
 from templora_memory.evaluation.recall import (
     ARMS,
+    Person,
     bundled_people,
     load_people,
     recall as measure_recall,
@@ -96,11 +99,15 @@ def recall(  # noqa: PLR0917  # typer calls it by name
     arms: Annotated[
         str, typer.Option(help="Which to ask, with commas between them; fewer are quicker.")
     ] = ",".join(ARMS),
+    phone_book: Annotated[
+        int | None,
+        typer.Option(help="In place of people: four invented phone books of so many numbers."),
+    ] = None,
     out: Out = None,
 ) -> None:
     """Questions about invented people, with their bio in the prompt, in a memory, or nowhere.
 
-    Each person gets a memory of its own, which is forgotten at the end.
+    Each person, or phone book, gets a memory of its own, which is forgotten at the end.
 
     **Examples**
 
@@ -108,9 +115,10 @@ def recall(  # noqa: PLR0917  # typer calls it by name
         templora bench recall --other story.txt
         templora bench recall --people mine.json --model Qwen/Qwen3-0.6B --json
         templora bench recall --set recipe=distill --set learning.kl_weight=0.4
-        templora bench recall --then book.txt --chunks 50 --set learning.replay=1
+        templora bench recall --then book.txt --chunks 50 --set learning.replay=0.25
+        templora bench recall --phone-book 32 --set learning.rank=64
     """
-    asked = bundled_people() if people is None else load_people(people)
+    asked = _asked(people, phone_book)
     text = _maybe(other)
     later = _maybe(then)
     with call.service() as service, counting(call, "asking", "people") as note:
@@ -304,6 +312,15 @@ def speed(  # noqa: PLR0917  # typer calls it by name
     if plots is not None:
         report.plot(plots)
     call.say(report.as_dict(), _show.speeds(report.model, report.ratios))
+
+
+def _asked(people: Path | None, phone_book: int | None) -> tuple[Person, ...]:
+    """Whom to ask about: the people of a file, phone books, or the package's own people."""
+    if people is not None and phone_book is not None:
+        raise InvalidSetting("--people and --phone-book exclude each other: give one of them.")
+    if phone_book is not None:
+        return phone_books(phone_book)
+    return bundled_people() if people is None else load_people(people)
 
 
 def _arms_first(call: Call, report: dict[str, Any]) -> dict[str, Any]:

@@ -34,14 +34,33 @@ def parts(box, **draw):
     return earlier(box.store.journal("ada"), manifest.newest, Draw(**draw))
 
 
-def test_all_that_was_learned_is_drawn_from_evenly(learned):
-    found = parts(learned(0), count=300, size=100, seed=1)
-    assert len(found) == 300
+def test_half_is_drawn_by_length_and_half_by_source(learned):
+    found = parts(learned(0), count=600, size=100, seed=1)
+    assert len(found) == 600
     bios = sum(items == (Document("Ada keeps bees."),) for items in found)
     talks = sum(isinstance(items[0], Message) for items in found)
-    books = 300 - bios - talks
-    assert bios < 12  # it is short
-    assert talks > 100 < books + 60
+    books = 600 - bios - talks
+    assert 70 < bios < 130  # a sixth: its third of one half, and it is short
+    assert talks > 200 < books + 60
+
+
+def test_what_continues_a_document_is_one_source_with_it(make_box):
+    box = make_box(context=4096)
+    box.open(window=2048, chunk=64)
+    book = [Document(f"Page {n} of a long book.", continues=n > 0) for n in range(30)]
+    box.service.absorb("ada", "Ada keeps bees.")
+    box.service.absorb("ada", book)
+    found = parts(box, count=400, size=100, seed=1)
+    assert 80 < sum(items == (Document("Ada keeps bees."),) for items in found) < 140  # a fourth
+
+
+def test_a_fraction_is_replayed_for_as_many_chunks(learned):
+    box = learned(0.25)
+    for number in range(40):
+        box.service.absorb("ada", Document(f"Number {number} is short."))
+    found = [len(request.replay) for request in box.backend.learned[-40:]]
+    assert set(found) == {0, 1}
+    assert 4 < sum(found) < 17
 
 
 def test_parts_of_a_long_text_begin_at_a_word_and_continue_it(learned):
