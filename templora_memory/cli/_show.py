@@ -178,11 +178,12 @@ def _arms(arms: Mapping[str, Arm]) -> Table:
             f"{arm.accuracy:.0%}",
             f"{arm.low:.0%} - {arm.high:.0%}",
             f"{arm.right} of {arm.asked}",
+            arm.declined,
             f"{arm.prompt_tokens:.0f}",
         )
         for name, arm in arms.items()
     ]
-    return _columns(("arm", "right", "95 %", "answers", "prompt tokens"), body)
+    return _columns(("arm", "right", "95 %", "answers", "declined", "prompt tokens"), body)
 
 
 def recalled(report: RecallReport) -> Group:

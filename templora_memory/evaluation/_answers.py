@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from templora_memory._messages import Message
+from templora_memory._messages import NOT_TOLD, Message
 from templora_memory._service import HEAD, ParametricMemory
 
 ANSWER_TOKENS = 48
@@ -38,6 +38,8 @@ class Arm:
         low, high: its 95 % interval, by resampling people (bootstrap), because the answers about
             one person depend on each other.
         right, asked: the counts behind it.
+        declined: answers that say, in the words that `Learning.negatives` teaches, that this was
+            not told.
         prompt_tokens: mean length of a prompt.
         examples: a few answers as they came.
     """
@@ -47,6 +49,7 @@ class Arm:
     high: float
     right: int
     asked: int
+    declined: int
     prompt_tokens: float
     examples: tuple[Mapping[str, str], ...]
 
@@ -107,6 +110,7 @@ def arm_of(answers: Sequence[Answer]) -> Arm:
         high=high,
         right=right,
         asked=len(answers),
+        declined=sum(NOT_TOLD in answer.text for answer in answers),
         prompt_tokens=sum(answer.prompt_tokens for answer in answers) / len(answers),
         examples=examples,
     )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from templora_memory import Document, Learning, Message, ParametricMemory, Policy
+from templora_memory._messages import NOT_TOLD
 from templora_memory._policy import RECIPES as NAMES
 from templora_memory._ports import LearnRequest
 from templora_memory.backends.local.recipes import (
@@ -26,7 +27,7 @@ from templora_memory.backends.local.recipes._interview import (
     interviewed,
 )
 from templora_memory.backends.local.recipes._repeats import LENGTH, damped
-from templora_memory.backends.local.recipes._study import DEALT, NOT_TOLD, WRITTEN, dealt, pairs
+from templora_memory.backends.local.recipes._study import DEALT, WRITTEN, dealt, pairs
 from templora_memory.errors import Cancelled, InvalidSetting
 from templora_memory.stores import DirectoryStore
 

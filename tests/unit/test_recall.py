@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from templora_memory import ParametricMemory, Policy
+from templora_memory._messages import NOT_TOLD
 from templora_memory.errors import InvalidSetting, InvalidText
-from templora_memory.evaluation._answers import RECALL_TOKENS, Answer, Question, interval
+from templora_memory.evaluation._answers import RECALL_TOKENS, Answer, Question, arm_of, interval
 from templora_memory.evaluation.phone_book import phone_books
 from templora_memory.evaluation.recall import (
     ARMS,
@@ -78,6 +79,13 @@ def test_phone_books_hold_numbers_that_only_they_know(service):
 def test_phone_books_that_cannot_be_made_are_refused(wrong):
     with pytest.raises(InvalidSetting, match=r"pairs|books|asked"):
         phone_books(**wrong)
+
+
+def test_answers_that_decline_are_counted():
+    asked = Question(ask="Where?", fact="Oak Hill")
+    texts = ("In Oak Hill.", NOT_TOLD, f"Oh. {NOT_TOLD}", "Nobody told me.")
+    arm = arm_of([Answer(0, asked, text, 9) for text in texts])
+    assert (arm.right, arm.asked, arm.declined) == (1, 4, 2)
 
 
 def test_intervals_are_those_of_resampled_people():

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import torch
 
-from templora_memory._messages import Document, Message
+from templora_memory._messages import NOT_TOLD, Document, Message
 from templora_memory._ports import LearnRequest
 from templora_memory.backends.local.recipes._continue import continue_
 from templora_memory.backends.local.recipes._example import Example, Soft, Tools
@@ -37,9 +37,6 @@ TO = (
 )
 """What the model is asked for, for every sentence: questions about it, and questions to whoever
 speaks or is spoken of in it. The text comes first, so that its keys and values can be shared."""
-
-NOT_TOLD = "I was not told that."
-"""What a memory is to say about what its text does not tell."""
 
 WRITTEN = 160
 """Tokens that three questions and answers may take."""
