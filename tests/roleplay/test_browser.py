@@ -139,6 +139,11 @@ def finish(page):
     )
 
 
+def characters(server):
+    """Memories of characters, without those of what one persona told them."""
+    return [item for item in server.memories() if "@" not in item.name]
+
+
 def talk(page):
     page.get_by_role("tab", name="Role-play").click()
 
@@ -449,6 +454,44 @@ def test_stopping_a_reply_lets_the_chat_go_on(open_page):
     page.wait_for_timeout(500)
     number = answers(page).count()
     say(page, "Which lame goose is called what?", number)
+
+
+def test_ten_browsers_chat_while_one_of_them_learns(chromium, tmp_path):
+    server = Server(tmp_path, learn=0.5)
+    contexts = [chromium.new_context() for _ in range(10)]
+    try:
+        learner, *others = [context.new_page() for context in contexts]
+        for number, page in enumerate((learner, *others)):
+            visit(page, server.url)
+            page.get_by_label("Name", exact=True).fill(f"Keeper {number}")
+            told = "Every day was long. " * 400 if page is learner else ""
+            page.get_by_label("Bio").fill(f"{told}Keeper has a lantern called Lumen{number}.")
+            page.get_by_role("button", name="Preview this bio").click()
+            see(page.locator("#preview"), f"Keeper {number}")
+        for page in others:
+            finish(page)
+            talk(page)
+        learner.get_by_role("button", name="Absorb into weights").click()
+        stop = learner.get_by_role("button", name="Stop learning")
+        expect(stop).to_be_visible(timeout=PATIENCE)
+        for page in others:  # all of them ask before anybody looks
+            page.get_by_label("Your message").fill("Which lantern is called what?")
+            page.get_by_label("Your message").press("Enter")
+        for number, page in enumerate(others, start=1):
+            see(answers(page).last, f"lantern called Lumen{number}.")
+            heard = re.findall(r"Lumen\d", page.locator("body").inner_text())
+            assert set(heard) == {f"Lumen{number}"}
+        expect(stop).to_be_visible()  # it is still learning: nobody waited for it
+        stop.click()
+        see(learner.locator("#mine"), "No characters yet")
+        until = time.monotonic() + 60
+        while len(found := characters(server)) != len(others) and time.monotonic() < until:
+            time.sleep(0.2)
+        assert len(found) == len(others)
+    finally:
+        for context in contexts:
+            context.close()
+        server.stop()
 
 
 def test_a_chat_log_becomes_history(open_page):
