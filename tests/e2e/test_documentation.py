@@ -1,38 +1,94 @@
 """The code in the documentation runs."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
+from langchain_templora.middleware import ParametricMemoryMiddleware
+from openai import OpenAI
+from starlette.testclient import TestClient
 
 from templora_memory import ParametricMemory, Policy
+from templora_memory.server import create_app
 from templora_memory.stores import DirectoryStore
 from templora_memory.testing import FakeBackend
 
 TOP = Path(__file__).parents[2]
 PAGES = ["README.md", *(str(path.relative_to(TOP)) for path in TOP.glob("docs/**/*.md"))]
-BLOCKS = [
-    (page, number, block)
-    for page in PAGES
-    for number, block in enumerate(
-        re.findall(r"```python\n(.*?)```", (TOP / page).read_text(encoding="utf-8"), re.DOTALL)
-    )
-]
+POLICY = Policy(window=96, chunk=16)
 
 
-@pytest.mark.parametrize(
-    "block", [b for _, _, b in BLOCKS], ids=[f"{page}-{number}" for page, number, _ in BLOCKS]
-)
-def test_the_python_on_this_page_runs_over_the_fake_backend(block, tmp_path, monkeypatch, capsys):
-    def fake(model, *, root, **_):
-        return ParametricMemory(
-            FakeBackend(name=model), DirectoryStore(root), Policy(window=96, chunk=16)
+def blocks(language):
+    """Blocks of this language on all pages, as parameters."""
+    return [
+        pytest.param(block, id=f"{page}-{number}")
+        for page in PAGES
+        for number, block in enumerate(
+            re.findall(rf"```{language}\n(.*?)```", (TOP / page).read_text("utf-8"), re.DOTALL)
         )
+    ]
 
-    monkeypatch.setattr(ParametricMemory, "from_pretrained", fake)
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """Whatever model a page names, it gets the fake one, in a folder of the test's own."""
     monkeypatch.chdir(tmp_path)
+    made = []
+
+    def make(model, *, root=None, **_):
+        backend = FakeBackend(name=model)
+        made.append(ParametricMemory(backend, DirectoryStore(root or tmp_path / "root"), POLICY))
+        return made[-1]
+
+    monkeypatch.setattr(ParametricMemory, "from_pretrained", make)
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("block", blocks("python"))
+def test_the_python_on_this_page_runs_over_the_fake_backend(block, capsys):
     exec(block, {})  # noqa: S102  # our own pages
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("block", blocks("py"))
+def test_a_part_of_a_program_runs_in_what_its_page_takes_for_granted(
+    block, fake, tmp_path, monkeypatch
+):
+    """Such blocks name things that the reader has: a server, a loaded model, a memory."""
+    launched = []
+    monkeypatch.setattr("templora_memory.backends.local.LocalBackend", named)
+    monkeypatch.setattr("templora_memory.backends.vllm.VllmBackend", vllm)
+    monkeypatch.setattr("gradio.Blocks.launch", lambda _, **options: launched.append(options))
+    given = {
+        "ParametricMemory": ParametricMemory,
+        "ParametricMemoryMiddleware": ParametricMemoryMiddleware,
+        "MyBackend": named,
+        "memory": fake("mine"),
+    }
+    block = block.replace("/shared/memories", str(tmp_path / "shared"))
+    with TestClient(create_app(FakeBackend(name="templora/tiny"), tmp_path / "served")) as client:
+        monkeypatch.setattr("openai.OpenAI", partial(OpenAI, http_client=client))
+        exec(block, given)  # noqa: S102  # our own pages
+    assert len(launched) == block.count(".launch(")
+    for name in re.findall(r"^(\w+) = ", block, re.MULTILINE):
+        assert given[name] is not None
+        if name == "memory" and isinstance(given[name], ParametricMemory):
+            given[name].close()
+
+
+def named(model):
+    return FakeBackend(name=model)
+
+
+def vllm(trainer, url, *, max_rank):
+    """Where a page connects to vLLM: the model that trains answers, too."""
+    assert url.startswith("http://127.0.0.1")
+    assert max_rank > 0
+    return trainer
 
 
 def test_the_readme_shows_every_command():
