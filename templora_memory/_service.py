@@ -473,7 +473,7 @@ class ParametricMemory:
                 Sending it again trains nothing; edited or shortened it falls back to an older
                 revision.
             context: retrieved texts for this turn only. They go into the system message and are
-                neither journalled nor learned.
+                neither journalled nor learned; blank ones count as none.
             strength: factor on the memory; 0 is exactly the base model.
             sampling: how to choose tokens; None: greedy.
             max_tokens: of the reply; None: `policy.reply_tokens`.
@@ -1327,12 +1327,24 @@ class _Prompt:
 def _context(
     messages: Sequence[Message], context: str | Sequence[str | Document]
 ) -> tuple[str, ...]:
-    """The texts of all system messages, then the retrieved ones."""
+    """The texts of all system messages, then the retrieved ones; blank ones are left out."""
     texts = [message.content for message in messages if message.role == "system"]
-    for piece in (context,) if isinstance(context, str) else context:
-        document = piece if isinstance(piece, Document) else Document(piece)
-        texts.append(f"{document.title}\n{document.text}" if document.title else document.text)
+    if isinstance(context, str):
+        context = (context,)
+    elif not isinstance(context, Iterable):
+        raise InvalidText(f"context must be text or a list of texts, not {_kind(context)}.")
+    for number, piece in enumerate(context):
+        if isinstance(piece, Document):
+            texts.append(f"{piece.title}\n{piece.text}" if piece.title else piece.text)
+        elif isinstance(piece, str):
+            texts.append(Document(piece).text if piece.strip() else "")
+        else:
+            raise InvalidText(f"context[{number}] must be text or a Document, not {_kind(piece)}.")
     return tuple(text for text in texts if text.strip())
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
 
 
 def _system(texts: Sequence[str]) -> tuple[Message, ...]:

@@ -270,6 +270,19 @@ def test_a_prompt_that_can_never_fit_changes_nothing(box):
     assert box.backend.requests == []
 
 
+@pytest.mark.parametrize("nothing", ["", [], ["", " "], iter(())])
+def test_retrieval_that_found_nothing_adds_nothing(box, nothing):
+    asked = [Message("user", "Hi?")]
+    alone = box.service.reply("ada", asked).prompt_tokens
+    assert box.service.reply("ada", asked, context=nothing).prompt_tokens == alone
+
+
+@pytest.mark.parametrize(("wrong", "says"), [(5, "not int"), (["a", 3], r"context\[1\].*not int")])
+def test_context_that_is_no_text_is_refused(box, wrong, says):
+    with pytest.raises(InvalidText, match=says):
+        box.service.reply("ada", [Message("user", "Hi?")], context=wrong)
+
+
 def test_a_pinned_revision_answers_and_nothing_is_journalled(box):
     first = box.service.absorb("ada", BIO).revision
     second = box.service.absorb("ada", "Owls sleep in the barn.").revision
