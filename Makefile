@@ -113,7 +113,6 @@ bench: .setup-bench
 	@echo "All of it is in $(BENCH)."
 
 packages: .setup-test
-	$(INSTALL) hatchling
 	$(BIN)/python -m tools.check_packages
 
 # PLACES random places for each kind of fault, EXAMPLES random orders, SEED chooses them

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from templora_memory import Document
+from templora_memory import Document, ParametricMemory, Policy
+from templora_memory.stores import DirectoryStore
+from templora_memory.testing import FakeBackend
 
 DEMOS = Path(__file__).parents[2] / "demos"
 
@@ -113,6 +115,23 @@ def test_a_character_from_a_card_is_played_and_deleted(tmp_path):
     assert "files left: 0" in shown
     assert "bit for bit as before: yes" in shown
     assert "the character is as before: yes" in shown
+
+
+def test_the_assistants_prompt_stays_short_for_500_turns(monkeypatch, tmp_path):
+    """What it remembers takes minutes; `python demos/assistant.py` fails if that is nothing."""
+    monkeypatch.syspath_prepend(str(DEMOS))
+    import assistant  # noqa: PLC0415  # a script, found through the path set above
+
+    history = assistant.conversation(500)
+    policy = Policy(window=256, reply_tokens=16, chunk=64)  # in words of the fake
+    with ParametricMemory(FakeBackend(), DirectoryStore(tmp_path), policy) as memory:
+        turns = assistant.live_through(memory, history)
+        assert memory.backend.count(history) > 4_000
+        assert max(turn.prompt for turn in turns) <= policy.window - policy.reply_tokens
+        assert [turn.number for turn in turns] == list(range(20, 501, 20))
+        assert turns[-1].learned > 3_500
+        assert memory.status(assistant.ID).absorbed_messages > 900
+    sys.modules.pop("assistant")
 
 
 @pytest.mark.slow
