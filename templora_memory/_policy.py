@@ -78,8 +78,9 @@ class Learning:
             interview that a text does not answer (recipe "study"); 0: none are made.
         replay: chunks of earlier text that are learned again for each new chunk, 0.25 being one for
             every four; half of them drawn evenly from all that the memory has learned, half from
-            its sources in turn (a document, the conversation), however short. 0: none. They keep
-            early text from fading and cost as much as new ones.
+            its sources in turn (a document, the conversation), however short. They keep early text
+            from fading ("On Tiny Episodic Memories in Continual Learning", 1902.10486) and cost as
+            much as new ones. 0: none.
         damp_repeats: divide the weight of a token by how often the eight tokens that end in it have
             come in this text, so that the model does not learn its own loops (2607.03441).
         scale_short: multiply the rate of a chunk shorter than the policy's by its share of it.
@@ -111,7 +112,7 @@ class Learning:
     kl_weight: float = 0.2
     kl_every: int = 0
     negatives: float = 0.0
-    replay: float = 0.0
+    replay: float = 0.25
     damp_repeats: bool = True
     scale_short: bool = True
     even_chunks: bool = True
@@ -343,6 +344,7 @@ _REFERENCE = Learning(
     context_gradient=True,
     document_steps=0,
     kl_weight=0.0,
+    replay=0.0,
     damp_repeats=False,
     scale_short=False,
     even_chunks=False,

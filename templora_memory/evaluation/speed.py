@@ -208,7 +208,7 @@ class _Bench:
         policy = Policy().changed(
             chunk=settings.chunk,
             recipe="continue",
-            learning={"context": settings.context, "document_steps": 0},
+            learning={"context": settings.context, "document_steps": 0, "replay": 0},  # as the loop
         )
         self._service = ParametricMemory(backend, self._store, policy)
         self.report = SpeedReport(model="", parameters=0, settings=settings)
