@@ -28,6 +28,7 @@ help:
 setup: .setup-test
 
 .setup-core: pyproject.toml constraints.txt
+	@echo "Installing into .venv, once: a few minutes ..."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) pip
 	$(INSTALL) torch==2.13.0
@@ -37,10 +38,12 @@ setup: .setup-test
 EVERYTHING := .[app,evaluation,importers,json,metrics,objects,plots,serve,traces]
 
 .setup-app: .setup-core
+	@echo "Installing the page ..."
 	$(INSTALL) --editable .[app,importers]
 	touch $@
 
 .setup-test: .setup-core integrations/langchain/pyproject.toml integrations/llama_index/pyproject.toml
+	@echo "Installing what the tests need ..."
 	$(INSTALL) --editable $(EVERYTHING) --group test \
 	  --editable integrations/langchain[agents,classic] --group integrations/langchain/pyproject.toml:test \
 	  --editable integrations/llama_index --group integrations/llama_index/pyproject.toml:test
