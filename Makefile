@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo applications app test test-core test-model test-whole test-integrations test-browser check packages bench docs build trust faults licences audit clean
+.PHONY: help setup demo applications app test test-core test-model test-whole test-integrations test-browser ci check packages bench docs build trust faults licences audit clean
 
 help:
 	@echo "make demo    what a memory does, in the terminal, on the embedded model"
@@ -14,6 +14,7 @@ help:
 	@echo "make app     the role-play page, on this machine alone"
 	@echo "make test    all tests that need neither GPU, browser nor network"
 	@echo "make test-browser   the page's tests in a headless Chromium (installs Debian's)"
+	@echo "make ci      all of these tests and checks, as before a merge"
 	@echo "make check   linter, formatter, types, import rules, documentation"
 	@echo "make packages   wheels of all distributions, each installed into an empty environment and imported"
 	@echo "make bench   what learning and answering cost, side by side (FILE=book.txt: and quality)"
@@ -53,6 +54,11 @@ EVERYTHING := .[app,evaluation,importers,json,metrics,objects,plots,serve,traces
 	$(INSTALL) --editable .[plots]
 	touch $@
 
+.setup-browser: .setup-test
+	command -v chromium || (apt-get update -qq && apt-get install -y -qq chromium)
+	$(INSTALL) --group browser
+	touch $@
+
 .setup-check: .setup-test
 	$(INSTALL) --group lint --group docs
 	touch $@
@@ -88,10 +94,13 @@ test-integrations: .setup-test
 	$(BIN)/python -m pytest -m "not gpu and not browser" integrations/langchain/tests
 	$(BIN)/python -m pytest -m "not gpu and not browser" integrations/llama_index/tests
 
-test-browser: .setup-test
-	command -v chromium || (apt-get update -qq && apt-get install -y -qq chromium)
-	$(INSTALL) --group browser
+test-browser: .setup-browser
 	$(BIN)/python -m pytest -m browser tests/roleplay
+
+# All that has to pass before a change is merged; the checks use the time in which tests wait
+ci: .setup-check .setup-browser
+	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=2 --output-sync=target \
+	  test-model test-core test-browser test-whole check test-integrations
 
 check: .setup-check
 	$(BIN)/ruff check
