@@ -52,10 +52,14 @@ def pairs(rows: Mapping[str, object]) -> Table:
     return table
 
 
-def _columns(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+def _columns(
+    titles: Sequence[str], rows: Iterable[Sequence[object]], *, words: Sequence[str] = ()
+) -> Table:
+    """A table of names and numbers; the columns titled `words` hold text, as the first one does."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
     for index, title in enumerate(titles):
-        table.add_column(title, justify="right" if index else "left", overflow="fold")
+        left = not index or title in words
+        table.add_column(title, justify="left" if left else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(value)) for value in row))
     return table
@@ -155,7 +159,8 @@ def passages(found: Sequence[Passage]) -> tuple[Table | Text, ...]:
     """Passages as they were told, each with its score."""
     if not found:
         return (Text("Nothing it was told has these words."),)
-    return (_columns(("score", "passage"), [(_number(one.score), one.text) for one in found]),)
+    rows = [(_number(one.score), one.text) for one in found]
+    return (_columns(("score", "passage"), rows, words=["passage"]),)
 
 
 def forgotten(receipt: ForgetReceipt) -> tuple[Table, Text]:
