@@ -34,7 +34,7 @@ setup: .setup-test
 	$(INSTALL) --editable .
 	touch $@
 
-EVERYTHING := .[app,evaluation,importers,json,metrics,objects,plots,serve,traces]
+EVERYTHING := .[app,encryption,evaluation,importers,json,metrics,objects,plots,serve,traces]
 
 .setup-app: .setup-core
 	$(INSTALL) --editable .[app,importers]
@@ -129,7 +129,7 @@ trust: .setup-test
 	$(TRUST) --out build/trust.json --page docs/explanation/trust.md
 
 licences: .setup-test
-	$(BIN)/python -m tools.licences app evaluation importers json metrics plots serve traces
+	$(BIN)/python -m tools.licences app encryption evaluation importers json metrics plots serve traces
 
 audit: .setup-core
 	$(INSTALL) pip-audit

@@ -16,6 +16,7 @@ from templora_memory import Message, ParametricMemory, Policy
 from templora_memory.cli import main
 from templora_memory.cli._commands import app
 from templora_memory.stores import DirectoryStore
+from templora_memory.stores._seals import FILE_VARIABLE, VARIABLE
 from templora_memory.testing import FakeBackend
 
 BIO = "Ada keeps bees on the roof. Her cat is called Pim. She fears deep water.\n"
@@ -50,10 +51,10 @@ class Line:
         self.loaded = []
         self._capsys = capsys
 
-    def open(self, model, *, root, policy, device, dtype):
+    def open(self, model, *, root, policy, device, dtype, key):
         self.loaded.append((model, str(root), policy, device, dtype))
         backend = FakeBackend(name=model)
-        return ParametricMemory(backend, DirectoryStore(root), policy.changed(**SMALL))
+        return ParametricMemory(backend, DirectoryStore(root, key=key), policy.changed(**SMALL))
 
     def __call__(self, *words, code=0):
         self._capsys.readouterr()
@@ -76,7 +77,7 @@ def run(tmp_path, monkeypatch, capsys):
     line = Line(tmp_path / "root", capsys)
     monkeypatch.setattr(ParametricMemory, "from_pretrained", line.open)
     monkeypatch.setenv("COLUMNS", "100")
-    for name in ("TEMPLORA_ROOT", "TEMPLORA_MODEL"):
+    for name in ("TEMPLORA_ROOT", "TEMPLORA_MODEL", VARIABLE, FILE_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     return line
 
