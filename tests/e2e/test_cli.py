@@ -598,3 +598,24 @@ def test_an_interrupt_cancels_the_absorb_keeps_the_text_and_exits_with_130(run, 
     assert (shown["documents"], shown["absorbed_documents"]) == (1, 0)
     assert list((run.root / "ada").glob(".staging-*")) == []
     assert run.json("absorb", "ada", str(book))["tokens"] == 2000
+
+
+# --- encryption --------------------------------------------------------------------------------
+
+
+def test_memories_are_encrypted_with_the_key_of_a_file_or_the_environment(
+    run, bio, tmp_path, monkeypatch
+):
+    key = tmp_path / "memories.key"
+    key.write_text(f"{'5e' * 32}\n")
+    assert run.json("absorb", "ada", bio, "--encryption-key", str(key))["tokens"]
+    held = [path.read_bytes() for path in run.root.rglob("*") if path.is_file()]
+    assert not any(b"Ada" in content or b"digest" in content for content in held)
+    _, said = run("list", code=2)
+    assert "is encrypted: give the key" in said
+    monkeypatch.setenv(FILE_VARIABLE, str(key))
+    assert [row["id"] for row in run.json("list")["memories"]] == ["ada"]
+    assert "key.json" in " ".join(run("forget", "ada", "--yes", "--json")[0].split())
+    monkeypatch.setenv(FILE_VARIABLE, bio)
+    _, said = run("list", code=2)
+    assert "does not hold a key for memories" in said
