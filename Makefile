@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo applications app test test-core test-model test-whole test-integrations test-browser ci check packages bench docs build trust faults licences audit clean
+.PHONY: help setup demo applications app test test-core test-model test-whole test-integrations test-browser ci check packages bench docs build trust faults soak coverage mutants licences audit clean
 
 help:
 	@echo "make demo    what a memory does, in the terminal, on the embedded model"
@@ -20,6 +20,9 @@ help:
 	@echo "make bench   what learning and answering cost, side by side (FILE=book.txt: and quality)"
 	@echo "make faults  kills, full disks, bit flips in hundreds of places; a report in JSON"
 	@echo "make trust   all suites against the promises; the figures of docs/explanation/trust.md"
+	@echo "make soak    an hour with more and more memories: no growth in threads, files, memory"
+	@echo "make coverage   lines and branches that the tests reach (FOLDERS=tests/unit: of some)"
+	@echo "make mutants    changes to the pure modules and the store that no test notices"
 	@echo "make licences   of everything that is installed along"
 	@echo "make audit   known weaknesses of the tested versions (asks a service on the network)"
 	@echo "make docs    the documentation into site/"
@@ -36,7 +39,7 @@ setup: .setup-test
 	$(INSTALL) --editable .
 	touch $@
 
-EVERYTHING := .[app,evaluation,importers,json,metrics,objects,plots,serve,traces]
+EVERYTHING := .[app,encryption,evaluation,importers,json,metrics,objects,plots,serve,traces]
 
 .setup-app: .setup-core
 	@echo "Installing the page ..."
@@ -139,12 +142,35 @@ faults: .setup-test
 trust: .setup-test
 	$(TRUST) --out build/trust.json --page docs/explanation/trust.md
 
+MINUTES ?= 60
+soak: .setup-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.soak --minutes $(MINUTES)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.soak --minutes $(MINUTES) --encrypted --out build/soak-encrypted.json
+
+FOLDERS ?= tests
+coverage: .setup-test
+	mkdir -p build/coverage
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -m "not gpu and not browser" $(FOLDERS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage json --quiet -o build/coverage/report.json
+	$(BIN)/coverage report
+
+# what no test notices is listed at the end; `mutmut show NAME` shows it (MUTANTS="templora_memory._ids*": some)
+mutants: .setup-test
+	$(INSTALL) --group mutants
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run $(MUTANTS)
+	$(BIN)/mutmut results
+
 licences: .setup-test
-	$(BIN)/python -m tools.licences app evaluation importers json metrics plots serve traces
+	$(BIN)/python -m tools.licences app encryption evaluation importers json metrics plots serve traces
 
 audit: .setup-core
 	$(INSTALL) pip-audit
-	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	$(BIN)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip || { \
+	  echo "Not audited as a whole. Weaknesses are listed above; 'could not be audited' or a" >&2; \
+	  echo "ConnectionError says that https://pypi.org was not reached, or a copy of it that knows" >&2; \
+	  echo "no weaknesses: run it where https://pypi.org answers." >&2; exit 1; }
 
 build: .setup-check
 	$(INSTALL) build

@@ -68,6 +68,7 @@ from templora_memory.errors import (
     UnknownMemory,
 )
 from templora_memory.stores._archive import clear_partials
+from templora_memory.stores._seals import Key
 
 Text: TypeAlias = str | Document | Iterable[Document] | Iterable[MessageLike]
 TINY = "templora/tiny"
@@ -136,6 +137,7 @@ class ParametricMemory:
         dtype: str | None = None,
         admit: Admit | None = None,
         checks: Sequence[Check] = (),
+        key: Key | None = None,
         **model_options: Any,
     ) -> ParametricMemory:
         """A service over a Hugging Face causal language model on this machine.
@@ -150,6 +152,8 @@ class ParametricMemory:
                 and model.
             admit: hook that may refuse text, see the class.
             checks: what learning must not do.
+            key: encrypts the memories (`DirectoryStore`); None: the one that
+                ``$TEMPLORA_ENCRYPTION_KEY`` or ``$TEMPLORA_ENCRYPTION_KEY_FILE`` gives, if any.
             model_options: passed on to ``AutoModelForCausalLM.from_pretrained``.
         """
         from templora_memory.backends.local import LocalBackend  # noqa: PLC0415  # torch loads here
@@ -158,7 +162,8 @@ class ParametricMemory:
         chosen = Policy.preset(policy) if isinstance(policy, str) else policy
         where = root or os.environ.get("TEMPLORA_ROOT") or Path.home() / ".templora"
         backend = LocalBackend(model, device=device, dtype=dtype, **model_options)
-        return cls(backend, DirectoryStore(where), chosen, admit=admit, checks=checks)
+        store = DirectoryStore(where, key=key or Key.from_environment())
+        return cls(backend, store, chosen, admit=admit, checks=checks)
 
     # --- life ----------------------------------------------------------------------------------
 

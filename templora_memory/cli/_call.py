@@ -19,7 +19,8 @@ from templora_memory._policy import PRESETS, Policy
 from templora_memory._service import TINY, ParametricMemory
 from templora_memory.cli._no_model import NoModel
 from templora_memory.errors import InvalidSetting
-from templora_memory.stores import DirectoryStore
+from templora_memory.stores import DirectoryStore, Key
+from templora_memory.stores._seals import FILE_VARIABLE, VARIABLE
 
 P = ParamSpec("P")
 _PANEL = "Common options"
@@ -46,6 +47,15 @@ class Common:
             help="Folder of the memories. Default: ~/.templora.",
             rich_help_panel=_PANEL,
             file_okay=False,
+        ),
+    ] = None
+    encryption_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the key that the memories are encrypted with. Default: "
+            f"${FILE_VARIABLE} or ${VARIABLE}; without one nothing is encrypted.",
+            rich_help_panel=_PANEL,
+            dir_okay=False,
         ),
     ] = None
     preset: Annotated[
@@ -84,6 +94,15 @@ class Common:
             rich_help_panel=_PANEL,
         ),
     ] = False
+
+    @property
+    def key(self) -> Key | None:
+        """What the memories are encrypted with.
+
+        Raises:
+            InvalidSetting: there is no key where one should be.
+        """
+        return Key.load(self.encryption_key) if self.encryption_key else Key.from_environment()
 
     def policy(self, **changes: Any) -> Policy:
         """The preset with what `--set` changes, and then these changes.
@@ -137,6 +156,7 @@ class Call:
             policy=common.policy(**changes),
             device=common.device,
             dtype=common.dtype,
+            key=common.key,
         )
         if self.err.is_terminal:
             with self.err.status(f"Loading {common.model} ..."):
@@ -147,8 +167,9 @@ class Call:
     @contextmanager
     def files(self) -> Iterator[ParametricMemory]:
         """The service without a model, for what only moves text and files."""
-        store = DirectoryStore(self.common.root or Path.home() / ".templora")
-        with ParametricMemory(NoModel(), store, self.common.policy()) as memory:
+        common = self.common
+        store = DirectoryStore(common.root or Path.home() / ".templora", key=common.key)
+        with ParametricMemory(NoModel(), store, common.policy()) as memory:
             yield memory
 
     def say(self, document: Mapping[str, Any], *shown: RenderableType) -> None:

@@ -165,6 +165,7 @@ def serve(
                     keys=known,
                     settings=settings,
                     objects=objects,
+                    encryption=common.key,
                 ),
                 replicas=replicas or 2,
                 host=host,
@@ -183,6 +184,7 @@ def serve(
             settings=settings,
             observer=observer,
             objects=objects,
+            encryption=common.key,
             started=started,
         )
     finally:

@@ -32,6 +32,7 @@ from templora_memory.server._runtime import Runtime, TheRuntime, stopping
 from templora_memory.server._schemas import ErrorBody
 from templora_memory.server._settings import ServerSettings
 from templora_memory.server._tenants import Tenants
+from templora_memory.stores import Key
 
 _log = logging.getLogger("templora_memory.server")
 _UPKEEP_SECONDS = 1.0
@@ -68,6 +69,7 @@ def create_app(
     settings: ServerSettings | None = None,
     observer: Observer | None = None,
     objects: str | None = None,
+    encryption: Key | None = None,
 ) -> FastAPI:
     """An application that serves memories; any ASGI server can run it, in one process.
 
@@ -84,6 +86,8 @@ def create_app(
         observer: is told counts and times.
         objects: ``s3://bucket/prefix`` to keep the memories in (`ObjectStore`); `root` then has
             copies and notes of this machine. None: they are in `root`.
+        encryption: what the memories in `root` are encrypted with; not together with `objects`.
+            None: they are not.
     """
     settings = settings or ServerSettings()
     tenants = Tenants(
@@ -93,6 +97,7 @@ def create_app(
         namespaces=None if keys is None else keys.namespaces,
         jobs=settings.jobs,
         objects=objects,
+        encryption=encryption,
     )
     runtime = Runtime(tenants, keys, settings, observer or Observers())
 

@@ -121,7 +121,7 @@ def add_key(path: Path, namespace: str) -> str:
 
 def _read(path: Path) -> dict[str, list[str]]:
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes(), object_pairs_hook=_once)
     except OSError as error:
         raise InvalidSetting(f"The keys in {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
@@ -130,6 +130,14 @@ def _read(path: Path) -> dict[str, list[str]]:
         raise InvalidSetting(
             f"{path} is not a file of keys: it must map each namespace to a list of digests."
         )
+    return found
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object of JSON; a name that stands there twice may be a damaged one: whose keys are it?"""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a namespace stands there twice: join its digests in one list")
     return found
 
 

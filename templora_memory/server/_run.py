@@ -19,6 +19,7 @@ from templora_memory.server._keys import Keys
 from templora_memory.server._observe import Observer
 from templora_memory.server._runtime import Runtime
 from templora_memory.server._settings import ServerSettings, is_loopback
+from templora_memory.stores import Key
 
 _SPARE_SECONDS = 5
 
@@ -34,6 +35,7 @@ def serve(
     settings: ServerSettings | None = None,
     observer: Observer | None = None,
     objects: str | None = None,
+    encryption: Key | None = None,
     started: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve until told to stop (SIGINT, SIGTERM).
@@ -52,6 +54,7 @@ def serve(
         settings: as for `create_app`.
         observer: as for `create_app`.
         objects: as for `create_app`.
+        encryption: as for `create_app`.
         started: is called with the address once requests are taken.
 
     Raises:
@@ -72,6 +75,7 @@ def serve(
         settings=settings,
         observer=observer,
         objects=objects,
+        encryption=encryption,
     )
     bound = _bind(host, port)
     with bound:

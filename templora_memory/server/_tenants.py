@@ -27,10 +27,10 @@ from templora_memory._ports import (
 )
 from templora_memory._reports import AbsorbProgress, ForgetReceipt, LearnStats
 from templora_memory._service import ParametricMemory
-from templora_memory.errors import UnknownMemory
+from templora_memory.errors import InvalidSetting, UnknownMemory
 from templora_memory.server._jobs import JobBook
 from templora_memory.server._keys import check_namespace
-from templora_memory.stores import DirectoryStore, ObjectStore
+from templora_memory.stores import DirectoryStore, Key, ObjectStore
 from templora_memory.stores._files import make_folder
 from templora_memory.stores._temporary import clear, temporary
 
@@ -97,6 +97,10 @@ class Tenants:
         jobs: absorbs that may wait or run at once in one namespace.
         objects: bucket and prefix (`ObjectStore`) that hold the memories; then `root` has only
             copies and notes of this machine. None: the memories are in `root`.
+        encryption: what the memories in `root` are encrypted with; None: they are not.
+
+    Raises:
+        InvalidSetting: `objects` and `encryption` together.
     """
 
     def __init__(
@@ -108,9 +112,16 @@ class Tenants:
         namespaces: Sequence[str] | None = None,
         jobs: int = 64,
         objects: str | None = None,
+        encryption: Key | None = None,
     ) -> None:
+        if objects is not None and encryption is not None:
+            raise InvalidSetting(
+                "Memories in a bucket are not encrypted by this package: leave out the encryption "
+                "key, and switch on the encryption of the bucket."
+            )
         self._backend = backend
         self._objects = objects
+        self._encryption = encryption
         self.root = root
         names: Sequence[str | None] = (None,) if namespaces is None else namespaces
         self._tenants = {name: self._make(name, policy, jobs) for name in names}
@@ -129,7 +140,7 @@ class Tenants:
 
     def _store(self, root: Path, namespace: str | None) -> Store:
         if self._objects is None:
-            return DirectoryStore(root)
+            return DirectoryStore(root, key=self._encryption)
         below = "" if namespace is None else f"/{NAMESPACES}/{namespace}"
         return ObjectStore(self._objects.rstrip("/") + below, cache=root / COPIES)
 

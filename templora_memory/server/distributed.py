@@ -38,6 +38,7 @@ from templora_memory.server._guard import IMPORT
 from templora_memory.server._keys import Keys
 from templora_memory.server._routing import route
 from templora_memory.server._settings import ServerSettings
+from templora_memory.stores import Key
 
 APP, NAMESPACE = "templora", "templora"
 REPLICA_HEADER = b"x-templora-replica"
@@ -60,6 +61,7 @@ class AppSpec:
         keys: as for `create_app`.
         settings: as for `create_app`.
         objects: ``s3://bucket/prefix`` to keep the memories in; None: in `root`.
+        encryption: as for `create_app`.
     """
 
     backend: Callable[[], Backend]
@@ -68,6 +70,7 @@ class AppSpec:
     keys: Keys | None = None
     settings: ServerSettings = field(default_factory=ServerSettings)
     objects: str | None = None
+    encryption: Key | None = None
 
     def make(self) -> FastAPI:
         return create_app(
@@ -77,6 +80,7 @@ class AppSpec:
             keys=self.keys,
             settings=self.settings,
             objects=self.objects,
+            encryption=self.encryption,
         )
 
 
@@ -268,14 +272,17 @@ def build(args: dict[str, str]) -> serve.Application:
 
     Args:
         args: ``root``, and if wanted ``model``, ``device``, ``dtype``, ``objects``, ``keys`` (a
-            file), ``name``, ``replicas``, ``gpus``.
+            file), ``encryption_key`` (a file), ``name``, ``replicas``, ``gpus``.
 
     Raises:
         InvalidSetting: an unknown one, or no root.
     """
     from templora_memory.backends.local import LocalBackend  # noqa: PLC0415  # torch loads here
 
-    known = {"root", "model", "device", "dtype", "objects", "keys", "name", "replicas", "gpus"}
+    known = {
+        "root", "model", "device", "dtype", "objects", "keys", "encryption_key", "name",
+        "replicas", "gpus",
+    }  # fmt: skip
     if "root" not in args or not set(args) <= known:
         raise InvalidSetting(f"args are {sorted(args)}: root is needed, {sorted(known)} are known.")
     backend = partial(
@@ -290,5 +297,8 @@ def build(args: dict[str, str]) -> serve.Application:
         keys=Keys.load(Path(args["keys"])) if "keys" in args else None,
         settings=ServerSettings(name=args.get("name")),
         objects=args.get("objects"),
+        encryption=(
+            Key.load(args["encryption_key"]) if "encryption_key" in args else Key.from_environment()
+        ),
     )
     return application(spec, replicas=int(args.get("replicas", 2)), gpus=float(args.get("gpus", 0)))

@@ -11,6 +11,12 @@
 A commit moves the staged folder into place and then swaps the manifest; a process killed between
 the two leaves a folder that no manifest names, which the next `open` removes. Forgetting renames
 the memory's folder out of the way first, so it is gone at once even if deleting it is interrupted.
+
+With a key, all of it but the lock is encrypted and there is one more file, see `_seals`::
+
+      key.json             the memory's own key, which the store's key opens; removed first
+
+Backends then read plain copies, see `_copies`.
 """
 
 from __future__ import annotations
@@ -19,11 +25,11 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from templora_memory._ids import folder_name, id_of_folder, parse_id
 from templora_memory._journal import Journal, decode_line, encode_line
@@ -32,6 +38,7 @@ from templora_memory._messages import Document, Message
 from templora_memory._reports import RemovedFile
 from templora_memory.errors import (
     Conflict,
+    InvalidSetting,
     StoreDamaged,
     StoreError,
     StoreWriteFailed,
@@ -39,31 +46,43 @@ from templora_memory.errors import (
     UnknownRevision,
 )
 from templora_memory.stores import _archive
+from templora_memory.stores._copies import Copies
 from templora_memory.stores._files import (
     append_file,
-    copy_file,
     digest_file,
     files_below,
     make_folder,
     remove_tree,
     replace_file,
     sync_folder,
+    write_file,
     writing,
 )
 from templora_memory.stores._lines import dialogue_lines, document_lines, withdraw_lines
 from templora_memory.stores._locks import hold
+from templora_memory.stores._seals import FILE_VARIABLE, KEY, Bare, Key, Seal
 from templora_memory.stores._temporary import clear, file_records, temporary
 
 MANIFEST, JOURNAL, REVISIONS, LOCK = "manifest.json", "journal.jsonl", "revisions", "lock"
 FORGOTTEN, INCOMING, STAGING = ".forgotten-", ".incoming-", ".staging-"
 LOCK_SECONDS = 60.0
+BARE = Bare()
+Stamps: TypeAlias = tuple[tuple[int, int, int], ...]
+
+
+class _Place(NamedTuple):
+    """A folder, and how bytes lie in it."""
+
+    folder: Path
+    seal: Seal
 
 
 class _OpenJournal:
     """The index of one journal file, kept up to date by reading what was added."""
 
-    def __init__(self, path: Path, first: str) -> None:
+    def __init__(self, path: Path, first: str, seal: Seal) -> None:
         self.path = path
+        self._seal = seal
         self._lock = threading.Lock()
         self._inode: int | None = None
         self._empty(first)
@@ -93,7 +112,7 @@ class _OpenJournal:
     def _take(self, rest: bytes) -> None:
         for line in rest.split(b"\n")[:-1]:  # what follows the last line feed is a torn write
             try:
-                self.journal.add(decode_line(line), self.size)
+                self.journal.add(decode_line(self._seal.open_line(line, self.size)), self.size)
             except (ValueError, TypeError, KeyError, StoreDamaged) as error:
                 raise StoreDamaged(
                     f"{self.path} is damaged at byte {self.size}: {error}. Restore the file from a "
@@ -106,9 +125,17 @@ class _OpenJournal:
             file.seek(position)
             line = file.readline()
         try:
-            return decode_line(line)
+            return decode_line(self._seal.open_line(line, position))
         except (ValueError, TypeError) as error:
             raise StoreDamaged(f"{self.path} is damaged at byte {position}: {error}.") from error
+
+    def append(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Write lines behind what `refresh` has read."""
+        if lines:
+            end = self.size
+            written = _closed(self._seal, [encode_line(line) for line in lines], end)
+            append_file(self.path, written, end)
+            self.refresh()
 
 
 class DirectoryStore:
@@ -116,13 +143,25 @@ class DirectoryStore:
 
     Several processes may share a root: writes take a short lock per memory and compare the
     manifest's epoch. Files are readable for their owner only.
+
+    Args:
+        root: folder of the memories.
+        key: encrypts everything below the root but the names of memories (extra ``encryption``).
+            A root is either encrypted or not, as a whole and with one key: a memory that is not as
+            it should be is refused with `InvalidSetting`. Exported files are never encrypted, and
+            the folders that `stage` and `folder` give lie in the memory of this machine
+            (``/dev/shm``, where it has that): a copy that nobody asked for in ten minutes may
+            be gone. None: nothing is encrypted.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], *, key: Key | None = None) -> None:
         self._root = Path(root)
+        self._key = key
+        self._copies = Copies(self._root)
         self._journals: dict[str, tuple[tuple[str, float], _OpenJournal]] = {}
-        self._checked: dict[Path, tuple[tuple[int, int, int], ...]] = {}
+        self._checked: dict[Path, Stamps] = {}
         self._guard = threading.Lock()
+        self._copying = threading.Lock()
 
     def __repr__(self) -> str:
         return f"DirectoryStore({str(self._root)!r})"
@@ -138,6 +177,8 @@ class DirectoryStore:
         if self._root.exists() and not self._root.is_dir():
             raise StoreWriteFailed(f"{self._root} is a file: give a folder as the root.")
         make_folder(self._root)
+        if self._key is not None:
+            self._copies.sweep(lambda name: (self._root / name).is_dir())
         with writing(self._root):
             entries = _entries(self._root)
         for entry in entries:
@@ -202,13 +243,45 @@ class DirectoryStore:
     def _read(self, folder: Path) -> Manifest:
         path = folder / MANIFEST
         try:
-            return Manifest.from_json(json.loads(path.read_bytes()))
+            seal, content = self._seal(folder), path.read_bytes()
         except FileNotFoundError as error:
             raise UnknownMemory(f"The memory in {folder} was forgotten meanwhile.") from error
+        try:
+            return Manifest.from_json(json.loads(seal.open(content, MANIFEST)))
         except (ValueError, RecursionError) as error:
             raise StoreDamaged(f"{path} is damaged: {error}. Restore it from a backup.") from error
         except StoreDamaged as error:
             raise StoreDamaged(f"{path}: {error}") from error
+
+    def _seal(self, folder: Path) -> Seal:
+        """How the bytes of a memory lie in its folder.
+
+        Raises:
+            InvalidSetting: not as this store's key would have it.
+            FileNotFoundError: the memory was forgotten meanwhile.
+        """
+        if self._key is None:
+            if (folder / KEY).exists():
+                raise InvalidSetting(
+                    f"{folder} is encrypted: give the key ({FILE_VARIABLE}, --encryption-key). "
+                    "Nothing was changed."
+                )
+            return BARE
+        try:
+            return self._key.read_seal(folder)
+        except FileNotFoundError:
+            content = (folder / MANIFEST).read_bytes()
+        try:
+            Manifest.from_json(json.loads(content))
+        except (ValueError, RecursionError, StoreDamaged):
+            raise StoreDamaged(
+                f"{folder / KEY} is missing, and what lies beside it cannot be read without it. "
+                "Restore it from a backup."
+            ) from None
+        raise InvalidSetting(
+            f"{folder} is not encrypted, and a key was given: leave out the key, or export the "
+            "memory without it and import it into a root of its own with the key."
+        )
 
     def _existing(self, memory_id: str) -> Manifest:
         manifest = self.manifest(memory_id)
@@ -231,13 +304,20 @@ class DirectoryStore:
         with self._guard:
             known = self._journals.get(manifest.id)
             if known is None or known[0] != made:
-                known = self._journals[manifest.id] = (made, _OpenJournal(path, manifest.first))
+                opened = _OpenJournal(path, manifest.first, self._seal_of(manifest.id))
+                known = self._journals[manifest.id] = (made, opened)
             return known[1]
+
+    def _seal_of(self, memory_id: str) -> Seal:
+        try:
+            return self._seal(self._folder(memory_id))
+        except FileNotFoundError as error:
+            raise self._unknown(memory_id) from error
 
     def folder(self, memory_id: str, revision: Revision) -> Path:
         folder = self._folder(memory_id) / REVISIONS / revision.name
         try:
-            state = tuple(_stamp(folder / record.path) for record in revision.files)
+            state = _stamps(folder, revision)
         except FileNotFoundError as error:
             if folder.exists():
                 raise StoreDamaged(
@@ -246,17 +326,43 @@ class DirectoryStore:
             raise UnknownRevision(
                 f"Revision {revision.name[:12]} of memory {memory_id!r} was retired meanwhile."
             ) from error
-        if self._checked.get(folder) == state:
-            return folder
-        for record in revision.files:
-            path = folder / record.path
-            if path.stat().st_size != record.bytes or digest_file(path) != record.sha256:
-                raise StoreDamaged(
-                    f"{path} is not what was written (size or checksum differ). Learn the memory "
-                    f"again from its journal: rebuild({memory_id!r}), or roll back."
-                )
-        self._checked[folder] = state
+        if self._key is not None:
+            with self._copying:
+                return self._copy(memory_id, revision, state)
+        if self._checked.get(folder) != state:
+            _check(folder, revision, folder, memory_id)
+            self._checked[folder] = state
         return folder
+
+    def _copy(self, memory_id: str, revision: Revision, state: Stamps) -> Path:
+        """A plain copy of a revision whose files have these stamps."""
+        folder = self._folder(memory_id)
+        copy = self._copies.find(folder.name, revision.name)
+        with suppress(FileNotFoundError):
+            if self._checked.get(copy) == state + _stamps(copy, revision):
+                self._copies.touch(copy)
+                return copy
+        origin = _Place(folder / REVISIONS / revision.name, self._seal_of(memory_id))
+
+        def fill(fresh: Path) -> None:
+            _write_revision(revision, origin, _Place(fresh, BARE), memory_id)
+            _check(fresh, revision, origin.folder, memory_id)
+
+        copied: Stamps | None = None
+        try:
+            self._copies.make(copy, fill)
+            with suppress(FileNotFoundError):
+                copied = _stamps(copy, revision)
+        except StoreWriteFailed:
+            if origin.folder.is_dir():
+                raise
+        if copied is None or not origin.folder.is_dir():
+            self._copies.drop(folder.name)
+            raise UnknownRevision(
+                f"Revision {revision.name[:12]} of memory {memory_id!r} was retired meanwhile."
+            )
+        self._checked[copy] = state + copied
+        return copy
 
     def size(self, memory_id: str) -> int:
         self._existing(memory_id)
@@ -278,7 +384,7 @@ class DirectoryStore:
     ) -> str:
         with self._writing_journal(memory_id) as opened:
             lines, end = dialogue_lines(opened.journal, dialogue, after, memory_id)
-            self._append(opened, lines)
+            opened.append(lines)
         return end
 
     def record_documents(
@@ -286,12 +392,12 @@ class DirectoryStore:
     ) -> tuple[str, ...]:
         with self._writing_journal(memory_id) as opened:
             lines, digests = document_lines(opened.journal, documents, after)
-            self._append(opened, lines)
+            opened.append(lines)
         return digests
 
     def withdraw_documents(self, memory_id: str, digests: Sequence[str]) -> None:
         with self._writing_journal(memory_id) as opened:
-            self._append(opened, withdraw_lines(opened.journal, digests))
+            opened.append(withdraw_lines(opened.journal, digests))
 
     @contextmanager
     def _writing_journal(self, memory_id: str) -> Iterator[_OpenJournal]:
@@ -300,11 +406,6 @@ class DirectoryStore:
             opened = self._open_journal(memory_id, self._existing(memory_id))
             opened.refresh()
             yield opened
-
-    def _append(self, opened: _OpenJournal, lines: Sequence[dict[str, Any]]) -> None:
-        if lines:
-            append_file(opened.path, b"".join(encode_line(line) for line in lines), opened.size)
-            opened.refresh()
 
     # --- making and committing -----------------------------------------------------------------
 
@@ -317,15 +418,20 @@ class DirectoryStore:
         with temporary(fresh):
             make_folder(fresh)
             make_folder(fresh / REVISIONS)
+            place = self._new_place(fresh)
             if source is not None:
-                origin = self._folder(source)
-                with self._locked(origin):
+                with self._locked(self._folder(source)):
+                    origin = _Place(self._folder(source), self._seal_of(source))
                     for revision in manifest.revisions:
-                        _copy_revision(origin, fresh, revision, source)
-                    if journal and (origin / JOURNAL).exists():
-                        copy_file(origin / JOURNAL, fresh / JOURNAL)
-            replace_file(fresh / MANIFEST, _encode(manifest))
+                        _copy_revision(revision, origin, place, source)
+                    if journal:
+                        _copy_journal(origin, place)
+            _write_manifest(place, manifest)
             self._move_in(fresh, folder, manifest.id)
+
+    def _new_place(self, folder: Path) -> _Place:
+        """A folder for a new memory, with a key of its own where there are keys."""
+        return _Place(folder, BARE if self._key is None else self._key.make_seal(folder))
 
     def _refuse_existing(self, memory_id: str, folder: Path) -> None:
         if (folder / MANIFEST).exists():
@@ -345,6 +451,10 @@ class DirectoryStore:
     @contextmanager
     def stage(self, memory_id: str) -> Iterator[Path]:
         self._existing(memory_id)
+        if self._key is not None:
+            with self._copies.work() as folder:
+                yield folder
+            return
         folder = self._folder(memory_id) / f"{STAGING}{secrets.token_hex(8)}"
         with temporary(folder):
             make_folder(folder)
@@ -353,7 +463,8 @@ class DirectoryStore:
     def commit(
         self, manifest: Manifest, revision: Revision, staged: Path, *, keep: int
     ) -> Manifest:
-        changed = manifest.with_revision(replace(revision, files=file_records(staged)), keep)
+        revision = replace(revision, files=file_records(staged))
+        changed = manifest.with_revision(revision, keep)
         folder = self._folder(manifest.id)
         with self._locked(folder):
             self._expect(manifest, manifest.epoch)
@@ -361,11 +472,25 @@ class DirectoryStore:
                 raise StoreError(f"Memory {manifest.id!r} has revision {revision.name} already.")
             target = folder / REVISIONS / revision.name
             remove_tree(target)  # an orphan of a killed commit
+            ready = staged if self._key is None else self._closed_copy(folder, revision, staged)
             with writing(target):
-                staged.rename(target)
+                ready.rename(target)
                 sync_folder(target.parent)
             self._swap(folder, changed)
         return changed
+
+    def _closed_copy(self, folder: Path, revision: Revision, staged: Path) -> Path:
+        """An encrypted copy of a staged folder, in the folder of its memory."""
+        seal, fresh = self._seal(folder), folder / f"{STAGING}{secrets.token_hex(8)}"
+        try:
+            make_folder(fresh)
+            _write_revision(revision, _Place(staged, BARE), _Place(fresh, seal), folder.name)
+            with writing(fresh):
+                sync_folder(fresh)
+        except BaseException:
+            remove_tree(fresh)
+            raise
+        return fresh
 
     def replace(self, manifest: Manifest, *, epoch: int) -> None:
         folder = self._folder(manifest.id)
@@ -375,11 +500,13 @@ class DirectoryStore:
 
     def _swap(self, folder: Path, manifest: Manifest) -> None:
         """Make `manifest` the truth, then remove the revisions it no longer names."""
-        replace_file(folder / MANIFEST, _encode(manifest))
+        _write_manifest(_Place(folder, self._seal_of(manifest.id)), manifest)
         named = {revision.name for revision in manifest.revisions}
         for entry in _entries(folder / REVISIONS):
             if entry.name not in named:
                 remove_tree(entry)
+        if self._key is not None:
+            self._copies.drop(folder.name, but=named)
 
     def _expect(self, manifest: Manifest, epoch: int) -> None:
         found = self._existing(manifest.id)
@@ -405,16 +532,19 @@ class DirectoryStore:
             with writing(folder):
                 folder.rename(gone)
                 sync_folder(self._root)
-            removed = tuple(
-                RemovedFile(path=str(folder.name / path.relative_to(gone)), bytes=size)
+            sizes = {
+                str(folder.name / path.relative_to(gone)): size
                 for path, size in files_below(gone).items()
-            )
+            }
+            remove_tree(gone / KEY)  # first: from here on nothing of the rest can be read
             remove_tree(gone)
+        if self._key is not None:
+            sizes |= self._copies.drop(folder.name)
         with self._guard:
             self._journals.pop(str(parse_id(memory_id)), None)
             checked = self._checked.copy()
             self._checked = {p: s for p, s in checked.items() if folder not in p.parents}
-        return removed
+        return tuple(RemovedFile(path=path, bytes=size) for path, size in sizes.items())
 
     def _present(self, memory_id: str, folder: Path) -> None:
         """Like `_existing` for a memory that may be damaged."""
@@ -426,23 +556,45 @@ class DirectoryStore:
         folder = self._folder(memory_id)
         with self._locked(folder):
             manifest = self._existing(memory_id)
-            for revision in manifest.revisions:
-                self.folder(memory_id, revision)
-            _archive.write(folder, manifest, Path(target))
+            held = [(self.folder(memory_id, one), one) for one in manifest.revisions]
+            if self._key is None:
+                _archive.write(folder, manifest, Path(target))
+                return
+            with self._copies.work() as fresh:
+                plain = _Place(fresh, BARE)
+                _copy_journal(_Place(folder, self._seal(folder)), plain)
+                for copy, revision in held:
+                    inside = fresh / REVISIONS / revision.name
+                    make_folder(inside)
+                    _write_revision(revision, _Place(copy, BARE), _Place(inside, BARE), memory_id)
+                _archive.write(fresh, manifest, Path(target))
 
     def import_(self, source: Path, memory_id: str | None) -> Manifest:
         fresh = self._root / f"{INCOMING}{secrets.token_hex(8)}"
         with temporary(fresh):
             make_folder(fresh)
             make_folder(fresh / REVISIONS)
-            manifest = _archive.read(Path(source), fresh)
-            name = str(parse_id(manifest.id if memory_id is None else memory_id))
-            folder = self._folder(name)
-            self._refuse_existing(name, folder)
-            manifest = replace(manifest, id=name)
-            _OpenJournal(fresh / JOURNAL, manifest.first).refresh()
-            replace_file(fresh / MANIFEST, _encode(manifest))
-            self._move_in(fresh, folder, name)
+            if self._key is None:
+                manifest = self._unpack(source, memory_id, fresh)
+            else:
+                with self._copies.work() as plain:
+                    manifest = self._unpack(source, memory_id, plain)
+                    origin, place = _Place(plain, BARE), self._new_place(fresh)
+                    for revision in manifest.revisions:
+                        _copy_revision(revision, origin, place, manifest.id)
+                    _copy_journal(origin, place)
+                    _write_manifest(place, manifest)
+            self._move_in(fresh, self._folder(manifest.id), manifest.id)
+        return manifest
+
+    def _unpack(self, source: Path, memory_id: str | None, fresh: Path) -> Manifest:
+        """A checked archive as a memory's folder, not encrypted."""
+        manifest = _archive.read(Path(source), fresh)
+        name = str(parse_id(manifest.id if memory_id is None else memory_id))
+        self._refuse_existing(name, self._folder(name))
+        manifest = replace(manifest, id=name)
+        _OpenJournal(fresh / JOURNAL, manifest.first, BARE).refresh()
+        _write_manifest(_Place(fresh, BARE), manifest)
         return manifest
 
 
@@ -450,22 +602,77 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    state = path.stat()
-    return state.st_ino, state.st_size, state.st_mtime_ns
+def _stamps(folder: Path, revision: Revision) -> Stamps:
+    """What changes when a file of a revision changes; FileNotFoundError if one is missing."""
+    states = [(folder / record.path).stat() for record in revision.files]
+    return tuple((state.st_ino, state.st_size, state.st_mtime_ns) for state in states)
 
 
-def _encode(manifest: Manifest) -> bytes:
-    return json.dumps(manifest.as_json(), ensure_ascii=False, indent=1).encode()
+def _write_manifest(place: _Place, manifest: Manifest) -> None:
+    content = json.dumps(manifest.as_json(), ensure_ascii=False, indent=1).encode()
+    replace_file(place.folder / MANIFEST, place.seal.close(content, MANIFEST))
 
 
-def _copy_revision(origin: Path, fresh: Path, revision: Revision, source: str) -> None:
-    folder = origin / REVISIONS / revision.name
-    if not folder.is_dir():
-        raise UnknownRevision(f"Revision {revision.name[:12]} of {source!r} was retired meanwhile.")
-    target = fresh / REVISIONS / revision.name
-    make_folder(target)
+def _check(folder: Path, revision: Revision, said: Path, memory_id: str) -> None:
+    """Whether `folder` holds what was committed; errors name the folder `said`."""
     for record in revision.files:
-        copy_file(folder / record.path, target / record.path)
+        path = folder / record.path
+        if path.stat().st_size != record.bytes or digest_file(path) != record.sha256:
+            raise _spoiled(said / record.path, "size or checksum differ", memory_id)
+
+
+def _spoiled(path: Path, why: str, memory_id: str) -> StoreDamaged:
+    return StoreDamaged(
+        f"{path} is not what was written ({why}). Learn the memory again from its journal: "
+        f"rebuild({memory_id!r}), or roll back."
+    )
+
+
+def _copy_revision(revision: Revision, origin: _Place, fresh: _Place, source: str) -> None:
+    """Copy a revision from the folder of the memory `source` into that of another."""
+    own = origin.folder / REVISIONS / revision.name
+    if not own.is_dir():
+        raise UnknownRevision(f"Revision {revision.name[:12]} of {source!r} was retired meanwhile.")
+    target = fresh.folder / REVISIONS / revision.name
+    make_folder(target)
+    _write_revision(revision, _Place(own, origin.seal), _Place(target, fresh.seal), source)
     with writing(target):
         sync_folder(target)
+
+
+def _write_revision(revision: Revision, origin: _Place, target: _Place, source: str) -> None:
+    """Write the files of a revision of the memory `source` into another folder of its own."""
+    for record in revision.files:
+        path, what = origin.folder / record.path, f"{revision.name}/{record.path}"
+        pieces = target.seal.close_pieces(origin.seal.open_file(path, what), what)
+        try:
+            write_file(target.folder / record.path, pieces)
+        except ValueError as error:
+            raise _spoiled(path, str(error), source) from error
+
+
+def _closed(seal: Seal, lines: Iterable[bytes], begin: int) -> bytes:
+    """What to write for lines of a journal, the first of which begins at byte `begin`."""
+    written: list[bytes] = []
+    for line in lines:
+        written.append(seal.close_line(line, begin))
+        begin += len(written[-1])
+    return b"".join(written)
+
+
+def _copy_journal(origin: _Place, fresh: _Place) -> None:
+    """Copy the whole lines of a journal, if there is one."""
+    path = origin.folder / JOURNAL
+    if not path.exists():
+        return
+    begin, lines = 0, []
+    for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last is a torn write
+        try:
+            lines.append(origin.seal.open_line(line + b"\n", begin))
+        except ValueError as error:
+            raise StoreDamaged(
+                f"{path} is damaged at byte {begin}: {error}. Restore the file from a backup; the "
+                "lines before it are good."
+            ) from error
+        begin += len(line) + 1
+    replace_file(fresh.folder / JOURNAL, _closed(fresh.seal, lines, 0))

@@ -10,7 +10,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -108,11 +108,16 @@ def _write_all(handle: int, content: bytes) -> None:
         view = view[os.write(handle, view) :]
 
 
-def copy_file(source: Path, target: Path) -> None:
-    with writing(target):
-        shutil.copyfile(source, target)
-        target.chmod(0o600)
-        sync_file(target)
+def write_file(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a new file durably, piece by piece; if that fails, a part of it may be there."""
+    with writing(path):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            for piece in pieces:
+                _write_all(handle, piece)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def digest_file(path: Path) -> str:

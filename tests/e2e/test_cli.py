@@ -16,6 +16,7 @@ from templora_memory import Message, ParametricMemory, Policy
 from templora_memory.cli import main
 from templora_memory.cli._commands import app
 from templora_memory.stores import DirectoryStore
+from templora_memory.stores._seals import FILE_VARIABLE, VARIABLE
 from templora_memory.testing import FakeBackend
 
 BIO = "Ada keeps bees on the roof. Her cat is called Pim. She fears deep water.\n"
@@ -50,10 +51,10 @@ class Line:
         self.loaded = []
         self._capsys = capsys
 
-    def open(self, model, *, root, policy, device, dtype):
+    def open(self, model, *, root, policy, device, dtype, key):
         self.loaded.append((model, str(root), policy, device, dtype))
         backend = FakeBackend(name=model)
-        return ParametricMemory(backend, DirectoryStore(root), policy.changed(**SMALL))
+        return ParametricMemory(backend, DirectoryStore(root, key=key), policy.changed(**SMALL))
 
     def __call__(self, *words, code=0):
         self._capsys.readouterr()
@@ -76,7 +77,7 @@ def run(tmp_path, monkeypatch, capsys):
     line = Line(tmp_path / "root", capsys)
     monkeypatch.setattr(ParametricMemory, "from_pretrained", line.open)
     monkeypatch.setenv("COLUMNS", "100")
-    for name in ("TEMPLORA_ROOT", "TEMPLORA_MODEL"):
+    for name in ("TEMPLORA_ROOT", "TEMPLORA_MODEL", VARIABLE, FILE_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     return line
 
@@ -597,3 +598,24 @@ def test_an_interrupt_cancels_the_absorb_keeps_the_text_and_exits_with_130(run, 
     assert (shown["documents"], shown["absorbed_documents"]) == (1, 0)
     assert list((run.root / "ada").glob(".staging-*")) == []
     assert run.json("absorb", "ada", str(book))["tokens"] == 2000
+
+
+# --- encryption --------------------------------------------------------------------------------
+
+
+def test_memories_are_encrypted_with_the_key_of_a_file_or_the_environment(
+    run, bio, tmp_path, monkeypatch
+):
+    key = tmp_path / "memories.key"
+    key.write_text(f"{'5e' * 32}\n")
+    assert run.json("absorb", "ada", bio, "--encryption-key", str(key))["tokens"]
+    held = [path.read_bytes() for path in run.root.rglob("*") if path.is_file()]
+    assert not any(b"Ada" in content or b"digest" in content for content in held)
+    _, said = run("list", code=2)
+    assert "is encrypted: give the key" in said
+    monkeypatch.setenv(FILE_VARIABLE, str(key))
+    assert [row["id"] for row in run.json("list")["memories"]] == ["ada"]
+    assert "key.json" in " ".join(run("forget", "ada", "--yes", "--json")[0].split())
+    monkeypatch.setenv(FILE_VARIABLE, bio)
+    _, said = run("list", code=2)
+    assert "does not hold a key for memories" in said

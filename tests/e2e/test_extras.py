@@ -32,6 +32,10 @@ from templora_memory import Message, ParametricMemory, Sampling
 with ParametricMemory.from_pretrained("templora/tiny", root="memories") as memory:
     memory.reply(None, [Message("user", "Hi.")], sampling=Sampling(schema='{"type": "object"}'))
 """
+KEY = """
+from templora_memory.stores import Key
+Key(b"k" * 32)
+"""
 PAIRS = "".join(f"satz {number}\tsentence {number}\n" for number in range(30))
 
 
@@ -49,6 +53,7 @@ CASES = {
     "yaml": ("yaml", YAML, "importers"),
     "metrics": ("prometheus_client", OBSERVE, "metrics"),
     "json": ("llguidance", SCHEMA, "json"),
+    "encryption": ("cryptography", KEY, "encryption"),
 }
 
 

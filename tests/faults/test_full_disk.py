@@ -1,14 +1,17 @@
 """A disk that is full, or may not be written: one clear error, and nothing is lost."""
 
 import errno
+import os
 import resource
+import shutil
 import signal
+import subprocess
 
 import pytest
 
 from templora_memory import Document, Message, ParametricMemory
 from templora_memory.errors import StoreWriteFailed
-from templora_memory.stores import DirectoryStore, _directory, _files
+from templora_memory.stores import DirectoryStore, Key, _directory, _files
 from templora_memory.testing import FakeBackend
 
 TALK = [Message("user", "hello"), Message("assistant", "there")]
@@ -133,3 +136,59 @@ def test_a_root_that_may_not_be_written(memory, monkeypatch, code, tmp_path):
         assert memory.reply("ada", TALK[:1], revision="head").text
     assert state(memory) == before
     assert memory.list() == ("ada",)
+
+
+# --- a real disk that is full --------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one MiB."""
+    if os.getuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting a small file system needs root and `mount`")
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "small", place]
+    made = subprocess.run(command, check=False, capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"this system mounts no tmpfs: {made.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def fill(disk, spare):
+    """Take all room but so many bytes."""
+    free = shutil.disk_usage(disk).free
+    (disk / "filler").write_bytes(b"x" * max(0, free - spare))
+
+
+@pytest.mark.parametrize("key", [None, Key(b"k" * 32)], ids=["plain", "encrypted"])
+@pytest.mark.parametrize("spare", [0, 4096, 8192, 16384, 32768])
+def test_a_small_file_system_is_full(small_disk, spare, key, trials):
+    """Whatever still fits: an error says the disk is full, nothing is lost, a forget makes room."""
+    root, text = small_disk / "root", "word " * 8000
+    with ParametricMemory(FakeBackend(), DirectoryStore(root, key=key)) as memory:
+        memory.absorb("eve", "Eve likes rain.")
+        memory.absorb("ada", TALK)
+        before = memory.transcript("ada"), memory.history("ada")
+        fill(small_disk, spare)
+        with trials.one("full tmpfs", f"{spare} bytes left"):
+            with pytest.raises(StoreWriteFailed, match="full: free some space") as caught:
+                memory.absorb("ada", text)
+            assert str(root) in str(caught.value)
+            documents = memory.transcript("ada").documents
+            assert memory.history("ada") == before[1]
+            assert "".join(d.text for d in documents).strip() in {"", text.strip()}
+            assert memory.reply("ada", TALK[:1], revision="head").text
+    with (  # a start while it is full
+        trials.one("full tmpfs", f"{spare} bytes left, after a restart"),
+        ParametricMemory(FakeBackend(), DirectoryStore(root, key=key)) as memory,
+    ):
+        assert memory.transcript("ada").messages == before[0].messages
+        assert memory.transcript("ada").documents == documents
+        assert memory.forget("eve").files
+        (small_disk / "filler").unlink()
+        assert memory.absorb("ada", text).revision
+        held = memory.transcript("ada").documents
+        assert "".join(document.text for document in held).strip() == text.strip()
+    assert not [entry for entry in root.rglob(".*") if entry.is_file() or entry.is_dir()]

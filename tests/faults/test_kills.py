@@ -4,14 +4,28 @@ The template holds a memory with a bio, a conversation and two revisions. After 
 parent opens the store afresh, which also sweeps, and looks at everything.
 """
 
+from functools import partial
+
+import pytest
+
 from templora_memory import Document, Message, ModelIdentity, Revision
 from templora_memory._manifest import new_manifest
-from templora_memory.stores import DirectoryStore
+from templora_memory.stores import DirectoryStore, Key
 
 BASE = ModelIdentity(name="m", revision=None, config="c", tokenizer="t", weights="w")
+KEY = Key(b"k" * 32)
 BIO = Document("Ada keeps zanzibar bees.")
 TALK = [Message("user", "zanzibar one"), Message("assistant", "zanzibar two")]
 MORE = [*TALK, Message("user", "zanzibar three"), Message("assistant", "zanzibar four")]
+
+
+encrypted_too = pytest.mark.parametrize("way", ["plain", "encrypted"], indirect=True)
+
+
+@pytest.fixture
+def way(request, monkeypatch):
+    if request.param == "encrypted":
+        monkeypatch.setitem(globals(), "DirectoryStore", partial(DirectoryStore, key=KEY))
 
 
 def opened(root):
@@ -50,7 +64,7 @@ def sound(root, *ids):
     """The store after a restart: every memory wholly readable, nothing left lying about."""
     store = opened(root)
     assert store.ids() == ids
-    allowed = {"manifest.json", "journal.jsonl", "lock", "revisions"}
+    allowed = {"manifest.json", "journal.jsonl", "lock", "revisions", "key.json"}
     assert {entry.name for entry in root.iterdir()} == set(ids)
     for name in ids:
         manifest, journal = store.manifest(name), store.journal(name)
@@ -72,6 +86,8 @@ def gone(root, word=b"zanzibar"):
     return not any(word in path.read_bytes() for path in root.rglob("*") if path.is_file())
 
 
+@encrypted_too
+@pytest.mark.usefixtures("way")
 def test_journalling(killer):
     def scenario(root, acknowledge):
         store = DirectoryStore(root)
@@ -97,6 +113,8 @@ def test_journalling(killer):
     killer.run(prepare, scenario, check)
 
 
+@encrypted_too
+@pytest.mark.usefixtures("way")
 def test_staging_committing_and_retention(killer):
     def scenario(root, acknowledge):
         store = DirectoryStore(root)
@@ -165,6 +183,8 @@ def test_forking(killer):
     killer.run(prepare, scenario, check)
 
 
+@encrypted_too
+@pytest.mark.usefixtures("way")
 def test_forgetting(killer):
     def scenario(root, acknowledge):
         DirectoryStore(root).delete("ada")

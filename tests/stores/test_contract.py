@@ -2,13 +2,22 @@ import secrets
 
 import pytest
 
-from templora_memory.stores import DirectoryStore, ObjectStore
+from templora_memory.stores import DirectoryStore, Key, ObjectStore
 from templora_memory.testing.contracts import StoreContract
 
 
 class TestDirectoryStore(StoreContract):
     def make_store(self, root):
         return DirectoryStore(root)
+
+
+class TestEncryptedStore(StoreContract):
+    def make_store(self, root):
+        return DirectoryStore(root, key=Key(b"k" * 32))
+
+    def damage(self, store, memory_id, revision):
+        path = store.root / memory_id / "revisions" / revision.name / "adapter_model.safetensors"
+        path.write_bytes(b"X" * path.stat().st_size)
 
 
 @pytest.mark.enable_socket

@@ -16,8 +16,10 @@ from templora_memory._manifest import new_manifest
 from templora_memory.errors import (
     Conflict,
     StoreDamaged,
+    StoreError,
     StoreWriteFailed,
     UnknownMemory,
+    UnknownRevision,
 )
 from templora_memory.stores import DirectoryStore, _directory, _locks
 from templora_memory.stores._locks import hold
@@ -450,3 +452,39 @@ def test_a_report_and_a_manifest_hold_no_text(tmp_path):
             if path.name != "adapter.json":
                 assert "zanzibar" not in path.read_text()
                 json.loads(path.read_text())
+
+
+# --- what is rare --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("ada")
+def test_a_line_that_is_damaged_after_it_was_read_is_named(store):
+    journal = store.journal("ada")
+    path = store.root / "ada" / "journal.jsonl"
+    path.write_bytes(b"X" + path.read_bytes()[1:])
+    with pytest.raises(StoreDamaged, match=r"journal\.jsonl is damaged at byte 0"):
+        journal.messages(journal.tip)
+
+
+@pytest.mark.usefixtures("ada")
+def test_a_revision_is_committed_once(store):
+    made = commit(store, store.manifest("ada"), "7" * 64)
+    with pytest.raises(StoreError, match=r"has revision 7+ already"):
+        commit(store, made, "7" * 64, b"others")
+    assert store.manifest("ada") == made
+
+
+def test_a_memory_with_a_long_id_is_listed(store):
+    long = "ä" * 120
+    make(store, long)
+    assert long in store.ids()
+    assert store.manifest(long).id == long
+
+
+@pytest.mark.usefixtures("ada")
+def test_a_copy_of_a_revision_that_is_gone_is_refused(store):
+    made = commit(store, store.manifest("ada"), "7" * 64)
+    store.replace(replace(made, revisions=(), head=None, epoch=9), epoch=made.epoch)
+    with pytest.raises(UnknownRevision, match=r"of 'ada' was retired meanwhile"):
+        store.create(replace(made, id="eve", epoch=0), source="ada")
+    assert "eve" not in store.ids()

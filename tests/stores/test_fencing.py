@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,36 @@ def test_an_owner_that_was_replaced_while_it_learned_learns_nothing_twice(machin
         assert owner.head("ada") == taker.head("ada")
         (folder,) = [taker.adapter("ada")]
         assert (folder / "adapter.json").read_text() == '["Ada keeps bees.", "Ada sails."]'
+
+
+class Disturbed:
+    """A store into which others write between reading and swapping."""
+
+    def __init__(self, store, times):
+        self._store = store
+        self._times = times
+
+    def manifest(self, memory_id):
+        return self._store.manifest(memory_id)
+
+    def replace(self, manifest, *, epoch):
+        if self._times:
+            self._times -= 1
+            self._store.replace(replace(manifest, epoch=epoch + 1), epoch=epoch)
+            raise Conflict("Another one was faster.")
+        self._store.replace(manifest, epoch=epoch)
+
+
+@pytest.mark.parametrize("times", [1, 7])
+def test_a_fence_is_tried_again_while_others_write(machine, times):
+    store = machine("a")
+    store.create(new_manifest("ada", BASE, created=1.0, ttl=None))
+    assert fence(Disturbed(store, times), "ada") == times + 1
+    assert store.manifest("ada").epoch == times + 1
+
+
+def test_a_fence_gives_up_where_others_write_all_the_time(machine):
+    store = machine("a")
+    store.create(new_manifest("ada", BASE, created=1.0, ttl=None))
+    with pytest.raises(Conflict, match="faster"):
+        fence(Disturbed(store, 8), "ada")

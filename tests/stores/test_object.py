@@ -129,6 +129,23 @@ def test_a_long_journal_is_cut_into_segments_that_stay(store, machine, keys, mon
     assert [again.document(digest).text for digest in again.documents] == texts
 
 
+def test_a_copy_of_a_full_segment_is_fetched_again(store, monkeypatch, tmp_path):
+    monkeypatch.setattr(_segments, "SEGMENT", 1)
+    journal = store.journal("ada")
+    (copy,) = (tmp_path / "a").rglob("journal-*.jsonl")
+    whole = copy.read_bytes()
+    copy.unlink()
+    assert [m.content for m in journal.messages(journal.tip)] == [m.content for m in TALK]
+    assert copy.read_bytes() == whole
+    copy.write_bytes(b"X" + whole[1:])
+    with pytest.raises(StoreDamaged, match=r"damaged at byte 0.*It is a copy: remove it"):
+        journal.messages(journal.tip)
+    copy.unlink()
+    store.delete("ada")
+    with pytest.raises(UnknownMemory, match="forgotten meanwhile"):
+        journal.messages(journal.tip)
+
+
 @pytest.mark.parametrize("size", [1, 40, 100, 10_000])
 def test_segments_are_whole_lines_and_all_but_the_last_are_full(size, monkeypatch):
     monkeypatch.setattr(_segments, "SEGMENT", size)

@@ -12,6 +12,7 @@ from templora_memory._journal import (
 )
 from templora_memory._messages import chain, start
 from templora_memory.errors import InvalidText, StoreDamaged
+from templora_memory.stores._lines import document_lines
 
 FIRST = start("salt")
 TALK = [Message("user", "a"), Message("assistant", "b", "ada"), Message("user", "c\n\u2028d")]
@@ -131,3 +132,38 @@ def test_a_repr_shows_no_text(lines):
     lines.talk(TALK)
     assert repr(lines.journal) == "Journal(3 messages, 0 documents)"
     assert "c" in json.loads(lines.lines[2])["content"]
+
+
+def test_a_document_comes_back_with_title_author_and_what_it_continues():
+    held = Lines()
+    first = Document("Ada keeps bees.", "Bees", author="Bob")
+    second = Document("And cats.", "Bees", continues=True)
+    line = document_line(FIRST, first)
+    held.add(line, document_line(line["digest"], second))
+    assert [held.journal.document(digest) for digest in held.journal.documents] == [first, second]
+    assert held.journal.taught("Bob") > 0
+
+
+def test_a_document_that_is_none_is_named():
+    body = {**document_line(FIRST, Document("x")), "text": ""}
+    with pytest.raises(StoreDamaged, match="holds a document that is none: "):
+        Lines().journal.add(body, 0)
+
+
+def test_the_path_to_a_missing_message_names_it():
+    with pytest.raises(StoreDamaged, match=r"lacks message f{12} of this conversation"):
+        Lines().journal.path("f" * 64)
+
+
+def test_what_a_journal_lacks_of_documents_follows_the_one_before():
+    held, (one, two, three) = Lines(), (Document("1"), Document("2", continues=True), Document("3"))
+    lines, digests = document_lines(held.journal, [one, two, three], None)
+    assert [line["parent"] for line in lines] == [FIRST, digests[0], FIRST]
+    held.add(*lines)
+    four = Document("4", continues=True)
+    (newest,), _ = document_lines(held.journal, [four], None)
+    (named,), _ = document_lines(held.journal, [four], digests[0])
+    assert (newest["parent"], named["parent"]) == (digests[2], digests[0])
+    assert document_lines(held.journal, [one, one], None) == ([], digests[:1])
+    (alone,), _ = document_lines(Lines().journal, [four], None)
+    assert alone["parent"] == FIRST

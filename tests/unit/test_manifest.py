@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from templora_memory import Message, ModelIdentity, Revision
-from templora_memory._manifest import FileRecord, Manifest, new_manifest
+from templora_memory._manifest import FileRecord, Manifest, as_root, new_manifest
 from templora_memory.errors import BaseMismatch, StoreDamaged, UnknownRevision
 
 BASE = ModelIdentity(name="m", revision="main", config="c", tokenizer="t", weights="w")
@@ -176,3 +176,25 @@ def test_copies_are_noted_once():
     made = EMPTY.copied_to(fork="eve").copied_to(export="/x").copied_to(fork="eve")
     assert (made.forks, made.exports, made.epoch) == (("eve",), ("/x",), 3)
     assert Manifest.from_json(made.as_json()) == made
+
+
+def test_a_rebuild_begins_without_revisions_on_another_base_under_new_names():
+    made = manifest(revision("a"), revision("b"))
+    other = ModelIdentity(name="n", revision=None, config="c2", tokenizer="t", weights="w2")
+    again = made.rebuilt(other)
+    assert (again.base, again.build, again.revisions, again.head) == (other, 1, (), None)
+    assert again.rebuilt(BASE).build == 2
+    assert again.name_after(None, TALK) != made.name_after(None, TALK)
+    assert (again.id, again.salt, again.epoch) == (made.id, made.salt, made.epoch)
+
+
+def test_an_unknown_revision_lists_those_there_are():
+    with pytest.raises(UnknownRevision, match=r"has: none\. Older ones were retired by retention"):
+        EMPTY.get("f" * 64)
+    with pytest.raises(UnknownRevision, match=r"'f+'\. It has: a{12}, b{12}\. "):
+        manifest(revision("a"), revision("b")).get("f" * 64)
+
+
+def test_a_start_for_another_memory_has_no_parent_and_no_conversation():
+    root = as_root(replace(revision("a", 4, documents=("d",)), parent="b" * 64), "first")
+    assert (root.parent, root.dialogue, root.messages, root.documents) == (None, "first", 0, ("d",))

@@ -121,3 +121,16 @@ def test_mappings_become_messages():
 def test_system_messages_are_outside_the_chain():
     history = [Message("system", "s"), Message("user", "u"), Message("tool", "t")]
     assert dialogue(history) == tuple(history[1:])
+
+
+def test_a_text_that_just_fits_is_one_passage_and_no_piece_is_short():
+    assert len(passages(Document("word " * 6), 30)) == 1
+    pieces = [piece.text for piece in passages(Document("a bcdefghijklmnopqrstuvwxyz"), 20)]
+    assert pieces == ["a bcdefghijklmnopqrs", "tuvwxyz"]  # the only gap is in the first half
+    first, _ = passages(Document("abcdefghij klmnopqrstuvwxyz"), 20)
+    assert first.text == "abcdefghij "
+
+
+def test_one_message_alone_is_refused_with_the_way_out():
+    with pytest.raises(InvalidText, match=r'^A history is a list of messages: \[Message\("user"'):
+        as_messages("hello")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from templora_memory import Document, Learning, Message
-from templora_memory._replay import Draw, earlier
+from templora_memory._replay import Draw, _part, _sources, earlier
 
 BOOK = " ".join(f"word{number}" for number in range(600))
 
@@ -100,3 +100,48 @@ def test_a_copy_replays_only_what_it_has_learned_itself(learned):
     box.service.absorb("ada@bob", "Bob has a boat.")
     texts = [items[0].text for items in box.backend.learned[-1].replay]
     assert texts == ["Bob likes tea."]
+
+
+class Chosen:
+    """A generator that draws what a test says, and keeps from how many."""
+
+    def __init__(self, begin):
+        self.begin = begin
+        self.asked = []
+
+    def randrange(self, count):
+        self.asked.append(count)
+        return self.begin
+
+
+def test_a_part_is_cut_where_the_next_word_begins():
+    text = Document("aaa bbb ccc ddd", "title")
+    for begin, expected in (
+        (0, "aaa bb"),
+        (1, "bbb cc"),
+        (3, "bbb cc"),
+        (4, "bbb cc"),
+        (5, "ccc dd"),
+        (9, "ddd"),
+    ):
+        chosen = Chosen(begin)
+        found = _part(text, 6, chosen)
+        assert (begin, found.text) == (begin, expected)
+        assert (found.title, found.continues) == ("title", True)
+        assert chosen.asked == [10]  # any place from which so much is left
+
+
+def test_a_text_without_a_gap_is_cut_anywhere_and_a_short_one_not():
+    long = Document("abcdefghij")
+    assert _part(long, 4, Chosen(3)).text == "defg"
+    assert _part(long, 10, Chosen(3)) is long
+    blank = Document(f"a{' ' * 20}b")
+    assert _part(blank, 5, Chosen(8)) is blank
+
+
+def test_sources_are_documents_with_what_continues_them_and_the_talk():
+    texts = [Document("a"), Document("b", continues=True), Document("c"), Document("d")]
+    assert _sources(texts, talk=True) == [range(2), range(2, 3), range(3, 4), range(4, 5)]
+    assert _sources(texts[1:], talk=False) == [range(1), range(1, 2), range(2, 3)]
+    assert _sources([], talk=True) == [range(1)]
+    assert _sources([], talk=False) == []

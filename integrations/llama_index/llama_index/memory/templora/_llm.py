@@ -151,6 +151,7 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
             llm: a ``llama_index.llms.huggingface.HuggingFaceLLM``.
             session_id: whose memory answers.
             root: folder of the memories; None: ``$TEMPLORA_ROOT`` or ``~/.templora``.
+                They are encrypted if ``$TEMPLORA_ENCRYPTION_KEY`` or ``..._KEY_FILE`` is set.
             policy: how memories are kept; None: the defaults, within the model's window.
             kwargs: as for the constructor; they override what `llm` has.
 
@@ -161,7 +162,7 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
         from pathlib import Path  # noqa: PLC0415
 
         from templora_memory.backends.local import LocalBackend  # noqa: PLC0415
-        from templora_memory.stores import DirectoryStore  # noqa: PLC0415
+        from templora_memory.stores import DirectoryStore, Key  # noqa: PLC0415
 
         model, tokenizer = getattr(llm, "_model", None), getattr(llm, "_tokenizer", None)
         if model is None or tokenizer is None:
@@ -170,7 +171,8 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
             )
         where = root or os.environ.get("TEMPLORA_ROOT") or Path.home() / ".templora"
         backend = LocalBackend.of(model, tokenizer, name=llm.model_name)
-        service = ParametricMemory(backend, DirectoryStore(where), policy)
+        store = DirectoryStore(where, key=Key.from_environment())
+        service = ParametricMemory(backend, store, policy)
         given = {k: v for k, v in llm.generate_kwargs.items() if k in _OPTIONS}
         stops = [tokenizer.decode([token]) for token in getattr(llm, "stopping_ids", None) or ()]
         if stops:
