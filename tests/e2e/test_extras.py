@@ -32,6 +32,11 @@ from templora_memory import Message, ParametricMemory, Sampling
 with ParametricMemory.from_pretrained("templora/tiny", root="memories") as memory:
     memory.reply(None, [Message("user", "Hi.")], sampling=Sampling(schema='{"type": "object"}'))
 """
+GGUF = """
+from pathlib import Path
+from templora_memory.backends.llama_cpp import export_lora
+export_lora(Path("x"), Path("x.gguf"), model={"model_type": "llama"})
+"""
 PAIRS = "".join(f"satz {number}\tsentence {number}\n" for number in range(30))
 
 
@@ -48,6 +53,7 @@ CASES = {
     "evaluation": ("sacrebleu", cli("bench", "translation", "pairs.tsv"), "evaluation"),
     "yaml": ("yaml", YAML, "importers"),
     "metrics": ("prometheus_client", OBSERVE, "metrics"),
+    "gguf": ("gguf", GGUF, "gguf"),
     "json": ("llguidance", SCHEMA, "json"),
 }
 
