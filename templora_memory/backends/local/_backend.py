@@ -226,13 +226,14 @@ class LocalBackend:
     def _held(self) -> int:
         return sum(weights.bytes for weights in self._adapters.values())
 
-    def release(self, prefix: str) -> None:
+    def release(self, prefix: str) -> tuple[str, ...]:
         with self._lock:
             self._releases += 1
             for version in [v for v in self._adapters if v.startswith(prefix)]:
                 del self._adapters[version]
             for version in [v for v in self._prefixes if v.startswith(prefix)]:
                 del self._prefixes[version]
+        return ()
 
     def _known_prefix(self, version: str, prompt: Sequence[int]) -> Computed | None:
         """Keys and values that the last answer of this very version left for a prompt."""
