@@ -239,8 +239,12 @@ class Backend(Learner, Generator, Scorer, Protocol):
     @property
     def limits(self) -> ModelLimits: ...
 
-    def release(self, prefix: str) -> None:
-        """Drop everything cached under versions that begin with `prefix`."""
+    def release(self, prefix: str) -> tuple[str, ...]:
+        """Drop everything cached under versions that begin with `prefix`.
+
+        Returns copies that other programs were given and may hold for a while, each by its place
+        and name: a receipt tells of them.
+        """
         ...
 
 

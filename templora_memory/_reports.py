@@ -190,12 +190,15 @@ class ForgetReceipt:
             know what these knew until they are forgotten, too.
         exports: files that a memory was exported to and that are still there. One that was moved
             or copied since, sent over HTTP or kept by a backup is not known.
+        remote: adapters that the backend gave to a server, which was told to forget them and may
+            hold them in its memory until it needs the place: its address and their name there.
     """
 
     ids: tuple[str, ...]
     files: tuple[RemovedFile, ...]
     forks: tuple[str, ...] = ()
     exports: tuple[str, ...] = ()
+    remote: tuple[str, ...] = ()
 
     @property
     def bytes(self) -> int:

@@ -1031,8 +1031,9 @@ class ParametricMemory:
     def forget(self, memory_id: str | None = None, *, user: str | None = None) -> ForgetReceipt:
         """Delete memories with everything made from them; the receipt lists every file.
 
-        It also names copies that are left: memories that were forked or began from these, and
-        exported files that are still where they were written.
+        It also names copies that are left: memories that were forked or began from these,
+        exported files that are still where they were written, and adapters that a server which
+        answers may still hold.
 
         ``forget("ada")`` takes all ``ada@...`` along; ``forget(user="bob")`` takes all
         ``...@bob``. Absorbs and replies of these memories that are under way are stopped.
@@ -1079,6 +1080,7 @@ class ParametricMemory:
         files: list[RemovedFile] = []
         forks: dict[str, None] = {}
         exports: dict[str, None] = {}
+        remote: list[str] = []
         for memory_id in ids:
             with self._guard:
                 streams = [s for s, owner in self._streams.items() if owner == memory_id]
@@ -1092,7 +1094,7 @@ class ParametricMemory:
             for path in exports:  # what a killed export left beside its file
                 files += clear_partials(Path(path))
             self._searcher.drop(memory_id)
-            self._backend.release(f"{memory_id}/")
+            remote += self._backend.release(f"{memory_id}/")
             with self._guard:
                 self._failures.pop(memory_id, None)
         return ForgetReceipt(
@@ -1100,6 +1102,7 @@ class ParametricMemory:
             files=tuple(files),
             forks=tuple(one for one in forks if one not in ids and self._exists(one)),
             exports=tuple(path for path in exports if Path(path).exists()),
+            remote=tuple(remote),
         )
 
     def _copied(self, memory_id: str) -> Iterator[Manifest]:

@@ -34,8 +34,9 @@ class NoModel:
     def close(self) -> None:
         """Nothing to give back."""
 
-    def release(self, prefix: str) -> None:
+    def release(self, prefix: str) -> tuple[str, ...]:  # noqa: ARG002  # of the port
         """Nothing is cached."""
+        return ()
 
     @property
     def limits(self) -> ModelLimits:

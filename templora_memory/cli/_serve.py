@@ -75,6 +75,10 @@ def serve(
     grace: Annotated[
         float, typer.Option(help="Seconds that replies get when the server stops.", min=0)
     ] = 10.0,
+    learning_share: Annotated[
+        float,
+        typer.Option(help="Share of the time for learning while replies wait, above 0, below 1."),
+    ] = 0.5,
     metrics_port: Annotated[
         int | None,
         typer.Option(help="Prometheus metrics on this port of 127.0.0.1 (extra metrics)."),
@@ -152,7 +156,13 @@ def serve(
         else:
             call.warn(f"serving {common.model} at {url}/v1")
 
-    backend = partial(LocalBackend, common.model, device=common.device, dtype=common.dtype)
+    backend = partial(
+        LocalBackend,
+        common.model,
+        device=common.device,
+        dtype=common.dtype,
+        learning_share=learning_share,
+    )
     root = common.root or Path.home() / ".templora"
     try:
         if ray:

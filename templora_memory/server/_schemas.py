@@ -452,6 +452,9 @@ class Receipt(BaseModel):
     ids: list[str]
     files: list[Removed]
     forks: list[str] = Field(description="Memories that are left and were copied from these.")
+    remote: list[str] = Field(
+        description="Adapters that a server which answers may hold until it needs the place."
+    )
     bytes: int
 
     @classmethod

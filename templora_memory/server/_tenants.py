@@ -216,8 +216,8 @@ class SharedBackend:
     def limits(self) -> ModelLimits:
         return self._backend.limits
 
-    def release(self, prefix: str) -> None:
-        self._backend.release(self._prefix + prefix)
+    def release(self, prefix: str) -> tuple[str, ...]:
+        return self._backend.release(self._prefix + prefix)
 
     def _named(self, adapter: Adapter | None) -> Adapter | None:
         return adapter and replace(adapter, version=self._prefix + adapter.version)

@@ -272,16 +272,18 @@ def build(args: dict[str, str]) -> serve.Application:
 
     Args:
         args: ``root``, and if wanted ``model``, ``device``, ``dtype``, ``objects``, ``keys`` (a
-            file), ``encryption_key`` (a file), ``name``, ``replicas``, ``gpus``.
+            file), ``encryption_key`` (a file), ``name``, ``replicas``, ``gpus``,
+            ``learning_share``.
 
     Raises:
         InvalidSetting: an unknown one, or no root.
     """
     from templora_memory.backends.local import LocalBackend  # noqa: PLC0415  # torch loads here
+    from templora_memory.backends.local._worker import SHARE  # noqa: PLC0415
 
     known = {
         "root", "model", "device", "dtype", "objects", "keys", "encryption_key", "name",
-        "replicas", "gpus",
+        "replicas", "gpus", "learning_share",
     }  # fmt: skip
     if "root" not in args or not set(args) <= known:
         raise InvalidSetting(f"args are {sorted(args)}: root is needed, {sorted(known)} are known.")
@@ -290,6 +292,7 @@ def build(args: dict[str, str]) -> serve.Application:
         args.get("model", "templora/tiny"),
         device=args.get("device"),
         dtype=args.get("dtype"),
+        learning_share=float(args.get("learning_share", SHARE)),
     )
     spec = AppSpec(
         backend=backend,

@@ -106,8 +106,9 @@ class FakeBackend:
     def limits(self) -> ModelLimits:
         return ModelLimits(context=self._context)
 
-    def release(self, prefix: str) -> None:
+    def release(self, prefix: str) -> tuple[str, ...]:
         self.released.append(prefix)
+        return ()
 
     def _check_open(self) -> None:
         if not self._open:

@@ -214,6 +214,34 @@ def test_prompts_that_come_together_do_not_stop_the_others(make_backend):
     assert read == [2, 1, 2, 1, 2, 1, 1]
 
 
+def test_drafts_of_the_oldest_absorb_begin_first_and_only_so_many_at_once(make_backend):
+    backend = make_backend()
+    base, text = backend._now.base, backend._now.text
+    backend.close()
+    batch = DecodeBatch(base, text, most=2)
+    begun, prefill = [], batch._prefill
+    batch._prefill = lambda answer: (begun.append(answer.absorb), prefill(answer))
+    drafts = [
+        Answer(
+            prompt=(65, 66), weights=None, version="", strength=1.0, sampling=ENDLESS,
+            stop=(), most=4, channel=Channel(), absorb=absorb,
+        )
+        for absorb in (3, 2, 2, 1)
+    ]  # fmt: skip
+    for draft in drafts:
+        batch.add(draft)
+    assert batch.oldest == 1
+    most = 0
+    while batch.busy:
+        if len(begun) == 2 and not drafts[0].gone:
+            drafts[0].channel.closed.set()  # nobody wants it: it needs no room
+        batch.step()
+        most = max(most, len(batch._rows))
+    assert begun == [1, 2, 3, 2]
+    assert most == 2
+    assert drafts[0].channel.queue.get().finish_reason == "cancelled"
+
+
 def test_an_answer_that_fails_in_the_middle_leaves_the_batch_alone(make_backend, monkeypatch):
     backend = make_backend()
     request = ask(max_tokens=60)

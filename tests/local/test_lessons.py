@@ -197,10 +197,12 @@ def test_a_closed_worker_ends_lessons_with_an_error(base):
     class NoAnswers:
         busy = False
 
+        def step(self): ...
+
         def fail(self, error): ...
 
     lessons = Lessons(base, NoPull, most_tokens=512)
-    worker = Worker(NoAnswers(), lessons)
+    worker = Worker(NoAnswers(), NoAnswers(), lessons)
     long = lesson(base, [example("x" * 100)], least=10_000)
     worker.learn(long)
     worker.close()

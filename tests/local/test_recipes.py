@@ -291,11 +291,28 @@ def test_the_backend_lets_the_base_model_write_in_one_batch(make_backend):
     backend = make_backend(max_position_embeddings=1024)
     prompts = [(Message("user", f"Tell me about day {n} of the week."),) for n in range(20)]
     alone = [
-        backend._write([prompt], max_tokens=9, cancelled=lambda: False)[0] for prompt in prompts
+        backend._write([prompt], max_tokens=9, absorb=1, cancelled=lambda: False)[0]
+        for prompt in prompts
     ]
-    assert backend._write(prompts, max_tokens=9, cancelled=lambda: False) == alone
+    assert backend._write(prompts, max_tokens=9, absorb=1, cancelled=lambda: False) == alone
     with pytest.raises(Cancelled):
-        backend._write(prompts, max_tokens=9, cancelled=lambda: True)
+        backend._write(prompts, max_tokens=9, absorb=1, cancelled=lambda: True)
+
+
+def test_a_cancelled_absorb_does_not_wait_for_what_it_lets_the_model_write(make_backend):
+    backend = make_backend(max_position_embeddings=4096)
+    prompts = [(Message("user", f"Tell me about day {n} of the week."),) for n in range(4)]
+    asked = iter([False] * 3)
+    cut = []
+    leave = backend._now.worker._drafts._leave
+    backend._now.worker._drafts._leave = lambda rows, why: (
+        cut.extend([why] * len(rows)),
+        leave(rows, why),
+    )
+    with pytest.raises(Cancelled):
+        backend._write(prompts, max_tokens=3000, absorb=1, cancelled=lambda: next(asked, True))
+    backend.close()  # ends what is left, also the draft that was cut off
+    assert "length" not in cut
 
 
 # --- a recipe of one's own ---------------------------------------------------------------------
@@ -332,7 +349,7 @@ def test_answers_are_learned_as_the_model_expects_them_with_the_text_before_it(
 
     def expect(texts, *, top):
         shown.extend(text.decode(ids, special=True) for ids, _ in texts)
-        return backend._expect(texts, top=top, cancelled=lambda: False)
+        return backend._expect(texts, top=top, absorb=1, cancelled=lambda: False)
 
     ready = tools(text, Teacher(), room=1024, expect=expect)
     monkeypatch.setattr(_study, "grounded", lambda asked, *_: asked)
@@ -354,9 +371,9 @@ def test_what_the_base_model_expects_is_the_same_with_and_without_a_shared_begin
     backend = make_backend(max_position_embeddings=1024)
     encode = backend._now.text.encode
     texts = [(encode(f"Ada keeps bees. {end}"), 5) for end in ("They buzz.", "Where? There.")]
-    both = backend._expect(texts, top=7, cancelled=lambda: False)
+    both = backend._expect(texts, top=7, absorb=1, cancelled=lambda: False)
     for (ids, count), found in zip(texts, both, strict=True):
-        (alone,) = backend._expect([(ids, count)], top=7, cancelled=lambda: False)
+        (alone,) = backend._expect([(ids, count)], top=7, absorb=1, cancelled=lambda: False)
         assert found.ids.shape == (5, 7)
         assert torch.equal(found.ids, alone.ids)
         assert torch.allclose(found.p, alone.p, atol=1e-5)
@@ -365,7 +382,7 @@ def test_what_the_base_model_expects_is_the_same_with_and_without_a_shared_begin
         best = logits.softmax(-1).topk(7).values
         assert torch.allclose(found.p, best / best.sum(-1, keepdim=True), atol=1e-5)
     with pytest.raises(Cancelled):
-        backend._expect(texts, top=7, cancelled=lambda: True)
+        backend._expect(texts, top=7, absorb=1, cancelled=lambda: True)
 
 
 def test_distilling_moves_the_student_towards_the_teacher(make_backend, tmp_path):

@@ -174,6 +174,21 @@ def test_forgetting_unloads_and_names_what_the_server_may_still_hold(service, vl
     assert ada not in vllm.weights
 
 
+def test_a_receipt_names_every_revision_that_the_server_may_still_hold(service, vllm):
+    for number in range(3):  # the first is unloaded for the third: two names are kept
+        service.absorb("ada", f"Marble {number}.")
+        said(service, "ada")
+    service.absorb("eve", "Eve sails.")
+    said(service, "eve")
+    held = {n for n in vllm.weights if "Marble" in (vllm.weights[n] / "adapter.json").read_text()}
+    assert len(held) == 3
+    receipt = service.forget("ada")
+    assert set(receipt.remote) == {f"{vllm.url}/{name}" for name in held}
+    assert receipt.as_dict()["remote"] == receipt.remote
+    assert service._backend.pending == tuple(one.rsplit("/", 1)[1] for one in receipt.remote)
+    assert len(service.forget("eve").remote) == 1
+
+
 def test_closing_unloads_everything(vllm, adapter):
     backend = VllmBackend(FakeBackend(), vllm.url)
     backend.open()

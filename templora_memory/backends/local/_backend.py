@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections import OrderedDict
@@ -14,7 +15,7 @@ import torch
 
 from templora_memory._manifest import ModelIdentity
 from templora_memory._messages import Message
-from templora_memory._policy import ModelLimits, Sampling
+from templora_memory._policy import ModelLimits, Sampling, positive
 from templora_memory._ports import Adapter, GenerateRequest, LearnRequest, ScoreRequest
 from templora_memory._reports import AbsorbProgress, LearnStats
 from templora_memory.backends.local import _learner, _lora, _model
@@ -30,7 +31,7 @@ from templora_memory.backends.local._neutral import Neutral, bundled_talk, bundl
 from templora_memory.backends.local._session import LocalText
 from templora_memory.backends.local._teacher import expected, shared_beginning
 from templora_memory.backends.local._text import PLAIN_STOP, Text
-from templora_memory.backends.local._worker import Slices, Worker
+from templora_memory.backends.local._worker import SHARE, Slices, Worker
 from templora_memory.backends.local.recipes import RECIPES, Recipe, Soft, Tools, with_replay
 from templora_memory.errors import (
     Cancelled,
@@ -46,14 +47,16 @@ ADAPTER_BYTES = 512 << 20
 PREFIX_BYTES = 256 << 20
 """How much memory the keys and values of ended answers may take; the least recently used leave."""
 BATCH_TOKENS = 2048
-WRITERS = 16
-"""Answers that a recipe lets the model write at once."""
+WRITERS = 32
+"""Answers that recipes let the model write at once."""
 
 
 class _Loaded:
     """A base model, its text and its worker: what exists between open and close."""
 
-    def __init__(self, base: _model.BaseModel, *, batch_tokens: int, thinking: bool) -> None:
+    def __init__(
+        self, base: _model.BaseModel, *, batch_tokens: int, thinking: bool, share: float
+    ) -> None:
         self.base = base
         self.text = Text(base.tokenizer, thinking=thinking)
         lessons = Lessons(
@@ -61,7 +64,8 @@ class _Loaded:
             lambda: Neutral(base, self.text, bundled_text(), bundled_talk()),
             most_tokens=batch_tokens,
         )
-        self.worker = Worker(DecodeBatch(base, self.text), lessons)
+        answers, drafts = (DecodeBatch(base, self.text, most=n) for n in (None, WRITERS))
+        self.worker = Worker(answers, drafts, lessons, share=share)
 
 
 class LocalBackend:
@@ -76,6 +80,9 @@ class LocalBackend:
             revision takes over what its prompt begins with. 0: every prompt is computed anew.
         batch_tokens: of one training step of several memories together; more of them at once is
             faster and takes more memory.
+        learning_share: how much of the model's time learning gets while somebody waits for an
+            answer, between 0 and 1; otherwise it has all of it. Between two tokens it takes about
+            as long as one training step, or, if that is longer, its share of the time.
         checkpointing: keep no activations while learning, but compute them again in the backward
             pass: for models that would not fit otherwise. A third slower; a chunk's context then
             stays inside the graph, which costs as much as the chunk.
@@ -97,6 +104,7 @@ class LocalBackend:
         adapter_bytes: int = ADAPTER_BYTES,
         prefix_bytes: int = PREFIX_BYTES,
         batch_tokens: int = BATCH_TOKENS,
+        learning_share: float = SHARE,
         checkpointing: bool = False,
         compiled: bool = False,
         thinking: bool = False,
@@ -117,6 +125,13 @@ class LocalBackend:
         self._most = adapter_bytes
         self._most_prefixes = prefix_bytes
         self._batch_tokens, self._thinking = batch_tokens, thinking
+        positive("learning_share", learning_share)
+        if learning_share >= 1:
+            raise InvalidSetting(
+                f"learning_share is {learning_share!r}: it must be below 1 (answers need time)."
+            )
+        self._share = learning_share
+        self._numbers = itertools.count(1)  # of absorbs
         self._loaded: _Loaded | None = None
         self._adapters: OrderedDict[str, _lora.Weights] = OrderedDict()
         self._prefixes: OrderedDict[str, Computed] = OrderedDict()
@@ -129,8 +144,8 @@ class LocalBackend:
     ) -> LocalBackend:
         """A backend over a model and tokenizer that are loaded already; they become its own.
 
-        `settings`: adapter_bytes, prefix_bytes, batch_tokens, checkpointing, compiled, thinking,
-        recipes.
+        `settings`: adapter_bytes, prefix_bytes, batch_tokens, learning_share, checkpointing,
+        compiled, thinking, recipes.
         """
         backend = cls(name, **settings)
         backend._load = lambda: _model.prepare(
@@ -151,7 +166,10 @@ class LocalBackend:
         with self._lock:
             if self._loaded is None:
                 self._loaded = _Loaded(
-                    self._load(), batch_tokens=self._batch_tokens, thinking=self._thinking
+                    self._load(),
+                    batch_tokens=self._batch_tokens,
+                    thinking=self._thinking,
+                    share=self._share,
                 )
 
     def close(self) -> None:
@@ -208,13 +226,14 @@ class LocalBackend:
     def _held(self) -> int:
         return sum(weights.bytes for weights in self._adapters.values())
 
-    def release(self, prefix: str) -> None:
+    def release(self, prefix: str) -> tuple[str, ...]:
         with self._lock:
             self._releases += 1
             for version in [v for v in self._adapters if v.startswith(prefix)]:
                 del self._adapters[version]
             for version in [v for v in self._prefixes if v.startswith(prefix)]:
                 del self._prefixes[version]
+        return ()
 
     def _known_prefix(self, version: str, prompt: Sequence[int]) -> Computed | None:
         """Keys and values that the last answer of this very version left for a prompt."""
@@ -258,12 +277,13 @@ class LocalBackend:
                 f"chunk is {request.chunk} tokens, more than the model's {base.context}: make it "
                 "smaller."
             )
+        number = next(self._numbers)
         tools = Tools(
             text=loaded.text,
             start=base.start_token,
             room=base.context,
-            write=partial(self._write, cancelled=cancelled),
-            expect=partial(self._expect, cancelled=cancelled),
+            write=partial(self._write, absorb=number, cancelled=cancelled),
+            expect=partial(self._expect, absorb=number, cancelled=cancelled),
         )
         examples = with_replay(self._recipes[request.recipe](request, tools), request, tools)
         if request.start is None:
@@ -281,6 +301,7 @@ class LocalBackend:
             resume=request.start.folder if request.start else None,
             progress=progress,
             cancelled=cancelled,
+            absorb=number,
         )
         loaded.worker.learn(lesson)
         try:
@@ -305,36 +326,34 @@ class LocalBackend:
         prompts: Sequence[Sequence[Message]],
         *,
         max_tokens: int,
+        absorb: int,
         cancelled: Callable[[], bool],
     ) -> list[str]:
         """Greedy answers of the base model. The first one's keys and values serve the others."""
         common: Computed | None = None
-        texts: list[str] = []
-        for start in range(0, len(prompts), WRITERS):
-            streams: list[tuple[Answer, LocalStream]] = []
-            for messages in prompts[start : start + WRITERS]:
-                if cancelled():
-                    raise Cancelled("The absorb was cancelled; the old revision stays.")
+        streams: list[LocalStream] = []
+        try:
+            for messages in prompts:
                 prompt = self._now.text.prompt(messages)
                 answer = self._answer_to(prompt, max_tokens, sampling=Sampling())
-                if common is not None:
-                    answer.cache = common.beginning(prompt)
-                answer.keep_cache = common is None
-                stream = LocalStream(answer.channel)
-                self._now.worker.answer(answer)
+                answer.absorb, answer.keep_cache = absorb, common is None
+                answer.cache = None if common is None else common.beginning(prompt)
+                streams.append(LocalStream(answer.channel))
+                self._now.worker.draft(answer)
                 if common is None:
-                    texts.append(stream.completion.text)
+                    streams[0].finish(cancelled)
                     common = answer.computed
-                else:
-                    streams.append((answer, stream))
-            texts += [stream.completion.text for _, stream in streams]
-        return texts
+            return [stream.finish(cancelled).text for stream in streams]
+        finally:
+            for stream in streams:
+                stream.close()
 
     def _expect(
         self,
         texts: Sequence[tuple[Sequence[int], int]],
         *,
         top: int,
+        absorb: int,
         cancelled: Callable[[], bool],
     ) -> list[Soft]:
         """What the base model expects. What all texts begin with is computed once."""
@@ -350,7 +369,7 @@ class LocalBackend:
                 found.append(expected(base, ids, count, shared, top=top))
             return found
 
-        return self._now.worker.run(slices())
+        return self._now.worker.run(slices(), absorb=absorb)
 
     # --- answering -----------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -29,9 +30,10 @@ from templora_memory.backends.local import _lora
 from templora_memory.backends.local._model import BaseModel, pad_left, pairs_of, stored_cache
 from templora_memory.backends.local._schema import Schemas
 from templora_memory.backends.local._text import Decoder, Text
-from templora_memory.errors import ModelError
+from templora_memory.errors import Cancelled, ModelError
 
 Pairs: TypeAlias = list[tuple[Tensor, Tensor]]
+_LOOK_SECONDS = 0.1
 
 
 # --- what the caller holds ---------------------------------------------------------------------
@@ -61,9 +63,23 @@ class LocalStream:
                 return
             yield item
 
-    def _next(self) -> str | None:
+    def finish(self, cancelled: Callable[[], bool]) -> Completion:
+        """The completion, unless it is cancelled before.
+
+        Raises:
+            Cancelled: it was; nothing more is generated.
+        """
+        while self._end is None:
+            if cancelled():
+                self.close()
+                raise Cancelled("The absorb was cancelled; the old revision stays.")
+            with self._lock, suppress(queue.Empty):
+                self._next(timeout=_LOOK_SECONDS)
+        return self.completion
+
+    def _next(self, timeout: float | None = None) -> str | None:
         if self._end is None:
-            item = self._channel.queue.get()
+            item = self._channel.queue.get(timeout=timeout)
             if isinstance(item, str):
                 return item
             self._end = item
@@ -130,6 +146,7 @@ class Answer:
     stop: tuple[str, ...]
     most: int
     channel: Channel
+    absorb: int = 0  # number of the absorb that it is a draft of; the lowest begins first
     cache: Computed | None = None  # of a beginning of the prompt
     keep_cache: bool = False
     kept: Callable[[Computed], None] | None = None  # told what was computed, before the end
@@ -137,6 +154,11 @@ class Answer:
     ids: list[int] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     pairs: Pairs | None = None
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody wants it any more."""
+        return self.channel.closed.is_set()
 
     @property
     def computed(self) -> Computed | None:
@@ -261,11 +283,18 @@ class _Row:
 
 
 class DecodeBatch:
-    """All answers under way, on the worker's thread."""
+    """All answers under way, on the worker's thread.
 
-    def __init__(self, base: BaseModel, text: Text) -> None:
+    Args:
+        base: the model.
+        text: between texts and tokens.
+        most: answers at once; further ones wait. None: as many as come.
+    """
+
+    def __init__(self, base: BaseModel, text: Text, *, most: int | None = None) -> None:
         self._base = base
         self._text = text
+        self._most = most
         self._schemas = Schemas(base)
         self._fresh: list[Answer] = []
         self._rows: list[_Row] = []
@@ -279,6 +308,10 @@ class DecodeBatch:
     def busy(self) -> bool:
         return bool(self._fresh or self._rows)
 
+    @property
+    def oldest(self) -> int:
+        return min(one.absorb for one in (*self._fresh, *(row.answer for row in self._rows)))
+
     def fail(self, error: BaseException) -> None:
         for answer in (*self._fresh, *(row.answer for row in self._rows)):
             answer.channel.queue.put(error)
@@ -289,23 +322,29 @@ class DecodeBatch:
 
         It takes in one new prompt at most: many that come at once do not stop the others.
         """
-        if self._fresh:
-            answer = self._fresh.pop(0)
+        if (answer := self._next()) is not None:
+            self._fresh.remove(answer)
             try:
                 self._prefill(answer)
             except BaseException as error:  # noqa: BLE001  # belongs to this answer's caller
                 answer.channel.queue.put(error)
         try:
-            self._leave(
-                [row for row in self._rows if row.answer.channel.closed.is_set()], "cancelled"
-            )
+            self._leave([row for row in self._rows if row.answer.gone], "cancelled")
             if self._rows:
                 self._decode()
         except BaseException as error:  # noqa: BLE001  # the batch is lost, the worker goes on
             self.fail(error)
 
+    def _next(self) -> Answer | None:
+        """The next to begin; one that is gone needs no room."""
+        if gone := next((one for one in self._fresh if one.gone), None):
+            return gone
+        if not self._fresh or len(self._rows) == self._most:
+            return None
+        return min(self._fresh, key=lambda one: one.absorb)  # of equal ones the first
+
     def _prefill(self, answer: Answer) -> None:
-        if answer.channel.closed.is_set():
+        if answer.gone:
             _Row(answer, self._base, self._text, self._schemas).end("cancelled")
             return
         row = _Row(answer, self._base, self._text, self._schemas)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import insort
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Lesson:
         resume: folder with optimizer state to go on from.
         progress: called after each example.
         cancelled: asked before each step.
+        absorb: its number; while somebody waits for an answer, the lowest learns alone.
 
     Raises:
         LearningFailed: there is nothing to train on.
@@ -67,7 +69,9 @@ class Lesson:
         resume: Path | None,
         progress: Callable[[AbsorbProgress], None],
         cancelled: Callable[[], bool],
+        absorb: int = 0,
     ) -> None:
+        self.absorb = absorb
         self._examples = [example for example in examples if any(example.weights)]
         if not self._examples:
             raise LearningFailed(
@@ -220,11 +224,15 @@ class Lessons:
         self._waiting: list[Lesson] = []
 
     def add(self, lesson: Lesson) -> None:
-        self._waiting.append(lesson)
+        insort(self._waiting, lesson, key=lambda one: one.absorb)
 
     @property
     def busy(self) -> bool:
         return bool(self._waiting)
+
+    @property
+    def oldest(self) -> int:
+        return self._waiting[0].absorb
 
     def fail(self, error: BaseException) -> None:
         """End every lesson with this error."""

@@ -1,9 +1,16 @@
 """The one thread that owns the model.
 
-Three kinds of work reach it through a queue. *Answers* are decoded together, one token a round.
+Work reaches it through a queue, in small units. *Answers* are decoded together, one token a round.
 *Lessons* learn together, one optimizer step a round. *Slices* (measuring) are Python generators
-that run from one `yield` to the next, one after the other. While somebody waits for an answer,
-lessons and slices get at most half of the time. An error goes to the caller whose work caused it.
+that run from one `yield` to the next, one after the other. *Drafts* are answers that nobody reads:
+what a recipe lets the model write about a text. An error goes to the caller whose work caused it.
+
+There are two sides. Answers, and slices that a caller waits for, are answering; lessons, drafts and
+what recipes measure are learning. While there is work on both sides, learning gets its share of the
+time, neither more nor less, and the oldest absorb goes first, so that absorbs end one after the
+other instead of all of them late. Between two tokens it takes no longer than what the round before
+them earned it, and one unit. Otherwise the kinds of learning take turns, so that lessons come
+together that can share a batch.
 """
 
 from __future__ import annotations
@@ -13,7 +20,7 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
+from bisect import insort
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -22,12 +29,15 @@ from templora_memory.errors import Closed, ModelError
 
 _log = logging.getLogger("templora_memory")
 
+SHARE = 0.5
+"""How much of the time learning gets while somebody waits for an answer, by default."""
+
 T = TypeVar("T")
 Slices: TypeAlias = Generator[None, None, T]
 
 
 class Answers(Protocol):
-    """What is decoded, as the worker sees it; called on the worker's thread only."""
+    """What is decoded, answers or drafts, as the worker sees it; on the worker's thread only."""
 
     def add(self, answer: Any) -> None:
         """Take in an answer that waits."""
@@ -35,6 +45,11 @@ class Answers(Protocol):
 
     @property
     def busy(self) -> bool: ...
+
+    @property
+    def oldest(self) -> int:
+        """The lowest number of an absorb that these belong to; 0 for answers."""
+        ...
 
     def step(self) -> None:
         """One round: the next token of every answer. Never raises."""
@@ -55,6 +70,11 @@ class Lessons(Protocol):
     @property
     def busy(self) -> bool: ...
 
+    @property
+    def oldest(self) -> int:
+        """The lowest number of an absorb; a short step is of this one."""
+        ...
+
     def step(self, *, short: bool) -> None:
         """One optimizer step, a short one if somebody waits for an answer. Never raises."""
         ...
@@ -72,8 +92,9 @@ def _dead(error: BaseException) -> ModelError:
 
 
 class _Work(Generic[T]):
-    def __init__(self, slices: Slices[T]) -> None:
+    def __init__(self, slices: Slices[T], absorb: int) -> None:
         self.slices = slices
+        self.absorb = absorb
         self.result: Future[T] = Future()
 
     def step(self) -> bool:
@@ -94,14 +115,66 @@ class _Work(Generic[T]):
             self.result.set_exception(error)
 
 
-class Worker:
-    """Runs answers, lessons and slices until it is closed."""
+class _Measuring:
+    """Slices, one after the other; those of the oldest absorb first."""
 
-    def __init__(self, answers: Answers, lessons: Lessons) -> None:
+    def __init__(self) -> None:
+        self._waiting: list[_Work[Any]] = []
+
+    def add(self, work: _Work[Any]) -> None:
+        insort(self._waiting, work, key=lambda one: one.absorb)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting)
+
+    @property
+    def oldest(self) -> int:
+        return self._waiting[0].absorb
+
+    def step(self) -> None:
+        work = self._waiting[0]
+        if work.step():
+            self._waiting.remove(work)
+
+    def fail(self, error: BaseException) -> None:
+        for work in self._waiting:
+            work.fail(error)
+
+
+class Worker:
+    """Runs answers, drafts, lessons and slices until it is closed.
+
+    Args:
+        answers: what is decoded for somebody who waits for it.
+        drafts: what is decoded for lessons.
+        lessons: what learns.
+        share: of the time, for learning while somebody waits; above 0, below 1.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        answers: Answers,
+        drafts: Answers,
+        lessons: Lessons,
+        *,
+        share: float = SHARE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._answers = answers
+        self._drafts = drafts
         self._lessons = lessons
+        self._earned = share / (1 - share)  # by a second of answering, for learning
+        self._clock = clock
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._waiting: deque[_Work[Any]] = deque()
+        self._asked = _Measuring()  # what a caller waits for
+        self._measuring = _Measuring()  # what a recipe waits for
+        self._kinds: list[tuple[Answers | Lessons | _Measuring, Callable[[], None]]] = [
+            (drafts, drafts.step),
+            (self._measuring, self._measuring.step),
+            (lessons, lambda: lessons.step(short=self._awaited)),
+        ]  # of learning; whichever had its turn goes to the end
         self._lock = threading.Lock()
         self._closed = False
         self._died: BaseException | None = None
@@ -116,6 +189,14 @@ class Worker:
         """
         self._put(lambda: self._answers.add(answer))
 
+    def draft(self, answer: Any) -> None:
+        """Queue an answer that learning waits for, not a person.
+
+        Raises:
+            Closed: no more work is taken.
+        """
+        self._put(lambda: self._drafts.add(answer))
+
     def learn(self, lesson: Any) -> None:
         """Queue a lesson; its own future has the result.
 
@@ -124,12 +205,16 @@ class Worker:
         """
         self._put(lambda: self._lessons.add(lesson))
 
-    def run(self, slices: Slices[T]) -> T:
-        """Run slices and wait for their result; whatever they raise is raised here."""
+    def run(self, slices: Slices[T], *, absorb: int = 0) -> T:
+        """Run slices and wait for their result; whatever they raise is raised here.
+
+        `absorb`: number of the absorb that they are part of; 0: of none.
+        """
         if threading.current_thread() is self._thread:
             raise RuntimeError("the worker cannot wait for itself")
-        work = _Work(slices)
-        self._put(lambda: self._waiting.append(work))
+        work = _Work(slices, absorb)
+        waiting = self._measuring if absorb else self._asked
+        self._put(lambda: waiting.add(work))
         return work.result.result()
 
     def _put(self, message: Callable[[], None]) -> None:
@@ -162,33 +247,49 @@ class Worker:
                 while True:
                     if (message := self._inbox.get_nowait()) is not None:
                         message()
-        self._answers.fail(error)
-        self._lessons.fail(error)
-        for work in self._waiting:
-            work.fail(error)
+        for part in (self._answers, self._asked, self._drafts, self._measuring, self._lessons):
+            part.fail(error)
+
+    @property
+    def _awaited(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return self._answers.busy or self._asked.busy
+
+    @property
+    def _learning(self) -> bool:
+        return any(part.busy for part, _ in self._kinds)
 
     def _work(self) -> None:
-        answered = 0.0  # seconds spent on answers since the last other work
-        needed = 0.0  # seconds that answers may take before the next
-        measure = False  # whether it is the turn of slices
+        owed = 0.0  # seconds that learning may take before the next round of answers
         while self._read():
-            if self._answers.busy:
-                began = time.monotonic()
-                self._answers.step()
-                answered += time.monotonic() - began
-            others = self._waiting or self._lessons.busy
-            if others and (not self._answers.busy or answered >= needed):
-                began = time.monotonic()
-                measure = bool(self._waiting) and (not measure or not self._lessons.busy)
-                if not measure:
-                    self._lessons.step(short=self._answers.busy)
-                elif self._waiting[0].step():
-                    self._waiting.popleft()
-                answered, needed = 0.0, time.monotonic() - began
+            awaited, learning = self._awaited, self._learning
+            began = self._clock()
+            if learning and (owed > 0 or not awaited):
+                self._learn()
+                owed -= self._clock() - began
+            else:
+                self._answer()
+                owed += self._earned * (self._clock() - began)
+            if not (awaited and learning):
+                owed = 0.0  # nobody saves time up for later
+
+    def _answer(self) -> None:
+        """A unit of answering: a token of every answer, and a slice."""
+        for part in (self._answers, self._asked):
+            if part.busy:
+                part.step()
+
+    def _learn(self) -> None:
+        """A unit of learning."""
+        ready = [kind for kind in self._kinds if kind[0].busy]
+        chosen = min(ready, key=lambda kind: kind[0].oldest) if self._awaited else ready[0]
+        self._kinds.remove(chosen)
+        self._kinds.append(chosen)
+        chosen[1]()
 
     def _read(self) -> bool:
         """Take in new work, waiting if there is nothing to do; False: stop."""
-        idle = not (self._answers.busy or self._waiting or self._lessons.busy)
+        idle = not (self._awaited or self._learning)
         with contextlib.suppress(queue.Empty):
             while True:
                 message = self._inbox.get() if idle else self._inbox.get_nowait()

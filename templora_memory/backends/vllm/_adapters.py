@@ -23,6 +23,7 @@ from templora_memory.errors import InvalidSetting, ModelError, UnknownRevision
 _log = logging.getLogger("templora_memory.vllm")
 _BAD_REQUEST, _MISSING = 400, 404
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_REMEMBERED = 1000
 SUFFIXES = frozenset({".json", ".safetensors"})
 
 
@@ -60,6 +61,7 @@ class Adapters:
         self._known: OrderedDict[str, str] = OrderedDict()  # name to version, newest use last
         self._used: Counter[str] = Counter()
         self._loading: dict[str, threading.Lock] = {}
+        self._left: OrderedDict[str, str] = OrderedDict()  # unloaded, but not forgotten; as above
         self.pending: tuple[str, ...] = ()
 
     @property
@@ -124,6 +126,7 @@ class Adapters:
                 ) from error
         with self._lock:
             self._known[name] = adapter.version
+            self._left.pop(name, None)
 
     def served(self) -> dict[str, int | None]:
         """The names of all models and adapters of the server, with the length of a model."""
@@ -169,22 +172,29 @@ class Adapters:
                 idle = [name for name in self._known if not self._used[name]]
                 if len(self._known) <= self._keep or not idle:
                     return
-                del self._known[idle[0]]
+                self._left[idle[0]] = self._known.pop(idle[0])
+                if len(self._left) > _REMEMBERED:
+                    self._left.popitem(last=False)
             self._unload(idle[0])
 
-    def release(self, prefix: str) -> None:
+    def release(self, prefix: str) -> tuple[str, ...]:
         """Unload everything whose version begins with `prefix`.
 
         vLLM then forgets the name at once, but keeps weights and cached keys and values until it
-        needs their place: `pending` lists these names.
+        needs their place: `pending` lists these names. Returned are those of this prefix, also of
+        revisions that were unloaded before, each behind the server's address.
         """
         with self._lock:
             gone = [name for name, version in self._known.items() if version.startswith(prefix)]
+            left = [name for name, version in self._left.items() if version.startswith(prefix)]
             for name in gone:
                 del self._known[name]
-            self.pending = (*self.pending, *gone)[-1000:]
+            for name in left:
+                del self._left[name]
+            self.pending = (*self.pending, *left, *gone)[-_REMEMBERED:]
         for name in gone:
             self._unload(name)
+        return tuple(f"{self._client.url}/{name}" for name in (*left, *gone))
 
     def close(self) -> None:
         """Unload everything that was registered here."""

@@ -60,8 +60,8 @@ class VllmBackend:
     - The chat template and the rounding are vLLM's; `trainer` must be the same base model.
     - Texts of unlimited length (`open_text`) are written by `trainer`.
     - After a forget, vLLM has forgotten the name, but keeps weights and cached keys and values in
-      its memory until it needs the place; `pending` lists these names. Restart it where that is
-      too late.
+      its memory until it needs the place; the receipt (`remote`) and `pending` list these names.
+      Restart it where that is too late.
 
     Args:
         trainer: the backend that learns: usually `LocalBackend` with the same model.
@@ -155,9 +155,8 @@ class VllmBackend:
         """Names that were forgotten, and whose weights the server may still hold in its memory."""
         return self._adapters.pending
 
-    def release(self, prefix: str) -> None:
-        self._trainer.release(prefix)
-        self._adapters.release(prefix)
+    def release(self, prefix: str) -> tuple[str, ...]:
+        return (*self._trainer.release(prefix), *self._adapters.release(prefix))
 
     # --- answering -----------------------------------------------------------------------------
 
