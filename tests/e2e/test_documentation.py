@@ -62,6 +62,7 @@ def test_a_part_of_a_program_runs_in_what_its_page_takes_for_granted(
     launched = []
     monkeypatch.setattr("templora_memory.backends.local.LocalBackend", named)
     monkeypatch.setattr("templora_memory.backends.vllm.VllmBackend", vllm)
+    monkeypatch.setattr("templora_memory.backends.llama_cpp.export_lora", lora)
     monkeypatch.setattr("gradio.Blocks.launch", lambda _, **options: launched.append(options))
     given = {
         "ParametricMemory": ParametricMemory,
@@ -69,6 +70,9 @@ def test_a_part_of_a_program_runs_in_what_its_page_takes_for_granted(
         "MyBackend": named,
         "memory": fake("mine"),
     }
+    given["memory"].absorb("ada", "Ada keeps bees.")
+    Path("Qwen3-0.6B").mkdir()
+    Path("Qwen3-0.6B/config.json").write_text("{}", "utf-8")
     block = block.replace("/shared/memories", str(tmp_path / "shared"))
     with TestClient(create_app(FakeBackend(name="templora/tiny"), tmp_path / "served")) as client:
         monkeypatch.setattr("openai.OpenAI", partial(OpenAI, http_client=client))
@@ -78,6 +82,13 @@ def test_a_part_of_a_program_runs_in_what_its_page_takes_for_granted(
         assert given[name] is not None
         if name == "memory" and isinstance(given[name], ParametricMemory):
             given[name].close()
+
+
+def lora(folder, into, *, model):
+    """The fake's adapters are not PEFT's."""
+    assert folder.is_dir()
+    assert into.suffix == ".gguf"
+    assert model == {}
 
 
 def named(model):
