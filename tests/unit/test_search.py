@@ -135,3 +135,14 @@ def test_bad_settings_are_refused(box):
         box.service.search("ada", "bees", limit=0)
     with pytest.raises(InvalidSetting, match="no room is left"):
         Policy(window=64, reply_tokens=32, recall_tokens=32)
+
+
+def test_a_passage_has_its_source_and_the_better_one_the_higher_score(box):
+    box.service.absorb("ada", [Document(BEES), Document(SHIPS), Document("The ship of pier four.")])
+    digests = box.store.journal("ada").documents
+    found = box.service.search("ada", "pier four ship bees roof Ada keeps")
+    assert {passage.source for passage in found} == set(digests)
+    assert found[0].source == digests[0]
+    scores = [passage.score for passage in found]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[-1] > 0

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given, strategies as st
 
 from templora_memory import Message
@@ -59,3 +60,29 @@ def test_the_fewest_turns_that_make_a_chunk_leave():
 def test_in_need_less_than_a_chunk_leaves_and_kept_turns_give_way():
     assert oldest_turns([10, 10, 30], budget=45, chunk=100, keep=2, needed=True) == 1
     assert oldest_turns([10, 10, 30], budget=30, chunk=100, keep=3, needed=True) == 2
+
+
+@pytest.mark.parametrize(
+    ("costs", "settings", "moved"),
+    [
+        ([5, 5, 5, 5], {"budget": 20}, 0),  # it fits
+        ([5, 5, 5, 5], {"budget": 15}, 1),  # exactly a chunk, exactly the budget
+        ([5, 5, 5, 5], {"budget": 14}, 2),
+        ([5, 5, 5, 5], {"budget": 19, "chunk": 6}, 2),  # less than a chunk does not move
+        ([5, 5, 5, 5], {"budget": 19, "chunk": 10}, 2),
+        ([5, 5, 5, 5], {"budget": 4}, 3),  # all but the newest, if only that is kept
+        ([5, 5, 5, 5], {"budget": 4, "keep": 2}, 2),
+        ([5, 5, 5, 5], {"budget": 4, "keep": 0}, 3),
+        ([5, 5, 5, 5], {"budget": 4, "chunk": 16}, 0),
+        ([5, 9], {"budget": 3, "chunk": 5}, 1),
+        ([5, 9], {"budget": 3, "chunk": 6}, 0),
+        ([5, 5, 5, 5], {"budget": 15, "chunk": 16, "needed": True}, 1),  # less than a chunk
+        ([5, 5, 5, 5], {"budget": 10, "chunk": 16, "needed": True}, 2),
+        ([5, 5, 5, 5], {"budget": 4, "keep": 3, "needed": True}, 3),
+        ([5], {"budget": 4, "needed": True}, 0),
+        ([], {"budget": -1, "needed": True}, 0),
+    ],
+)
+def test_how_many_turns_move_at_the_edges(costs, settings, moved):
+    given = {"chunk": 5, "keep": 1, "needed": False} | settings
+    assert oldest_turns(costs, **given) == moved
