@@ -1,12 +1,13 @@
 """A mixed load on a server: many clients, more memories, chat and absorb, for some minutes.
 
-    python tools/load.py                                # starts `templora serve` itself, ten minutes
-    python tools/load.py --seconds 60 --serve-args "--ray --replicas 2"
+    python tools/load.py --out one.json                 # starts `templora serve` itself, ten minutes
+    python tools/load.py --out two.json --serve-args="--ray --replicas 2"
     python tools/load.py --url http://127.0.0.1:8000    # a server that runs already
 
 Each client has memories of its own, of which it remembers everything it said and taught. At the
-end it reads them back: what is missing was lost. Told are latencies, refusals (429), errors, and
-the resident memory of the server's processes over time.
+end it reads them back: what is missing was lost. Told, as JSON, are latencies, refusals (429),
+errors, what became of the absorbs, and the resident memory of the server's processes over time,
+shared pages counted once for each process. Exit status 1: there were errors, or something was lost.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ PLACES = (
     "school",
 )
 PAGE = 4096
+SAY_SECONDS = 30
 
 
 class Tally:
@@ -78,6 +80,11 @@ class Tally:
         with self._lock:
             self.errors.append(what[:300])
 
+    def line(self, seconds: float) -> str:
+        with self._lock:
+            counts = ", ".join(f"{kind} {len(times)}" for kind, times in sorted(self.times.items()))
+            return f"{seconds:.0f} s: {counts}; errors {len(self.errors)}"
+
 
 class Client:
     """Talks with memories of its own, and teaches them."""
@@ -100,6 +107,7 @@ class Client:
         self._args = args
         self.talks = {name: [] for name in names}
         self.taught = {name: [] for name in names}
+        self.jobs = []
 
     def run(self, deadline: float) -> None:
         with httpx.Client(base_url=self._url, timeout=330) as client:
@@ -124,6 +132,7 @@ class Client:
         if found is not None and found.status_code == 202:
             self._tally.add("absorb accepted", time.monotonic() - began)
             self.taught[name].append(text)
+            self.jobs.append(found.json()["id"])
 
     def _talk(self, client: httpx.Client, name: str, deadline: float) -> None:
         talk = self.talks[name]
@@ -177,6 +186,15 @@ class Client:
             if time.monotonic() > deadline:
                 return None
             time.sleep(self._random.uniform(0.2, 1.0))
+
+    def ended(self, client: httpx.Client) -> list[str]:
+        """The state of each absorb; "gone" where the server does not remember it."""
+        states = []
+        for job in self.jobs:
+            found = client.get(f"/v1/jobs/{job}")
+            known = found.status_code == httpx.codes.OK
+            states.append(found.json()["state"] if known else "gone")
+        return states
 
     def lost(self, client: httpx.Client) -> list[str]:
         """What the server does not have of what it acknowledged."""
@@ -279,6 +297,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=24, help="most tokens of a reply")
     parser.add_argument("--think", type=float, default=0.0, help="mean seconds between requests")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="file for the report, beside the output")
     args = parser.parse_args()
     tally = Tally()
     with running(args) as (url, pid), httpx.Client(base_url=url, timeout=330) as reader:
@@ -302,33 +321,44 @@ def main() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            while thread.is_alive():
+                thread.join(SAY_SECONDS)
+                print(tally.line(time.monotonic() - began), file=sys.stderr, flush=True)
         seconds = time.monotonic() - began
         if watch:
             watch.stop()
         lost = [text for one in clients for text in one.lost(reader)]
-        jobs = Counter(one["state"] for one in reader.get("/v1/jobs").json()["data"])
+        absorbs = Counter(state for one in clients for state in one.ended(reader))
     megabytes = watch.megabytes if watch else []
+    half = megabytes[len(megabytes) // 2 :]
     report = {
         "seconds": round(seconds, 1),
         "clients": len(clients),
         "memories": args.memories,
+        "server": args.url or f"templora serve {args.serve_args}".strip(),
+        "load": {"absorb": args.absorb, "tokens": args.tokens, "think": args.think},
+        "requests": tally.statuses.total(),
         "latency": {kind: percentiles(times) for kind, times in sorted(tally.times.items())},
         "statuses": {str(status): count for status, count in sorted(tally.statuses.items())},
         "errors": len(tally.errors),
         "examples": tally.errors[:5],
         "lost": lost,
-        "jobs": dict(jobs),
+        "absorbs": dict(absorbs),
         "resident_mb": {
             "first": megabytes[0],
-            "half": megabytes[len(megabytes) // 2],
+            "half": half[0],
             "last": megabytes[-1],
             "most": max(megabytes),
+            "growth": megabytes[-1] - megabytes[0],
+            "growth_second_half": half[-1] - half[0],
         }
         if megabytes
         else None,
+        "load_average": os.getloadavg(),
     }
     print(json.dumps(report, indent=1))
+    if args.out:
+        args.out.write_text(json.dumps(report, indent=1) + "\n")
     if tally.errors or lost:
         sys.exit(1)
 

@@ -12,13 +12,40 @@ from templora_memory.server.local_ray import APP, AppSpec, application, serve, s
 from templora_memory.testing import FakeBackend
 
 
+class Slow:
+    """A stream with a pause before each word."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __iter__(self):
+        for word in self._stream:
+            time.sleep(0.5)
+            yield word
+
+    @property
+    def completion(self):
+        return self._stream.completion
+
+    def close(self):
+        self._stream.close()
+
+
+class SlowBackend(FakeBackend):
+    """Whoever is asked to speak slowly does."""
+
+    def stream(self, request):
+        stream = super().stream(request)
+        return Slow(stream) if "slowly" in request.messages[-1].content else stream
+
+
 def say(word):
     print(word, flush=True)  # noqa: T201  # the test reads it
 
 
 def main(root, learning="0"):
     spec = AppSpec(
-        backend=partial(FakeBackend, on_learn=partial(time.sleep, float(learning))),
+        backend=partial(SlowBackend, on_learn=partial(time.sleep, float(learning))),
         root=Path(root),
         policy=Policy(window=96, reply_tokens=24, chunk=16),
         settings=ServerSettings(grace_seconds=5.0),

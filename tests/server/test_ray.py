@@ -67,6 +67,13 @@ class Cluster:
         self.process.stdin.flush()
         self.hear(f"replicas {count}")
 
+    def back(self):
+        """Wait until what was killed is replaced and answers."""
+        end = time.monotonic() + 60
+        while len(self.replicas()) < 2 or self.client.get("/readyz").status_code != 200:
+            assert time.monotonic() < end, "no replacement"
+            time.sleep(0.2)
+
     def learned(self, memory):
         manifest = json.loads((self.root / memory / "manifest.json").read_text())
         folder = self.root / memory / "revisions" / manifest["head"]
@@ -149,6 +156,55 @@ def test_a_body_that_is_too_large_stops_at_the_front(cluster):
     assert found.status_code == 413
 
 
+def test_a_stream_of_a_killed_replica_ends_with_an_error_and_loses_no_text(cluster):
+    asked = {"messages": [{"role": "user", "content": "Speak slowly."}], "model": "fake:cut"}
+    events, before = [], cluster.replicas()
+    with cluster.client.stream(
+        "POST", "/v1/chat/completions", json={**asked, "stream": True}
+    ) as got:
+        for line in got.iter_lines():
+            if line.startswith("data: "):
+                events.append(line.removeprefix("data: "))
+            if len(events) == 3:  # whichever of them it is
+                for one in before:
+                    os.kill(one, signal.SIGKILL)
+    assert json.loads(events[-1])["error"]["code"] == "replica_lost"
+    assert "[DONE]" not in events
+    cluster.back()
+    told = cluster.client.get("/v1/memories/cut/text").json()["messages"]
+    assert [one["content"] for one in told] == ["Speak slowly."]
+    asked["messages"][0]["content"] = "Speak."
+    assert cluster.client.post("/v1/chat/completions", json=asked).status_code == 200
+
+
+def test_scaling_while_a_memory_is_taught_loses_nothing_and_learns_nothing_twice(cluster):
+    texts = [f"Note {number}: Ada keeps {number} bees." for number in range(16)]
+    jobs, owners = [], set()
+
+    def teach():
+        for text in texts:
+            found = cluster.client.post("/v1/memories/scaled/absorb", json={"text": text})
+            assert found.status_code == 202, found.text
+            jobs.append(found.json()["id"])
+            owners.add(found.headers["x-templora-replica"])
+            time.sleep(0.6)
+
+    with ThreadPoolExecutor(1) as pool:
+        teaching = pool.submit(teach)
+        for count in (3, 1, 2):
+            cluster.scale(count)
+        teaching.result(60)
+    for job in jobs:
+        ended(cluster, job)
+    for text in texts:  # those whose replica went away with them: nothing is learned twice
+        again = cluster.client.post("/v1/memories/scaled/absorb?wait=30", json={"text": text})
+        assert again.json()["state"] == "succeeded"
+    assert sorted(cluster.learned("scaled")) == sorted(texts)
+    told = cluster.client.get("/v1/memories/scaled/text").json()["documents"]
+    assert [one["text"] for one in told] == texts
+    assert len(owners) > 1, "the memory never moved"
+
+
 def test_a_killed_replica_loses_nothing_and_requests_go_on(cluster):
     names = [f"k{number}" for number in range(6)]
     jobs = {
@@ -172,7 +228,4 @@ def test_a_killed_replica_loses_nothing_and_requests_go_on(cluster):
         assert [one["text"] for one in told["documents"]] == [TEXT]
         assert [one["content"] for one in told["messages"]][:1] == ["Who?"]
     assert len(set(owners.values())) == 2
-    end = time.monotonic() + 60
-    while len(cluster.replicas()) < 2:
-        assert time.monotonic() < end, "no replacement"
-        time.sleep(0.2)
+    cluster.back()
