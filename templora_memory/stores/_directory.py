@@ -457,7 +457,7 @@ class DirectoryStore:
             return
         folder = self._folder(memory_id) / f"{STAGING}{secrets.token_hex(8)}"
         with temporary(folder):
-            make_folder(folder)
+            make_folder(folder, parents=False)  # a memory forgotten meanwhile stays away
             yield folder
 
     def commit(

@@ -55,10 +55,13 @@ def sync_file(path: Path) -> None:
         os.close(handle)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder only its owner can read, and make that durable."""
+def make_folder(folder: Path, *, parents: bool = True) -> None:
+    """Make a folder only its owner can read, and make that durable.
+
+    Without `parents` it is an error if the folder around it is gone.
+    """
     with writing(folder):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=parents, exist_ok=True)
         sync_folder(folder.parent)
 
 

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -198,6 +199,23 @@ def test_who_waits_for_a_forgotten_memory_does_not_bring_it_back(store, ada):
     assert not ada.exists()
     other.open()
     assert left(store.root) == []
+
+
+def test_work_that_begins_while_a_memory_is_forgotten_does_not_bring_it_back(
+    store, ada, monkeypatch
+):
+    real = _directory.temporary
+
+    @contextmanager
+    def late(folder):
+        with real(folder):
+            DirectoryStore(store.root).delete("ada")
+            yield
+
+    monkeypatch.setattr(_directory, "temporary", late)
+    with pytest.raises(StoreWriteFailed, match="folder exists"), store.stage("ada"):
+        pass
+    assert not ada.exists()
 
 
 def test_a_lock_ends_with_its_block_and_excludes_others(tmp_path):
