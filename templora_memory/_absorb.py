@@ -279,6 +279,7 @@ class Absorber:
             settings=replace(learning, seed=seed),
             least_steps=learning.document_steps if unit.stands_alone else 0,
             replay=self._replayed(unit, job, seed),
+            urgent=job.urgent,
         )
         stats = self._backend.learn(
             request, into=folder, progress=tally.progress(unit), cancelled=job.cancelled

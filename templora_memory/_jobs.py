@@ -1,7 +1,8 @@
 """Background work: jobs of one memory run one after another, jobs of different memories together.
 
 A job runs on a thread that lives only while its memory has jobs. Threads mostly wait for the
-backend, which decides what runs when.
+backend, which decides what runs when. Only so many run at once, the oldest first; one that a reply
+waits for does not stand in that line.
 """
 
 from __future__ import annotations
@@ -23,9 +24,14 @@ class Job:
     that was not learned stays in the journal.
     """
 
-    def __init__(self, memory_id: str, work: Callable[[Job], AbsorbReport]) -> None:
+    def __init__(
+        self, memory_id: str, work: Callable[[Job], AbsorbReport], *, urgent: bool = False
+    ) -> None:
         self.memory_id = memory_id
+        self.urgent = urgent
+        """Whether somebody waits for an answer that needs it."""
         self._work = work
+        self._heard: Callable[[], None] = lambda: None
         self._done = threading.Event()
         self._cancel = threading.Event()
         self._progress: AbsorbProgress | None = None
@@ -57,6 +63,7 @@ class Job:
     def cancel(self) -> None:
         """Ask it to stop; `wait` then raises `Cancelled`."""
         self._cancel.set()
+        self._heard()
 
     def wait(self, timeout: float | None = None) -> AbsorbReport:
         """Wait for the report.
@@ -79,6 +86,10 @@ class Job:
     def note(self, progress: AbsorbProgress) -> None:
         """Called by the work after each chunk."""
         self._progress = progress
+
+    def hear(self, heard: Callable[[], None]) -> None:
+        """Called by the queue, which wants to know when it is cancelled."""
+        self._heard = heard
 
     def fail(self, error: Exception) -> None:
         """Called by the queue where the work could not begin."""
@@ -104,10 +115,10 @@ class JobQueue:
     """Runs jobs: in order within a memory, together across memories."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()  # its lock may be taken again by who holds it
         self._waiting: dict[str, deque[Job]] = {}
-        self._places = threading.BoundedSemaphore(MOST_THREADS)
-        self._idle = threading.Condition(self._lock)
+        self._line: deque[Job] = deque()  # jobs whose turn in their memory it is, without a place
+        self._placed = 0
         self._closed = False
 
     def submit(self, job: Job) -> Job:
@@ -117,12 +128,14 @@ class JobQueue:
             Closed: the queue was closed.
             LearningFailed: the system has no thread for it.
         """
-        with self._lock:
+        with self._changed:
             if self._closed:
                 raise Closed("The service is closed: no new absorbs.")
+            job.hear(self._look)
             queue = self._waiting.get(job.memory_id)
             if queue is not None:
                 queue.append(job)
+                self._look()
                 return job
             self._waiting[job.memory_id] = deque([job])
         thread = threading.Thread(
@@ -134,48 +147,71 @@ class JobQueue:
             raise self._stranded(job.memory_id, error) from error
         return job
 
+    def _look(self) -> None:
+        """Let whoever waits look again."""
+        with self._changed:
+            self._changed.notify_all()
+
     def _stranded(self, memory_id: str, error: RuntimeError) -> LearningFailed:
         """End what waits for a thread that did not start."""
         failed = LearningFailed(
             f"Nothing was learned into {memory_id!r}, the text is in the journal: {error}. "
             "Try again when fewer threads are running."
         )
-        with self._lock:
+        with self._changed:
             for job in self._waiting.pop(memory_id):
                 job.fail(failed)
-            self._idle.notify_all()
+            self._changed.notify_all()
         return failed
 
     def _drain(self, memory_id: str) -> None:
-        with self._places:
-            while True:
-                with self._lock:
-                    queue = self._waiting[memory_id]
-                    if not queue:
-                        del self._waiting[memory_id]
-                        self._idle.notify_all()
-                        return
-                    job = queue[0]
-                job.run()
-                with self._lock:
-                    queue.popleft()
+        while True:
+            with self._changed:
+                queue = self._waiting[memory_id]
+                if not queue:
+                    del self._waiting[memory_id]
+                    self._changed.notify_all()
+                    return
+                job = queue[0]
+                placed = self._placed_in_line(job, queue)
+            job.run()
+            with self._changed:
+                queue.popleft()
+                self._placed -= placed
+                self._changed.notify_all()
+
+    def _placed_in_line(self, job: Job, queue: deque[Job]) -> bool:
+        """Wait until a job may run; returns whether it takes one of the places.
+
+        What is cancelled ends at once, and what an urgent job stands behind is as urgent.
+        """
+        self._line.append(job)
+        while True:
+            pressing = job.cancelled() or any(one.urgent for one in queue)
+            if pressing or (self._placed < MOST_THREADS and self._line[0] is job):
+                break
+            self._changed.wait()
+        self._line.remove(job)
+        self._placed += not pressing
+        self._changed.notify_all()  # there may be a place for the next in line, too
+        return not pressing
 
     def jobs(self, memory_id: str) -> tuple[Job, ...]:
         """Jobs of a memory that wait or run."""
-        with self._lock:
+        with self._changed:
             return tuple(job for job in self._waiting.get(memory_id, ()) if not job.done)
 
     def wait(self) -> None:
         """Wait until nothing waits or runs."""
-        with self._lock:
-            self._idle.wait_for(lambda: not self._waiting)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting)
 
     def close(self, *, cancel: bool) -> None:
         """Take no more jobs; finish those there are, or cancel them. Waits either way."""
-        with self._lock:
+        with self._changed:
             self._closed = True
             if cancel:
                 for queue in self._waiting.values():
                     for job in queue:
                         job.cancel()
-            self._idle.wait_for(lambda: not self._waiting)
+            self._changed.wait_for(lambda: not self._waiting)

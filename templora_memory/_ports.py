@@ -50,6 +50,7 @@ class LearnRequest:
         replay: earlier text to learn again among the new: each a document, a part of one (then it
             `continues`) or some messages of a conversation; about a chunk of each is used.
         settings: rank, rate and so on. `settings.context` and `settings.rate` are set.
+        urgent: somebody waits for an answer that needs this; it should go before other learning.
     """
 
     items: tuple[Item, ...]
@@ -60,6 +61,7 @@ class LearnRequest:
     settings: Learning
     least_steps: int = 0
     replay: tuple[tuple[Item, ...], ...] = ()
+    urgent: bool = False
 
 
 class Learner(Protocol):

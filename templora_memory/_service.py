@@ -639,7 +639,7 @@ class ParametricMemory:
             head = manifest.newest
             if head and set(head.documents) - set(covering.documents if covering else ()):
                 # an edited conversation fell back to a revision from before some documents
-                self._submit(memory_id, partial(self._absorber.dialogue, digests[known])).wait()
+                self._needed(memory_id, digests[known])
                 continue
             rest = body[known:]
             if prompt.fits(rest):
@@ -657,7 +657,11 @@ class ParametricMemory:
             while turns < len(starts) - 1 and not teaches(rest[: starts[turns]]):
                 turns += 1
             target = digests[known + starts[turns]]
-            self._submit(memory_id, partial(self._absorber.dialogue, target)).wait()
+            self._needed(memory_id, target)
+
+    def _needed(self, memory_id: str, target: str) -> None:
+        """Absorb a conversation up to `target` while a reply waits."""
+        self._submit(memory_id, partial(self._absorber.dialogue, target), urgent=True).wait()
 
     def _existing(self, memory_id: str) -> Manifest:
         manifest = self._store.manifest(memory_id)
@@ -800,7 +804,9 @@ class ParametricMemory:
             return None
         return journal.document_before(newest) or manifest.first
 
-    def _submit(self, memory_id: str, work: Callable[[Job], AbsorbReport]) -> Job:
+    def _submit(
+        self, memory_id: str, work: Callable[[Job], AbsorbReport], *, urgent: bool = False
+    ) -> Job:
         def watched(job: Job) -> AbsorbReport:
             try:
                 report = work(job)
@@ -813,7 +819,7 @@ class ParametricMemory:
                 self._failures.pop(memory_id, None)
             return report
 
-        return self._jobs.submit(Job(memory_id, watched))
+        return self._jobs.submit(Job(memory_id, watched, urgent=urgent))
 
     def _failed(self, memory_id: str, error: Exception) -> None:
         _log.warning("absorbing into %r failed: %s", memory_id, error)

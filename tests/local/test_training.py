@@ -435,6 +435,23 @@ def test_cancelling_takes_effect_between_steps(make_backend, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_reply_waits_for_goes_before_older_absorbs(make_backend, tmp_path, monkeypatch):
+    backend = make_backend()
+    worker, seen = backend._now.worker, []
+    learn = worker.learn
+    monkeypatch.setattr(worker, "learn", lambda lesson: (seen.append(lesson.absorb), learn(lesson)))
+    request = LearnRequest(
+        items=(Document("word " * 20),), before=(), start=None, chunk=32, recipe="continue",
+        settings=SETTINGS,
+    )  # fmt: skip
+    for number, one in enumerate((request, replace(request, urgent=True), request)):
+        (into := tmp_path / str(number)).mkdir()
+        backend.learn(one, into=into, progress=lambda _: None, cancelled=lambda: False)
+    older, urgent, newer = seen
+    assert urgent < older < newer
+    assert urgent  # 0 is an answer's
+
+
 def test_the_receipt_counts_tokens_and_what_is_now_recalled(make_backend, learn, score, tmp_path):
     backend = make_backend()
     with torch.no_grad():

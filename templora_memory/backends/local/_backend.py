@@ -51,6 +51,10 @@ WRITERS = 32
 """Answers that recipes let the model write at once."""
 
 
+_URGENT = 1 << 62
+"""By how much the number of an urgent absorb is lower: all of them go before the others."""
+
+
 class _Loaded:
     """A base model, its text and its worker: what exists between open and close."""
 
@@ -277,7 +281,7 @@ class LocalBackend:
                 f"chunk is {request.chunk} tokens, more than the model's {base.context}: make it "
                 "smaller."
             )
-        number = next(self._numbers)
+        number = next(self._numbers) - (_URGENT if request.urgent else 0)
         tools = Tools(
             text=loaded.text,
             start=base.start_token,

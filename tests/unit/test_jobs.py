@@ -1,0 +1,107 @@
+"""The line of absorbs: who waits for whom."""
+
+import threading
+
+import pytest
+
+from templora_memory import Message
+from templora_memory._jobs import MOST_THREADS, Job, JobQueue
+from templora_memory.errors import Cancelled
+
+
+class Work:
+    """Jobs that begin when the queue lets them and end when the test does."""
+
+    def __init__(self):
+        self.queue = JobQueue()
+        self.began = []
+        self.go_on = threading.Event()
+        self.changed = threading.Condition()
+
+    def submit(self, name, *, urgent=False):
+        def run(job):
+            with self.changed:
+                self.began.append(name)
+                self.changed.notify_all()
+            assert self.go_on.wait(30)
+            if job.cancelled():
+                raise Cancelled("stopped")
+            return name
+
+        return self.queue.submit(Job(str(name).split("/")[0], run, urgent=urgent))
+
+    def wait_for(self, count):
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.began) >= count, 30)
+
+    def fill(self):
+        """Take all places."""
+        for number in range(MOST_THREADS):
+            self.submit(f"m{number}")
+        self.wait_for(MOST_THREADS)
+
+
+@pytest.fixture
+def work():
+    made = Work()
+    yield made
+    made.go_on.set()
+    made.queue.close(cancel=False)
+
+
+def test_only_so_many_run_at_once_and_the_oldest_is_next(work):
+    work.fill()
+    later = [work.submit(f"later{number}") for number in range(3)]
+    assert not any(job.done for job in later)
+    assert len(work.began) == MOST_THREADS
+    work.go_on.set()
+    assert [job.wait(30) for job in later] == ["later0", "later1", "later2"]
+
+
+def test_what_a_reply_waits_for_does_not_stand_in_line(work):
+    work.fill()
+    work.submit("late")
+    work.submit("reply", urgent=True)
+    work.wait_for(MOST_THREADS + 1)
+    assert work.began[-1] == "reply"
+
+
+def test_what_stands_before_it_in_its_own_memory_does_not_either(work):
+    work.fill()
+    work.submit("ada/before")
+    work.submit("ada/reply", urgent=True)
+    work.wait_for(MOST_THREADS + 1)
+    assert work.began[-1] == "ada/before"
+
+
+def test_a_job_that_is_cancelled_in_line_ends_at_once(work):
+    work.fill()
+    job = work.submit("late")
+    job.cancel()
+    with pytest.raises(Cancelled, match="before it began"):
+        job.wait(30)
+    assert len(work.began) == MOST_THREADS
+
+
+def test_a_closing_queue_ends_who_stands_in_line(work):
+    work.fill()
+    job = work.submit("late")
+    closing = threading.Thread(target=work.queue.close, kwargs={"cancel": True})
+    closing.start()
+    with pytest.raises(Cancelled):
+        job.wait(30)
+    work.go_on.set()
+    closing.join(30)
+    assert not closing.is_alive()
+
+
+def test_a_reply_that_must_learn_first_says_so_to_the_backend(make_box):
+    box = make_box(context=256)
+    box.open(window=64, reply_tokens=16, chunk=16)
+    talk = [
+        Message("assistant" if n % 2 else "user", f"Message {n} has some words.") for n in range(21)
+    ]
+    box.service.reply("ada", talk)
+    assert box.backend.learned[0].urgent
+    box.service.absorb("eve", "Eve keeps bees.")
+    assert not box.backend.learned[-1].urgent
