@@ -60,6 +60,7 @@ from templora_memory.stores._files import (
 )
 from templora_memory.stores._lines import dialogue_lines, document_lines, withdraw_lines
 from templora_memory.stores._locks import hold
+from templora_memory.stores._recent import CHECKED, JOURNALS, Recent
 from templora_memory.stores._seals import FILE_VARIABLE, KEY, Bare, Key, Seal
 from templora_memory.stores._temporary import clear, file_records, temporary
 
@@ -158,8 +159,8 @@ class DirectoryStore:
         self._root = Path(root)
         self._key = key
         self._copies = Copies(self._root)
-        self._journals: dict[str, tuple[tuple[str, float], _OpenJournal]] = {}
-        self._checked: dict[Path, Stamps] = {}
+        self._journals: Recent[str, tuple[tuple[str, float], _OpenJournal]] = Recent(JOURNALS)
+        self._checked: Recent[Path, Stamps] = Recent(CHECKED)
         self._guard = threading.Lock()
         self._copying = threading.Lock()
 
@@ -305,7 +306,7 @@ class DirectoryStore:
             known = self._journals.get(manifest.id)
             if known is None or known[0] != made:
                 opened = _OpenJournal(path, manifest.first, self._seal_of(manifest.id))
-                known = self._journals[manifest.id] = (made, opened)
+                known = self._journals.put(manifest.id, (made, opened))
             return known[1]
 
     def _seal_of(self, memory_id: str) -> Seal:
@@ -331,7 +332,7 @@ class DirectoryStore:
                 return self._copy(memory_id, revision, state)
         if self._checked.get(folder) != state:
             _check(folder, revision, folder, memory_id)
-            self._checked[folder] = state
+            self._checked.put(folder, state)
         return folder
 
     def _copy(self, memory_id: str, revision: Revision, state: Stamps) -> Path:
@@ -361,7 +362,7 @@ class DirectoryStore:
             raise UnknownRevision(
                 f"Revision {revision.name[:12]} of memory {memory_id!r} was retired meanwhile."
             )
-        self._checked[copy] = state + copied
+        self._checked.put(copy, state + copied)
         return copy
 
     def size(self, memory_id: str) -> int:
@@ -540,10 +541,8 @@ class DirectoryStore:
             remove_tree(gone)
         if self._key is not None:
             sizes |= self._copies.drop(folder.name)
-        with self._guard:
-            self._journals.pop(str(parse_id(memory_id)), None)
-            checked = self._checked.copy()
-            self._checked = {p: s for p, s in checked.items() if folder not in p.parents}
+        self._journals.drop(lambda name: name == str(parse_id(memory_id)))
+        self._checked.drop(lambda path: folder in path.parents)
         return tuple(RemovedFile(path=path, bytes=size) for path, size in sizes.items())
 
     def _present(self, memory_id: str, folder: Path) -> None:

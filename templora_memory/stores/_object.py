@@ -55,6 +55,7 @@ from templora_memory.stores._lines import (
     document_lines,
     withdraw_lines,
 )
+from templora_memory.stores._recent import CHECKED, JOURNALS, Recent
 from templora_memory.stores._segments import SegmentedJournal, segment_key, segments
 from templora_memory.stores._temporary import clear, file_records, temporary
 
@@ -121,8 +122,8 @@ class ObjectStore:
     ) -> None:
         self._bucket = Bucket(url, endpoint=endpoint, client=client)
         self._cache = Path(cache)
-        self._journals: dict[str, SegmentedJournal] = {}
-        self._checked: dict[Path, tuple[tuple[int, int, int], ...]] = {}
+        self._journals: Recent[str, SegmentedJournal] = Recent(JOURNALS)
+        self._checked: Recent[Path, tuple[tuple[int, int, int], ...]] = Recent(CHECKED)
         self._guard = threading.Lock()
 
     def __repr__(self) -> str:
@@ -268,9 +269,10 @@ class ObjectStore:
         with self._guard:
             known = self._journals.get(memory_id)
             if known is None or known.place != head.place:  # made again after a forget
-                known = self._journals[memory_id] = SegmentedJournal(
+                opened = SegmentedJournal(
                     self._bucket, head.place, self._copies(head.place), head.manifest.first
                 )
+                known = self._journals.put(memory_id, opened)
             return known
 
     def folder(self, memory_id: str, revision: Revision) -> Path:
@@ -285,7 +287,7 @@ class ObjectStore:
             if self._checked.get(folder) == state:
                 return folder
             if _is_whole(folder, revision):
-                self._checked[folder] = state
+                self._checked.put(folder, state)
                 return folder
         remove_tree(folder)  # a copy that was spoiled
         fresh = self._cache / f"{WORK}{secrets.token_hex(8)}"
@@ -535,8 +537,7 @@ class ObjectStore:
         for path, count in files_below(self._cache / name).items():
             removed[f"cache/{path.relative_to(self._cache)}"] = count
         remove_tree(self._cache / name)
-        with self._guard:
-            self._journals.pop(str(parse_id(memory_id)), None)
+        self._journals.drop(lambda name: name == str(parse_id(memory_id)))
         return tuple(RemovedFile(path=path, bytes=count) for path, count in removed.items())
 
     def _lay_stone(self, key: str, name: str, memory_id: str) -> tuple[int, str, str]:
