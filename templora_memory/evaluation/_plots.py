@@ -92,5 +92,7 @@ def bars(
     axes.set(title=title, ylabel=y)
     axes.set_ylim(bottom=0)
     axes.tick_params(axis="x", labelrotation=30)
+    for label in axes.get_xticklabels():
+        label.set_horizontalalignment("right")  # the end of a name below its bar
     axes.grid(visible=True, axis="y", alpha=0.3)
     return _saved(figure, target)
