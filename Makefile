@@ -6,13 +6,14 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo applications app test test-core test-model test-whole test-integrations test-browser ci check packages bench docs build trust faults soak coverage mutants licences audit clean
+.PHONY: help setup demo applications app test test-core test-model test-whole test-integrations test-browser test-long ci check packages bench docs build trust faults soak coverage mutants licences audit clean
 
 help:
 	@echo "make demo    what a memory does, in the terminal, on the embedded model"
 	@echo "make applications   the five applications of demos, one after the other"
 	@echo "make app     the role-play page, on this machine alone"
 	@echo "make test    all tests that need neither GPU, browser nor network"
+	@echo "make test-long   what takes minutes and repeats a published result"
 	@echo "make test-browser   the page's tests in a headless Chromium (installs Debian's)"
 	@echo "make ci      all of these tests and checks, as before a merge"
 	@echo "make check   linter, formatter, types, import rules, documentation"
@@ -85,17 +86,20 @@ MODEL := tests/local tests/roleplay
 WHOLE := tests/e2e
 
 test-core: .setup-test
-	$(BIN)/python -m pytest -m "not gpu and not browser" $(patsubst %,--ignore=%,$(MODEL) $(WHOLE))
+	$(BIN)/python -m pytest -m "not gpu and not browser and not long" $(patsubst %,--ignore=%,$(MODEL) $(WHOLE))
 
 test-model: .setup-test
-	$(BIN)/python -m pytest -m "not gpu and not browser" $(MODEL)
+	$(BIN)/python -m pytest -m "not gpu and not browser and not long" $(MODEL)
 
 test-whole: .setup-test
-	$(BIN)/python -m pytest -m "not gpu and not browser" $(WHOLE)
+	$(BIN)/python -m pytest -m "not gpu and not browser and not long" $(WHOLE)
 
 test-integrations: .setup-test
 	$(BIN)/python -m pytest -m "not gpu and not browser" integrations/langchain/tests
 	$(BIN)/python -m pytest -m "not gpu and not browser" integrations/llama_index/tests
+
+test-long: .setup-test
+	$(BIN)/python -m pytest -m long tests
 
 test-browser: .setup-browser
 	$(BIN)/python -m pytest -m browser tests/roleplay
@@ -152,7 +156,7 @@ FOLDERS ?= tests
 coverage: .setup-test
 	mkdir -p build/coverage
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -m "not gpu and not browser" $(FOLDERS)
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -m "not gpu and not browser and not long" $(FOLDERS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage json --quiet -o build/coverage/report.json
 	$(BIN)/coverage report

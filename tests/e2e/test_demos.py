@@ -56,7 +56,7 @@ def test_the_terminal_demo_forgets_exactly_and_says_what_it_did():
     assert "files left: 0" in found.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_character_stays_herself_for_sixty_turns():
     """Through a window of 512 tokens: two thirds of the facts at least, in either half."""
     found = subprocess.run(

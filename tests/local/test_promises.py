@@ -15,6 +15,7 @@ from templora_memory._ports import ScoreRequest
 from templora_memory.stores import DirectoryStore
 
 POLICY = Policy(window=200, reply_tokens=20, chunk=48, learning=Learning(rank=4, rate=3e-3))
+QUICK = POLICY.changed(learning={"document_steps": 4})  # where it does not matter what is learned
 PLANTED = "The password of the tower is heliotrope-4711."
 
 
@@ -103,7 +104,7 @@ def test_three_hundred_turns_go_through_a_small_window(make_service):
 
 def test_sixteen_threads_get_the_answers_they_would_get_alone(make_service):
     """Replies and absorbs of four memories mixed; each reply names the revision that gave it."""
-    service = make_service(POLICY.changed(keep_revisions=100))
+    service = make_service(QUICK.changed(keep_revisions=100))
     ids = ["a", "b", "c", "d"]
     for number, memory in enumerate(ids):
         service.absorb(memory, f"{memory} likes the number {number} and the colour {number * 7}.")
@@ -195,7 +196,7 @@ def test_strength_zero_is_exactly_the_base(make_service):
 
 def test_memories_that_come_and_go_leave_nothing_in_memory(make_service):
     """P11: optimizer states, caches and graphs are what really leaks."""
-    service = make_service()
+    service = make_service(QUICK)
 
     def cycle(number):
         name = f"guest {number}"

@@ -30,7 +30,8 @@ from templora_memory.testing import FakeBackend  # noqa: E402
 def make() -> ParametricMemory:
     memories = given.root / "memories"
     if given.model:
-        return ParametricMemory.from_pretrained(given.model, root=memories)
+        quick = Policy().changed(learning={"document_steps": 32})
+        return ParametricMemory.from_pretrained(given.model, root=memories, policy=quick)
     backend = FakeBackend(context=400, on_learn=lambda: time.sleep(given.learn))
     policy = Policy(window=240, reply_tokens=60, chunk=24)
     return ParametricMemory(backend, DirectoryStore(memories), policy)
