@@ -29,7 +29,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from templora_memory._ids import folder_name, id_of_folder, parse_id
 from templora_memory._journal import Journal, decode_line, encode_line
@@ -49,7 +49,6 @@ from templora_memory.stores import _archive
 from templora_memory.stores._copies import Copies
 from templora_memory.stores._files import (
     append_file,
-    digest_file,
     files_below,
     make_folder,
     remove_tree,
@@ -61,6 +60,7 @@ from templora_memory.stores._files import (
 from templora_memory.stores._lines import dialogue_lines, document_lines, withdraw_lines
 from templora_memory.stores._locks import hold
 from templora_memory.stores._recent import CHECKED, JOURNALS, Recent
+from templora_memory.stores._revisions import Stamps, retired, spoiled_file, stamps
 from templora_memory.stores._seals import FILE_VARIABLE, KEY, Bare, Key, Seal
 from templora_memory.stores._temporary import clear, file_records, temporary
 
@@ -68,7 +68,6 @@ MANIFEST, JOURNAL, REVISIONS, LOCK = "manifest.json", "journal.jsonl", "revision
 FORGOTTEN, INCOMING, STAGING = ".forgotten-", ".incoming-", ".staging-"
 LOCK_SECONDS = 60.0
 BARE = Bare()
-Stamps: TypeAlias = tuple[tuple[int, int, int], ...]
 
 
 class _Place(NamedTuple):
@@ -318,15 +317,13 @@ class DirectoryStore:
     def folder(self, memory_id: str, revision: Revision) -> Path:
         folder = self._folder(memory_id) / REVISIONS / revision.name
         try:
-            state = _stamps(folder, revision)
+            state = stamps(folder, revision)
         except FileNotFoundError as error:
             if folder.exists():
                 raise StoreDamaged(
                     f"{error.filename} of memory {memory_id!r} is missing."
                 ) from error
-            raise UnknownRevision(
-                f"Revision {revision.name[:12]} of memory {memory_id!r} was retired meanwhile."
-            ) from error
+            raise retired(memory_id, revision) from error
         if self._key is not None:
             with self._copying:
                 return self._copy(memory_id, revision, state)
@@ -340,7 +337,7 @@ class DirectoryStore:
         folder = self._folder(memory_id)
         copy = self._copies.find(folder.name, revision.name)
         with suppress(FileNotFoundError):
-            if self._checked.get(copy) == state + _stamps(copy, revision):
+            if self._checked.get(copy) == state + stamps(copy, revision):
                 self._copies.touch(copy)
                 return copy
         origin = _Place(folder / REVISIONS / revision.name, self._seal_of(memory_id))
@@ -353,15 +350,13 @@ class DirectoryStore:
         try:
             self._copies.make(copy, fill)
             with suppress(FileNotFoundError):
-                copied = _stamps(copy, revision)
+                copied = stamps(copy, revision)
         except StoreWriteFailed:
             if origin.folder.is_dir():
                 raise
         if copied is None or not origin.folder.is_dir():
             self._copies.drop(folder.name)
-            raise UnknownRevision(
-                f"Revision {revision.name[:12]} of memory {memory_id!r} was retired meanwhile."
-            )
+            raise retired(memory_id, revision)
         self._checked.put(copy, state + copied)
         return copy
 
@@ -601,12 +596,6 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-def _stamps(folder: Path, revision: Revision) -> Stamps:
-    """What changes when a file of a revision changes; FileNotFoundError if one is missing."""
-    states = [(folder / record.path).stat() for record in revision.files]
-    return tuple((state.st_ino, state.st_size, state.st_mtime_ns) for state in states)
-
-
 def _write_manifest(place: _Place, manifest: Manifest) -> None:
     content = json.dumps(manifest.as_json(), ensure_ascii=False, indent=1).encode()
     replace_file(place.folder / MANIFEST, place.seal.close(content, MANIFEST))
@@ -614,10 +603,8 @@ def _write_manifest(place: _Place, manifest: Manifest) -> None:
 
 def _check(folder: Path, revision: Revision, said: Path, memory_id: str) -> None:
     """Whether `folder` holds what was committed; errors name the folder `said`."""
-    for record in revision.files:
-        path = folder / record.path
-        if path.stat().st_size != record.bytes or digest_file(path) != record.sha256:
-            raise _spoiled(said / record.path, "size or checksum differ", memory_id)
+    if (path := spoiled_file(folder, revision)) is not None:
+        raise _spoiled(said / path, "size or checksum differ", memory_id)
 
 
 def _spoiled(path: Path, why: str, memory_id: str) -> StoreDamaged:

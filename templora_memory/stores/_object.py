@@ -38,12 +38,10 @@ from templora_memory.errors import (
     StoreError,
     StoreWriteFailed,
     UnknownMemory,
-    UnknownRevision,
 )
 from templora_memory.stores import _archive
 from templora_memory.stores._bucket import Bucket, Entry, Lost
 from templora_memory.stores._files import (
-    digest_file,
     files_below,
     make_folder,
     remove_tree,
@@ -56,6 +54,7 @@ from templora_memory.stores._lines import (
     withdraw_lines,
 )
 from templora_memory.stores._recent import CHECKED, JOURNALS, Recent
+from templora_memory.stores._revisions import Stamps, retired, spoiled_file, stamps
 from templora_memory.stores._segments import SegmentedJournal, segment_key, segments
 from templora_memory.stores._temporary import clear, file_records, temporary
 
@@ -123,7 +122,7 @@ class ObjectStore:
         self._bucket = Bucket(url, endpoint=endpoint, client=client)
         self._cache = Path(cache)
         self._journals: Recent[str, SegmentedJournal] = Recent(JOURNALS)
-        self._checked: Recent[Path, tuple[tuple[int, int, int], ...]] = Recent(CHECKED)
+        self._checked: Recent[Path, Stamps] = Recent(CHECKED)
         self._guard = threading.Lock()
 
     def __repr__(self) -> str:
@@ -278,15 +277,18 @@ class ObjectStore:
     def folder(self, memory_id: str, revision: Revision) -> Path:
         head = self._existing(memory_id)
         if head.manifest.find(revision.name) != revision:
-            raise _retired(memory_id, revision)
+            raise retired(memory_id, revision)
         return self._fetched(head, revision)
 
     def _fetched(self, head: _Head, revision: Revision) -> Path:
         folder = self._copy_of(head, revision)
-        if (state := _stamps(folder, revision)) is not None:
+        state: Stamps | None = None
+        with suppress(FileNotFoundError):
+            state = stamps(folder, revision)
+        if state is not None:
             if self._checked.get(folder) == state:
                 return folder
-            if _is_whole(folder, revision):
+            if spoiled_file(folder, revision) is None:
                 self._checked.put(folder, state)
                 return folder
         remove_tree(folder)  # a copy that was spoiled
@@ -298,9 +300,9 @@ class ObjectStore:
                 if not self._bucket.download(key, fresh / record.path):
                     again = self._existing(head.manifest.id)
                     if again.commits.get(revision.name) != head.commits[revision.name]:
-                        raise _retired(head.manifest.id, revision)
+                        raise retired(head.manifest.id, revision)
                     raise StoreDamaged(f"{key} in {self._bucket.url} is missing.")
-            if not _is_whole(fresh, revision):
+            if spoiled_file(fresh, revision) is not None:
                 raise StoreDamaged(
                     f"{head.revision(revision.name)} in {self._bucket.url} is not what was written "
                     "(size or checksum differ). Learn the memory again from its journal: "
@@ -436,12 +438,12 @@ class ObjectStore:
         commits = {}
         for revision in manifest.revisions:
             if revision.name not in origin.commits:
-                raise _retired(origin.manifest.id, revision)
+                raise retired(origin.manifest.id, revision)
             commit = commits[revision.name] = secrets.token_hex(8)
             for record in revision.files:
                 key = f"{origin.revision(revision.name)}/{record.path}"
                 if not self._bucket.copy(key, f"{place}/revisions/{commit}/{record.path}"):
-                    raise _retired(origin.manifest.id, revision)
+                    raise retired(origin.manifest.id, revision)
         return commits
 
     def _copy_journal(self, origin: _Head, place: str) -> None:
@@ -579,7 +581,7 @@ class ObjectStore:
                     for record in revision.files:
                         os.link(folder / record.path, inside / record.path)
                 except FileNotFoundError as error:
-                    raise _retired(memory_id, revision) from error
+                    raise retired(memory_id, revision) from error
             _archive.write(fresh, head.manifest, Path(target))
 
     def import_(self, source: Path, memory_id: str | None) -> Manifest:
@@ -668,32 +670,7 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-def _stamps(folder: Path, revision: Revision) -> tuple[tuple[int, int, int], ...] | None:
-    found = []
-    try:
-        for record in revision.files:
-            state = (folder / record.path).stat()
-            found.append((state.st_ino, state.st_size, state.st_mtime_ns))
-    except FileNotFoundError:
-        return None
-    return tuple(found)
-
-
-def _is_whole(folder: Path, revision: Revision) -> bool:
-    return all(
-        (folder / record.path).stat().st_size == record.bytes
-        and digest_file(folder / record.path) == record.sha256
-        for record in revision.files
-    )
-
-
 # --- errors ------------------------------------------------------------------------------------
-
-
-def _retired(memory_id: str, revision: Revision) -> UnknownRevision:
-    return UnknownRevision(
-        f"Revision {revision.name[:12]} of memory {memory_id!r} was retired meanwhile."
-    )
 
 
 def _exists(memory_id: str) -> Conflict:
