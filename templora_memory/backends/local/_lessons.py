@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from bisect import insort
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor
 from templora_memory._policy import Learning
 from templora_memory._reports import AbsorbProgress, ChunkStats, LearnStats
 from templora_memory.backends.local import _learner, _lora
+from templora_memory.backends.local._line import Line
 from templora_memory.backends.local._model import BaseModel, stored_cache
 from templora_memory.backends.local._neutral import Neutral
 from templora_memory.backends.local.recipes import Example
@@ -205,7 +205,7 @@ class Lesson:
         self.result.set_result(Learned(self.state.weights(), self.state, self.counted, stats))
 
 
-class Lessons:
+class Lessons(Line[Lesson]):
     """All absorbs under way, on the worker's thread.
 
     Args:
@@ -217,22 +217,11 @@ class Lessons:
     def __init__(
         self, base: BaseModel, neutral: Callable[[], Neutral], *, most_tokens: int
     ) -> None:
+        super().__init__()
         self._base = base
         self._make_neutral = neutral
         self._neutral: Neutral | None = None
         self._most = most_tokens
-        self._waiting: list[Lesson] = []
-
-    def add(self, lesson: Lesson) -> None:
-        insort(self._waiting, lesson, key=lambda one: one.absorb)
-
-    @property
-    def busy(self) -> bool:
-        return bool(self._waiting)
-
-    @property
-    def oldest(self) -> int:
-        return self._waiting[0].absorb
 
     def fail(self, error: BaseException) -> None:
         """End every lesson with this error."""

@@ -20,11 +20,11 @@ import logging
 import queue
 import threading
 import time
-from bisect import insort
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+from templora_memory.backends.local._line import Line
 from templora_memory.errors import Closed, ModelError
 
 _log = logging.getLogger("templora_memory")
@@ -115,22 +115,8 @@ class _Work(Generic[T]):
             self.result.set_exception(error)
 
 
-class _Measuring:
+class _Measuring(Line[_Work[Any]]):
     """Slices, one after the other; those of the oldest absorb first."""
-
-    def __init__(self) -> None:
-        self._waiting: list[_Work[Any]] = []
-
-    def add(self, work: _Work[Any]) -> None:
-        insort(self._waiting, work, key=lambda one: one.absorb)
-
-    @property
-    def busy(self) -> bool:
-        return bool(self._waiting)
-
-    @property
-    def oldest(self) -> int:
-        return self._waiting[0].absorb
 
     def step(self) -> None:
         work = self._waiting[0]
