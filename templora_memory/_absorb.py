@@ -329,7 +329,10 @@ class Absorber:
         size = _CHARACTERS * (self._policy.chunk or 1)
         chunks = math.ceil(sum(map(characters, unit.items)) / size)
         shift = Random(seed).random()  # noqa: S311  # rounds up as often as the fraction says
-        draw = Draw(count=math.floor(wanted * max(1, chunks) + shift), size=size, seed=seed)
+        count = math.floor(wanted * max(1, chunks) + shift)
+        if not count:
+            return ()  # without reading the journal
+        draw = Draw(count=count, size=size, seed=seed)
         return earlier(self._store.journal(job.memory_id), unit.parent, draw)
 
     def _revision(self, manifest: Manifest, unit: _Unit, chunks: Sequence[ChunkStats]) -> Revision:
