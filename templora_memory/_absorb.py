@@ -279,10 +279,13 @@ class Absorber:
             settings=replace(learning, seed=seed),
             least_steps=learning.document_steps if unit.stands_alone else 0,
             replay=self._replayed(unit, job, seed),
-            urgent=job.urgent,
         )
         stats = self._backend.learn(
-            request, into=folder, progress=tally.progress(unit), cancelled=job.cancelled
+            request,
+            into=folder,
+            progress=tally.progress(unit),
+            cancelled=job.cancelled,
+            urgent=job.urgent,
         )
         most, before = self._policy.health_kl, _change_by(start)
         if most is not None and stats.kl is not None and stats.kl - before > most:

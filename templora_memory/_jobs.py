@@ -28,8 +28,9 @@ class Job:
         self, memory_id: str, work: Callable[[Job], AbsorbReport], *, urgent: bool = False
     ) -> None:
         self.memory_id = memory_id
-        self.urgent = urgent
-        """Whether somebody waits for an answer that needs it."""
+        self._urgent = threading.Event()
+        if urgent:
+            self._urgent.set()
         self._work = work
         self._heard: Callable[[], None] = lambda: None
         self._done = threading.Event()
@@ -56,6 +57,14 @@ class Job:
     def error(self) -> BaseException | None:
         """What it failed with, once it is done."""
         return self._error
+
+    def urgent(self) -> bool:
+        """Whether somebody waits for an answer that needs it."""
+        return self._urgent.is_set()
+
+    def hurry(self) -> None:
+        """Called by the queue when such an answer stands behind it."""
+        self._urgent.set()
 
     def cancelled(self) -> bool:
         return self._cancel.is_set()
@@ -134,6 +143,9 @@ class JobQueue:
             job.hear(self._look)
             queue = self._waiting.get(job.memory_id)
             if queue is not None:
+                if job.urgent():  # what it stands behind is as urgent, also if it runs already
+                    for one in queue:
+                        one.hurry()
                 queue.append(job)
                 self._look()
                 return job
@@ -173,21 +185,21 @@ class JobQueue:
                     self._changed.notify_all()
                     return
                 job = queue[0]
-                placed = self._placed_in_line(job, queue)
+                placed = self._placed_in_line(job)
             job.run()
             with self._changed:
                 queue.popleft()
                 self._placed -= placed
                 self._changed.notify_all()
 
-    def _placed_in_line(self, job: Job, queue: deque[Job]) -> bool:
+    def _placed_in_line(self, job: Job) -> bool:
         """Wait until a job may run; returns whether it takes one of the places.
 
-        What is cancelled ends at once, and what an urgent job stands behind is as urgent.
+        What is cancelled ends at once, and what is urgent does not stand in line.
         """
         self._line.append(job)
         while True:
-            pressing = job.cancelled() or any(one.urgent for one in queue)
+            pressing = job.cancelled() or job.urgent()
             if pressing or (self._placed < MOST_THREADS and self._line[0] is job):
                 break
             self._changed.wait()

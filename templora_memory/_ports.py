@@ -50,7 +50,6 @@ class LearnRequest:
         replay: earlier text to learn again among the new: each a document, a part of one (then it
             `continues`) or some messages of a conversation; about a chunk of each is used.
         settings: rank, rate and so on. `settings.context` and `settings.rate` are set.
-        urgent: somebody waits for an answer that needs this; it should go before other learning.
     """
 
     items: tuple[Item, ...]
@@ -61,7 +60,6 @@ class LearnRequest:
     settings: Learning
     least_steps: int = 0
     replay: tuple[tuple[Item, ...], ...] = ()
-    urgent: bool = False
 
 
 class Learner(Protocol):
@@ -74,13 +72,15 @@ class Learner(Protocol):
         into: Path,
         progress: Callable[[AbsorbProgress], None],
         cancelled: Callable[[], bool],
+        urgent: Callable[[], bool],
     ) -> LearnStats:
         """Train and write the new adapter into the existing, empty folder `into`.
 
         Writes only safetensors and JSON. Never changes `request.start` or the base model. The
         same request gives the same bytes on the same machine (dropout 0). `progress` is called
-        after each chunk, `cancelled` is asked at least once between optimizer steps; both may be
-        called from another thread.
+        after each chunk, `cancelled` is asked at least once between optimizer steps. `urgent`
+        tells whether somebody waits for an answer that needs this, which may begin at any time:
+        such learning should go before other learning. All three may be called from another thread.
 
         Raises:
             Cancelled: `cancelled()` became true; `into` may hold anything.

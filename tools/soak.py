@@ -118,7 +118,7 @@ def soak(
         began = time.monotonic()
         for _ in live(memory, rng):
             calls += 1
-            for notes in (fake.learned, fake.requests, fake.released):
+            for notes in (fake.learned, fake.hurried, fake.requests, fake.released):
                 notes.clear()  # what the fake keeps for tests is no leak
             now = time.monotonic() - began
             if now >= (len(samples) + 1) * seconds / SAMPLES:

@@ -53,8 +53,9 @@ class NoModel:
         into: Path,
         progress: Callable[[AbsorbProgress], None],
         cancelled: Callable[[], bool],
+        urgent: Callable[[], bool],
     ) -> LearnStats:
-        del request, into, progress, cancelled
+        del request, into, progress, cancelled, urgent
         _refuse("learn")
 
     def stream(self, request: GenerateRequest) -> TokenStream:

@@ -229,9 +229,12 @@ class SharedBackend:
         into: Path,
         progress: Callable[[AbsorbProgress], None],
         cancelled: Callable[[], bool],
+        urgent: Callable[[], bool],
     ) -> LearnStats:
         named = replace(request, start=self._named(request.start))
-        return self._backend.learn(named, into=into, progress=progress, cancelled=cancelled)
+        return self._backend.learn(
+            named, into=into, progress=progress, cancelled=cancelled, urgent=urgent
+        )
 
     def stream(self, request: GenerateRequest) -> TokenStream:
         return self._backend.stream(replace(request, adapter=self._named(request.adapter)))

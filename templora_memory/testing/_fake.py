@@ -82,6 +82,7 @@ class FakeBackend:
         self._lock = threading.Lock()
         self.requests: list[GenerateRequest] = []
         self.learned: list[LearnRequest] = []
+        self.hurried: list[bool] = []  # whether each of `learned` was urgent when it ended
         self.released: list[str] = []
 
     def __repr__(self) -> str:
@@ -123,6 +124,7 @@ class FakeBackend:
         into: Path,
         progress: Callable[[AbsorbProgress], None],
         cancelled: Callable[[], bool],
+        urgent: Callable[[], bool],
     ) -> LearnStats:
         self._check_open()
         texts = [text for text in map(_text, request.items) if text.strip()]
@@ -160,6 +162,7 @@ class FakeBackend:
         (into / ADAPTER).write_text(json.dumps(everything), encoding="utf-8")
         with self._lock:
             self.learned.append(request)
+            self.hurried.append(urgent())
         harm = 10.0 if any(GARBAGE in word for word in words) else 0.01
         return LearnStats(chunks=tuple(chunks), kl=harm)
 

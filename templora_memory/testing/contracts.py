@@ -112,6 +112,7 @@ class BackendContract(ABC):
             into=into,
             progress=seen.append,
             cancelled=lambda: False,
+            urgent=lambda: False,
         )
 
     def _request(
@@ -455,6 +456,7 @@ class BackendContract(ABC):
                 into=tmp_path,
                 progress=seen.append,
                 cancelled=lambda: bool(seen),
+                urgent=lambda: True,
             )
         assert [now.chunk for now in seen] == [1]
         assert self._complete(backend, self._ask()).completion_tokens > 0

@@ -16,6 +16,7 @@ from templora_memory import Document, Learning
 from templora_memory._ports import Adapter, LearnRequest, ScoreRequest
 from templora_memory._reports import LearnStats
 from templora_memory.backends.local import LocalBackend
+from templora_memory.backends.local._line import never
 from templora_memory.backends.local.recipes import Recipe
 
 MARKS = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
@@ -147,7 +148,7 @@ def learn() -> Callable[..., tuple[Adapter, LearnStats]]:
             settings=Learning(**{"rank": 4, "alpha": 8, "rate": 1e-2, "context": 32, **settings}),
         )
         stats = backend.learn(
-            request, into=folder, progress=lambda _: None, cancelled=lambda: False
+            request, into=folder, progress=lambda _: None, cancelled=never, urgent=never
         )
         return Adapter(folder=folder, version=f"m/{folder.name}"), stats
 

@@ -9,6 +9,7 @@ from peft import get_peft_model
 from templora_memory import Document, Policy
 from templora_memory._ports import Adapter, LearnRequest
 from templora_memory.backends.local import LocalBackend
+from templora_memory.backends.local._line import never
 
 DEMOS = Path(__file__).parents[2] / "demos"
 CHUNK, CONTEXT, SEED = 24, 16, 5
@@ -51,7 +52,7 @@ def test_the_reference_preset_has_the_losses_of_the_flat_loop(
     )
     (tmp_path / "into").mkdir()
     stats = backend.learn(
-        request, into=tmp_path / "into", progress=lambda _: None, cancelled=lambda: False
+        request, into=tmp_path / "into", progress=lambda _: None, cancelled=never, urgent=never
     )
     backend.close()
 

@@ -11,6 +11,7 @@ import torch
 from templora_memory import Message, Sampling
 from templora_memory._ports import GenerateRequest
 from templora_memory.backends.local._generator import Answer, Channel, DecodeBatch, _Chooser
+from templora_memory.backends.local._line import Absorb, never
 from templora_memory.errors import Closed, InvalidSetting, InvalidText, ModelError, PromptTooLong
 
 ENDLESS = Sampling(ignore_end=True)
@@ -220,17 +221,17 @@ def test_drafts_of_the_oldest_absorb_begin_first_and_only_so_many_at_once(make_b
     backend.close()
     batch = DecodeBatch(base, text, most=2)
     begun, prefill = [], batch._prefill
-    batch._prefill = lambda answer: (begun.append(answer.absorb), prefill(answer))
+    batch._prefill = lambda answer: (begun.append(answer.absorb.number), prefill(answer))
     drafts = [
         Answer(
             prompt=(65, 66), weights=None, version="", strength=1.0, sampling=ENDLESS,
-            stop=(), most=4, channel=Channel(), absorb=absorb,
+            stop=(), most=4, channel=Channel(), absorb=Absorb(number, never),
         )
-        for absorb in (3, 2, 2, 1)
+        for number in (3, 2, 2, 1)
     ]  # fmt: skip
     for draft in drafts:
         batch.add(draft)
-    assert batch.oldest == 1
+    assert batch.first.number == 1
     most = 0
     while batch.busy:
         if len(begun) == 2 and not drafts[0].gone:

@@ -12,6 +12,7 @@ from templora_memory import Document, Learning, Message, ParametricMemory, Polic
 from templora_memory._messages import NOT_TOLD
 from templora_memory._policy import RECIPES as NAMES
 from templora_memory._ports import LearnRequest
+from templora_memory.backends.local._line import NO_ABSORB, never
 from templora_memory.backends.local.recipes import (
     RECIPES,
     Example,
@@ -291,12 +292,12 @@ def test_the_backend_lets_the_base_model_write_in_one_batch(make_backend):
     backend = make_backend(max_position_embeddings=1024)
     prompts = [(Message("user", f"Tell me about day {n} of the week."),) for n in range(20)]
     alone = [
-        backend._write([prompt], max_tokens=9, absorb=1, cancelled=lambda: False)[0]
+        backend._write([prompt], max_tokens=9, absorb=NO_ABSORB, cancelled=never)[0]
         for prompt in prompts
     ]
-    assert backend._write(prompts, max_tokens=9, absorb=1, cancelled=lambda: False) == alone
+    assert backend._write(prompts, max_tokens=9, absorb=NO_ABSORB, cancelled=never) == alone
     with pytest.raises(Cancelled):
-        backend._write(prompts, max_tokens=9, absorb=1, cancelled=lambda: True)
+        backend._write(prompts, max_tokens=9, absorb=NO_ABSORB, cancelled=lambda: True)
 
 
 def test_a_cancelled_absorb_does_not_wait_for_what_it_lets_the_model_write(make_backend):
@@ -310,7 +311,9 @@ def test_a_cancelled_absorb_does_not_wait_for_what_it_lets_the_model_write(make_
         leave(rows, why),
     )
     with pytest.raises(Cancelled):
-        backend._write(prompts, max_tokens=3000, absorb=1, cancelled=lambda: next(asked, True))
+        backend._write(
+            prompts, max_tokens=3000, absorb=NO_ABSORB, cancelled=lambda: next(asked, True)
+        )
     backend.close()  # ends what is left, also the draft that was cut off
     assert "length" not in cut
 
@@ -349,7 +352,7 @@ def test_answers_are_learned_as_the_model_expects_them_with_the_text_before_it(
 
     def expect(texts, *, top):
         shown.extend(text.decode(ids, special=True) for ids, _ in texts)
-        return backend._expect(texts, top=top, absorb=1, cancelled=lambda: False)
+        return backend._expect(texts, top=top, absorb=NO_ABSORB, cancelled=never)
 
     ready = tools(text, Teacher(), room=1024, expect=expect)
     monkeypatch.setattr(_study, "grounded", lambda asked, *_: asked)
@@ -371,9 +374,9 @@ def test_what_the_base_model_expects_is_the_same_with_and_without_a_shared_begin
     backend = make_backend(max_position_embeddings=1024)
     encode = backend._now.text.encode
     texts = [(encode(f"Ada keeps bees. {end}"), 5) for end in ("They buzz.", "Where? There.")]
-    both = backend._expect(texts, top=7, absorb=1, cancelled=lambda: False)
+    both = backend._expect(texts, top=7, absorb=NO_ABSORB, cancelled=never)
     for (ids, count), found in zip(texts, both, strict=True):
-        (alone,) = backend._expect([(ids, count)], top=7, absorb=1, cancelled=lambda: False)
+        (alone,) = backend._expect([(ids, count)], top=7, absorb=NO_ABSORB, cancelled=never)
         assert found.ids.shape == (5, 7)
         assert torch.equal(found.ids, alone.ids)
         assert torch.allclose(found.p, alone.p, atol=1e-5)
@@ -382,7 +385,7 @@ def test_what_the_base_model_expects_is_the_same_with_and_without_a_shared_begin
         best = logits.softmax(-1).topk(7).values
         assert torch.allclose(found.p, best / best.sum(-1, keepdim=True), atol=1e-5)
     with pytest.raises(Cancelled):
-        backend._expect(texts, top=7, absorb=1, cancelled=lambda: True)
+        backend._expect(texts, top=7, absorb=NO_ABSORB, cancelled=lambda: True)
 
 
 def test_distilling_moves_the_student_towards_the_teacher(make_backend, tmp_path):
@@ -392,7 +395,9 @@ def test_distilling_moves_the_student_towards_the_teacher(make_backend, tmp_path
         settings=Learning(rank=4, alpha=8, rate=1e-2, context=64, kl_weight=0.0),
     )  # fmt: skip
     told = []
-    stats = backend.learn(request, into=tmp_path, progress=told.append, cancelled=lambda: False)
+    stats = backend.learn(
+        request, into=tmp_path, progress=told.append, cancelled=never, urgent=never
+    )
     assert told[-1].chunk == told[-1].chunks
     assert all(math.isfinite(chunk.nll_after) for chunk in stats.chunks)
 
@@ -476,6 +481,6 @@ def test_receipts_are_of_the_new_text_alone(make_backend, learn, tmp_path):
     )  # fmt: skip
     (tmp_path / "b").mkdir()
     again = backend.learn(
-        request, into=tmp_path / "b", progress=lambda _: None, cancelled=lambda: False
+        request, into=tmp_path / "b", progress=lambda _: None, cancelled=never, urgent=never
     )
     assert [c.tokens for c in again.chunks] == [c.tokens for c in stats.chunks]

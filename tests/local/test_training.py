@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from peft import PeftModel
 from templora_memory import Document, Learning, Message
 from templora_memory._ports import LearnRequest
 from templora_memory.backends.local import _learner, _lora, _loss
+from templora_memory.backends.local._line import never
 from templora_memory.backends.local._model import pairs_of, stored_cache
 from templora_memory.backends.local.recipes import Example, Soft
 from templora_memory.errors import Cancelled, InvalidSetting, LearningFailed, StoreDamaged
@@ -430,6 +432,7 @@ def test_cancelling_takes_effect_between_steps(make_backend, tmp_path):
             into=tmp_path,
             progress=lambda _: None,
             cancelled=lambda: asked.append(1) or len(asked) > 3,
+            urgent=never,
         )
     assert len(asked) == 4
     assert not list(tmp_path.iterdir())
@@ -438,18 +441,19 @@ def test_cancelling_takes_effect_between_steps(make_backend, tmp_path):
 def test_what_a_reply_waits_for_goes_before_older_absorbs(make_backend, tmp_path, monkeypatch):
     backend = make_backend()
     worker, seen = backend._now.worker, []
-    learn = worker.learn
+    learn, waited = worker.learn, threading.Event()
     monkeypatch.setattr(worker, "learn", lambda lesson: (seen.append(lesson.absorb), learn(lesson)))
     request = LearnRequest(
         items=(Document("word " * 20),), before=(), start=None, chunk=32, recipe="continue",
         settings=SETTINGS,
     )  # fmt: skip
-    for number, one in enumerate((request, replace(request, urgent=True), request)):
+    for number, urgent in enumerate((never, waited.is_set, never)):
         (into := tmp_path / str(number)).mkdir()
-        backend.learn(one, into=into, progress=lambda _: None, cancelled=lambda: False)
-    older, urgent, newer = seen
-    assert urgent < older < newer
-    assert urgent  # 0 is an answer's
+        backend.learn(request, into=into, progress=lambda _: None, cancelled=never, urgent=urgent)
+    older, between, newer = seen
+    assert older.rank < between.rank < newer.rank
+    waited.set()  # also one that nobody waited for when it began
+    assert between.rank < older.rank < newer.rank
 
 
 def test_the_receipt_counts_tokens_and_what_is_now_recalled(make_backend, learn, score, tmp_path):

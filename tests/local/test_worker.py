@@ -6,10 +6,12 @@ import time
 import pytest
 
 from templora_memory.backends.local import LocalBackend
+from templora_memory.backends.local._line import Absorb, never
 from templora_memory.backends.local._worker import Worker
 from templora_memory.errors import InvalidSetting
 
 ROUND, STEP, DRAFT, SLICE = 4.0, 6.0, 2.0, 1.0
+FIRST = Absorb(1, never)
 
 
 class Desk:
@@ -75,7 +77,7 @@ class Part:
         self._desk, self._name, self._seconds = desk, name, seconds
         self.left = 0
         self.then = lambda: None
-        self.oldest = 1
+        self.first = FIRST
         self.over = threading.Event()
         self.over.set()
         self.shorts = []
@@ -120,7 +122,7 @@ def test_learning_has_its_share_of_the_time_whatever_its_units_are(share):
     desk.worker.answer(1000)
     desk.worker.draft(1000)
     desk.worker.learn(1000)
-    measuring = desk.measure("measured", 1000, absorb=1)
+    measuring = desk.measure("measured", 1000, absorb=FIRST)
     answering, learning = spent(while_all_wait(desk.run(measuring)))
     assert learning / (answering + learning) == pytest.approx(share, abs=0.02)
 
@@ -139,7 +141,7 @@ def test_a_token_waits_for_one_step_and_what_the_round_before_it_earned():
     desk.worker.answer(300)
     desk.worker.draft(300)
     desk.worker.learn(300)
-    measuring = desk.measure("measured", 300, absorb=1)
+    measuring = desk.measure("measured", 300, absorb=FIRST)
     each = {"step": STEP, "draft": DRAFT, "measured": SLICE}
     waited, longest = 0.0, 0.0
     for name in while_all_wait(desk.run(measuring)):
@@ -153,7 +155,7 @@ def test_kinds_of_learning_take_turns():
     desk = Desk()
     desk.worker.draft(9)
     desk.worker.learn(9)
-    log = desk.run(desk.measure("measured", 9, absorb=1))
+    log = desk.run(desk.measure("measured", 9, absorb=FIRST))
     assert log == ["draft", "measured", "step"] * 9
     assert set(desk.lessons.shorts) == {False}
 
@@ -161,12 +163,25 @@ def test_kinds_of_learning_take_turns():
 def test_the_oldest_absorb_goes_first_while_somebody_waits():
     desk = Desk()
     desk.worker.answer(60)
-    desk.drafts.oldest, desk.lessons.oldest = 3, 2
+    desk.drafts.first, desk.lessons.first = Absorb(3, never), Absorb(2, never)
     desk.worker.draft(9)
     desk.worker.learn(9)
-    log = desk.run(desk.measure("measured", 9, absorb=1))
+    log = desk.run(desk.measure("measured", 9, absorb=FIRST))
     learned = [name for name in log if name != "round"]
     assert learned == ["measured"] * 9 + ["step"] * 9 + ["draft"] * 9
+
+
+def test_what_becomes_urgent_goes_first_although_nobody_waits_for_an_answer():
+    desk = Desk()
+    waited = threading.Event()
+    desk.lessons.first = Absorb(2, waited.is_set)
+    desk.drafts.then = lambda: desk.drafts.left == 5 and waited.set()
+    desk.worker.draft(9)
+    desk.worker.learn(9)
+    log = desk.run(desk.measure("measured", 9, absorb=FIRST))
+    assert log[:10] == ["draft", "measured", "step"] * 3 + ["draft"]
+    assert log[10:16] == ["step"] * 6
+    assert desk.lessons.shorts == [False] * 3 + [True] * 6
 
 
 def test_what_a_caller_measures_is_answering():

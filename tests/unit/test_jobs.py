@@ -1,6 +1,7 @@
 """The line of absorbs: who waits for whom."""
 
 import threading
+import time
 
 import pytest
 
@@ -102,6 +103,31 @@ def test_a_reply_that_must_learn_first_says_so_to_the_backend(make_box):
         Message("assistant" if n % 2 else "user", f"Message {n} has some words.") for n in range(21)
     ]
     box.service.reply("ada", talk)
-    assert box.backend.learned[0].urgent
     box.service.absorb("eve", "Eve keeps bees.")
-    assert not box.backend.learned[-1].urgent
+    assert box.backend.hurried == [True, *[False] * (len(box.backend.hurried) - 1)]
+
+
+def test_an_absorb_that_runs_becomes_urgent_when_a_reply_must_wait_for_it(make_box):
+    began, go_on = threading.Event(), threading.Event()
+
+    def on_learn():
+        began.set()
+        assert go_on.wait(30)
+
+    box = make_box(context=256, on_learn=on_learn)
+    box.open(window=64, reply_tokens=16, chunk=16)
+    bio = box.service.absorb("ada", "Ada keeps bees.", wait=False)
+    assert began.wait(30)
+    assert not bio.urgent()
+    talk = [
+        Message("assistant" if n % 2 else "user", f"Message {n} has some words.") for n in range(21)
+    ]
+    reply = threading.Thread(target=box.service.reply, args=("ada", talk))
+    reply.start()
+    end = time.monotonic() + 30
+    while not bio.urgent():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    go_on.set()
+    reply.join(30)
+    assert box.backend.hurried[:2] == [True, True]

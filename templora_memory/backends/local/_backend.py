@@ -27,6 +27,7 @@ from templora_memory.backends.local._generator import (
     LocalStream,
 )
 from templora_memory.backends.local._lessons import Lesson, Lessons
+from templora_memory.backends.local._line import Absorb
 from templora_memory.backends.local._neutral import Neutral, bundled_talk, bundled_text
 from templora_memory.backends.local._session import LocalText
 from templora_memory.backends.local._teacher import expected, shared_beginning
@@ -49,10 +50,6 @@ PREFIX_BYTES = 256 << 20
 BATCH_TOKENS = 2048
 WRITERS = 32
 """Answers that recipes let the model write at once."""
-
-
-_URGENT = 1 << 62
-"""By how much the number of an urgent absorb is lower: all of them go before the others."""
 
 
 class _Loaded:
@@ -269,6 +266,7 @@ class LocalBackend:
         into: Path,
         progress: Callable[[AbsorbProgress], None],
         cancelled: Callable[[], bool],
+        urgent: Callable[[], bool],
     ) -> LearnStats:
         loaded = self._now
         base, settings = loaded.base, request.settings
@@ -281,13 +279,13 @@ class LocalBackend:
                 f"chunk is {request.chunk} tokens, more than the model's {base.context}: make it "
                 "smaller."
             )
-        number = next(self._numbers) - (_URGENT if request.urgent else 0)
+        absorb = Absorb(next(self._numbers), urgent)
         tools = Tools(
             text=loaded.text,
             start=base.start_token,
             room=base.context,
-            write=partial(self._write, absorb=number, cancelled=cancelled),
-            expect=partial(self._expect, absorb=number, cancelled=cancelled),
+            write=partial(self._write, absorb=absorb, cancelled=cancelled),
+            expect=partial(self._expect, absorb=absorb, cancelled=cancelled),
         )
         examples = with_replay(self._recipes[request.recipe](request, tools), request, tools)
         if request.start is None:
@@ -305,7 +303,7 @@ class LocalBackend:
             resume=request.start.folder if request.start else None,
             progress=progress,
             cancelled=cancelled,
-            absorb=number,
+            absorb=absorb,
         )
         loaded.worker.learn(lesson)
         try:
@@ -330,7 +328,7 @@ class LocalBackend:
         prompts: Sequence[Sequence[Message]],
         *,
         max_tokens: int,
-        absorb: int,
+        absorb: Absorb,
         cancelled: Callable[[], bool],
     ) -> list[str]:
         """Greedy answers of the base model. The first one's keys and values serve the others."""
@@ -357,7 +355,7 @@ class LocalBackend:
         texts: Sequence[tuple[Sequence[int], int]],
         *,
         top: int,
-        absorb: int,
+        absorb: Absorb,
         cancelled: Callable[[], bool],
     ) -> list[Soft]:
         """What the base model expects. What all texts begin with is computed once."""

@@ -27,6 +27,7 @@ from templora_memory._policy import Sampling
 from templora_memory._ports import Completion
 from templora_memory._reports import FinishReason
 from templora_memory.backends.local import _lora
+from templora_memory.backends.local._line import NO_ABSORB, Absorb
 from templora_memory.backends.local._model import BaseModel, pad_left, pairs_of, stored_cache
 from templora_memory.backends.local._schema import Schemas
 from templora_memory.backends.local._text import Decoder, Text
@@ -146,7 +147,7 @@ class Answer:
     stop: tuple[str, ...]
     most: int
     channel: Channel
-    absorb: int = 0  # number of the absorb that it is a draft of; the lowest begins first
+    absorb: Absorb = NO_ABSORB  # that it is a draft of
     cache: Computed | None = None  # of a beginning of the prompt
     keep_cache: bool = False
     kept: Callable[[Computed], None] | None = None  # told what was computed, before the end
@@ -309,8 +310,9 @@ class DecodeBatch:
         return bool(self._fresh or self._rows)
 
     @property
-    def oldest(self) -> int:
-        return min(one.absorb for one in (*self._fresh, *(row.answer for row in self._rows)))
+    def first(self) -> Absorb:
+        every = (*self._fresh, *(row.answer for row in self._rows))
+        return min((one.absorb for one in every), key=lambda absorb: absorb.rank)
 
     def fail(self, error: BaseException) -> None:
         for answer in (*self._fresh, *(row.answer for row in self._rows)):
@@ -341,7 +343,7 @@ class DecodeBatch:
             return gone
         if not self._fresh or len(self._rows) == self._most:
             return None
-        return min(self._fresh, key=lambda one: one.absorb)  # of equal ones the first
+        return min(self._fresh, key=lambda one: one.absorb.rank)  # of equal ones the first
 
     def _prefill(self, answer: Answer) -> None:
         if answer.gone:

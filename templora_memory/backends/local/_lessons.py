@@ -19,7 +19,7 @@ from torch import Tensor
 from templora_memory._policy import Learning
 from templora_memory._reports import AbsorbProgress, ChunkStats, LearnStats
 from templora_memory.backends.local import _learner, _lora
-from templora_memory.backends.local._line import Line
+from templora_memory.backends.local._line import NO_ABSORB, Absorb, Line
 from templora_memory.backends.local._model import BaseModel, stored_cache
 from templora_memory.backends.local._neutral import Neutral
 from templora_memory.backends.local.recipes import Example
@@ -51,7 +51,7 @@ class Lesson:
         resume: folder with optimizer state to go on from.
         progress: called after each example.
         cancelled: asked before each step.
-        absorb: its number; while somebody waits for an answer, the lowest learns alone.
+        absorb: whose it is; while somebody waits, the one whose turn it is learns alone.
 
     Raises:
         LearningFailed: there is nothing to train on.
@@ -69,7 +69,7 @@ class Lesson:
         resume: Path | None,
         progress: Callable[[AbsorbProgress], None],
         cancelled: Callable[[], bool],
-        absorb: int = 0,
+        absorb: Absorb = NO_ABSORB,
     ) -> None:
         self.absorb = absorb
         self._examples = [example for example in examples if any(example.weights)]
@@ -233,10 +233,10 @@ class Lessons(Line[Lesson]):
     def step(self, *, short: bool) -> None:
         """One optimizer step of as many lessons as go together; never raises.
 
-        With `short`, of one lesson only: somebody waits for an answer.
+        With `short`, of one lesson only: somebody waits.
         """
         group: list[tuple[Lesson, _learner.Prepared]] = []
-        for lesson in list(self._waiting):
+        for lesson in self.ordered:
             together = [member for member, _ in group]
             if together and not lesson.over and (short or not self._fits(lesson, together)):
                 continue

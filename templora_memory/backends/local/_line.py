@@ -1,34 +1,61 @@
-"""Work of absorbs that waits for its turn, the oldest absorb first."""
+"""Whose turn it is among absorbs: what somebody waits for first, then the oldest."""
 
 from __future__ import annotations
 
-from bisect import insort
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 
-class OfAbsorb(Protocol):
-    """Work with the number of the absorb that it is part of; 0: of none."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Absorb:
+    """What work is done for. `number` counts absorbs; `urgent` may begin to be true at any time."""
 
-    absorb: int
+    number: int
+    urgent: Callable[[], bool]
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """The lowest goes first."""
+        return not self.urgent(), self.number
+
+
+def never() -> bool:
+    return False
+
+
+NO_ABSORB = Absorb(0, never)
+"""Of work that is part of none."""
+
+
+class OfAbsorb(Protocol):
+    """Work that is done for an absorb."""
+
+    absorb: Absorb
 
 
 T = TypeVar("T", bound=OfAbsorb)
 
 
 class Line(Generic[T]):
-    """What waits, by the number of its absorb; those of one absorb as they came."""
+    """Work that waits for its turn; that of one absorb as it came."""
 
     def __init__(self) -> None:
         self._waiting: list[T] = []
 
     def add(self, work: T) -> None:
-        insort(self._waiting, work, key=lambda one: one.absorb)
+        self._waiting.append(work)
 
     @property
     def busy(self) -> bool:
         return bool(self._waiting)
 
     @property
-    def oldest(self) -> int:
-        """The lowest number of an absorb that waits."""
-        return self._waiting[0].absorb
+    def ordered(self) -> list[T]:
+        """What waits, by whose turn it is now."""
+        return sorted(self._waiting, key=lambda one: one.absorb.rank)
+
+    @property
+    def first(self) -> Absorb:
+        """Whose turn it is."""
+        return self.ordered[0].absorb

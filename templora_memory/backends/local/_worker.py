@@ -7,10 +7,11 @@ what a recipe lets the model write about a text. An error goes to the caller who
 
 There are two sides. Answers, and slices that a caller waits for, are answering; lessons, drafts and
 what recipes measure are learning. While there is work on both sides, learning gets its share of the
-time, neither more nor less, and the oldest absorb goes first, so that absorbs end one after the
-other instead of all of them late. Between two tokens it takes no longer than what the round before
-them earned it, and one unit. Otherwise the kinds of learning take turns, so that lessons come
-together that can share a batch.
+time, neither more nor less, and one absorb goes first, so that absorbs end one after the other
+instead of all of them late: an urgent one, which an answer waits for that has not come here yet, or
+the oldest. Between two tokens learning takes no longer than what the round before them earned it,
+and one unit. Where nobody waits, the kinds of learning take turns, so that lessons come together
+that can share a batch.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-from templora_memory.backends.local._line import Line
+from templora_memory.backends.local._line import NO_ABSORB, Absorb, Line
 from templora_memory.errors import Closed, ModelError
 
 _log = logging.getLogger("templora_memory")
@@ -47,8 +48,8 @@ class Answers(Protocol):
     def busy(self) -> bool: ...
 
     @property
-    def oldest(self) -> int:
-        """The lowest number of an absorb that these belong to; 0 for answers."""
+    def first(self) -> Absorb:
+        """The absorb whose turn it is among those that these belong to."""
         ...
 
     def step(self) -> None:
@@ -71,12 +72,12 @@ class Lessons(Protocol):
     def busy(self) -> bool: ...
 
     @property
-    def oldest(self) -> int:
-        """The lowest number of an absorb; a short step is of this one."""
+    def first(self) -> Absorb:
+        """The absorb whose turn it is; a short step is of this one."""
         ...
 
     def step(self, *, short: bool) -> None:
-        """One optimizer step, a short one if somebody waits for an answer. Never raises."""
+        """One optimizer step, a short one if somebody waits. Never raises."""
         ...
 
     def fail(self, error: BaseException) -> None:
@@ -92,7 +93,7 @@ def _dead(error: BaseException) -> ModelError:
 
 
 class _Work(Generic[T]):
-    def __init__(self, slices: Slices[T], absorb: int) -> None:
+    def __init__(self, slices: Slices[T], absorb: Absorb) -> None:
         self.slices = slices
         self.absorb = absorb
         self.result: Future[T] = Future()
@@ -116,10 +117,10 @@ class _Work(Generic[T]):
 
 
 class _Measuring(Line[_Work[Any]]):
-    """Slices, one after the other; those of the oldest absorb first."""
+    """Slices, one after the other; first those of the absorb whose turn it is."""
 
     def step(self) -> None:
-        work = self._waiting[0]
+        work = self.ordered[0]
         if work.step():
             self._waiting.remove(work)
 
@@ -159,7 +160,7 @@ class Worker:
         self._kinds: list[tuple[Answers | Lessons | _Measuring, Callable[[], None]]] = [
             (drafts, drafts.step),
             (self._measuring, self._measuring.step),
-            (lessons, lambda: lessons.step(short=self._awaited)),
+            (lessons, lambda: lessons.step(short=self._pressed)),
         ]  # of learning; whichever had its turn goes to the end
         self._lock = threading.Lock()
         self._closed = False
@@ -191,15 +192,15 @@ class Worker:
         """
         self._put(lambda: self._lessons.add(lesson))
 
-    def run(self, slices: Slices[T], *, absorb: int = 0) -> T:
+    def run(self, slices: Slices[T], *, absorb: Absorb | None = None) -> T:
         """Run slices and wait for their result; whatever they raise is raised here.
 
-        `absorb`: number of the absorb that they are part of; 0: of none.
+        `absorb`: what they are part of; None: a caller waits for them.
         """
         if threading.current_thread() is self._thread:
             raise RuntimeError("the worker cannot wait for itself")
-        work = _Work(slices, absorb)
-        waiting = self._measuring if absorb else self._asked
+        work = _Work(slices, absorb or NO_ABSORB)
+        waiting = self._asked if absorb is None else self._measuring
         self._put(lambda: waiting.add(work))
         return work.result.result()
 
@@ -245,6 +246,11 @@ class Worker:
     def _learning(self) -> bool:
         return any(part.busy for part, _ in self._kinds)
 
+    @property
+    def _pressed(self) -> bool:
+        """Whether somebody waits, for an answer or for an absorb."""
+        return self._awaited or any(part.busy and part.first.urgent() for part, _ in self._kinds)
+
     def _work(self) -> None:
         owed = 0.0  # seconds that learning may take before the next round of answers
         while self._read():
@@ -268,7 +274,7 @@ class Worker:
     def _learn(self) -> None:
         """A unit of learning."""
         ready = [kind for kind in self._kinds if kind[0].busy]
-        chosen = min(ready, key=lambda kind: kind[0].oldest) if self._awaited else ready[0]
+        chosen = min(ready, key=lambda kind: kind[0].first.rank) if self._pressed else ready[0]
         self._kinds.remove(chosen)
         self._kinds.append(chosen)
         chosen[1]()

@@ -211,8 +211,11 @@ class VllmBackend:
         into: Path,
         progress: Callable[[AbsorbProgress], None],
         cancelled: Callable[[], bool],
+        urgent: Callable[[], bool],
     ) -> LearnStats:
-        return self._trainer.learn(request, into=into, progress=progress, cancelled=cancelled)
+        return self._trainer.learn(
+            request, into=into, progress=progress, cancelled=cancelled, urgent=urgent
+        )
 
     def open_text(self, prompt: str, *, window: int) -> TextSession:
         return self._trainer.open_text(prompt, window=window)
