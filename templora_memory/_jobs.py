@@ -33,6 +33,7 @@ class Job:
             self._urgent.set()
         self._work = work
         self._heard: Callable[[], None] = lambda: None
+        self._begun = threading.Event()
         self._done = threading.Event()
         self._cancel = threading.Event()
         self._progress: AbsorbProgress | None = None
@@ -42,6 +43,11 @@ class Job:
     def __repr__(self) -> str:
         state = "done" if self.done else "cancelled" if self.cancelled() else "under way"
         return f"Job({self.memory_id!r}, {state})"
+
+    @property
+    def begun(self) -> bool:
+        """Whether its turn has come."""
+        return self._begun.is_set()
 
     @property
     def done(self) -> bool:
@@ -108,6 +114,7 @@ class Job:
     def _start(self) -> AbsorbReport:
         if self.cancelled():
             raise Cancelled(f"The absorb into {self.memory_id!r} was cancelled before it began.")
+        self._begun.set()
         return self._work(self)
 
     def run(self) -> None:

@@ -166,6 +166,7 @@ def serve(
     root = common.root or Path.home() / ".templora"
     try:
         if ray:
+            backend()  # loads nothing; a wrong setting is told here, not by replicas that fail
             distributed = _distributed()
             distributed.serve_with_ray(
                 distributed.AppSpec(

@@ -68,7 +68,7 @@ class Entry:
     @property
     def state(self) -> State:
         if not self.job.done:
-            return "queued" if self.job.progress is None else "running"
+            return "running" if self.job.begun else "queued"
         if self.job.error is None:
             return "succeeded"
         return "cancelled" if isinstance(self.job.error, Cancelled) else "failed"

@@ -294,6 +294,7 @@ def build(args: dict[str, str]) -> serve.Application:
         dtype=args.get("dtype"),
         learning_share=float(args.get("learning_share", SHARE)),
     )
+    backend()  # loads nothing; a wrong setting is told here, not by replicas that fail
     spec = AppSpec(
         backend=backend,
         root=Path(args["root"]),

@@ -118,8 +118,9 @@ def test_a_job_can_be_followed_and_cancelled(make_app, slow):
     backend = slow(learning=30)
     with TestClient(make_app(backend), base_url="http://localhost") as client:
         job = client.post("/v1/memories/ada/absorb", json={"text": "word " * 40}).json()
-        assert job["state"] == "queued"
         assert backend.learns.wait(30)
+        after = client.post("/v1/memories/ada/absorb", json={"text": "later"}).json()
+        assert after["state"] == "queued"
         told = []
 
         def follow():
@@ -129,13 +130,15 @@ def test_a_job_can_be_followed_and_cancelled(make_app, slow):
         reader = threading.Thread(target=follow)
         reader.start()
         cancelled = client.delete(f"/v1/jobs/{job['id']}?wait=0").json()
-        assert cancelled["state"] == "queued"  # it stops between two steps
+        assert (cancelled["state"], cancelled["progress"]) == ("running", None)  # between steps
+        client.delete(f"/v1/jobs/{after['id']}?wait=0")
         backend.go_on.set()
         reader.join(30)
         ended = client.get(f"/v1/jobs/{job['id']}?wait=30").json()
         assert (ended["state"], ended["error"]["code"]) == ("cancelled", "cancelled")
         assert told[-1] == ended
-        assert client.get("/v1/memories/ada").json()["documents"] == 1
+        assert client.get(f"/v1/jobs/{after['id']}?wait=30").json()["state"] == "cancelled"
+        assert client.get("/v1/memories/ada").json()["documents"] == 2
 
 
 def test_probing_measures_with_and_without(client):

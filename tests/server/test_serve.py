@@ -40,6 +40,9 @@ def test_a_key_is_shown_once_and_kept_as_a_digest(capsys, tmp_path):
         (["--api-key", "k" * 20, "--keys", "keys.json"], "not both"),
         (["--origin", "*"], "one by one"),
         (["--timeout", "0"], "reply_seconds is 0.0"),
+        (["--learning-share", "2"], "learning_share is 2.0"),
+        (["--ray", "--learning-share", "2"], "learning_share is 2.0"),
+        (["--replicas", "2"], "need --ray"),
     ],
 )
 def test_misuse_is_one_line(capsys, words, said):
