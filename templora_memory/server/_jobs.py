@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import secrets
 import threading
@@ -19,12 +20,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
+from templora_memory._ids import parse_id
 from templora_memory._jobs import Job
 from templora_memory._messages import Document, Message, chain, dialogue, start
 from templora_memory._service import ParametricMemory
-from templora_memory.errors import Cancelled, InvalidText, TemploraError, UnknownMemory
+from templora_memory.errors import (
+    Cancelled,
+    InvalidId,
+    InvalidText,
+    TemploraError,
+    UnknownMemory,
+)
 from templora_memory.server._errors import ApiError
 from templora_memory.server._routing import number_of
 from templora_memory.stores._files import make_folder, replace_file
@@ -53,6 +61,31 @@ class Note:
     after: int | None = None
     messages: int = 0
     digest: str = ""
+
+    @classmethod
+    def read(cls, path: Path) -> Note:
+        """The note in a file.
+
+        Raises:
+            FileNotFoundError: it is gone.
+            ValueError: it is damaged.
+        """
+        body = json.loads(path.read_bytes())
+        try:
+            note = cls(**body)
+            parse_id(note.memory)
+        except (TypeError, InvalidId) as error:
+            raise ValueError(str(error)) from error
+        whole = (note.messages, 0 if note.after is None else note.after)
+        if (
+            note.id != path.stem
+            or note.kind not in get_args(Kind)
+            or not (isinstance(note.created, float) and math.isfinite(note.created))
+            or not isinstance(note.digest, str)
+            or any(type(number) is not int or number < 0 for number in whole)
+        ):
+            raise ValueError("a field is not what a server writes")
+        return note
 
 
 @dataclass(slots=True, kw_only=True)
@@ -246,10 +279,10 @@ class JobBook:
         with ExitStack() as stack:
             try:
                 stack.enter_context(hold(path.with_suffix(".lock"), seconds=0))
-                note = Note(**json.loads(path.read_bytes()))
+                note = Note.read(path)
             except (TimeoutError, FileNotFoundError):
                 return False  # another server works on it, or has just ended it
-            except (ValueError, TypeError) as error:
+            except (ValueError, RecursionError) as error:
                 # it holds nothing that the journal lacks: one bad note must not stop the server
                 _log.error("%s is damaged (%s) and removed: absorb again, or resume", path, error)
                 path.unlink(missing_ok=True)

@@ -68,3 +68,26 @@ def test_a_bit_flips_in_the_note_of_a_job(kind, trials, rng, places, tmp_path):
                 assert service.transcript("ada").messages == told
             for left in path.parent.iterdir():
                 left.unlink()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"memory": "ada@"}, {"memory": 5}, {"after": "0"}, {"after": -1}, {"messages": True},
+        {"messages": None}, {"kind": "else"}, {"kind": []}, {"created": "now"}, {"digest": 5},
+        {"created": float("nan")}, {"id": f"job-{'1' * 24}"}, {"more": 1},
+    ],
+)  # fmt: skip
+def test_a_note_that_no_server_writes_is_put_away(wrong, tmp_path, caplog):
+    with ParametricMemory(FakeBackend(), DirectoryStore(tmp_path / "root")) as service:
+        service.absorb("ada", TALK)
+        note = {
+            "id": f"job-{'0' * 24}", "kind": "messages", "memory": "ada", "created": 1795623215.5,
+            "after": None, "messages": len(TALK), "digest": "5e" * 32,
+        }  # fmt: skip
+        path = tmp_path / "jobs" / f"{note['id']}.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps(note | wrong))
+        assert JobBook(path.parent, service, most=4).resume() == 0
+    assert list(path.parent.iterdir()) == []
+    assert f"{path} is damaged" in caplog.text
