@@ -2,16 +2,22 @@
 
 import hashlib
 import json
+import os
 import stat
 import struct
+import time
 import zipfile
+import zlib
+from dataclasses import replace
 
 import pytest
 
 from templora_memory import Document, Message, ModelIdentity, Revision
 from templora_memory._manifest import new_manifest
-from templora_memory.errors import Conflict, InvalidId, StoreDamaged
-from templora_memory.stores import DirectoryStore
+from templora_memory._reports import RemovedFile
+from templora_memory.errors import Conflict, InvalidId, StoreDamaged, StoreWriteFailed
+from templora_memory.stores import DirectoryStore, _archive
+from templora_memory.stores._locks import hold
 
 BASE = ModelIdentity(name="m", revision=None, config="c", tokenizer="t", weights="w")
 NAME = "0" * 64
@@ -243,3 +249,75 @@ def test_a_changed_byte_never_ends_in_another_error(store, parts, tmp_path):
         else:  # a byte without meaning, such as a date
             assert store.folder(name, store.manifest(name).revisions[0])
             store.delete(name)
+
+
+def test_where_a_memory_was_is_neither_written_nor_read(store, parts, tmp_path):
+    elsewhere = {"forks": ["bob"], "exports": ["/srv/ada.zip"]}
+    path = pack(tmp_path / "x.zip", changed(parts, lambda b: b.update(elsewhere)))
+    manifest = store.import_(path, None)
+    assert (manifest.forks, manifest.exports) == ((), ())
+    store.replace(replace(manifest, epoch=manifest.epoch + 1, **elsewhere), epoch=manifest.epoch)
+    assert store.manifest("ada").forks == ("bob",)
+    store.export("ada", path)
+    with zipfile.ZipFile(path) as archive:
+        body = json.loads(archive.read("manifest.json"))
+    assert (body["forks"], body["exports"]) == ([], [])
+
+
+def test_what_is_unpacked_is_for_its_owner_only(store, parts, tmp_path):
+    path = pack(tmp_path / "x.zip", parts.items())
+    before = os.umask(0)
+    try:
+        store.import_(path, None)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o177 for path in store.root.rglob("*") if path.is_file()} == {0}
+
+
+def test_an_export_into_no_folder_says_so(store, parts, tmp_path):
+    store.import_(pack(tmp_path / "x.zip", parts.items()), None)
+    with pytest.raises(StoreWriteFailed, match=r"nowhere/ada\.zip.*No such file"):
+        store.export("ada", tmp_path / "nowhere" / "ada.zip")
+
+
+def test_the_files_in_question_are_named(refused, parts, tmp_path):
+    path = pack(tmp_path / "x.zip", [*parts.items(), ("evil.json", b"{}")])
+    refused(path, match=r"for example \[\('evil\.json', 2\)\]")
+    refused(pack(path, {**parts, "manifest.json": b"{"}.items()), match="manifest is not JSON")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "journal.jsonl", FILE])
+def test_an_entry_that_is_shorter_than_it_says_is_refused(refused, parts, tmp_path, name):
+    """Its checksum is right for what there is of it."""
+    path = pack(tmp_path / "x.zip", parts.items())
+    body = bytearray(path.read_bytes())
+    at = body.rindex(name.encode()) - 46
+    body[at + 16 : at + 24] = struct.pack("<II", zlib.crc32(parts[name][:5]), 5)
+    path.write_bytes(body)
+    refused(path, match=f"{name} is .* the archive says")
+
+
+@pytest.mark.parametrize(
+    ("limit", "of"), [("MAX_FILES", len), ("MAX_MANIFEST", lambda p: len(p["manifest.json"]))]
+)
+def test_as_much_as_is_allowed_comes_in(store, refused, parts, tmp_path, monkeypatch, limit, of):
+    path = pack(tmp_path / "x.zip", parts.items())
+    monkeypatch.setattr(_archive, limit, of(parts) - 1)
+    refused(path, match="too many files|no usable manifest")
+    monkeypatch.setattr(_archive, limit, of(parts))
+    assert store.import_(path, None).id == "ada"
+
+
+def test_only_what_no_living_export_writes_is_cleared(tmp_path):
+    target = tmp_path / "ada [1].zip"
+    left, alive, other = (
+        tmp_path / name
+        for name in (".ada [1].zip.0.partial", ".ada [1].zip.1.partial", ".ada 1.zip.2.partial")
+    )
+    for path in (left, alive, other):
+        path.write_bytes(b"half")
+    with hold(alive, seconds=0):
+        began = time.monotonic()
+        assert _archive.clear_partials(target) == (RemovedFile(path=str(left), bytes=4),)
+        assert time.monotonic() - began < 0.5  # who is alive is not waited for
+    assert sorted(tmp_path.glob(".ada*")) == sorted([alive, other])
