@@ -94,7 +94,7 @@ class Journal:
         self._first = first
         self._read = read
         self._messages: dict[str, tuple[str, int]] = {}
-        self._documents: dict[str, tuple[str, int]] = {}
+        self._documents: dict[str, tuple[str, int, int]] = {}  # parent, position, characters
         self._withdrawn: set[str] = set()
         self._taught: Counter[str] = Counter()
         self._tip = first
@@ -128,7 +128,7 @@ class Journal:
                     raise ValueError("the document before this one is missing")
                 self._credit(_document(body), new=digest not in self._documents)
                 self._documents.pop(digest, None)  # learned again after a withdrawal: now newest
-                self._documents[digest] = (parent, position)
+                self._documents[digest] = (parent, position, len(body["text"]))
                 self._withdrawn.discard(digest)
             case "withdraw":
                 self._withdrawn.add(digest)
@@ -168,6 +168,10 @@ class Journal:
     def knows(self, digest: str) -> bool:
         return digest == self._first or digest in self._messages
 
+    def characters(self, digest: str) -> int:
+        """How long the text of a document is, without reading it; 0 if there is none."""
+        return self._documents.get(digest, (self._first, 0, 0))[2]
+
     def document(self, digest: str) -> Document:
         """The text of a document, also of a withdrawn one.
 
@@ -180,7 +184,7 @@ class Journal:
 
     def document_before(self, digest: str) -> str | None:
         """Digest of the document that this one continues; None if it stands alone."""
-        parent, _ = self._documents.get(digest, (self._first, 0))
+        parent, _, _ = self._documents.get(digest, (self._first, 0, 0))
         return None if parent == self._first else parent
 
     def messages(

@@ -38,30 +38,33 @@ class Draw:
 def earlier(journal: Journal, known: Revision, draw: Draw) -> tuple[tuple[Item, ...], ...]:
     """Pieces of what a revision has learned; none if it has learned nothing."""
     kept = set(journal.documents)  # a memory that started from another one has not its text
-    documents = [journal.document(digest) for digest in known.documents if digest in kept]
-    lengths = [len(document.text) for document in documents]
-    lengths.append(known.messages * _MESSAGE)
+    documents = [digest for digest in known.documents if digest in kept]
+    lengths = [*map(journal.characters, documents), known.messages * _MESSAGE]
     if not sum(lengths):
         return ()
-    sources = _sources(documents, talk=known.messages > 0)
+    starts = [journal.document_before(digest) is None for digest in documents]
+    sources = _sources(starts, talk=known.messages > 0)
     rng = Random(draw.seed)  # noqa: S311  # a sample, not a secret
     found: list[tuple[Item, ...]] = []
     for _ in range(draw.count):
         among = rng.choice((range(len(lengths)), rng.choice(sources)))
         (index,) = rng.choices(among, [lengths[one] for one in among])
-        talk = index == len(documents)
-        found.append(
-            _talk(journal, known, rng) if talk else (_part(documents[index], draw.size, rng),)
-        )
+        if index == len(documents):
+            found.append(_talk(journal, known, rng))
+        else:
+            found.append((_part(journal.document(documents[index]), draw.size, rng),))
     return tuple(found)
 
 
-def _sources(documents: Sequence[Document], *, talk: bool) -> list[range]:
-    """Places of what belongs together: a document and all that continue it; the conversation."""
-    starts = [at for at, document in enumerate(documents) if at == 0 or not document.continues]
-    ends = [*starts[1:], len(documents)] if starts else []
+def _sources(alone: Sequence[bool], *, talk: bool) -> list[range]:
+    """Places of what belongs together: a document and all that continue it; the conversation.
+
+    `alone`: of each document whether it continues none.
+    """
+    starts = [at for at, begins in enumerate(alone) if at == 0 or begins]
+    ends = [*starts[1:], len(alone)] if starts else []
     sources = [range(start, end) for start, end in zip(starts, ends, strict=True)]
-    return [*sources, range(len(documents), len(documents) + 1)] if talk else sources
+    return [*sources, range(len(alone), len(alone) + 1)] if talk else sources
 
 
 def _part(document: Document, size: int, rng: Random) -> Document:

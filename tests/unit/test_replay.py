@@ -140,8 +140,20 @@ def test_a_text_without_a_gap_is_cut_anywhere_and_a_short_one_not():
 
 
 def test_sources_are_documents_with_what_continues_them_and_the_talk():
-    texts = [Document("a"), Document("b", continues=True), Document("c"), Document("d")]
-    assert _sources(texts, talk=True) == [range(2), range(2, 3), range(3, 4), range(4, 5)]
-    assert _sources(texts[1:], talk=False) == [range(1), range(1, 2), range(2, 3)]
+    alone = [True, False, True, True]
+    assert _sources(alone, talk=True) == [range(2), range(2, 3), range(3, 4), range(4, 5)]
+    assert _sources(alone[1:], talk=False) == [range(1), range(1, 2), range(2, 3)]
     assert _sources([], talk=True) == [range(1)]
     assert _sources([], talk=False) == []
+
+
+def test_only_what_is_drawn_is_read(make_box, monkeypatch):
+    """However long the history is."""
+    box = make_box(context=4096)
+    box.open(window=2048, chunk=64)
+    box.service.absorb("ada", [Document(f"Number {n} of many.") for n in range(200)])
+    journal = box.store.journal("ada")
+    read, found = journal._read, []
+    monkeypatch.setattr(journal, "_read", lambda position: found.append(position) or read(position))
+    assert len(parts(box, count=3, size=100, seed=1)) == 3
+    assert len(found) == 3
