@@ -21,11 +21,11 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from templora_memory.stores._files import files_below, make_folder, remove_tree, writing
-from templora_memory.stores._temporary import clear, temporary
+from templora_memory.stores._temporary import claim, clear, discard
 
 PREFIX = ".templora-copies-"
 SHARED = Path("/dev/shm")  # noqa: S108  # folders of random names, for their owner only
@@ -50,9 +50,9 @@ class Copies:
         """Where this process has them; made when it is first needed."""
         with self._guard:
             if self._made is None or not self._made.exists():  # a clean-up of /tmp, say
-                stack, folder = ExitStack(), _base() / f"{PREFIX}{secrets.token_hex(16)}"
-                stack.enter_context(temporary(folder))
-                weakref.finalize(self, _close, stack, os.getpid())
+                folder = _base() / f"{PREFIX}{secrets.token_hex(16)}"
+                # a handle and no context manager: one that a forked child drops would be closed
+                weakref.finalize(self, _close, folder, claim(folder), os.getpid())
                 with writing(folder):
                     folder.mkdir(mode=0o700)
                 self._made = folder
@@ -147,6 +147,6 @@ def _is_own(entry: Path) -> bool:
         return False
 
 
-def _close(stack: ExitStack, process: int) -> None:
+def _close(folder: Path, handle: int, process: int) -> None:
     if os.getpid() == process:  # a forked child leaves its parent's copies alone
-        stack.close()
+        discard(folder, handle)

@@ -50,18 +50,28 @@ def hold(path: Path, *, seconds: float) -> Iterator[None]:
         FileNotFoundError: the folder does not exist (any more).
         TimeoutError: somebody else held it for `seconds`.
     """
+    handle = acquire(path, seconds=seconds)
+    try:
+        yield
+    finally:
+        release(handle)
+
+
+def acquire(path: Path, *, seconds: float) -> int:
+    """Take the lock on `path` until its handle is given to `release`; errors as of `hold`."""
     end = time.monotonic() + seconds
     while (handle := _attempt(path)) is None:
         if time.monotonic() >= end:
             raise TimeoutError(f"{path} is locked.")
         time.sleep(_PAUSE)
+    return handle
+
+
+def release(handle: int) -> None:
     try:
-        yield
+        _release(handle)
     finally:
-        try:
-            _release(handle)
-        finally:
-            os.close(handle)
+        os.close(handle)
 
 
 def _attempt(path: Path) -> int | None:

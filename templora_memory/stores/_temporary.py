@@ -7,7 +7,7 @@ the work of others alone.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from templora_memory._manifest import FileRecord
@@ -20,7 +20,7 @@ from templora_memory.stores._files import (
     sync_folder,
     writing,
 )
-from templora_memory.stores._locks import hold
+from templora_memory.stores._locks import acquire, hold, release
 
 SUFFIXES = frozenset({".json", ".safetensors"})
 LOCK_SUFFIX, LOCK_SECONDS = ".lock", 60.0
@@ -33,16 +33,29 @@ def _lock_beside(folder: Path) -> Path:
 @contextmanager
 def temporary(folder: Path) -> Iterator[None]:
     """A temporary folder, which the caller makes; gone afterwards, unless it was moved away."""
+    handle = claim(folder)
+    try:
+        yield
+    finally:
+        discard(folder, handle)
+
+
+def claim(folder: Path) -> int:
+    """Say that the maker of a temporary folder is alive; what it returns is for `discard`."""
     lock = _lock_beside(folder)
-    with ExitStack() as stack:
+    with writing(lock):
+        return acquire(lock, seconds=LOCK_SECONDS)
+
+
+def discard(folder: Path, handle: int) -> None:
+    """Remove a temporary folder and its lock."""
+    try:
+        remove_tree(folder)
+        lock = _lock_beside(folder)
         with writing(lock):
-            stack.enter_context(hold(lock, seconds=LOCK_SECONDS))
-        try:
-            yield
-        finally:
-            remove_tree(folder)
-            with writing(lock):
-                lock.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+    finally:
+        release(handle)
 
 
 def clear(entry: Path) -> None:

@@ -556,7 +556,7 @@ class StoreContract(ABC):
             lambda: store.stage("ada").__enter__(),
             lambda: store.replace(new_manifest("ada", IDENTITY, created=1.0, ttl=None), epoch=0),
         ):
-            with pytest.raises(UnknownMemory):
+            with pytest.raises(UnknownMemory, match="ada"):
                 call()
         assert store.ids() == ()
 

@@ -1,6 +1,9 @@
 """What is special about an encrypted root: keys, tampering, plain copies, what a forget removes."""
 
+import errno
+import gc
 import json
+import os
 import pickle
 import secrets
 import subprocess
@@ -322,6 +325,22 @@ def test_a_file_that_was_cut_is_noticed(store, root, cut, monkeypatch):
         opened(root).folder("ada", head(store))
 
 
+def test_pieces_open_in_their_order_only_and_all_of_them(tmp_path, monkeypatch):
+    """Also where each of them is whole."""
+    monkeypatch.setattr(_seals, "_PIECE", 8)
+    seal, path = _seals.Sealed(SECRET), tmp_path / "file"
+    one, two, three = seal.close_pieces(iter([b"12345678", b"abcdefgh", b"the end"]), "name")
+    path.write_bytes(one + two + three)
+    assert b"".join(seal.open_file(path, "name")) == b"12345678abcdefghthe end"
+    for body in (one + two, one, two + one + three, one + two + two + three, one + three, three):
+        path.write_bytes(body)
+        with pytest.raises(ValueError, match="it was changed"):
+            list(seal.open_file(path, "name"))
+    path.write_bytes(one + two + three)
+    with pytest.raises(ValueError, match="it was changed"):
+        list(seal.open_file(path, "another name"))
+
+
 def test_a_torn_last_line_is_left_out_and_written_over(store, root):
     path = root / "ada" / "journal.jsonl"
     path.write_bytes(path.read_bytes() + b"c29tZXRoaW5n")
@@ -341,6 +360,22 @@ def test_copies_are_for_their_owner_only_and_go_with_the_store(store, copies):
     with store.stage("ada"):
         assert {path.stat().st_mode & 0o077 for path in copies.rglob("*")} == {0}
     store._copies = None  # the last one who knew them
+    assert list(copies.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_leaves_the_copies_of_its_parent_alone(store, copies):
+    folder = store.folder("ada", head(store))
+    child = os.fork()
+    if not child:
+        store._copies = None
+        gc.collect()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert (folder / ADAPTER).read_bytes() == b"zanzibar weights"
+    opened(store.root)  # sweeps what nobody holds
+    assert (folder / ADAPTER).read_bytes() == b"zanzibar weights"
+    store._copies = None
     assert list(copies.iterdir()) == []
 
 
@@ -364,6 +399,7 @@ def test_copies_of_what_was_retired_or_forgotten_go_in_every_process(store, root
         one.folder("ada", head(one))
     receipt = {file.path for file in store.delete("ada")}
     assert holding(copies) == []
+    assert not list(copies.rglob("ada"))  # an empty folder would still say who there was
     assert sum(path.endswith(f"{'1' * 64}/{ADAPTER}") for path in receipt) == 3
     assert "ada/key.json" in receipt
 
@@ -500,3 +536,29 @@ def test_what_a_forget_leaves_in_a_backup_cannot_be_read_without_the_key_file(
     (root / "ada" / "key.json").write_bytes((root / "eve" / "key.json").read_bytes())
     with pytest.raises(StoreDamaged, match="written with another key"):
         opened(root).journal("ada")
+
+
+def test_a_commit_that_fails_while_it_is_encrypted_leaves_nothing(store, root, monkeypatch):
+    before = sorted((root / "ada").rglob("*"))
+
+    def broken(self, pieces, what):  # noqa: ARG001
+        yield b"half"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(_seals.Sealed, "close_pieces", broken)
+    with pytest.raises(StoreWriteFailed, match="disk or quota is full"):
+        commit(store, store.manifest("ada"), "1" * 64, b"other weights")
+    assert sorted((root / "ada").rglob("*")) == before
+
+
+def test_what_is_damaged_names_the_memory_to_rebuild(store, root):
+    path = root / "ada" / "revisions" / ("0" * 64) / ADAPTER
+    path.write_bytes(path.read_bytes()[:-1])
+    known = head(store)
+    said = r"adapter_model\.safetensors is not what was written .*rebuild\('ada'\)"
+    with pytest.raises(StoreDamaged, match=said):
+        opened(root).folder("ada", known)
+    with pytest.raises(StoreDamaged, match=said):
+        store.create(replace(store.manifest("ada"), id="bob", epoch=0), source="ada")
+    with pytest.raises(StoreDamaged, match=said):
+        opened(root).export("ada", root.parent / "ada.zip")
