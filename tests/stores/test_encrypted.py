@@ -270,6 +270,37 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
         Key(SECRET)
 
 
+GOLDEN = {
+    "key.json": """{
+ "format": 1,
+ "cipher": "AES-256-GCM",
+ "master": "88d2e1d23be55d4d",
+ "key": "AgICAgICAgICAgICmikYurjYMFrKhKP5MnjbEh3orm2VVXnwQ1/QAnZqSMOVkVrkAjp993vdcm/Pljlt"
+}""",
+    "line": b"AwMDAwMDAwMDAwMDg0N/85HgFVON3pIOvDtZoqZTpF5XcGk75o9D40LXOpI=\n",
+    "whole": "04040404040404040404040494dcbf5e4e3ca986de62861ddc1690fe1253",
+    "pieces": "05050505050505050505050576c788520ac640b38254c683171af1c7d3b83b60bb5607",
+}
+
+
+def test_what_the_first_version_wrote_opens_and_is_written_again(tmp_path, monkeypatch):
+    """Whoever changes the format must still read this one."""
+    (tmp_path / "key.json").write_text(GOLDEN["key.json"])
+    seal = Key(SECRET).read_seal(tmp_path)
+    assert seal.open_line(GOLDEN["line"], 7) == b'{"kind": "tip"}\n'
+    assert seal.open(bytes.fromhex(GOLDEN["whole"]), "manifest.json") == b"{}"
+    (tmp_path / "file").write_bytes(bytes.fromhex(GOLDEN["pieces"]))
+    assert list(seal.open_file(tmp_path / "file", "name/file")) == [b"weights"]
+    numbers = iter(range(1, 9))
+    monkeypatch.setattr(_seals.os, "urandom", lambda count: bytes([next(numbers)]) * count)
+    again = Key(SECRET).make_seal(tmp_path)
+    assert (tmp_path / "key.json").read_text() == GOLDEN["key.json"]
+    assert again.close_line(b'{"kind": "tip"}\n', 7) == GOLDEN["line"]
+    assert again.close(b"{}", "manifest.json").hex() == GOLDEN["whole"]
+    pieces = again.close_pieces(iter([b"weights"]), "name/file")
+    assert b"".join(pieces).hex() == GOLDEN["pieces"]
+
+
 # --- tampering ---------------------------------------------------------------------------------
 
 
@@ -402,6 +433,16 @@ def test_copies_of_what_was_retired_or_forgotten_go_in_every_process(store, root
     assert not list(copies.rglob("ada"))  # an empty folder would still say who there was
     assert sum(path.endswith(f"{'1' * 64}/{ADAPTER}") for path in receipt) == 3
     assert "ada/key.json" in receipt
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="this system has one user")
+def test_copies_of_another_user_are_left_alone(store, root, copies, monkeypatch):
+    store.folder("ada", head(store))
+    with monkeypatch.context() as patch:
+        patch.setattr(_copies.os, "getuid", lambda: -1)
+        opened(root)
+        store.delete("ada")
+    assert len(holding(copies)) == 1
 
 
 def test_idle_copies_go_when_another_is_made(store, monkeypatch, copies):
