@@ -610,6 +610,16 @@ class StoreContract(ABC):
         assert other.journal("ada").documents == (bio, both[0])
         assert other.journal("ada").document(both[0]) == Document("Second.", title="two")
 
+    def test_a_document_continues_the_newest_or_the_one_named(self, store: Store) -> None:
+        self.make(store)
+        first, second = store.record_documents("ada", [BIO, Document("Second.")])
+        (newest,) = store.record_documents("ada", [Document("More.", continues=True)])
+        (named,) = store.record_documents("ada", [Document("More.", continues=True)], after=first)
+        journal = store.journal("ada")
+        assert journal.document_before(newest) == second
+        assert journal.document_before(named) == first
+        assert journal.document_before(second) is None
+
     def test_withdrawn_documents_stay_readable_until_learned_again(self, store: Store) -> None:
         self.make(store)
         digests = store.record_documents("ada", [BIO, Document("Second.")])

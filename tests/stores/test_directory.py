@@ -372,6 +372,7 @@ def test_leftovers_of_killed_processes_are_swept(store, ada):
     (ada / ".manifest.json.12ab").write_text("{}")
     DirectoryStore(store.root).open()
     assert left(store.root) == before
+    assert {"ada", "notes"} >= set(store.ids())  # what might be a damaged memory is listed
 
 
 @pytest.mark.usefixtures("ada")
@@ -495,8 +496,60 @@ def test_a_revision_is_committed_once(store):
 def test_a_memory_with_a_long_id_is_listed(store):
     long = "ä" * 120
     make(store, long)
-    assert long in store.ids()
+    assert store.ids() == (long,)
     assert store.manifest(long).id == long
+    (path,) = store.root.glob("*/manifest.json")
+    path.write_text("{")
+    assert store.ids() == ()  # its name is only in there
+
+
+def test_a_memory_that_is_being_made_is_not_listed(store, ada):
+    shutil.copytree(ada, store.root / ".incoming-0123456789abcdef")
+    assert store.ids() == ("ada",)
+
+
+def test_a_journal_that_was_put_back_is_read_again(store, ada):
+    """Also where it is longer than what was read of the other one."""
+    backup = ada.parent / "backup"
+    shutil.copy(ada / "journal.jsonl", backup)
+    lost = store.record("ada", [*TALK, Message("assistant", "after the backup")])
+    assert store.journal("ada").knows(lost)
+    backup.replace(ada / "journal.jsonl")
+    other = DirectoryStore(store.root)
+    kept = other.record("ada", [*TALK, Message("assistant", "after it was put back " * 9)])
+    journal = store.journal("ada")
+    assert journal.knows(kept)
+    assert not journal.knows(lost)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pickle"])
+def test_a_revision_holds_plain_json_and_safetensors_only(store, ada, kind):
+    manifest = store.manifest("ada")
+    with store.stage("ada") as folder:
+        (folder / "adapter_model.safetensors").write_bytes(b"weights")
+        if kind == "folder":
+            (folder / "more").mkdir()
+            (folder / "more" / "x.json").write_text("{}")
+        elif kind == "link":
+            (folder / "x.json").symlink_to(ada / "manifest.json")
+        else:
+            (folder / "x.pkl").write_bytes(b"")
+        revision = Revision(
+            name="1" * 64, parent=None, dialogue=manifest.first, messages=0, documents=(),
+            tokens=1, created=2.0, files=(),
+        )  # fmt: skip
+        with pytest.raises(StoreError, match="only JSON and safetensors files, not 'x"):
+            store.commit(manifest, revision, folder, keep=4)
+    assert store.manifest("ada") == manifest
+
+
+def test_links_are_in_the_receipt_and_not_followed(store, ada, tmp_path):
+    away = tmp_path / "away"
+    away.mkdir()
+    (away / "precious").write_text("x")
+    (ada / "linked").symlink_to(away)
+    assert "ada/linked" in {file.path for file in store.delete("ada")}
+    assert (away / "precious").exists()
 
 
 @pytest.mark.usefixtures("ada")
