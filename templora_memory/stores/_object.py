@@ -54,7 +54,7 @@ from templora_memory.stores._lines import (
     withdraw_lines,
 )
 from templora_memory.stores._recent import CHECKED, JOURNALS, Recent
-from templora_memory.stores._revisions import Stamps, retired, spoiled_file, stamps
+from templora_memory.stores._revisions import Stamps, retired, spoiled, spoiled_file, stamps
 from templora_memory.stores._segments import SegmentedJournal, segment_key, segments
 from templora_memory.stores._temporary import clear, file_records, temporary
 
@@ -303,11 +303,8 @@ class ObjectStore:
                         raise retired(head.manifest.id, revision)
                     raise StoreDamaged(f"{key} in {self._bucket.url} is missing.")
             if spoiled_file(fresh, revision) is not None:
-                raise StoreDamaged(
-                    f"{head.revision(revision.name)} in {self._bucket.url} is not what was written "
-                    "(size or checksum differ). Learn the memory again from its journal: "
-                    f"rebuild({head.manifest.id!r}), or roll back."
-                )
+                where = f"{head.revision(revision.name)} in {self._bucket.url}"
+                raise spoiled(where, "size or checksum differ", head.manifest.id)
             self._move_in(fresh, folder)
         self._drop_copies(head)
         return folder
