@@ -58,13 +58,14 @@ class Copies:
                 self._made = folder
             return self._made
 
-    def sweep(self, exists: Callable[[str], bool]) -> None:
-        """Remove what killed processes left, and copies of memories that are no more."""
+    def sweep(self) -> None:
+        """Remove what killed processes left."""
         for entry in _entries():
             clear(entry)
-            for memory in _inside(entry / self._name):
-                if not exists(memory.name):
-                    self.drop(memory.name)
+
+    def memories(self) -> set[str]:
+        """The encoded ids of which there are copies, in all processes."""
+        return {memory.name for entry in _entries() for memory in _inside(entry / self._name)}
 
     @contextmanager
     def work(self) -> Iterator[Path]:

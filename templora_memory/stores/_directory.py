@@ -184,7 +184,10 @@ class DirectoryStore:
             raise StoreWriteFailed(f"{self._root} is a file: give a folder as the root.")
         make_folder(self._root)
         if self._key is not None:
-            self._copies.sweep(lambda name: (self._root / name).is_dir())
+            self._copies.sweep()
+            for name in self._copies.memories():
+                if not (self._root / name).is_dir():
+                    self._copies.drop(name)
         with writing(self._root):
             entries = _entries(self._root)
         for entry in entries:

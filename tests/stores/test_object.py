@@ -20,6 +20,7 @@ from templora_memory.errors import (
 )
 from templora_memory.stores import ObjectStore, _object, _segments
 from templora_memory.stores._bucket import Bucket, Lost
+from templora_memory.stores._places import Places
 from templora_memory.testing import FakeBackend
 
 pytestmark = pytest.mark.enable_socket
@@ -260,7 +261,7 @@ def test_an_interrupted_forget_is_finished(store, machine, keys, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectStore, "_clear_place", die)
+        patch.setattr(Places, "clear", die)
         with pytest.raises(KeyboardInterrupt):
             store.delete("ada")
     other = machine("b")
@@ -342,8 +343,10 @@ def test_a_killed_commit_is_no_hindrance_and_goes_with_a_later_one(store, keys, 
     assert len(store.manifest("ada").revisions) == 2
 
 
-def test_work_of_a_killed_process_is_cleared_and_that_of_a_living_one_is_not(store, machine):
-    dead = store._cache / "ada" / ".work-1"
+def test_work_of_a_killed_process_is_cleared_and_that_of_a_living_one_is_not(
+    store, machine, tmp_path
+):
+    dead = tmp_path / "a" / "ada" / ".work-1"
     dead.mkdir()
     (dead / "x.json").write_text("{}")
     with store.stage("ada") as folder:
