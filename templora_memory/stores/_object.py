@@ -166,6 +166,8 @@ class ObjectStore:
         places: dict[str, list[Entry]] = {}
         for entry in self._bucket.list(""):
             folder, _, rest = entry.key.partition("/")
+            if folder.startswith("."):  # of others: the names of memories never begin so
+                continue
             if not rest:
                 manifests[folder.removesuffix(JSON)] = entry
             elif _heads.PLACE.fullmatch(place := rest.partition("/")[0]):

@@ -357,7 +357,9 @@ def test_work_of_a_killed_process_is_cleared_and_that_of_a_living_one_is_not(
 
 @pytest.mark.usefixtures("store")
 def test_keys_of_others_are_left_alone(machine, s3, bucket, keys, monkeypatch):
-    for key in ("notes.txt", "some/where/notes.txt", "some/where/ada/notes", "some/where/b/c/d"):
+    namespace = f"some/where/.namespaces/{'ab' * 16}/eve.json"  # its name is like that of a place
+    others = ("notes.txt", "some/where/notes.txt", "some/where/ada/notes", "some/where/b/c/d")
+    for key in (*others, namespace):
         s3.put_object(Bucket=bucket, Key=key, Body=b"x")
     before = keys()
     monkeypatch.setattr(_object, "ORPHAN_SECONDS", -1.0)
