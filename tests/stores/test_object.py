@@ -18,7 +18,7 @@ from templora_memory.errors import (
     StoreWriteFailed,
     UnknownMemory,
 )
-from templora_memory.stores import ObjectStore, _object, _segments
+from templora_memory.stores import Key, ObjectStore, _object, _segments
 from templora_memory.stores._bucket import Bucket, Lost
 from templora_memory.stores._places import Places
 from templora_memory.testing import FakeBackend
@@ -285,6 +285,26 @@ def test_a_damaged_memory_can_be_forgotten(store, s3, bucket, keys):
     assert keys() == []
 
 
+def test_a_manifest_that_points_elsewhere_is_damaged(store, machine, s3, bucket):
+    make = new_manifest("eve", BASE, created=1.0, ttl=None)
+    store.create(make)
+    key = "some/where/ada.json"
+    ada = json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+    for wrong in (
+        {"place": f"../{'ab' * 16}"},
+        {"place": f"eve/{'ab' * 16}"},
+        {"place": "ada/.."},
+        {"commits": {"0" * 64: "../../eve"}},
+        {"commits": ["0" * 64]},
+        {"commits": {}},
+    ):
+        s3.put_object(Bucket=bucket, Key=key, Body=json.dumps({**ada, **wrong}))
+        with pytest.raises(StoreDamaged, match=r"ada\.json in .* is damaged"):
+            machine("a").manifest("ada")
+    store.delete("ada")
+    assert store.manifest("eve") == make
+
+
 def test_a_line_written_while_the_memory_is_forgotten_does_not_stay(store, machine, keys):
     other = machine("b")
     other.journal("ada")
@@ -423,8 +443,8 @@ def test_two_creators_make_one_memory(machine):
     json.dumps(stores[0].manifest("eve").as_json())
 
 
-@pytest.mark.usefixtures("bucket")
-def test_a_server_keeps_its_memories_in_a_bucket(tmp_path, keys):
+@pytest.mark.parametrize("encryption", [None, Key(b"k" * 32)], ids=["plain", "encrypted"])
+def test_a_server_keeps_its_memories_in_a_bucket(encryption, tmp_path, keys, s3, bucket):
     pytest.importorskip("fastapi", reason="the extra serve is not installed")
     from starlette.testclient import TestClient  # noqa: PLC0415  # an extra
 
@@ -434,7 +454,9 @@ def test_a_server_keeps_its_memories_in_a_bucket(tmp_path, keys):
     alice, bob = (
         {"authorization": f"Bearer {key}"} for key in ("a-key-of-alice-1", "a-key-of-bob-0001")
     )
-    app = create_app(FakeBackend(), tmp_path / "root", keys=known, objects=URL)
+    app = create_app(
+        FakeBackend(), tmp_path / "root", keys=known, objects=URL, encryption=encryption
+    )
     with TestClient(app) as client:
         path = "/v1/memories/ada"
         job = client.post(f"{path}/absorb?wait=30", json={"text": "Ada sails."}, headers=alice)
@@ -444,5 +466,8 @@ def test_a_server_keeps_its_memories_in_a_bucket(tmp_path, keys):
         )
         assert client.get(path, headers=bob).status_code == 404
         assert any(key.startswith("some/where/.namespaces/alice/ada/") for key in keys())
+        held = [s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys()]
+        held += [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+        assert any(b"Ada sails" in content for content in held) == (encryption is None)
         assert client.delete(path, headers=alice).status_code == 200
         assert keys() == []
