@@ -149,7 +149,11 @@ class ObjectStore:
     # --- the place -----------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Make the cache, and clear what killed processes left behind long enough ago."""
+        """Make the cache, and clear what killed processes left behind long enough ago.
+
+        Raises:
+            InvalidSetting: the memories are not as `key` would have them. Nothing was changed.
+        """
         self._shelf.open()
         self._bucket.open()
         kept = self._shelf.memories(), self._shelf.places()  # before looking: new ones stay
@@ -179,7 +183,8 @@ class ObjectStore:
     ) -> None:
         """Refuse a bucket that is not as the key would have it, before anything is changed.
 
-        The listing tells whose key is there; only one is tried, however many there are.
+        A listing shows which memories have a key of their own; that the store's key opens them is
+        tried with one, however many there are.
         """
         sealed = {
             place.partition("/")[0]
@@ -337,17 +342,21 @@ class ObjectStore:
             try:
                 copy = self._shelf.make(*where, lambda fresh: self._fetch(head, revision, fresh))
             except StoreWriteFailed:
-                if self._key is not None:  # plain copies go, also while they are made
-                    self._refuse_retired(head, revision)
+                if self._key is not None:  # a forget takes copies away, also half made ones
+                    self._tidy(head, revision)
                 raise
-        if self._key is not None:
-            self._refuse_retired(head, revision)
-        else:
-            self._shelf.retain(head.place.path, head.commits.values())
+        self._tidy(head, revision)
         return copy
 
-    def _refuse_retired(self, head: _Head, revision: Revision) -> None:
-        """Let no plain copy outlive its revision."""
+    def _tidy(self, head: _Head, revision: Revision) -> None:
+        """Remove copies of what is no more, after one of this revision was made.
+
+        Raises:
+            UnknownRevision: that is no more, either; without a key nobody looks.
+        """
+        if self._key is None:
+            self._shelf.retain(head.place.path, head.commits.values())
+            return
         now = self._head(head.manifest.id)
         if now is None:
             self._shelf.drop(_name(head))
@@ -510,11 +519,8 @@ class ObjectStore:
         # it is committed: whoever needs a copy makes one, or is told why there can be none
         with suppress(StoreWriteFailed), self._shelf.alone(*where):
             self._shelf.adopt(*where, staged)
-        if self._key is not None:
-            with suppress(UnknownRevision):
-                self._refuse_retired(now, revision)
-        else:
-            self._shelf.retain(now.place.path, now.commits.values())
+        with suppress(StoreWriteFailed, UnknownRevision):
+            self._tidy(now, revision)
         return changed
 
     def _has(self, head: _Head, commit: str) -> bool:

@@ -485,6 +485,17 @@ def test_copies_of_what_was_retired_or_forgotten_go(store, machine, holding):
     assert sum(path.startswith(".templora-copies-") for path in receipt) == 2
 
 
+def test_copies_of_killed_processes_are_swept_and_no_others(store, machine, copies, holding):
+    dead = copies / f"{_copies.PREFIX}dead"
+    dead.mkdir()
+    (dead / "adapter.json").write_text("zanzibar")
+    store.folder("ada", head(store))
+    assert len(holding()) == 2
+    machine("a")
+    assert len(holding()) == 1
+    assert not dead.exists()
+
+
 @pytest.mark.parametrize("look", ["ids", "open"])
 def test_another_machine_drops_its_copies_when_it_looks(store, machine, holding, look, monkeypatch):
     other = machine("b")
