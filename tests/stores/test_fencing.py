@@ -33,10 +33,11 @@ def where(request, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def machine(where, tmp_path):
+def machine(where, tmp_path, request):
     def make(name):
         if where.startswith("s3:"):
-            store = ObjectStore(where, cache=tmp_path / name, key=Key.from_environment())
+            options = {"key": Key.from_environment(), "client": request.getfixturevalue("s3")}
+            store = ObjectStore(where, cache=tmp_path / name, **options)
         else:
             store = DirectoryStore(where)
         store.open()

@@ -30,11 +30,11 @@ URL = "s3://memories/some/where"
 
 
 @pytest.fixture
-def machine(bucket, tmp_path):  # noqa: ARG001  # it must be there
+def machine(bucket, s3, tmp_path):  # noqa: ARG001  # it must be there
     """`machine("a")`: the store as that machine has it."""
 
     def make(name="a"):
-        store = ObjectStore(URL, cache=tmp_path / name)
+        store = ObjectStore(URL, cache=tmp_path / name, client=s3)
         store.open()
         return store
 
