@@ -675,8 +675,9 @@ def test_a_memory_forgotten_while_it_is_read_is_unknown(store, unopened, objects
     assert objects.keys() == []
 
 
-@pytest.mark.usefixtures("store")
-def test_a_killed_creation_is_swept(machine, objects, monkeypatch):
+def test_a_killed_creation_is_swept_with_the_versions_of_its_key(
+    machine, objects, versions, monkeypatch
+):
     before = objects.keys()
     for name in ("eve", "ada"):
         objects[f"{name}/{'ab' * 16}/key.json"] = b"{}"
@@ -685,6 +686,7 @@ def test_a_killed_creation_is_swept(machine, objects, monkeypatch):
     monkeypatch.setattr(_object, "ORPHAN_SECONDS", -1.0)
     machine("c")
     assert objects.keys() == before
+    assert ("DeleteMarkers", "key.json") not in versions()
 
 
 # --- forks, files, and changing over -------------------------------------------------------------
