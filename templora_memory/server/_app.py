@@ -86,8 +86,7 @@ def create_app(
         observer: is told counts and times.
         objects: ``s3://bucket/prefix`` to keep the memories in (`ObjectStore`); `root` then has
             copies and notes of this machine. None: they are in `root`.
-        encryption: what the memories in `root` are encrypted with; not together with `objects`.
-            None: they are not.
+        encryption: what the memories are encrypted with; None: they are not.
     """
     settings = settings or ServerSettings()
     tenants = Tenants(

@@ -27,7 +27,7 @@ from templora_memory._ports import (
 )
 from templora_memory._reports import AbsorbProgress, ForgetReceipt, LearnStats
 from templora_memory._service import ParametricMemory
-from templora_memory.errors import InvalidSetting, UnknownMemory
+from templora_memory.errors import UnknownMemory
 from templora_memory.server._jobs import JobBook
 from templora_memory.server._keys import check_namespace
 from templora_memory.stores import DirectoryStore, Key, ObjectStore
@@ -97,10 +97,7 @@ class Tenants:
         jobs: absorbs that may wait or run at once in one namespace.
         objects: bucket and prefix (`ObjectStore`) that hold the memories; then `root` has only
             copies and notes of this machine. None: the memories are in `root`.
-        encryption: what the memories in `root` are encrypted with; None: they are not.
-
-    Raises:
-        InvalidSetting: `objects` and `encryption` together.
+        encryption: what the memories are encrypted with; None: they are not.
     """
 
     def __init__(
@@ -114,11 +111,6 @@ class Tenants:
         objects: str | None = None,
         encryption: Key | None = None,
     ) -> None:
-        if objects is not None and encryption is not None:
-            raise InvalidSetting(
-                "Memories in a bucket are not encrypted by this package: leave out the encryption "
-                "key, and switch on the encryption of the bucket."
-            )
         self._backend = backend
         self._objects = objects
         self._encryption = encryption
@@ -142,7 +134,8 @@ class Tenants:
         if self._objects is None:
             return DirectoryStore(root, key=self._encryption)
         below = "" if namespace is None else f"/{NAMESPACES}/{namespace}"
-        return ObjectStore(self._objects.rstrip("/") + below, cache=root / COPIES)
+        url = self._objects.rstrip("/") + below
+        return ObjectStore(url, cache=root / COPIES, key=self._encryption)
 
     def __repr__(self) -> str:
         return f"Tenants({self._backend!r}, {len(self._tenants)} namespaces)"

@@ -8,7 +8,7 @@ writes afterwards. A refused condition is `Lost`; everything else that goes wron
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -22,6 +22,9 @@ _BATCH = 1000
 _PIECE = 1 << 20
 _SCHEME = "s3"
 _NOT_MODIFIED = 304
+_MISSING = frozenset({_NOT_MODIFIED, 404})
+_REFUSED = frozenset({409, 412})  # a condition did not hold
+_NO_VERSIONS = frozenset({405, 501})  # the service does not know them
 
 
 class Lost(Exception):  # caught where the race is understood; callers never see it
@@ -145,7 +148,7 @@ class Bucket:
         """
         asked = {"IfNoneMatch": "*"} if replacing is None else {"IfMatch": replacing}
         etag = ""
-        with self._calling(key, refused=True):
+        with self._calling(key, but=_REFUSED):
             etag = self._client.put_object(**self._at(key), Body=body, **asked)["ETag"]
         if etag:
             return str(etag)
@@ -176,18 +179,40 @@ class Bucket:
                 answer = self._client.delete_objects(
                     Bucket=self._name, Delete={"Objects": names, "Quiet": True}
                 )
-            if errors := answer.get("Errors"):
-                raise StoreWriteFailed(
-                    f"Could not remove {errors[0].get('Key')!r} from {self.url} "
-                    f"({errors[0].get('Code')}): check the permissions and call again."
+            self._check_removed(answer)
+
+    def erase(self, key: str) -> None:
+        """Remove an object with all versions that the bucket keeps of it."""
+        while versions := self._versions(key):
+            with self._writing(key):
+                answer = self._client.delete_objects(
+                    Bucket=self._name, Delete={"Objects": versions, "Quiet": True}
                 )
+            self._check_removed(answer)
+        if any(entry.key == key for entry in self.list(key)):  # the service lists no versions
+            self.remove([key])
+
+    def _versions(self, key: str) -> Sequence[dict[str, str]]:
+        found: dict[str, Any] = {}
+        name = self._prefix + key
+        with self._calling(key, but=_NO_VERSIONS):
+            found = self._client.list_object_versions(Bucket=self._name, Prefix=name)
+        every = (*found.get("Versions", ()), *found.get("DeleteMarkers", ()))
+        return [{"Key": name, "VersionId": one["VersionId"]} for one in every if one["Key"] == name]
+
+    def _check_removed(self, answer: dict[str, Any]) -> None:
+        if errors := answer.get("Errors"):
+            raise StoreWriteFailed(
+                f"Could not remove {errors[0].get('Key')!r} from {self.url} "
+                f"({errors[0].get('Code')}): check the permissions and call again."
+            )
 
     def remove_version(self, key: str, etag: str) -> None:
         """Remove an object if it is still this version.
 
         A service that does not know the condition removes whatever is there.
         """
-        with self._calling(key, refused=True):
+        with self._calling(key, but=_REFUSED):
             self._client.delete_object(**self._at(key), IfMatch=etag)
 
     # --- errors --------------------------------------------------------------------------------
@@ -207,10 +232,10 @@ class Bucket:
             )
 
     @contextmanager
-    def _calling(self, key: str, *, refused: bool = False) -> Iterator[_Call]:
+    def _calling(self, key: str, *, but: frozenset[int] = frozenset()) -> Iterator[_Call]:
         """Leave the block quietly, with the status, if the object is missing or not modified.
 
-        With `refused`, also if a condition did not hold.
+        Also with a status in `but`.
         """
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415  # an extra
 
@@ -221,8 +246,7 @@ class Bucket:
             answer = error.response
             call.status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             code = answer.get("Error", {}).get("Code", "")
-            quiet = {_NOT_MODIFIED, 404} | ({409, 412} if refused else set())
-            if call.status not in quiet or code == "NoSuchBucket":
+            if call.status not in _MISSING | but or code == "NoSuchBucket":
                 raise self._failed(key, code or str(call.status)) from error
         except BotoCoreError as error:
             raise self._failed(key, str(error)) from error

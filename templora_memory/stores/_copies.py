@@ -2,7 +2,7 @@
 
 ::
 
-    /dev/shm/.templora-copies-<random>/<root>/<encoded id>/<revision>/
+    /dev/shm/.templora-copies-<random>/<store>/<encoded id>/<revision>/
 
 In the memory of this machine where it has ``/dev/shm``, else in the folder for temporary files;
 readable for their owner only; gone with the store, or, where a process was killed, as soon as
@@ -37,11 +37,11 @@ class Copies:
     """The plain copies of one store.
 
     Args:
-        root: whose copies they are.
+        store: what names it in every process.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._name = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16]
+    def __init__(self, store: str) -> None:
+        self._name = hashlib.sha256(os.fsencode(store)).hexdigest()[:16]
         self._guard = threading.Lock()
         self._made: Path | None = None
         self._used: dict[Path, float] = {}
@@ -58,13 +58,14 @@ class Copies:
                 self._made = folder
             return self._made
 
-    def sweep(self, exists: Callable[[str], bool]) -> None:
-        """Remove what killed processes left, and copies of memories that are no more."""
+    def sweep(self) -> None:
+        """Remove what killed processes left."""
         for entry in _entries():
             clear(entry)
-            for memory in _inside(entry / self._name):
-                if not exists(memory.name):
-                    self.drop(memory.name)
+
+    def memories(self) -> set[str]:
+        """The encoded ids of which there are copies, in all processes."""
+        return {memory.name for entry in _entries() for memory in _inside(entry / self._name)}
 
     @contextmanager
     def work(self) -> Iterator[Path]:

@@ -38,7 +38,6 @@ from templora_memory._messages import Document, Message
 from templora_memory._reports import RemovedFile
 from templora_memory.errors import (
     Conflict,
-    InvalidSetting,
     StoreDamaged,
     StoreError,
     StoreWriteFailed,
@@ -60,14 +59,21 @@ from templora_memory.stores._files import (
 from templora_memory.stores._lines import dialogue_lines, document_lines, withdraw_lines
 from templora_memory.stores._locks import hold
 from templora_memory.stores._recent import CHECKED, JOURNALS, Recent
-from templora_memory.stores._revisions import Stamps, retired, spoiled_file, stamps
-from templora_memory.stores._seals import FILE_VARIABLE, KEY, Bare, Key, Seal
+from templora_memory.stores._revisions import Stamps, retired, spoiled, spoiled_file, stamps
+from templora_memory.stores._seals import (
+    BARE,
+    KEY,
+    Key,
+    Seal,
+    encrypted,
+    key_missing,
+    not_encrypted,
+)
 from templora_memory.stores._temporary import clear, file_records, temporary
 
 MANIFEST, JOURNAL, REVISIONS, LOCK = "manifest.json", "journal.jsonl", "revisions", "lock"
 FORGOTTEN, INCOMING, STAGING = ".forgotten-", ".incoming-", ".staging-"
 LOCK_SECONDS = 60.0
-BARE = Bare()
 
 
 class _Place(NamedTuple):
@@ -157,7 +163,7 @@ class DirectoryStore:
     def __init__(self, root: str | os.PathLike[str], *, key: Key | None = None) -> None:
         self._root = Path(root)
         self._key = key
-        self._copies = Copies(self._root)
+        self._copies = Copies(str(self._root.absolute()))
         self._journals: Recent[str, tuple[tuple[str, float], _OpenJournal]] = Recent(JOURNALS)
         self._checked: Recent[Path, Stamps] = Recent(CHECKED)
         self._guard = threading.Lock()
@@ -178,7 +184,10 @@ class DirectoryStore:
             raise StoreWriteFailed(f"{self._root} is a file: give a folder as the root.")
         make_folder(self._root)
         if self._key is not None:
-            self._copies.sweep(lambda name: (self._root / name).is_dir())
+            self._copies.sweep()
+            for name in self._copies.memories():
+                if not (self._root / name).is_dir():
+                    self._copies.drop(name)
         with writing(self._root):
             entries = _entries(self._root)
         for entry in entries:
@@ -262,26 +271,17 @@ class DirectoryStore:
         """
         if self._key is None:
             if (folder / KEY).exists():
-                raise InvalidSetting(
-                    f"{folder} is encrypted: give the key ({FILE_VARIABLE}, --encryption-key). "
-                    "Nothing was changed."
-                )
+                raise encrypted(str(folder))
             return BARE
         try:
-            return self._key.read_seal(folder)
+            return self._key.open_seal((folder / KEY).read_bytes(), str(folder))
         except FileNotFoundError:
             content = (folder / MANIFEST).read_bytes()
         try:
             Manifest.from_json(json.loads(content))
         except (ValueError, RecursionError, StoreDamaged):
-            raise StoreDamaged(
-                f"{folder / KEY} is missing, and what lies beside it cannot be read without it. "
-                "Restore it from a backup."
-            ) from None
-        raise InvalidSetting(
-            f"{folder} is not encrypted, and a key was given: leave out the key, or export the "
-            "memory without it and import it into a root of its own with the key."
-        )
+            raise key_missing(str(folder)) from None
+        raise not_encrypted(str(folder))
 
     def _existing(self, memory_id: str) -> Manifest:
         manifest = self.manifest(memory_id)
@@ -427,7 +427,11 @@ class DirectoryStore:
 
     def _new_place(self, folder: Path) -> _Place:
         """A folder for a new memory, with a key of its own where there are keys."""
-        return _Place(folder, BARE if self._key is None else self._key.make_seal(folder))
+        if self._key is None:
+            return _Place(folder, BARE)
+        seal, content = self._key.make_seal()
+        replace_file(folder / KEY, content)
+        return _Place(folder, seal)
 
     def _refuse_existing(self, memory_id: str, folder: Path) -> None:
         if (folder / MANIFEST).exists():
@@ -604,14 +608,7 @@ def _write_manifest(place: _Place, manifest: Manifest) -> None:
 def _check(folder: Path, revision: Revision, said: Path, memory_id: str) -> None:
     """Whether `folder` holds what was committed; errors name the folder `said`."""
     if (path := spoiled_file(folder, revision)) is not None:
-        raise _spoiled(said / path, "size or checksum differ", memory_id)
-
-
-def _spoiled(path: Path, why: str, memory_id: str) -> StoreDamaged:
-    return StoreDamaged(
-        f"{path} is not what was written ({why}). Learn the memory again from its journal: "
-        f"rebuild({memory_id!r}), or roll back."
-    )
+        raise spoiled(said / path, "size or checksum differ", memory_id)
 
 
 def _copy_revision(revision: Revision, origin: _Place, fresh: _Place, source: str) -> None:
@@ -634,7 +631,7 @@ def _write_revision(revision: Revision, origin: _Place, target: _Place, source: 
         try:
             write_file(target.folder / record.path, pieces)
         except ValueError as error:
-            raise _spoiled(path, str(error), source) from error
+            raise spoiled(path, str(error), source) from error
 
 
 def _closed(seal: Seal, lines: Iterable[bytes], begin: int) -> bytes:

@@ -2,7 +2,8 @@
 
 ::
 
-    s3://<bucket>/<prefix>/<encoded id>.json                    the manifest, swapped by comparison
+    s3://<bucket>/<prefix>/<encoded id>.json                    the manifest, see `_heads`;
+                                                                swapped by comparison
     s3://<bucket>/<prefix>/<encoded id>/<place>/journal/...     text, see `_segments`
     s3://<bucket>/<prefix>/<encoded id>/<place>/revisions/<commit>/...
 
@@ -10,14 +11,15 @@ Every write that decides something is conditional (``If-Match``, ``If-None-Match
 no locks, and a writer that was declared dead and wakes up finds its condition unmet. A place has
 a random name and is never used again: nothing that belongs to a forgotten memory can be taken for
 a part of one made later under its id.
+
+With a key there is one more object at each place, see `_places`, and text, manifests and revisions
+are sealed, in the bucket and in the cache. Backends then read plain copies, see `_copies`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import re
 import secrets
 import threading
 import time
@@ -38,13 +40,13 @@ from templora_memory.errors import (
     StoreError,
     StoreWriteFailed,
     UnknownMemory,
+    UnknownRevision,
 )
-from templora_memory.stores import _archive
+from templora_memory.stores import _archive, _heads
 from templora_memory.stores._bucket import Bucket, Entry, Lost
+from templora_memory.stores._copies import Copies
 from templora_memory.stores._files import (
-    files_below,
     make_folder,
-    remove_tree,
     replace_file,
 )
 from templora_memory.stores._lines import (
@@ -53,18 +55,20 @@ from templora_memory.stores._lines import (
     document_lines,
     withdraw_lines,
 )
-from templora_memory.stores._recent import CHECKED, JOURNALS, Recent
-from templora_memory.stores._revisions import Stamps, retired, spoiled_file, stamps
-from templora_memory.stores._segments import SegmentedJournal, segment_key, segments
-from templora_memory.stores._temporary import clear, file_records, temporary
+from templora_memory.stores._places import Place, Places
+from templora_memory.stores._recent import JOURNALS, Recent
+from templora_memory.stores._revisions import retired, spoiled, spoiled_file
+from templora_memory.stores._seals import KEY, Key
+from templora_memory.stores._segments import SegmentedJournal
+from templora_memory.stores._shelf import Shelf
+from templora_memory.stores._temporary import file_records
+from templora_memory.stores._transfers import Transfers
 
-WORK, JSON = ".work-", ".json"
+JSON = ".json"
 ORPHAN_SECONDS = 3600.0
 """Age at which what no manifest names belongs to a process that was killed."""
 _TRIES = 60
 _PAUSE = 0.01
-_LARGEST_TOMBSTONE = 200
-_PLACE = re.compile(r"[0-9a-f]{32}")
 T = TypeVar("T")
 
 
@@ -77,12 +81,16 @@ class _Head:
     """
 
     manifest: Manifest
-    place: str
+    place: Place
     commits: Mapping[str, str]
     etag: str
 
-    def revision(self, name: str) -> str:
-        return f"{self.place}/revisions/{self.commits[name]}"
+    def is_at(self, other: _Head) -> bool:
+        """Whether both are of one memory, not of one that was made again under its id."""
+        return self.place.path == other.place.path
+
+    def revision(self, name: str) -> Place:
+        return _revision(self.place, self.commits[name])
 
 
 class ObjectStore:
@@ -109,6 +117,13 @@ class ObjectStore:
         cache: folder of this machine for copies and work under way. Processes may share it.
         endpoint: address of the service, where it is not AWS; None: as ``AWS_ENDPOINT_URL`` says.
         client: a boto3 client for S3 to use instead of one of its own.
+        key: encrypts everything below the prefix and in `cache` but the names of memories (extra
+            ``encryption``). All memories there have it or none has: one that is not as it should
+            be is refused with `InvalidSetting`, when it is used, and by `open`, which tries one of
+            the encrypted ones. Exported files are never encrypted, and the folders that `stage`
+            and `folder` give lie in the memory of this machine, as for `DirectoryStore`. `delete`
+            removes the key of a memory first, with all versions that the bucket keeps of it. None:
+            nothing is encrypted.
     """
 
     def __init__(
@@ -118,11 +133,14 @@ class ObjectStore:
         cache: str | os.PathLike[str],
         endpoint: str | None = None,
         client: Any = None,
+        key: Key | None = None,
     ) -> None:
         self._bucket = Bucket(url, endpoint=endpoint, client=client)
-        self._cache = Path(cache)
+        self._key = key
+        self._shelf = Shelf(Path(cache), None if key is None else Copies(self._bucket.url))
+        self._places = Places(self._bucket, key)
+        self._transfers = Transfers(self._bucket, self._shelf.work)
         self._journals: Recent[str, SegmentedJournal] = Recent(JOURNALS)
-        self._checked: Recent[Path, Stamps] = Recent(CHECKED)
         self._guard = threading.Lock()
 
     def __repr__(self) -> str:
@@ -131,37 +149,74 @@ class ObjectStore:
     # --- the place -----------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Make the cache, and clear what killed processes left behind long enough ago."""
-        make_folder(self._cache)
-        self._bucket.open()
-        for entry in sorted(self._cache.glob(f"**/{WORK}*")):
-            clear(entry)
-        copies = _entries(self._cache)
-        self._drop_strange(copies, self._sweep())
+        """Make the cache, and clear what killed processes left behind long enough ago.
 
-    def _sweep(self) -> set[str]:
-        """Finish what was interrupted; returns under which names there are manifests."""
+        Raises:
+            InvalidSetting: the memories are not as `key` would have them. Nothing was changed.
+        """
+        self._shelf.open()
+        self._bucket.open()
+        kept = self._shelf.memories(), self._shelf.places()  # before looking: new ones stay
+        manifests, places = self._listed()
+        self._refuse_strange(manifests, places)
+        self._shelf.clear()
+        names = self._sweep(manifests, places)
+        self._drop_strange(kept[0], names)
+        self._drop_strange(kept[1], places)
+
+    def _listed(self) -> tuple[dict[str, Entry], dict[str, list[Entry]]]:
+        """Manifests by their names, and what lies at each place."""
         manifests: dict[str, Entry] = {}
         places: dict[str, list[Entry]] = {}
         for entry in self._bucket.list(""):
             folder, _, rest = entry.key.partition("/")
+            if folder.startswith("."):  # of others: the names of memories never begin so
+                continue
             if not rest:
                 manifests[folder.removesuffix(JSON)] = entry
-            elif _PLACE.fullmatch(place := rest.partition("/")[0]):
+            elif _heads.PLACE.fullmatch(place := rest.partition("/")[0]):
                 places.setdefault(f"{folder}/{place}", []).append(entry)
+        return manifests, places
+
+    def _refuse_strange(
+        self, manifests: Mapping[str, Entry], places: Mapping[str, list[Entry]]
+    ) -> None:
+        """Refuse a bucket that is not as the key would have it, before anything is changed.
+
+        A listing shows which memories have a key of their own; that the store's key opens them is
+        tried with one, however many there are.
+        """
+        sealed = {
+            place.partition("/")[0]
+            for place, entries in places.items()
+            if any(entry.key == f"{place}/{KEY}" for entry in entries)
+        }
+        names = [
+            name
+            for name, entry in manifests.items()
+            if entry.key == name + JSON and entry.size > _heads.LARGEST_TOMBSTONE
+        ]
+        strange = [name for name in names if (name in sealed) != (self._key is not None)]
+        tried = [name for name in names if name in sealed and self._key is not None][:1]
+        for name in (*strange, *tried):
+            with suppress(StoreDamaged):  # whoever uses that memory is told
+                self._head_of(name)
+
+    def _sweep(self, manifests: Mapping[str, Entry], places: Mapping[str, list[Entry]]) -> set[str]:
+        """Finish what was interrupted; returns under which names there are manifests."""
         for name, entry in manifests.items():
-            if entry.size <= _LARGEST_TOMBSTONE and entry.age > ORPHAN_SECONDS:
+            if entry.size <= _heads.LARGEST_TOMBSTONE and entry.age > ORPHAN_SECONDS:
                 self._bury(name)
         for place, entries in places.items():
             if min(entry.age for entry in entries) > ORPHAN_SECONDS:
                 self._sweep_place(place, entries, manifests)
-        return {name for name, entry in manifests.items() if entry.size > _LARGEST_TOMBSTONE}
+        return {name for name, entry in manifests.items() if entry.size > _heads.LARGEST_TOMBSTONE}
 
-    def _drop_strange(self, copies: Sequence[Path], names: Collection[str]) -> None:
-        """Remove copies of memories that are no more."""
-        for copy in copies:
-            if not copy.name.startswith(".") and copy.name not in names:
-                remove_tree(copy)
+    def _drop_strange(self, kept: Collection[str], known: Collection[str]) -> None:
+        """Remove copies of memories or places that are no more."""
+        for name in kept:
+            if name not in known:
+                self._shelf.drop(name)
 
     def _sweep_place(
         self, place: str, entries: Sequence[Entry], manifests: Mapping[str, Entry]
@@ -171,48 +226,40 @@ class ObjectStore:
         if name not in manifests:
             # whoever still wants to make a memory of it loses against this stone
             with suppress(Lost):
-                self._bucket.put(name + JSON, _tombstone(place), replacing=None)
+                self._bucket.put(name + JSON, _heads.tombstone(place), replacing=None)
                 self._bury(name)
         elif not self._is_named(name, place):
-            self._bucket.remove(entry.key for entry in entries)
+            self._places.remove(entry.key for entry in entries)
 
     def _is_named(self, name: str, place: str) -> bool:
         """Whether a manifest names this place; yes if that cannot be told."""
         found = self._bucket.get(name + JSON)
         token = place.rpartition("/")[2].encode()
-        return found is None or token in found.body or _parse(found.body) is None
+        return found is None or token in found.body or _heads.decode(name, found.body) is None
 
     def _bury(self, name: str) -> None:
         """Finish an interrupted forget."""
         found = self._bucket.get(name + JSON)
-        place = None if found is None else _forgotten(name, found.body)
+        place = None if found is None else _heads.forgotten(name, found.body)
         if found is not None and place is not None:
-            self._clear_place(place)
+            self._places.clear(place)
             self._bucket.remove_version(name + JSON, found.etag)
-
-    def _clear_place(self, place: str) -> dict[str, int]:
-        """Remove everything at a place, also what is written there meanwhile; key and size."""
-        removed: dict[str, int] = {}
-        while left := {entry.key: entry.size for entry in self._bucket.list(f"{place}/")}:
-            self._bucket.remove(left)
-            removed.update(left)
-        return removed
 
     # --- reading -------------------------------------------------------------------------------
 
     def ids(self) -> tuple[str, ...]:
-        copies = _entries(self._cache)  # before looking: what is made meanwhile is kept
+        kept = self._shelf.memories()  # before looking: what is made meanwhile stays
         found, folders = [], set()
         for entry in self._bucket.list("", below=False):
             name = entry.key.removesuffix(JSON)
-            if entry.key == name or entry.size <= _LARGEST_TOMBSTONE:
+            if entry.key == name or entry.size <= _heads.LARGEST_TOMBSTONE:
                 continue  # not ours, or being forgotten
             if memory_id := id_of_folder(name):
                 found.append(str(memory_id))
             elif head := self._head_of(name):  # a long id: its name is only a hash
                 found.append(head.manifest.id)
             folders.add(name)
-        self._drop_strange(copies, folders)
+        self._drop_strange(kept, folders)
         return tuple(sorted(found))
 
     def manifest(self, memory_id: str) -> Manifest | None:
@@ -232,18 +279,27 @@ class ObjectStore:
     def _head_of(self, name: str) -> _Head | None:
         key = name + JSON
         found = self._bucket.get(key)
-        if found is None or _forgotten(name, found.body) is not None:
+        if found is None or _heads.forgotten(name, found.body) is not None:
             return None
-        body = _parse(found.body)
-        if body is None:
+        envelope = _heads.decode(name, found.body)
+        if envelope is None:
             raise StoreDamaged(f"{key} in {self._bucket.url} is damaged. Restore it from a backup.")
         try:
-            manifest = Manifest.from_json(body["manifest"])
+            place = self._places.find(envelope.place, sealed=envelope.sealed)
+        except StoreDamaged:
+            again = self._bucket.get(key)
+            if again is not None and again.etag == found.etag:
+                raise
+            return self._head_of(name)  # it was forgotten between the two
+        try:
+            manifest = envelope.open(place.seal)
+        except ValueError as error:
+            raise StoreDamaged(
+                f"{key} in {self._bucket.url} is damaged: {error}. Restore it from a backup."
+            ) from error
         except StoreDamaged as error:
             raise StoreDamaged(f"{key} in {self._bucket.url}: {error}") from error
-        return _Head(
-            manifest=manifest, place=body["place"], commits=body["commits"], etag=found.etag
-        )
+        return _Head(manifest=manifest, place=place, commits=envelope.commits, etag=found.etag)
 
     def _existing(self, memory_id: str) -> _Head:
         head = self._head(memory_id)
@@ -257,9 +313,6 @@ class ObjectStore:
             "first, or check the id."
         )
 
-    def _copies(self, place: str) -> Path:
-        return self._cache / place
-
     def journal(self, memory_id: str) -> Journal:
         return self._open_journal(self._existing(memory_id)).refresh()
 
@@ -267,9 +320,10 @@ class ObjectStore:
         memory_id = head.manifest.id
         with self._guard:
             known = self._journals.get(memory_id)
-            if known is None or known.place != head.place:  # made again after a forget
+            path, seal = head.place
+            if known is None or known.place != path:  # made again after a forget
                 opened = SegmentedJournal(
-                    self._bucket, head.place, self._copies(head.place), head.manifest.first
+                    self._bucket, path, self._shelf.place(path), head.manifest.first, seal
                 )
                 known = self._journals.put(memory_id, opened)
             return known
@@ -281,56 +335,47 @@ class ObjectStore:
         return self._fetched(head, revision)
 
     def _fetched(self, head: _Head, revision: Revision) -> Path:
-        folder = self._copy_of(head, revision)
-        state: Stamps | None = None
-        with suppress(FileNotFoundError):
-            state = stamps(folder, revision)
-        if state is not None:
-            if self._checked.get(folder) == state:
-                return folder
-            if spoiled_file(folder, revision) is None:
-                self._checked.put(folder, state)
-                return folder
-        remove_tree(folder)  # a copy that was spoiled
-        fresh = self._cache / f"{WORK}{secrets.token_hex(8)}"
-        with temporary(fresh):
-            make_folder(fresh)
-            for record in revision.files:
-                key = f"{head.revision(revision.name)}/{record.path}"
-                if not self._bucket.download(key, fresh / record.path):
-                    again = self._existing(head.manifest.id)
-                    if again.commits.get(revision.name) != head.commits[revision.name]:
-                        raise retired(head.manifest.id, revision)
-                    raise StoreDamaged(f"{key} in {self._bucket.url} is missing.")
-            if spoiled_file(fresh, revision) is not None:
-                raise StoreDamaged(
-                    f"{head.revision(revision.name)} in {self._bucket.url} is not what was written "
-                    "(size or checksum differ). Learn the memory again from its journal: "
-                    f"rebuild({head.manifest.id!r}), or roll back."
-                )
-            self._move_in(fresh, folder)
-        self._drop_copies(head)
-        return folder
+        where = head.place.path, head.commits[revision.name]
+        with self._shelf.alone(*where):
+            if (copy := self._shelf.find(*where, revision)) is not None:
+                return copy
+            try:
+                copy = self._shelf.make(*where, lambda fresh: self._fetch(head, revision, fresh))
+            except StoreWriteFailed:
+                if self._key is not None:  # a forget takes copies away, also half made ones
+                    self._tidy(head, revision)
+                raise
+        self._tidy(head, revision)
+        return copy
 
-    def _copy_of(self, head: _Head, revision: Revision) -> Path:
-        return self._copies(head.place) / f"revision-{head.commits[revision.name]}"
+    def _tidy(self, head: _Head, revision: Revision) -> None:
+        """Remove copies of what is no more, after one of this revision was made.
 
-    def _move_in(self, fresh: Path, folder: Path) -> None:
-        make_folder(folder.parent.parent)  # each for its owner only
-        make_folder(folder.parent)
-        with suppress(OSError):  # another thread or process was faster
-            fresh.rename(folder)
+        Raises:
+            UnknownRevision: that is no more, either; without a key nobody looks.
+        """
+        if self._key is None:
+            self._shelf.retain(head.place.path, head.commits.values())
+            return
+        now = self._head(head.manifest.id)
+        if now is None:
+            self._shelf.drop(_name(head))
+        else:
+            self._shelf.retain(now.place.path, now.commits.values())
+        if now is None or head.commits[revision.name] not in now.commits.values():
+            raise retired(head.manifest.id, revision)
 
-    def _drop_copies(self, head: _Head) -> None:
-        """Remove copies of revisions and places that are no more."""
-        kept = {f"revision-{commit}" for commit in head.commits.values()}
-        place = self._copies(head.place)
-        for entry in _entries(place):
-            if entry.name.startswith("revision-") and entry.name not in kept:
-                remove_tree(entry)
-        for other in _entries(place.parent):
-            if other != place and not other.name.startswith(WORK):
-                remove_tree(other)
+    def _fetch(self, head: _Head, revision: Revision, fresh: Path) -> None:
+        """Fill a folder with the files of a revision, in plain."""
+        origin, memory_id = head.revision(revision.name), head.manifest.id
+        if (key := self._transfers.download(origin, revision, fresh, memory_id)) is not None:
+            again = self._existing(memory_id)
+            if again.commits.get(revision.name) != head.commits[revision.name]:
+                raise retired(memory_id, revision)
+            raise StoreDamaged(f"{key} in {self._bucket.url} is missing.")
+        if spoiled_file(fresh, revision) is not None:
+            where = f"{origin.path} in {self._bucket.url}"
+            raise spoiled(where, "size or checksum differ", memory_id)
 
     def size(self, memory_id: str) -> int:
         return sum(entry.size for entry in self._objects(memory_id))
@@ -344,7 +389,7 @@ class ObjectStore:
         own = [entry for entry in self._bucket.list(key) if entry.key == key]
         if not own:
             raise self._unknown(memory_id)
-        return [*own, *self._bucket.list(f"{head.place}/")]
+        return [*own, *self._bucket.list(f"{head.place.path}/")]
 
     # --- journal -------------------------------------------------------------------------------
 
@@ -385,7 +430,7 @@ class ObjectStore:
     def _confirm(self, head: _Head, key: str) -> None:
         """Take back what was written into a memory that was forgotten in that moment."""
         now = self._head(head.manifest.id)
-        if now is None or now.place != head.place:
+        if now is None or not now.is_at(head):
             self._bucket.remove([key])
             raise UnknownMemory(f"Memory {head.manifest.id!r} was forgotten meanwhile.")
 
@@ -398,26 +443,26 @@ class ObjectStore:
         with self._making(manifest.id) as place:
             commits = {} if origin is None else self._copied(origin, manifest, place)
             if origin is not None and journal:
-                self._copy_journal(origin, place)
+                self._transfers.copy_journal(origin.place, place)
             self._put_first(manifest, place, commits)
         if origin is not None and source is not None:
             now = self._head(source)
-            if now is None or now.place != origin.place:
+            if now is None or not now.is_at(origin):
                 self.delete(manifest.id)
                 raise UnknownMemory(f"Memory {source!r} was forgotten meanwhile.")
 
     @contextmanager
-    def _making(self, memory_id: str) -> Iterator[str]:
+    def _making(self, memory_id: str) -> Iterator[Place]:
         """A place for a new memory; cleared if making it fails."""
         name = folder_name(parse_id(memory_id))
         self._refuse_existing(name, memory_id)
-        place, began = f"{name}/{secrets.token_hex(16)}", time.monotonic()
+        path, began = f"{name}/{secrets.token_hex(16)}", time.monotonic()
         try:
-            yield place
+            yield self._places.make(path)
         except StoreWriteFailed:
             raise  # it may have been written all the same: a sweep finds out
         except BaseException:
-            self._clear_place(place)
+            self._places.clear(path)
             raise
         if time.monotonic() - began > ORPHAN_SECONDS / 2:  # a sweep may have taken it for lost
             self.delete(memory_id)
@@ -427,70 +472,65 @@ class ObjectStore:
         if self._bucket.get(name + JSON) is not None:
             raise _exists(memory_id)
 
-    def _put_first(self, manifest: Manifest, place: str, commits: Mapping[str, str]) -> None:
+    def _put_first(self, manifest: Manifest, place: Place, commits: Mapping[str, str]) -> None:
         key = folder_name(parse_id(manifest.id)) + JSON
+        body = _heads.encode(manifest, place.path, commits, place.seal)
         try:
-            self._bucket.put(key, _encode(manifest, place, commits), replacing=None)
+            self._bucket.put(key, body, replacing=None)
         except Lost:
             raise _exists(manifest.id) from None
 
-    def _copied(self, origin: _Head, manifest: Manifest, place: str) -> dict[str, str]:
-        commits = {}
+    def _copied(self, origin: _Head, manifest: Manifest, place: Place) -> dict[str, str]:
+        commits, source = {}, origin.manifest.id
         for revision in manifest.revisions:
             if revision.name not in origin.commits:
-                raise retired(origin.manifest.id, revision)
+                raise retired(source, revision)
             commit = commits[revision.name] = secrets.token_hex(8)
-            for record in revision.files:
-                key = f"{origin.revision(revision.name)}/{record.path}"
-                if not self._bucket.copy(key, f"{place}/revisions/{commit}/{record.path}"):
-                    raise retired(origin.manifest.id, revision)
+            own, target = origin.revision(revision.name), _revision(place, commit)
+            if not self._transfers.copy(own, target, revision, source):
+                raise retired(source, revision)
         return commits
-
-    def _copy_journal(self, origin: _Head, place: str) -> None:
-        number = 0
-        while self._bucket.copy(segment_key(origin.place, number), segment_key(place, number)):
-            number += 1
 
     @contextmanager
     def stage(self, memory_id: str) -> Iterator[Path]:
         self._existing(memory_id)
-        home = self._cache / folder_name(parse_id(memory_id))  # a forget takes it along
-        make_folder(home)
-        folder = home / f"{WORK}{secrets.token_hex(8)}"
-        with temporary(folder):
-            make_folder(folder)
+        with self._shelf.plain_work(folder_name(parse_id(memory_id))) as folder:
             yield folder
 
     def commit(
         self, manifest: Manifest, revision: Revision, staged: Path, *, keep: int
     ) -> Manifest:
-        records = file_records(staged)
-        changed = manifest.with_revision(replace(revision, files=records), keep)
+        revision = replace(revision, files=file_records(staged))
+        changed = manifest.with_revision(revision, keep)
         head = self._expect(manifest, manifest.epoch)  # what is uploaded from here on is young
         if manifest.find(revision.name) is not None:
             raise StoreError(f"Memory {manifest.id!r} has revision {revision.name} already.")
         commit = secrets.token_hex(8)
-        keys = {f"{head.place}/revisions/{commit}/{r.path}": staged / r.path for r in records}
-        for key, path in keys.items():
-            self._bucket.upload(key, path)
+        target = _revision(head.place, commit)
+        self._transfers.upload(staged, revision, target)
         try:
             now = self._swap(head, changed, {**head.commits, revision.name: commit})
         except Conflict:
             if self._has(head, commit):  # the answer was lost, and others built upon it since
                 return changed
-            self._bucket.remove(keys)
+            self._bucket.remove(f"{target.path}/{record.path}" for record in revision.files)
             raise
-        self._move_in(staged, self._copy_of(now, revision))
-        self._drop_copies(now)
+        where = now.place.path, commit
+        # it is committed: whoever needs a copy makes one, or is told why there can be none
+        with suppress(StoreWriteFailed), self._shelf.alone(*where):
+            self._shelf.adopt(*where, staged)
+        with suppress(StoreWriteFailed, UnknownRevision):
+            self._tidy(now, revision)
         return changed
 
     def _has(self, head: _Head, commit: str) -> bool:
         now = self._head(head.manifest.id)
-        return now is not None and now.place == head.place and commit in now.commits.values()
+        return now is not None and now.is_at(head) and commit in now.commits.values()
 
     def replace(self, manifest: Manifest, *, epoch: int) -> None:
         head = self._expect(manifest, epoch)
-        self._drop_copies(self._swap(head, manifest, head.commits))
+        now = self._swap(head, manifest, head.commits)
+        self._shelf.retain(now.place.path, now.commits.values())
 
     def _swap(self, head: _Head, manifest: Manifest, commits: Mapping[str, str]) -> _Head:
         """Make `manifest` the truth, then remove the revisions it no longer names.
@@ -503,12 +543,13 @@ class ObjectStore:
         """
         named = {revision.name: commits[revision.name] for revision in manifest.revisions}
         key = folder_name(parse_id(manifest.id)) + JSON
+        body = _heads.encode(manifest, head.place.path, named, head.place.seal)
         try:
-            etag = self._bucket.put(key, _encode(manifest, head.place, named), replacing=head.etag)
+            etag = self._bucket.put(key, body, replacing=head.etag)
         except Lost:
             raise _changed(manifest) from None
         kept, retired = set(named.values()), set(head.commits.values())
-        below = f"{head.place}/revisions/"
+        below = f"{head.place.path}/revisions/"
         gone = []
         for entry in self._bucket.list(below):
             commit = entry.key.removeprefix(below).partition("/")[0]
@@ -534,11 +575,9 @@ class ObjectStore:
         name = folder_name(parse_id(memory_id))
         key = name + JSON
         size, place, etag = self._lay_stone(key, name, memory_id)
-        removed = {key: size, **self._clear_place(place)}
+        removed = {key: size, **self._places.clear(place)}
         self._bucket.remove_version(key, etag)
-        for path, count in files_below(self._cache / name).items():
-            removed[f"cache/{path.relative_to(self._cache)}"] = count
-        remove_tree(self._cache / name)
+        removed |= self._shelf.drop(name)
         self._journals.drop(lambda name: name == str(parse_id(memory_id)))
         return tuple(RemovedFile(path=path, bytes=count) for path, count in removed.items())
 
@@ -552,26 +591,19 @@ class ObjectStore:
             found = self._bucket.get(key)
             if found is None:
                 raise self._unknown(memory_id)
-            if (place := _forgotten(name, found.body)) is not None:
+            if (place := _heads.forgotten(name, found.body)) is not None:
                 return len(found.body), place, found.etag
-            body = _parse(found.body)
-            place = name if body is None else str(body["place"])  # damaged: all there is
+            envelope = _heads.decode(name, found.body)
+            place = name if envelope is None else envelope.place  # damaged: all there is
             with suppress(Lost):
-                etag = self._bucket.put(key, _tombstone(place), replacing=found.etag)
+                etag = self._bucket.put(key, _heads.tombstone(place), replacing=found.etag)
                 return len(found.body), place, etag
         raise Conflict(f"Others write to {memory_id!r} all the time: try again.")
 
     def export(self, memory_id: str, target: Path) -> None:
         head = self._existing(memory_id)
-        fresh = self._cache / f"{WORK}{secrets.token_hex(8)}"
-        with temporary(fresh):
-            make_folder(fresh)
-            replace_file(fresh / _archive.MANIFEST, _plain(head.manifest))
-            lines, number = [], 0
-            while found := self._bucket.get(segment_key(head.place, number)):
-                lines.append(found.body)
-                number += 1
-            if lines:
+        with self._shelf.plain_work() as fresh:
+            if lines := self._transfers.read_journal(head.place):
                 replace_file(fresh / _archive.JOURNAL, b"".join(lines))
             for revision in head.manifest.revisions:
                 folder = self._fetched(head, revision)
@@ -585,9 +617,7 @@ class ObjectStore:
             _archive.write(fresh, head.manifest, Path(target))
 
     def import_(self, source: Path, memory_id: str | None) -> Manifest:
-        fresh = self._cache / f"{WORK}{secrets.token_hex(8)}"
-        with temporary(fresh):
-            make_folder(fresh)
+        with self._shelf.plain_work() as fresh:
             make_folder(fresh / _archive.REVISIONS)
             manifest = _archive.read(Path(source), fresh)
             name = str(parse_id(manifest.id if memory_id is None else memory_id))
@@ -597,77 +627,34 @@ class ObjectStore:
                 commits = {}
                 for revision in manifest.revisions:
                     commit = commits[revision.name] = secrets.token_hex(8)
-                    for record in revision.files:
-                        self._bucket.upload(
-                            f"{place}/revisions/{commit}/{record.path}",
-                            fresh / _archive.REVISIONS / revision.name / record.path,
-                        )
-                for number, body in enumerate(segments(lines)):
-                    self._bucket.put(segment_key(place, number), body, replacing=None)
+                    folder = fresh / _archive.REVISIONS / revision.name
+                    self._transfers.upload(folder, revision, _revision(place, commit))
+                self._transfers.write_journal(lines, place)
                 self._put_first(manifest, place, commits)
         return manifest
 
 
-# --- what lies in the bucket -------------------------------------------------------------------
+def _name(head: _Head) -> str:
+    return folder_name(parse_id(head.manifest.id))
 
 
-def _plain(manifest: Manifest) -> bytes:
-    return json.dumps(manifest.as_json(), ensure_ascii=False, indent=1).encode()
+def _revision(place: Place, commit: str) -> Place:
+    """Where a revision lies."""
+    return Place(f"{place.path}/revisions/{commit}", place.seal)
 
 
-def _encode(manifest: Manifest, place: str, commits: Mapping[str, str]) -> bytes:
-    body = {"place": place, "commits": dict(commits), "manifest": manifest.as_json()}
-    return json.dumps(body, ensure_ascii=False, indent=1).encode()
-
-
-def _parse(body: bytes) -> dict[str, Any] | None:
-    """A manifest and where its parts lie; None if it is none."""
-    try:
-        found = json.loads(body)
-        name, _, token = found["place"].partition("/")
-        names = {revision["name"] for revision in found["manifest"]["revisions"]}
-        sound = name and _PLACE.fullmatch(token) and set(found["commits"]) == names
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None
-    return found if sound else None
-
-
-def _tombstone(place: str) -> bytes:
-    # short, so that a listing tells it from a manifest
-    return json.dumps({"forgotten": place.rpartition("/")[2]}).encode()
-
-
-def _forgotten(name: str, body: bytes) -> str | None:
-    """The place that a tombstone says is to be cleared; None: it is no tombstone."""
-    if len(body) > _LARGEST_TOMBSTONE:
-        return None
-    try:
-        token = json.loads(body)["forgotten"]
-    except (ValueError, TypeError, KeyError):
-        return None
-    return f"{name}/{token}" if _PLACE.fullmatch(str(token)) else name
-
-
-def _checked_lines(path: Path, first: str) -> bytes:
+def _checked_lines(path: Path, first: str) -> list[bytes]:
     """The whole lines of a journal that somebody hands in."""
     if not path.exists():
-        return b""
-    lines = path.read_bytes()
-    lines = lines[: lines.rfind(b"\n") + 1]
+        return []
+    lines = [line + b"\n" for line in path.read_bytes().split(b"\n")[:-1]]
     journal = Journal(first, lambda _: {})
     try:
-        for number, line in enumerate(lines.split(b"\n")[:-1]):
+        for number, line in enumerate(lines):
             journal.add(decode_line(line), number)
     except (ValueError, TypeError, KeyError) as error:
         raise StoreDamaged(f"The journal in the file is damaged: {error}.") from error
     return lines
-
-
-# --- what lies in the cache --------------------------------------------------------------------
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 # --- errors ------------------------------------------------------------------------------------

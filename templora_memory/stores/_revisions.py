@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from templora_memory._manifest import Revision
-from templora_memory.errors import UnknownRevision
+from templora_memory.errors import StoreDamaged, UnknownRevision
 from templora_memory.stores._files import digest_file
 
 Stamps: TypeAlias = tuple[tuple[int, int, int], ...]
@@ -31,4 +31,11 @@ def spoiled_file(folder: Path, revision: Revision) -> str | None:
 def retired(memory_id: str, revision: Revision) -> UnknownRevision:
     return UnknownRevision(
         f"Revision {revision.name[:12]} of memory {memory_id!r} was retired meanwhile."
+    )
+
+
+def spoiled(where: object, why: str, memory_id: str) -> StoreDamaged:
+    return StoreDamaged(
+        f"{where} is not what was written ({why}). Learn the memory again from its journal: "
+        f"rebuild({memory_id!r}), or roll back."
     )

@@ -1,8 +1,8 @@
 """Encryption at rest: how bytes lie on the disk, with a key and without one.
 
-The application's key opens only the small ``key.json`` in the folder of each memory; the random
-key in there opens everything beside it. So a forget that has removed this one file has made the
-rest unreadable, also what a file system, a snapshot or a backup of the rest still holds.
+The application's key opens only the small ``key.json`` of each memory; the random key in there
+opens everything beside it. So a forget that has removed this one file has made the rest unreadable,
+also what a file system, a snapshot or a backup of the rest still holds.
 
 AES-256-GCM of the package `cryptography`: what was changed, cut, or taken from another place does
 not open. Knows nothing of memories.
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from templora_memory.errors import InvalidSetting, StoreDamaged
-from templora_memory.stores._files import replace_file
 
 KEY = "key.json"
 VARIABLE, FILE_VARIABLE = "TEMPLORA_ENCRYPTION_KEY", "TEMPLORA_ENCRYPTION_KEY_FILE"
@@ -109,8 +108,8 @@ class Key:
 
     # --- the keys of memories ------------------------------------------------------------------
 
-    def make_seal(self, folder: Path) -> Sealed:
-        """A new key for the memory in `folder`, written there."""
+    def make_seal(self) -> tuple[Sealed, bytes]:
+        """A new key for a memory, and the content of its ``key.json``."""
         secret = os.urandom(_BYTES)
         body = {
             "format": _FORMAT,
@@ -118,46 +117,72 @@ class Key:
             "master": self.mark,
             "key": base64.b64encode(self._seal.close(secret, _WRAPPED)).decode(),
         }
-        replace_file(folder / KEY, json.dumps(body, indent=1).encode())
-        return Sealed(secret)
+        return Sealed(secret), json.dumps(body, indent=1).encode()
 
-    def read_seal(self, folder: Path) -> Sealed:
-        """The key of the memory in `folder`.
+    def open_seal(self, content: bytes, where: str) -> Sealed:
+        """The key of the memory in the folder `where`, from the content of its ``key.json``.
 
         Raises:
-            FileNotFoundError: there is none (any more).
             InvalidSetting: another key opens it.
             StoreDamaged: it is not what was written.
         """
-        path = folder / KEY
         try:
-            body = json.loads(path.read_bytes())
+            body = json.loads(content)
             mark, wrapped = str(body["master"]), base64.b64decode(body["key"], validate=True)
             known = body["format"] == _FORMAT
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise _damaged(path) from error
+            raise _unusable(where, "damaged") from error
         if not known:
-            raise StoreDamaged(f"{path} has format {body['format']!r}, this version knows 1.")
+            raise StoreDamaged(
+                f"{where}/{KEY} has format {body['format']!r}, this version knows {_FORMAT}."
+            )
         if mark != self.mark:
             raise InvalidSetting(
-                f"{folder} is encrypted with the key {mark!r:.20}, and the one given is "
+                f"{where} is encrypted with the key {mark!r:.20}, and the one given is "
                 f"{self.mark!r}: give the other one. Nothing was changed."
             )
         try:
             return Sealed(self._seal.open(wrapped, _WRAPPED))
         except ValueError as error:
-            raise _damaged(path) from error
+            raise _unusable(where, "damaged") from error
 
 
-def _damaged(path: Path) -> StoreDamaged:
-    return StoreDamaged(
-        f"{path} is damaged, and what lies beside it cannot be read without it. Restore it from a "
-        "backup."
+# --- what is not as the key of a store would have it -------------------------------------------
+
+
+def encrypted(where: str) -> InvalidSetting:
+    """No key was given for the memory in the folder `where`, and it needs one."""
+    return InvalidSetting(
+        f"{where} is encrypted: give the key ({FILE_VARIABLE}, --encryption-key). "
+        "Nothing was changed."
     )
 
 
+def not_encrypted(where: str) -> InvalidSetting:
+    """A key was given for the memory in the folder `where`, and it has none."""
+    return InvalidSetting(
+        f"{where} is not encrypted, and a key was given: leave out the key, or export the "
+        "memory without it and import it into a place of its own with the key."
+    )
+
+
+def key_missing(where: str) -> StoreDamaged:
+    """The memory in the folder `where` is encrypted, and its ``key.json`` is not there."""
+    return _unusable(where, "missing")
+
+
+def _unusable(where: str, why: str) -> StoreDamaged:
+    return StoreDamaged(
+        f"{where}/{KEY} is {why}, and what lies beside it cannot be read without it. Restore it "
+        "from a backup."
+    )
+
+
+# --- how bytes lie -----------------------------------------------------------------------------
+
+
 class Seal(Protocol):
-    """How the bytes of one memory lie on the disk.
+    """How the bytes of one memory lie on the disk or in a bucket.
 
     `what` says what they are; they open again only as that.
     """
@@ -175,7 +200,7 @@ class Seal(Protocol):
         ...
 
     def close_line(self, line: bytes, position: int) -> bytes:
-        """What to write for a line of a journal that begins at byte `position` of its file."""
+        """What to write for a line of a journal; `position` is where it stands, however counted."""
         ...
 
     def open_line(self, line: bytes, position: int) -> bytes:
@@ -219,6 +244,9 @@ class Bare:
 
     def open_file(self, path: Path, what: str) -> Iterator[bytes]:  # noqa: ARG002
         return _pieces(path, _PIECE)
+
+
+BARE = Bare()
 
 
 class Sealed:

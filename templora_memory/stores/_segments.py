@@ -7,7 +7,8 @@
 
 A segment that is full is left alone by everybody who has seen it, and who has not seen it loses
 the swap: so lines have one order for all writers, and a write costs at most one segment, however
-long the journal is. Full segments are kept in a folder of this machine, the last one in memory.
+long the journal is. Full segments are kept in a folder of this machine, the last one in memory,
+both as they lie in the bucket: with a key, each line is sealed and bound to its number.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from templora_memory._journal import Journal, decode_line, encode_line
 from templora_memory.errors import StoreDamaged, UnknownMemory
 from templora_memory.stores._bucket import Bucket
 from templora_memory.stores._files import make_folder, replace_file
+from templora_memory.stores._seals import Seal
 
 SEGMENT = 1 << 18
 
@@ -39,6 +41,35 @@ def segments(lines: bytes) -> list[bytes]:
     return found
 
 
+def close_lines(seal: Seal, lines: Sequence[bytes], first: int) -> bytes:
+    """What to write for lines of a journal, of which the first has the number `first`."""
+    return b"".join(seal.close_line(line, first + n) for n, line in enumerate(lines))
+
+
+def open_lines(seal: Seal, body: bytes, first: int, key: str) -> list[bytes]:
+    """The lines of a segment, of which the first has the number `first`.
+
+    Raises:
+        StoreDamaged: one does not open.
+    """
+    found: list[bytes] = []
+    at = 0
+    for line in body.splitlines(keepends=True):
+        try:
+            found.append(seal.open_line(line, first + len(found)))
+        except ValueError as error:
+            raise _damaged(key, at, error) from error
+        at += len(line)
+    return found
+
+
+def _damaged(key: str, at: int, error: Exception) -> StoreDamaged:
+    return StoreDamaged(
+        f"{key} is damaged at byte {at}: {error}. Restore it from a backup; the lines before it "
+        "are good."
+    )
+
+
 class SegmentedJournal:
     """The index of one journal, kept up to date by reading what was added.
 
@@ -47,13 +78,15 @@ class SegmentedJournal:
         place: the folder of its memory there.
         cache: folder of this machine for full segments; made when it is needed.
         first: digest of the empty conversation.
+        seal: how its lines lie there.
     """
 
-    def __init__(self, bucket: Bucket, place: str, cache: Path, first: str) -> None:
+    def __init__(self, bucket: Bucket, place: str, cache: Path, first: str, seal: Seal) -> None:
         self.journal = Journal(first, self._body)
         self.lock = threading.RLock()
         self.place = place
         self._bucket = bucket
+        self._seal = seal
         self._cache = cache
         self._lines: list[tuple[int, int]] = []  # segment and offset of each
         self._number = 0
@@ -82,13 +115,11 @@ class SegmentedJournal:
         if body[:known] != self._last or body[-1:] != b"\n":
             raise StoreDamaged(f"{key} is damaged: restore it from a backup.")
         for line in body[known:].split(b"\n")[:-1]:
+            position = len(self._lines)
             try:
-                self.journal.add(decode_line(line), len(self._lines))
+                self.journal.add(decode_line(self._seal.open_line(line, position)), position)
             except (ValueError, TypeError, KeyError, StoreDamaged) as error:
-                raise StoreDamaged(
-                    f"{key} is damaged at byte {known}: {error}. Restore it from a backup; the "
-                    "lines before it are good."
-                ) from error
+                raise _damaged(key, known, error) from error
             self._lines.append((self._number, known))
             known += len(line) + 1
             self._last = body[:known]
@@ -105,7 +136,8 @@ class SegmentedJournal:
             number, offset = self._lines[position]
             last = self._last if number == self._number else None
         try:
-            return decode_line(_line(last, offset) if last else self._from_cache(number, offset))
+            line = _line(last, offset) if last else self._from_cache(number, offset)
+            return decode_line(self._seal.open_line(line, position))
         except (ValueError, TypeError) as error:
             raise StoreDamaged(
                 f"{self._cached(number)} is damaged at byte {offset}: {error}. It is a copy: "
@@ -135,7 +167,8 @@ class SegmentedJournal:
             return None
         with self.lock:
             key = segment_key(self.place, self._number)
-            body = self._last + b"".join(encode_line(line) for line in lines)
+            written = [encode_line(line) for line in lines]
+            body = self._last + close_lines(self._seal, written, len(self._lines))
             etag = self._bucket.put(key, body, replacing=self._etag)
             self._take(key, body)
             self._etag = etag

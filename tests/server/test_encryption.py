@@ -1,9 +1,6 @@
 """Encrypted memories behind a server."""
 
-import pytest
-
 from templora_memory import Document, Policy
-from templora_memory.errors import InvalidSetting
 from templora_memory.server._tenants import Tenants
 from templora_memory.stores import Key
 from templora_memory.testing import FakeBackend
@@ -32,8 +29,3 @@ def test_every_namespace_is_encrypted_and_goes_on_after_a_restart(tmp_path):
     held = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(held) > 4
     assert not any(b"zanzibar" in content for content in held)
-
-
-def test_a_bucket_takes_no_key(tmp_path):
-    with pytest.raises(InvalidSetting, match="bucket are not encrypted by this package: leave out"):
-        Tenants(FakeBackend(), tmp_path, objects="s3://bucket/prefix", encryption=KEY)

@@ -39,14 +39,26 @@ def s3_environment(s3_address, monkeypatch, tmp_path):
     return values
 
 
-@pytest.fixture
-def s3(s3_environment):  # noqa: ARG001  # boto3 reads it
-    """A client of the service."""
+@pytest.fixture(scope="session")
+def s3_client(s3_address):
+    """Made once: that takes longer than most tests."""
     import boto3  # noqa: PLC0415  # an extra
 
-    client = boto3.client("s3")
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3_address,
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",  # noqa: S106  # moto asks for one, whichever
+    )
     yield client
     client.close()
+
+
+@pytest.fixture
+def s3(s3_environment, s3_client):  # noqa: ARG001  # for clients of stores
+    """A client of the service."""
+    return s3_client
 
 
 @pytest.fixture

@@ -26,9 +26,10 @@ class TestObjectStore(StoreContract):
     def _service(self, s3, bucket):
         self._s3, self._bucket = s3, bucket
 
-    def make_store(self, root):
+    def make_store(self, root, key=None):
         cache = root.parent / f"cache-{secrets.token_hex(4)}"  # as on another machine
-        return ObjectStore(f"s3://{self._bucket}/{root.name}", cache=cache)
+        url = f"s3://{self._bucket}/{root.name}"
+        return ObjectStore(url, cache=cache, client=self._s3, key=key)
 
     def damage(self, store, memory_id, revision):
         copy = store.folder(memory_id, revision) / "adapter_model.safetensors"
@@ -37,3 +38,8 @@ class TestObjectStore(StoreContract):
         for one in self._s3.list_objects_v2(Bucket=self._bucket)["Contents"]:
             if one["Key"].endswith("/adapter_model.safetensors"):
                 self._s3.put_object(Bucket=self._bucket, Key=one["Key"], Body=b"X" * size)
+
+
+class TestEncryptedObjectStore(TestObjectStore):
+    def make_store(self, root):
+        return super().make_store(root, Key(b"k" * 32))

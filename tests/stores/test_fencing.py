@@ -13,7 +13,8 @@ import pytest
 from templora_memory import Document, Message, ModelIdentity, ParametricMemory, Policy, Revision
 from templora_memory._manifest import new_manifest
 from templora_memory.errors import Conflict, UnknownMemory
-from templora_memory.stores import DirectoryStore, ObjectStore, fence
+from templora_memory.stores import DirectoryStore, Key, ObjectStore, fence
+from templora_memory.stores._seals import VARIABLE
 from templora_memory.testing import FakeBackend
 
 pytestmark = pytest.mark.enable_socket
@@ -21,19 +22,22 @@ HERE = Path(__file__).parent
 BASE = ModelIdentity(name="m", revision=None, config="c", tokenizer="t", weights="w")
 
 
-@pytest.fixture(params=["folder", "bucket"])
-def where(request, tmp_path):
+@pytest.fixture(params=["folder", "bucket", "encrypted bucket"])
+def where(request, tmp_path, monkeypatch):
     """Where the memories are: a folder, or a bucket."""
+    if request.param.startswith("encrypted"):
+        monkeypatch.setenv(VARIABLE, "5e" * 32)  # for child processes too
     if request.param == "folder":
         return str(tmp_path / "root")
     return f"s3://{request.getfixturevalue('bucket')}/root"
 
 
 @pytest.fixture
-def machine(where, tmp_path):
+def machine(where, tmp_path, request):
     def make(name):
         if where.startswith("s3:"):
-            store = ObjectStore(where, cache=tmp_path / name)
+            options = {"key": Key.from_environment(), "client": request.getfixturevalue("s3")}
+            store = ObjectStore(where, cache=tmp_path / name, **options)
         else:
             store = DirectoryStore(where)
         store.open()

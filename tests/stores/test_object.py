@@ -18,8 +18,9 @@ from templora_memory.errors import (
     StoreWriteFailed,
     UnknownMemory,
 )
-from templora_memory.stores import ObjectStore, _object, _segments
+from templora_memory.stores import Key, ObjectStore, _object, _segments
 from templora_memory.stores._bucket import Bucket, Lost
+from templora_memory.stores._places import Places
 from templora_memory.testing import FakeBackend
 
 pytestmark = pytest.mark.enable_socket
@@ -29,11 +30,11 @@ URL = "s3://memories/some/where"
 
 
 @pytest.fixture
-def machine(bucket, tmp_path):  # noqa: ARG001  # it must be there
+def machine(bucket, s3, tmp_path):  # noqa: ARG001  # it must be there
     """`machine("a")`: the store as that machine has it."""
 
     def make(name="a"):
-        store = ObjectStore(URL, cache=tmp_path / name)
+        store = ObjectStore(URL, cache=tmp_path / name, client=s3)
         store.open()
         return store
 
@@ -260,7 +261,7 @@ def test_an_interrupted_forget_is_finished(store, machine, keys, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectStore, "_clear_place", die)
+        patch.setattr(Places, "clear", die)
         with pytest.raises(KeyboardInterrupt):
             store.delete("ada")
     other = machine("b")
@@ -282,6 +283,26 @@ def test_a_damaged_memory_can_be_forgotten(store, s3, bucket, keys):
     assert store.ids() == ("ada",)
     store.delete("ada")
     assert keys() == []
+
+
+def test_a_manifest_that_points_elsewhere_is_damaged(store, machine, s3, bucket):
+    make = new_manifest("eve", BASE, created=1.0, ttl=None)
+    store.create(make)
+    key = "some/where/ada.json"
+    ada = json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+    for wrong in (
+        {"place": f"../{'ab' * 16}"},
+        {"place": f"eve/{'ab' * 16}"},
+        {"place": "ada/.."},
+        {"commits": {"0" * 64: "../../eve"}},
+        {"commits": ["0" * 64]},
+        {"commits": {}},
+    ):
+        s3.put_object(Bucket=bucket, Key=key, Body=json.dumps({**ada, **wrong}))
+        with pytest.raises(StoreDamaged, match=r"ada\.json in .* is damaged"):
+            machine("a").manifest("ada")
+    store.delete("ada")
+    assert store.manifest("eve") == make
 
 
 def test_a_line_written_while_the_memory_is_forgotten_does_not_stay(store, machine, keys):
@@ -342,8 +363,10 @@ def test_a_killed_commit_is_no_hindrance_and_goes_with_a_later_one(store, keys, 
     assert len(store.manifest("ada").revisions) == 2
 
 
-def test_work_of_a_killed_process_is_cleared_and_that_of_a_living_one_is_not(store, machine):
-    dead = store._cache / "ada" / ".work-1"
+def test_work_of_a_killed_process_is_cleared_and_that_of_a_living_one_is_not(
+    store, machine, tmp_path
+):
+    dead = tmp_path / "a" / "ada" / ".work-1"
     dead.mkdir()
     (dead / "x.json").write_text("{}")
     with store.stage("ada") as folder:
@@ -354,7 +377,9 @@ def test_work_of_a_killed_process_is_cleared_and_that_of_a_living_one_is_not(sto
 
 @pytest.mark.usefixtures("store")
 def test_keys_of_others_are_left_alone(machine, s3, bucket, keys, monkeypatch):
-    for key in ("notes.txt", "some/where/notes.txt", "some/where/ada/notes", "some/where/b/c/d"):
+    namespace = f"some/where/.namespaces/{'ab' * 16}/eve.json"  # its name is like that of a place
+    others = ("notes.txt", "some/where/notes.txt", "some/where/ada/notes", "some/where/b/c/d")
+    for key in (*others, namespace):
         s3.put_object(Bucket=bucket, Key=key, Body=b"x")
     before = keys()
     monkeypatch.setattr(_object, "ORPHAN_SECONDS", -1.0)
@@ -418,8 +443,8 @@ def test_two_creators_make_one_memory(machine):
     json.dumps(stores[0].manifest("eve").as_json())
 
 
-@pytest.mark.usefixtures("bucket")
-def test_a_server_keeps_its_memories_in_a_bucket(tmp_path, keys):
+@pytest.mark.parametrize("encryption", [None, Key(b"k" * 32)], ids=["plain", "encrypted"])
+def test_a_server_keeps_its_memories_in_a_bucket(encryption, tmp_path, keys, s3, bucket):
     pytest.importorskip("fastapi", reason="the extra serve is not installed")
     from starlette.testclient import TestClient  # noqa: PLC0415  # an extra
 
@@ -429,7 +454,9 @@ def test_a_server_keeps_its_memories_in_a_bucket(tmp_path, keys):
     alice, bob = (
         {"authorization": f"Bearer {key}"} for key in ("a-key-of-alice-1", "a-key-of-bob-0001")
     )
-    app = create_app(FakeBackend(), tmp_path / "root", keys=known, objects=URL)
+    app = create_app(
+        FakeBackend(), tmp_path / "root", keys=known, objects=URL, encryption=encryption
+    )
     with TestClient(app) as client:
         path = "/v1/memories/ada"
         job = client.post(f"{path}/absorb?wait=30", json={"text": "Ada sails."}, headers=alice)
@@ -439,5 +466,8 @@ def test_a_server_keeps_its_memories_in_a_bucket(tmp_path, keys):
         )
         assert client.get(path, headers=bob).status_code == 404
         assert any(key.startswith("some/where/.namespaces/alice/ada/") for key in keys())
+        held = [s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys()]
+        held += [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+        assert any(b"Ada sails" in content for content in held) == (encryption is None)
         assert client.delete(path, headers=alice).status_code == 200
         assert keys() == []

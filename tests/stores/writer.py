@@ -8,7 +8,7 @@ from pathlib import Path
 
 from templora_memory import Message, Revision
 from templora_memory.errors import Conflict
-from templora_memory.stores import DirectoryStore, ObjectStore
+from templora_memory.stores import DirectoryStore, Key, ObjectStore
 
 STEP = [Message("user", f"writer says {number}") for number in range(4)]
 
@@ -18,7 +18,11 @@ def say(word):
 
 
 def main(where, cache):
-    store = ObjectStore(where, cache=cache) if where.startswith("s3:") else DirectoryStore(where)
+    key = Key.from_environment()
+    if where.startswith("s3:"):
+        store = ObjectStore(where, cache=cache, key=key)
+    else:
+        store = DirectoryStore(where, key=key)
     store.open()
     manifest = store.manifest("ada")
     store.record("ada", STEP[:1])
