@@ -4,6 +4,14 @@ import threading
 
 import pytest
 
+from templora_memory.stores import _copies
+
+
+@pytest.fixture(autouse=True)
+def copies_elsewhere(tmp_path_factory, monkeypatch):
+    """So that no test touches the plain copies of other programs: it may be one of a mutant."""
+    monkeypatch.setattr(_copies, "SHARED", tmp_path_factory.mktemp("copies"))
+
 
 @pytest.fixture(scope="session")
 def s3_address():
