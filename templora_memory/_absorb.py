@@ -21,7 +21,7 @@ from random import Random
 from templora_memory._admission import Check
 from templora_memory._jobs import Job
 from templora_memory._journal import Journal
-from templora_memory._manifest import Manifest, Origin, Revision, as_root
+from templora_memory._manifest import Manifest, Origin, Revision
 from templora_memory._messages import (
     LEARNED_ROLES,
     PASSAGE_CHARACTERS,
@@ -256,7 +256,7 @@ class Absorber:
         source.check_base(self._backend.identity)
         for path in self._store.folder(source.id, source.newest).iterdir():
             shutil.copyfile(path, folder / path.name)
-        return as_root(source.newest, fresh.first), folder
+        return fresh.root_again(source.newest), folder
 
     def _manifest(self, job: Job) -> Manifest:
         manifest = self._store.manifest(job.memory_id)

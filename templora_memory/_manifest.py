@@ -207,6 +207,14 @@ class Manifest:
         """The manifest to learn everything again with, on `base`: no revisions, new names."""
         return replace(self, base=base, build=self.build + 1, revisions=(), head=None)
 
+    def root_again(self, revision: Revision) -> Revision:
+        """The newest revision of the origin, as what a rebuild begins with.
+
+        Under a name of its own: the one it has there may be in use here until the commit.
+        """
+        name = start(f"{self.salt}/{self.build}/{revision.name}")
+        return replace(as_root(revision, self.first), name=name)
+
     def check_base(self, model: ModelIdentity) -> None:
         """Refuse a base model that the memory was not learned on.
 

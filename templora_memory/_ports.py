@@ -330,6 +330,7 @@ class Store(Protocol):
 
         Raises:
             Conflict: the stored epoch is not `manifest.epoch` any more.
+            StoreError: a revision that is stored has this name.
         """
         ...
 

@@ -467,8 +467,7 @@ class DirectoryStore:
         changed = manifest.with_revision(revision, keep)
         folder = self._folder(manifest.id)
         with self._locked(folder):
-            self._expect(manifest, manifest.epoch)
-            if manifest.find(revision.name) is not None:
+            if self._expect(manifest, manifest.epoch).find(revision.name) is not None:
                 raise StoreError(f"Memory {manifest.id!r} has revision {revision.name} already.")
             target = folder / REVISIONS / revision.name
             remove_tree(target)  # an orphan of a killed commit
@@ -508,7 +507,7 @@ class DirectoryStore:
         if self._key is not None:
             self._copies.drop(folder.name, but=named)
 
-    def _expect(self, manifest: Manifest, epoch: int) -> None:
+    def _expect(self, manifest: Manifest, epoch: int) -> Manifest:
         found = self._existing(manifest.id)
         if not found.same_memory(manifest):
             raise Conflict(
@@ -520,6 +519,7 @@ class DirectoryStore:
                 f"Memory {manifest.id!r} was changed by another writer (epoch {found.epoch}, "
                 f"expected {epoch}): read it again and retry."
             )
+        return found
 
     # --- removing and moving -------------------------------------------------------------------
 

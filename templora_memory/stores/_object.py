@@ -503,7 +503,7 @@ class ObjectStore:
         revision = replace(revision, files=file_records(staged))
         changed = manifest.with_revision(revision, keep)
         head = self._expect(manifest, manifest.epoch)  # what is uploaded from here on is young
-        if manifest.find(revision.name) is not None:
+        if head.manifest.find(revision.name) is not None:
             raise StoreError(f"Memory {manifest.id!r} has revision {revision.name} already.")
         commit = secrets.token_hex(8)
         target = _revision(head.place, commit)

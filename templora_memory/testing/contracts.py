@@ -689,6 +689,15 @@ class StoreContract(ABC):
             self.commit(other, manifest, b"B")
         assert store.manifest("ada") == made
 
+    def test_a_name_in_use_is_refused_whatever_the_caller_knows_of(self, store: Store) -> None:
+        """It would take the files of a revision away that the stored manifest names."""
+        made = self.commit(store, self.make(store), b"A")
+        with pytest.raises(StoreError, match="already"):
+            self.commit(store, replace(made, revisions=(), head=None), b"A")
+        head = made.newest
+        assert head is not None
+        assert (store.folder("ada", head) / "adapter_model.safetensors").read_bytes() == b"A"
+
     def test_only_json_and_safetensors_are_committed(self, store: Store) -> None:
         manifest = self.make(store)
         revision = Revision(

@@ -794,6 +794,17 @@ def test_rebuilding_learns_everything_again(box, talk):
     assert len(box.learned) == trained
 
 
+def test_a_pair_is_rebuilt_under_names_that_are_not_in_use(box):
+    """What it starts from has not changed; whoever answers with it at that moment still can."""
+    box.service.absorb("ada", BIO)
+    box.service.open("ada@bob")
+    for _ in range(2):
+        old = box.service.history("ada@bob")
+        box.service.rebuild("ada@bob")
+        assert {r.name for r in old}.isdisjoint(r.name for r in box.service.history("ada@bob"))
+        assert BIO in box.service.reply("ada@bob", [Message("user", "Who keeps bees?")]).text
+
+
 def test_another_base_model_is_refused_until_rebuilt(make_box):
     box, other = make_box(), make_box(name="other")
     box.open()
