@@ -536,8 +536,12 @@ class DirectoryStore:
                 str(folder.name / path.relative_to(gone)): size
                 for path, size in files_below(gone).items()
             }
-            remove_tree(gone / KEY)  # first: from here on nothing of the rest can be read
-            remove_tree(gone)
+            with writing(gone):
+                if (gone / KEY).exists():
+                    remove_tree(gone / KEY)  # first: from here on nothing can be read of the rest
+                    sync_folder(gone)
+                remove_tree(gone)
+                sync_folder(self._root)  # so that no power failure brings it back
         if self._key is not None:
             sizes |= self._copies.drop(folder.name)
         self._journals.drop(lambda name: name == str(parse_id(memory_id)))

@@ -249,8 +249,8 @@ class Life:
             self.steps.append((rng.choice(verbs), rng.choice(self.names), f"zanzibar {number}"))
 
     @staticmethod
-    def service(root, **backend):
-        return ParametricMemory(FakeBackend(**backend), DirectoryStore(root), POLICY)
+    def service(root, *, key=None, **backend):
+        return ParametricMemory(FakeBackend(**backend), DirectoryStore(root, key=key), POLICY)
 
     def run(self, root, after=lambda *_: None, *, memory=None):
         """Take the steps; `after(number, snapshot)` after each of them."""

@@ -15,6 +15,8 @@ from contextlib import suppress
 
 import pytest
 
+from templora_memory.stores import Key
+
 CHANGING = (
     "open", "write", "fsync", "rename", "replace", "unlink", "remove", "rmdir", "mkdir", "chmod",
     "ftruncate", "truncate", "close",
@@ -100,6 +102,7 @@ def fail_at(number, folder, target, now):
 
     for name in CHANGING:
         setattr(os, name, wrap(name, getattr(os, name)))
+    return disk
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5], ids=["nothing more", "some more"])
@@ -135,3 +138,26 @@ def test_the_power_fails(child, life, judge, trials, rng, places, tmp_path, seed
             (folder / "root").mkdir(exist_ok=True)
             judge.between(folder / "root", snapshots[done], after)
         shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("key", [None, Key(b"k" * 32)], ids=["plain", "encrypted"])
+def test_what_was_forgotten_stays_so_when_the_power_fails(child, life, trials, tmp_path, key):
+    """Nothing of it comes back, not even until somebody opens the store."""
+    folder = tmp_path / "before"
+    folder.mkdir()
+
+    def work(say):
+        disk = fail_at(0, folder, None, None)
+        with life.service(folder / "root", key=key) as memory:
+            memory.absorb("ada", "zanzibar bees")
+            disk.rebuild(tmp_path / "told", lambda: False)
+            memory.forget("ada")
+            disk.rebuild(tmp_path / "forgotten", lambda: False)
+        say("done")
+
+    assert child(work).wait().acknowledged == ["done"]
+    left = [path.name for path in (tmp_path / "told").rglob("*") if path.is_file()]
+    assert {"journal.jsonl", "manifest.json"} <= set(left)  # it was there
+    with trials.one("power failure after a forget", str(key)):
+        left = [path for path in (tmp_path / "forgotten").rglob("*") if path.is_file()]
+        assert left == []
