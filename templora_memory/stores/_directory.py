@@ -48,6 +48,7 @@ from templora_memory.stores import _archive
 from templora_memory.stores._copies import Copies
 from templora_memory.stores._files import (
     append_file,
+    entries,
     files_below,
     make_folder,
     remove_tree,
@@ -189,8 +190,8 @@ class DirectoryStore:
                 if not (self._root / name).is_dir():
                     self._copies.drop(name)
         with writing(self._root):
-            entries = _entries(self._root)
-        for entry in entries:
+            found = entries(self._root)
+        for entry in found:
             if entry.name.startswith((FORGOTTEN, INCOMING)):
                 clear(entry)
             elif (entry / MANIFEST).is_file():
@@ -201,7 +202,7 @@ class DirectoryStore:
         self._read(folder)  # before the lock file is made: the folder may not be ours
         with self._locked(folder):
             named = {revision.name for revision in self._read(folder).revisions}
-            for entry in (*_entries(folder / REVISIONS), *folder.glob(f".{MANIFEST}.*")):
+            for entry in (*entries(folder / REVISIONS), *folder.glob(f".{MANIFEST}.*")):
                 if entry.name not in named:
                     remove_tree(entry)
             for entry in folder.glob(f"{STAGING}*"):
@@ -230,7 +231,7 @@ class DirectoryStore:
 
     def ids(self) -> tuple[str, ...]:
         found = []
-        for entry in _entries(self._root):
+        for entry in entries(self._root):
             if not entry.name.startswith(".") and (entry / MANIFEST).is_file():
                 # from the folder's name: a damaged memory is listed too, so it can be forgotten
                 if name := id_of_folder(entry.name):
@@ -501,7 +502,7 @@ class DirectoryStore:
         """Make `manifest` the truth, then remove the revisions it no longer names."""
         _write_manifest(_Place(folder, self._seal_of(manifest.id)), manifest)
         named = {revision.name for revision in manifest.revisions}
-        for entry in _entries(folder / REVISIONS):
+        for entry in entries(folder / REVISIONS):
             if entry.name not in named:
                 remove_tree(entry)
         if self._key is not None:
@@ -598,10 +599,6 @@ class DirectoryStore:
         _OpenJournal(fresh / JOURNAL, manifest.first, BARE).refresh()
         _write_manifest(_Place(fresh, BARE), manifest)
         return manifest
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def _write_manifest(place: _Place, manifest: Manifest) -> None:

@@ -147,6 +147,11 @@ def files_below(folder: Path) -> dict[Path, int]:
     return dict(sorted(found.items()))
 
 
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder, sorted; nothing if there is none."""
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
 def remove_tree(path: Path) -> None:
     """Remove a file or folder; half a removal is finished by the next start-up sweep."""
     with writing(path):

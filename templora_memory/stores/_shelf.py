@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 
 from templora_memory._manifest import Revision
 from templora_memory.stores._copies import Copies
-from templora_memory.stores._files import files_below, make_folder, remove_tree
+from templora_memory.stores._files import entries, files_below, make_folder, remove_tree
 from templora_memory.stores._heads import PLACE
 from templora_memory.stores._recent import CHECKED, Recent
 from templora_memory.stores._revisions import Stamps, spoiled_file, stamps
@@ -53,7 +53,7 @@ class Shelf:
 
     def memories(self) -> set[str]:
         """The names of memories of which something is kept."""
-        found = {entry.name for entry in _entries(self._cache) if not entry.name.startswith(".")}
+        found = {entry.name for entry in entries(self._cache) if not entry.name.startswith(".")}
         return found if self._copies is None else found | self._copies.memories()
 
     def places(self) -> set[str]:
@@ -92,11 +92,11 @@ class Shelf:
         folder = self._cache / place
         if self._copies is not None:
             self._copies.drop(folder.parent.name, but=commits)
-        for entry in _entries(folder):
+        for entry in entries(folder):
             commit = entry.name.removeprefix(_REVISION)
             if commit != entry.name and commit not in commits:
                 remove_tree(entry)
-        for other in _entries(folder.parent):
+        for other in entries(folder.parent):
             if other != folder and not other.name.startswith(WORK):
                 remove_tree(other)
 
@@ -149,7 +149,7 @@ class Shelf:
             return
 
         def fill(fresh: Path) -> None:
-            for path in _entries(staged):
+            for path in entries(staged):
                 path.rename(fresh / path.name)
 
         self._copies.make(self._folder(place, commit), fill)
@@ -177,7 +177,3 @@ class Shelf:
     def plain_work(self, name: str | None = None) -> AbstractContextManager[Path]:
         """The same, where plain files may lie."""
         return self.work(name) if self._copies is None else self._copies.work()
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []

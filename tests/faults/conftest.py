@@ -14,6 +14,7 @@ import traceback
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -104,23 +105,31 @@ def rng(request):
 # --- killing -----------------------------------------------------------------------------------
 
 
+def _watch(around):
+    """From now on, `around(name, real, *args)` makes each of `CALLS` in this process."""
+    for name in CALLS:
+        setattr(os, name, partial(around, name, getattr(os, name)))
+
+
+@pytest.fixture(scope="session")
+def watch():
+    """For processes of their own only: it is never taken back."""
+    return _watch
+
+
 def _die_at(number):
     """From now on, kill this process when one of `CALLS` is made for the n-th time."""
     seen = {"calls": 0}
 
-    def wrap(name, real):
-        def call(*args, **kwargs):
-            seen["calls"] += 1
-            if seen["calls"] == number:
-                if name == "write" and len(args[1]) > 1:
-                    real(args[0], args[1][: len(args[1]) // 2])  # a torn write
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **kwargs)
+    def call(name, real, *args, **kwargs):
+        seen["calls"] += 1
+        if seen["calls"] == number:
+            if name == "write" and len(args[1]) > 1:
+                real(args[0], args[1][: len(args[1]) // 2])  # a torn write
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **kwargs)
 
-        return call
-
-    for name in CALLS:
-        setattr(os, name, wrap(name, getattr(os, name)))
+    _watch(call)
     return seen
 
 

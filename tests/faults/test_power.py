@@ -16,10 +16,6 @@ import pytest
 
 from templora_memory.stores import Key
 
-CHANGING = (
-    "open", "write", "fsync", "rename", "replace", "unlink", "remove", "rmdir", "mkdir", "chmod",
-    "ftruncate", "truncate", "close",
-)  # fmt: skip
 posix = pytest.importorskip("posix")  # the calls themselves: those of `os` are counted here
 pytestmark = pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="files are held as Linux can")
 
@@ -81,39 +77,35 @@ class Disk:
         posix.close(handle)
 
 
-def fail_at(number, folder, target, now):
+def fail_at(watch, number, folder, target, now):
     """In a process of its own: rebuild `folder` before the n-th change to it, and die."""
     disk, lock, calls = Disk(folder), threading.RLock(), 0
 
-    def wrap(name, real):
-        def call(*args, **kwargs):
-            nonlocal calls
-            with lock:  # nothing changes while it is rebuilt
-                calls += 1
-                if calls == number:
-                    disk.rebuild(target, now)
-                    os.kill(os.getpid(), signal.SIGKILL)
-                done = real(*args, **kwargs)
-                if name == "fsync":
-                    disk.synced(*args)
-                return done
+    def call(name, real, *args, **kwargs):
+        nonlocal calls
+        with lock:  # nothing changes while it is rebuilt
+            calls += 1
+            if calls == number:
+                disk.rebuild(target, now)
+                os.kill(os.getpid(), signal.SIGKILL)
+            done = real(*args, **kwargs)
+            if name == "fsync":
+                disk.synced(*args)
+            return done
 
-        return call
-
-    for name in CHANGING:
-        setattr(os, name, wrap(name, getattr(os, name)))
+    watch(call)
     return disk
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5], ids=["nothing more", "some more"])
 @pytest.mark.parametrize("seed", range(2))
-def test_the_power_fails(child, life, judge, trials, rng, places, tmp_path, seed, kept):
+def test_the_power_fails(child, watch, life, judge, trials, rng, places, tmp_path, seed, kept):
     lived = life(seed)
 
     def scenario(folder, number):
         def work(say):
             if number:
-                fail_at(number, folder, tmp_path / "after", lambda: rng.random() < kept)
+                fail_at(watch, number, folder, tmp_path / "after", lambda: rng.random() < kept)
             lived.run(folder / "root", lambda at, told: say((at, told)))
 
         return work
@@ -141,13 +133,15 @@ def test_the_power_fails(child, life, judge, trials, rng, places, tmp_path, seed
 
 
 @pytest.mark.parametrize("key", [None, Key(b"k" * 32)], ids=["plain", "encrypted"])
-def test_what_was_forgotten_stays_so_when_the_power_fails(child, life, trials, tmp_path, key):
+def test_what_was_forgotten_stays_so_when_the_power_fails(
+    child, watch, life, trials, tmp_path, key
+):
     """Nothing of it comes back, not even until somebody opens the store."""
     folder = tmp_path / "before"
     folder.mkdir()
 
     def work(say):
-        disk = fail_at(0, folder, None, None)
+        disk = fail_at(watch, 0, folder, None, None)
         with life.service(folder / "root", key=key) as memory:
             memory.absorb("ada", "zanzibar bees")
             disk.rebuild(tmp_path / "told", lambda: False)

@@ -13,6 +13,15 @@ def copies_elsewhere(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(_copies, "SHARED", tmp_path_factory.mktemp("copies"))
 
 
+@pytest.fixture
+def copies(tmp_path, monkeypatch):
+    """Where plain copies lie, for tests that look there."""
+    place = tmp_path / "shared"
+    place.mkdir()
+    monkeypatch.setattr(_copies, "SHARED", place)
+    return place
+
+
 @pytest.fixture(scope="session")
 def s3_address():
     """Where moto answers. One request at a time: its check and its write are two steps."""

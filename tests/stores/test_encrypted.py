@@ -26,15 +26,6 @@ ADAPTER = "adapter_model.safetensors"
 
 
 @pytest.fixture
-def copies(tmp_path, monkeypatch):
-    """Where plain copies lie, instead of /dev/shm."""
-    place = tmp_path / "shared"
-    place.mkdir()
-    monkeypatch.setattr(_copies, "SHARED", place)
-    return place
-
-
-@pytest.fixture
 def root(tmp_path, copies):  # noqa: ARG001  # they must be elsewhere
     return tmp_path / "root"
 

@@ -28,15 +28,6 @@ ADAPTER = "adapter_model.safetensors"
 
 
 @pytest.fixture
-def copies(tmp_path, monkeypatch):
-    """Where plain copies lie, instead of /dev/shm."""
-    place = tmp_path / "shared"
-    place.mkdir()
-    monkeypatch.setattr(_copies, "SHARED", place)
-    return place
-
-
-@pytest.fixture
 def unopened(bucket, tmp_path, copies, s3):  # noqa: ARG001  # they must be there
     """`unopened("a")`: the store as that machine has it, not open."""
 

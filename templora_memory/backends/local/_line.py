@@ -58,4 +58,4 @@ class Line(Generic[T]):
     @property
     def first(self) -> Absorb:
         """Whose turn it is."""
-        return self.ordered[0].absorb
+        return min((one.absorb for one in self._waiting), key=lambda absorb: absorb.rank)
