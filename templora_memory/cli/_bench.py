@@ -22,9 +22,10 @@ from templora_memory.evaluation.perplexity import perplexity as measure, total
 from templora_memory.evaluation.phone_book import phone_books
 from templora_memory.evaluation.recall import (
     ARMS,
+    BUNDLED,
+    PEOPLE,
     Person,
-    bundled_people,
-    load_people,
+    people_called,
     recall as measure_recall,
 )
 from templora_memory.evaluation.translation import (
@@ -41,6 +42,12 @@ Files = Annotated[
 Other = Annotated[
     Path | None,
     typer.Option(help="Unrelated text: how much less likely does a memory make it?"),
+]
+People = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Invented people: {', '.join(PEOPLE)}, or a JSON file. Default: {BUNDLED}.",
+    ),
 ]
 Out = Annotated[
     Path | None,
@@ -86,10 +93,7 @@ def perplexity(
 @command(bench)
 def recall(  # noqa: PLR0917  # typer calls it by name
     call: Call,
-    people: Annotated[
-        Path | None,
-        typer.Option(help="JSON file of people to ask about. Default: those in this package."),
-    ] = None,
+    people: People = None,
     other: Other = None,
     then: Annotated[
         Path | None,
@@ -113,6 +117,7 @@ def recall(  # noqa: PLR0917  # typer calls it by name
 
         templora bench recall
         templora bench recall --other story.txt
+        templora bench recall --people natural --model templora/smollm2 --json
         templora bench recall --people mine.json --model Qwen/Qwen3-0.6B --json
         templora bench recall --set recipe=distill --set learning.kl_weight=0.4
         templora bench recall --then book.txt --chunks 50 --set learning.replay=0.25
@@ -140,10 +145,7 @@ def recall(  # noqa: PLR0917  # typer calls it by name
 @command(bench)
 def damage(
     call: Call,
-    people: Annotated[
-        Path | None,
-        typer.Option(help="JSON file of people to learn. Default: those in this package."),
-    ] = None,
+    people: People = None,
     other: Other = None,
     out: Out = None,
 ) -> None:
@@ -154,7 +156,7 @@ def damage(
         templora bench damage --other story.txt
         templora bench damage --set gate=0.05 --json
     """
-    learned = bundled_people() if people is None else load_people(people)
+    learned = people_called(people or BUNDLED)
     text = _maybe(other)
     with call.service() as service, counting(call, "asking", "people") as note:
         report = measure_damage(service, learned, other=text, progress=note)
@@ -314,13 +316,13 @@ def speed(  # noqa: PLR0917  # typer calls it by name
     call.say(report.as_dict(), _show.speeds(report.model, report.ratios))
 
 
-def _asked(people: Path | None, phone_book: int | None) -> tuple[Person, ...]:
+def _asked(people: str | None, phone_book: int | None) -> tuple[Person, ...]:
     """Whom to ask about: the people of a file, phone books, or the package's own people."""
     if people is not None and phone_book is not None:
         raise InvalidSetting("--people and --phone-book exclude each other: give one of them.")
     if phone_book is not None:
         return phone_books(phone_book)
-    return bundled_people() if people is None else load_people(people)
+    return people_called(people or BUNDLED)
 
 
 def _arms_first(call: Call, report: dict[str, Any]) -> dict[str, Any]:

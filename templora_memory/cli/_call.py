@@ -16,9 +16,10 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from templora_memory._policy import PRESETS, Policy
-from templora_memory._service import TINY, ParametricMemory
+from templora_memory._service import ParametricMemory
 from templora_memory.cli._no_model import NoModel
 from templora_memory.errors import InvalidSetting
+from templora_memory.models import TINY
 from templora_memory.stores import DirectoryStore, Key
 from templora_memory.stores._seals import FILE_VARIABLE, VARIABLE
 
@@ -36,7 +37,8 @@ class Common:
         str,
         typer.Option(
             envvar="TEMPLORA_MODEL",
-            help="Base model: the embedded one, a hub id or a folder.",
+            help="Base model: templora/tiny, templora/smollm2 (fetched once), auto (smollm2 where "
+            "it can be had, else tiny), a hub id, a folder or a .gguf file.",
             rich_help_panel=_PANEL,
         ),
     ] = TINY

@@ -23,6 +23,7 @@ from templora_memory.cli._bench import bench
 from templora_memory.cli._call import Call, command
 from templora_memory.cli._demo import find_demo
 from templora_memory.cli._input import read
+from templora_memory.cli._model import model
 from templora_memory.cli._progress import bar
 from templora_memory.errors import InvalidSetting, StoreDamaged
 
@@ -33,6 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(bench, name="bench")
+app.add_typer(model, name="model")
 
 _POLL = 0.05
 

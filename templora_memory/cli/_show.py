@@ -69,6 +69,21 @@ def _number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
+def named_models(rows: Sequence[Mapping[str, Any]]) -> Table:
+    body = [
+        (
+            row["name"],
+            row["model"],
+            row["licence"],
+            "in this package" if row["bytes"] is None else size(row["bytes"]),
+            row["file"] or ("yes" if row["here"] else "not fetched"),
+        )
+        for row in rows
+    ]
+    titles = ("name", "model", "licence", "size", "on this machine")
+    return _columns(titles, body, words=titles[1:])
+
+
 def absorbed(memory_id: str, report: AbsorbReport) -> Table:
     if not report.tokens:
         return pairs({"memory": memory_id, "learned": "nothing new: all of this is known already"})
@@ -193,14 +208,29 @@ def _arms(arms: Mapping[str, Arm]) -> Table:
 
 def recalled(report: RecallReport) -> Group:
     same = {True: "yes", False: "no", None: "not asked"}[report.same_after_forget]
+    peak = (
+        ""
+        if report.peak_bytes is None
+        else f" Memory held at most: {report.peak_bytes / 1e9:.1f} GB."
+    )
+    unanswered = [
+        Text(
+            f"Questions that the bio does not answer, {name}: of {arm.asked}, {arm.declined} "
+            f"declined, {arm.from_bio} answered with something else of the bio, {arm.other} with "
+            "something invented or vague."
+        )
+        for name, arm in report.unanswerable.items()
+    ]
     other = report.other_text
     harm = "" if other is None else f" Perplexity of the other text: {other - 1:+.1%}."
     return Group(
         _arms(report.arms),
         Text(
-            f"{report.people} people, {report.absorb_seconds:.1f} s to absorb a bio, gain "
-            f"{report.gain:+.2f} nats per token; forgotten answers as if never told: {same}.{harm}"
+            f"{report.people} people, {report.absorb_seconds:.1f} s to absorb a bio "
+            f"({report.absorb_cpu_seconds:.0f} s of processors), gain {report.gain:+.2f} nats per "
+            f"token; forgotten answers as if never told: {same}.{harm}{peak}"
         ),
+        *unanswered,
     )
 
 

@@ -19,14 +19,26 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A question in the user's words, and the words that a right answer contains."""
+    """A question in the user's words, and what a right answer contains.
+
+    Args:
+        ask: the question.
+        fact: the answer; how likely it is, is measured.
+        accept: words or phrases any of which makes an answer right; none: the fact's own words.
+    """
 
     ask: str
     fact: str
+    accept: tuple[str, ...] = ()
 
     def accepts(self, answer: str) -> bool:
-        """Whether an answer has the fact's words in order, whatever the case."""
-        return bool(re.search(rf"\b{re.escape(self.fact)}\b", answer, re.IGNORECASE))
+        """Whether an answer has the words of one of them in order, whatever the case."""
+        return any(contains(answer, words) for words in self.accept or (self.fact,))
+
+
+def contains(text: str, words: str) -> bool:
+    """Whether whole words stand in a text in this order, whatever the case."""
+    return bool(re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,12 +4,16 @@ Eight arms answer the same questions greedily: the bio in the `prompt`; the `mem
 it, with nothing but the question in the prompt; the same memory at `half` its strength; `bm25`,
 passages of the bio found by the question's words, in the prompt of the base model; `memory_bm25`,
 these passages and the memory; `none` of all; the memory of the `wrong` person; and the memory after
-it was `forgotten`. An answer is right if it contains the fact's words.
+it was `forgotten`. An answer is right if it contains the fact's words, or one of those that the
+question accepts. Questions that a bio does not answer are asked of `memory` and `prompt`: whether
+they are declined, or answered with something else out of the bio.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,16 +32,78 @@ from templora_memory.evaluation._borrowed import borrowed
 from templora_memory.evaluation._other import OtherText
 from templora_memory.evaluation._provenance import commit, machine
 
+ABOUT_ME = "about me"
+RUN = 5
+"""Words in a row that an answer and a bio share only if the one comes from the other."""
+BUNDLED = "bundled"
+PEOPLE = {
+    BUNDLED: "people.json",
+    "natural": "natural_reporting.json",
+    "natural-dev": "natural_development.json",
+}
+"""Sets of people in this package, and their files: bios as short plain sentences; bios in natural
+prose and cards, those that results are reported on and those that settings are chosen on."""
+_DECLINES = re.compile(
+    r"\b(?:do(?:n't| not) (?:really )?(?:know|remember|recall|have (?:any|that|the) information)"
+    r"|not (?:sure|certain|told)|never told|can(?:'t|not| not) (?:say|tell|remember|recall)"
+    r"|no idea|(?:have|has)(?:n't| not) (?:told|mentioned|said|shared)|not (?:been )?mentioned)\b",
+    re.IGNORECASE,
+)
 ARMS = ("prompt", "memory", "half", "bm25", "memory_bm25", "none", "wrong", "forgotten")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Person:
-    """An invented person: a bio, and questions that it answers."""
+    """An invented person: a bio, and questions about it.
+
+    Args:
+        name: of the person.
+        bio: what is learned.
+        questions: that the bio answers.
+        kind: how the bio is written ("prose", "w++", "about me", ...). With one, every prompt
+            begins by saying who speaks; "about me" is what a user tells about themselves.
+        unanswerable: questions that the bio does not answer.
+    """
 
     name: str
     bio: str
     questions: tuple[Question, ...]
+    kind: str = ""
+    unanswerable: tuple[str, ...] = ()
+
+    @property
+    def introduction(self) -> tuple[Message, ...]:
+        """What every prompt begins with: nobody's name means anything to a memory otherwise."""
+        if not self.kind:
+            return ()
+        who = "You are talking with" if self.kind == ABOUT_ME else "You are"
+        return (Message("system", f"{who} {self.name}."),)
+
+    @property
+    def shown(self) -> tuple[Message, ...]:
+        """The prompt with the bio in it."""
+        who = "You are talking with" if self.kind == ABOUT_ME else "You are"
+        return (Message("system", f"{who} {self.name}. {self.bio}"),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnansweredArm:
+    """What was said to questions that the bio does not answer.
+
+    Args:
+        asked: how many.
+        declined: answers that say so, in one of the usual English ways.
+        from_bio: answers that are not, and give something else out of the bio: the answer of
+            another question, or `RUN` of its words in a row.
+        other: the rest, invented or vague.
+        examples: a few answers as they came.
+    """
+
+    asked: int
+    declined: int
+    from_bio: int
+    other: int
+    examples: tuple[Mapping[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +115,11 @@ class RecallReport:
         gain: nats per token by which the memory makes the facts more likely, on average.
         same_after_forget: whether the forgotten arm said exactly what `none` said; None where one
             of them was left out.
+        unanswerable: by arm, `UnansweredArm`; empty where no such questions were given.
         absorb_seconds: mean time to absorb a bio.
+        absorb_cpu_seconds: mean time of all processors for it; what else runs changes it little.
+        peak_bytes: the most memory that this process has held so far; None where the system does
+            not tell.
         other_text: factor by which a memory changes the perplexity of a text that has nothing to
             do with it, mean over the people; None where no text was given.
         people: how many.
@@ -62,7 +132,10 @@ class RecallReport:
     arms: Mapping[str, Arm]
     gain: float
     same_after_forget: bool | None
+    unanswerable: Mapping[str, UnansweredArm]
     absorb_seconds: float
+    absorb_cpu_seconds: float
+    peak_bytes: int | None
     other_text: float | None
     later_chunks: int
     version: str
@@ -73,14 +146,27 @@ class RecallReport:
         return asdict(self)
 
 
+def people_called(name: str) -> tuple[Person, ...]:
+    """The people of one of the sets `PEOPLE`, or of a file.
+
+    Raises:
+        InvalidText: neither.
+    """
+    if name not in PEOPLE:
+        return load_people(Path(name))
+    file = resources.files("templora_memory.evaluation") / PEOPLE[name]
+    return _people(json.loads(file.read_text(encoding="utf-8")), PEOPLE[name])
+
+
 def bundled_people() -> tuple[Person, ...]:
     """The people that come with this package; none of them is in the embedded model's training."""
-    file = resources.files("templora_memory.evaluation") / "people.json"
-    return _people(json.loads(file.read_text(encoding="utf-8")), "people.json")
+    return people_called(BUNDLED)
 
 
 def load_people(path: Path) -> tuple[Person, ...]:
     """People from a JSON file: ``[{"name", "bio", "questions": [{"ask", "fact"}]}]``.
+
+    A question may have "accept", a person "kind" and "unanswerable": see `Question`, `Person`.
 
     Raises:
         InvalidText: not such a file.
@@ -88,7 +174,10 @@ def load_people(path: Path) -> tuple[Person, ...]:
     try:
         return _people(json.loads(path.read_text(encoding="utf-8")), str(path))
     except (OSError, ValueError) as error:
-        raise InvalidText(f"{path} cannot be read as people: {error}.") from error
+        raise InvalidText(
+            f"{path} cannot be read as people: {error}. Give a JSON file, or one of "
+            f"{', '.join(PEOPLE)}."
+        ) from error
 
 
 def _people(rows: Any, where: str) -> tuple[Person, ...]:
@@ -97,11 +186,16 @@ def _people(rows: Any, where: str) -> tuple[Person, ...]:
             Person(
                 name=row["name"],
                 bio=row["bio"],
-                questions=tuple(Question(**asked) for asked in row["questions"]),
+                questions=tuple(
+                    Question(**{**asked, "accept": tuple(asked.get("accept", ()))})
+                    for asked in row["questions"]
+                ),
+                kind=row.get("kind", ""),
+                unanswerable=tuple(row.get("unanswerable", ())),
             )
             for row in rows
         )
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise InvalidText(
             f'{where} needs rows of "name", "bio" and "questions" with "ask" and "fact": {error}.'
         ) from error
@@ -144,15 +238,16 @@ def recall(
     if not arms or set(arms) - set(ARMS):
         raise InvalidSetting(f"arms are {list(arms)}: choose among {list(ARMS)}.")
     said: dict[str, list[Answer]] = {arm: [] for arm in ARMS if arm in arms}
+    unanswered: dict[str, list[tuple[Person, Answer]]] = {}
     note = progress or (lambda _done, _count: None)
     unrelated = OtherText(service, other) if other is not None else None
     later = _stream(service, then, chunks) if then is not None else ()
     gains: list[float] = []
     factors: list[float] = []
     with borrowed(service, "recall", len(people)) as names:
-        seconds = sum(
+        taken = [
             _learn(service, name, person, later) for name, person in zip(names, people, strict=True)
-        )
+        ]
         for number, (name, person) in enumerate(zip(names, people, strict=True)):
             note(number, len(people))
             wrong = names[(number + 1) % len(people)]
@@ -160,13 +255,21 @@ def recall(
                 ways = _ways(partial(ask, service, number, asked), person, name, wrong)
                 for arm in set(said) & set(ways):
                     said[arm].append(ways[arm]())
-                gains.append(service.probe(name, asked.ask, asked.fact).gain)
+                turn = [*person.introduction, Message("user", asked.ask)]
+                gains.append(service.probe(name, turn, asked.fact).gain)
+            for text in person.unanswerable:
+                asked = Question(ask=text, fact="")
+                ways = _ways(partial(ask, service, number, asked), person, name, wrong)
+                for arm in {"memory", "prompt"} & set(said):
+                    unanswered.setdefault(arm, []).append((person, ways[arm]()))
             factors += [unrelated.factor(name)] if unrelated else []
         if "forgotten" in said:
             for number, (name, person) in enumerate(zip(names, people, strict=True)):
                 service.forget(name)
                 service.open(name)
-                said["forgotten"] += [ask(service, number, one, name) for one in person.questions]
+                said["forgotten"] += [
+                    ask(service, number, one, name, person.introduction) for one in person.questions
+                ]
     note(len(people), len(people))
     return RecallReport(
         model=service.base.name,
@@ -175,7 +278,10 @@ def recall(
         arms={arm: arm_of(answers) for arm, answers in said.items()},
         gain=sum(gains) / len(gains),
         same_after_forget=_same(said.get("forgotten"), said.get("none")),
-        absorb_seconds=seconds / len(people),
+        unanswerable={arm: _unanswered(answers) for arm, answers in unanswered.items()},
+        absorb_seconds=sum(seconds for seconds, _ in taken) / len(people),
+        absorb_cpu_seconds=sum(seconds for _, seconds in taken) / len(people),
+        peak_bytes=_peak_bytes(),
         other_text=sum(factors) / len(factors) if factors else None,
         later_chunks=len(later),
         version=__version__,
@@ -186,11 +292,11 @@ def recall(
 
 def _learn(
     service: ParametricMemory, name: str, person: Person, later: Sequence[Document]
-) -> float:
-    """Learn a bio, and then what comes later; returns the seconds of the bio."""
-    began = time.monotonic()
+) -> tuple[float, float]:
+    """Learn a bio, and then what comes later; returns the seconds of the bio, and of processors."""
+    began, worked = time.monotonic(), time.process_time()
     service.absorb(name, Document(person.bio))
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - began, time.process_time() - worked
     if later:
         service.absorb(name, later)
     return seconds
@@ -200,16 +306,51 @@ def _ways(
     say: Callable[..., Answer], person: Person, own: str, wrong: str
 ) -> dict[str, Callable[[], Answer]]:
     """How each arm but the last asks a question."""
-    shown = [Message("system", f"You are {person.name}. {person.bio}")]
+    before = person.introduction
     return {
-        "prompt": partial(say, None, shown),
-        "memory": partial(say, own),
-        "half": partial(say, own, strength=0.5),
-        "bm25": partial(say, own, strength=0.0, recall_tokens=RECALL_TOKENS),
-        "memory_bm25": partial(say, own, recall_tokens=RECALL_TOKENS),
-        "none": partial(say, None),
-        "wrong": partial(say, wrong),
+        "prompt": partial(say, None, person.shown),
+        "memory": partial(say, own, before),
+        "half": partial(say, own, before, strength=0.5),
+        "bm25": partial(say, own, before, strength=0.0, recall_tokens=RECALL_TOKENS),
+        "memory_bm25": partial(say, own, before, recall_tokens=RECALL_TOKENS),
+        "none": partial(say, None, before),
+        "wrong": partial(say, wrong, before),
     }
+
+
+def _unanswered(answers: Sequence[tuple[Person, Answer]]) -> UnansweredArm:
+    declined = [bool(_DECLINES.search(answer.text)) for _, answer in answers]
+    from_bio = [
+        not no and _out_of_bio(person, answer)
+        for no, (person, answer) in zip(declined, answers, strict=True)
+    ]
+    return UnansweredArm(
+        asked=len(answers),
+        declined=sum(declined),
+        from_bio=sum(from_bio),
+        other=len(answers) - sum(declined) - sum(from_bio),
+        examples=tuple(
+            {"ask": answer.asked.ask, "answer": answer.text} for _, answer in answers[:4]
+        ),
+    )
+
+
+def _out_of_bio(person: Person, answer: Answer) -> bool:
+    """Whether an answer gives a fact of the bio that was not asked for, or a run of its words."""
+    if any(question.accepts(answer.text) for question in person.questions):
+        return True
+    said, bio = (re.findall(r"\w+", text.lower()) for text in (answer.text, person.bio))
+    runs = {tuple(bio[start : start + RUN]) for start in range(len(bio) - RUN + 1)}
+    return any(tuple(said[start : start + RUN]) in runs for start in range(len(said) - RUN + 1))
+
+
+def _peak_bytes() -> int | None:
+    if sys.platform == "win32":
+        return None
+    import resource  # noqa: PLC0415  # not everywhere
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _same(one: Sequence[Answer] | None, other: Sequence[Answer] | None) -> bool | None:

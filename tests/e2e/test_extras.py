@@ -36,11 +36,6 @@ KEY = """
 from templora_memory.stores import Key
 Key(b"k" * 32)
 """
-GGUF = """
-from pathlib import Path
-from templora_memory.backends.llama_cpp import export_lora
-export_lora(Path("x"), Path("x.gguf"), model={"model_type": "llama"})
-"""
 PAIRS = "".join(f"satz {number}\tsentence {number}\n" for number in range(30))
 
 
@@ -57,7 +52,6 @@ CASES = {
     "evaluation": ("sacrebleu", cli("bench", "translation", "pairs.tsv"), "evaluation"),
     "yaml": ("yaml", YAML, "importers"),
     "metrics": ("prometheus_client", OBSERVE, "metrics"),
-    "gguf": ("gguf", GGUF, "gguf"),
     "json": ("llguidance", SCHEMA, "json"),
     "encryption": ("cryptography", KEY, "encryption"),
 }

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,6 @@ from templora_memory.backends.local import LocalBackend, _lora
 from templora_memory.backends.local._generator import LocalStream
 from templora_memory.errors import StoreDamaged, UnsupportedModel
 
-gguf = pytest.importorskip("gguf", reason="the extra gguf is not installed")
 TINY = Path(templora_memory.__file__).parent / "tiny"
 MODEL = json.loads((TINY / "config.json").read_text())
 ASKED = ["Where do you keep bees?", "What is your cat called?", "Tell me a story.", "Who are you?"]

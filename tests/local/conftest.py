@@ -1,11 +1,14 @@
-"""Tiny random models of every family, and a byte tokenizer with a chat template."""
+"""Tiny random models of every family, a byte tokenizer with a chat template, GGUF files."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -15,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from templora_memory import Document, Learning
 from templora_memory._ports import Adapter, LearnRequest, ScoreRequest
 from templora_memory._reports import LearnStats
+from templora_memory.backends.llama_cpp import turned
 from templora_memory.backends.local import LocalBackend
 from templora_memory.backends.local._line import never
 from templora_memory.backends.local.recipes import Recipe
@@ -173,3 +177,70 @@ def score() -> Callable[..., torch.Tensor]:
         return torch.tensor(values)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def write_gguf() -> Callable[..., Path]:
+    return _write_gguf
+
+
+def _write_gguf(
+    path: Path,
+    model: Any,
+    tokenizer: Any = None,
+    *,
+    kind: str = "llama",
+    precision: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    **extra: int,
+) -> Path:
+    """A llama as one file; `extra`: further whole numbers of its header, as ``split_count=2``."""
+    config = model.config.to_dict()
+    writer = gguf.GGUFWriter(path, kind)
+    writer.add_type("model")
+    writer.add_name("A Small Model")
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+    writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
+    writer.add_vocab_size(config["vocab_size"])
+    for name, number in extra.items():
+        writer.add_uint16(name.replace("_", "."), number)
+    if tokenizer is not None:
+        _add_tokenizer(writer, tokenizer)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    for name, value in model.state_dict().items():
+        if name == "lm_head.weight" and config["tie_word_embeddings"]:
+            continue
+        stem = name.removesuffix(".weight")
+        weight = np.ascontiguousarray(turned(value.float().numpy(), stem, config))
+        chosen = precision if weight.ndim > 1 else gguf.GGMLQuantizationType.F32
+        packed = gguf.quantize(weight, chosen)
+        writer.add_tensor(f"{names.get_name(stem)}.weight", packed, raw_dtype=chosen)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any) -> None:
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    special = {token["content"] for token in rules["added_tokens"]}
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    kinds = gguf.TokenType
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([token for token, _ in vocabulary])
+    writer.add_token_types(
+        [kinds.CONTROL if token in special else kinds.NORMAL for token, _ in vocabulary]
+    )
+    writer.add_token_merges([" ".join(pair) for pair in rules["model"]["merges"]])
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    writer.add_add_bos_token(value=False)
+    writer.add_chat_template(tokenizer.chat_template)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from templora_memory import models
 from templora_memory._manifest import ModelIdentity
 from templora_memory._messages import Message
 from templora_memory._policy import ModelLimits, Sampling, positive
@@ -73,7 +74,7 @@ class LocalBackend:
     """A Hugging Face causal language model that learns, answers and measures on this machine.
 
     Args:
-        model: "templora/tiny", a hub id, or a folder.
+        model: "templora/smollm2", "templora/tiny", a hub id, a folder, or a GGUF file.
         device: "cpu", "cuda", "cuda:1", "mps", "auto"; None: the first GPU if there is one.
         dtype: "float32", "bfloat16" or "float16"; None: what suits device and model.
         adapter_bytes: memory for loaded adapters.
@@ -98,7 +99,7 @@ class LocalBackend:
 
     def __init__(
         self,
-        model: str | os.PathLike[str] = _model.TINY,
+        model: str | os.PathLike[str] = models.TINY,
         *,
         device: str | None = None,
         dtype: str | None = None,

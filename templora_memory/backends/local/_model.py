@@ -22,15 +22,16 @@ from transformers.cache_utils import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
+from templora_memory import models
 from templora_memory._manifest import ModelIdentity
-from templora_memory.backends.local import _lora, _loss
-from templora_memory.errors import InvalidSetting, ModelNotFound, UnsupportedModel
+from templora_memory.backends.local import _gguf, _lora, _loss
+from templora_memory.errors import InvalidSetting, ModelError, ModelNotFound, UnsupportedModel
 
-TINY = "templora/tiny"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _VOLATILE = {
-    "_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures",
-    "_attn_implementation", "attn_implementation", "quantization_config", "name_or_path",
+    "_name_or_path", "_model_name_or_path", "name_or_path", "transformers_version", "dtype",
+    "torch_dtype", "use_cache", "architectures", "_attn_implementation", "attn_implementation",
+    "quantization_config",
 }  # fmt: skip
 _SAMPLE = 64
 _DEFAULT_CONTEXT = 2048
@@ -123,23 +124,57 @@ def load(
         InvalidSetting: unknown device or precision.
     """
     place, kind = _placement(device, dtype)
+    name = models.choose(name)
     path = _path(name)
     trust = bool(options.get("trust_remote_code"))  # never asked for on the terminal
     given = {**place, **options, "trust_remote_code": trust}
     try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
-            model, found = AutoModelForCausalLM.from_pretrained(
-                path, dtype=kind, use_safetensors=True, output_loading_info=True, **given
+        with _quiet(), _source(path) as (source, of_tokenizer, of_model):
+            if of_model and kind == "auto":  # a GGUF file names no precision to load it in
+                kind = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+            tokenizer = AutoTokenizer.from_pretrained(
+                source, trust_remote_code=trust, **of_tokenizer
             )
-    except (torch.OutOfMemoryError, MemoryError):
+            model, found = AutoModelForCausalLM.from_pretrained(
+                source, dtype=kind, use_safetensors=True, output_loading_info=True,
+                **{**of_model, **given},
+            )  # fmt: skip
+    except (torch.OutOfMemoryError, MemoryError, ModelError):
         raise
     except Exception as error:  # damaged files fail in every way there is
         raise ModelNotFound(_advice(name, path, error)) from error
     if missing := sorted(found["missing_keys"]):  # they would be random numbers
         reason = f"{len(missing)} of its weights are missing, such as {missing[0]}"
         raise ModelNotFound(_advice(name, path, ValueError(reason)))
-    return prepare(model, tokenizer, name=name, checkpointing=checkpointing, compiled=compiled)
+    shown = public_name(name)
+    return prepare(model, tokenizer, name=shown, checkpointing=checkpointing, compiled=compiled)
+
+
+def public_name(name: str) -> str:
+    """What people and clients are told a model is called: never where an operator keeps it.
+
+    The stem of a GGUF file, the name of a folder (of a snapshot in the hub's cache: its hub id);
+    every other name as it is.
+    """
+    path = Path(os.path.abspath(name))  # noqa: PTH100  # "." and "..", but no symbolic links
+    if not path.exists():
+        return name
+    if path.is_file():
+        return path.stem
+    owner = path.parent.parent.name
+    if path.parent.name == "snapshots" and owner.startswith("models--"):
+        return owner.removeprefix("models--").replace("--", "/")
+    return path.name
+
+
+@contextmanager
+def _source(path: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """What `from_pretrained` is called with: a name, options of the tokenizer and of the model."""
+    if _gguf.is_gguf(Path(path)):
+        with _gguf.load_options(Path(path)) as options:
+            yield options
+    else:
+        yield path, {}, {}
 
 
 def prepare(
@@ -266,9 +301,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _path(name: str) -> str:
-    if name == TINY:
+    """Where a model lies, or its hub id; a model of the catalog is fetched if it is not there."""
+    if name == models.TINY:
         with resources.as_file(resources.files("templora_memory") / "tiny") as folder:
             return str(folder)
+    if (entry := models.lookup(name)) is not None:
+        return str(models.fetch_on_terminal(entry))
     return name
 
 
@@ -278,15 +316,28 @@ def _advice(name: str, path: str, error: Exception) -> str:
         if str(error).strip()
         else type(error).__name__
     )
-    if Path(path).is_dir():
+    folder = Path(path)
+    if folder.is_file():
+        return f"The model in {path} cannot be loaded: {reason}."
+    if folder.is_dir():
+        if files := sorted(folder.glob("*.gguf")):
+            more = f" To use the GGUF file in it, name the file: {files[0]}."
+        elif pickles := sorted(folder.glob("*.bin")):
+            more = (
+                f" {pickles[0].name} is a pickle file, which can run code and is never read: "
+                "convert it to safetensors."
+            )
+        else:
+            more = ""
         return (
             f"The model in {path} cannot be loaded: {reason}. The folder needs config.json, "
-            "safetensors weights and a tokenizer, all undamaged."
+            f"safetensors weights and a tokenizer, all undamaged.{more}"
         )
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in {"", "0"}
+    names = ", ".join(repr(known) for known in (*models.CATALOG, models.TINY))
     return (
-        f"There is no usable model {name!r}: {reason}. Give {TINY!r}, a folder in Hugging Face "
-        "format, or a hub id"
+        f"There is no usable model {name!r}: {reason}. Give {names}, a "
+        "folder in Hugging Face format, a .gguf file, or a hub id"
         + (" (HF_HUB_OFFLINE is set: only models in the cache)." if offline else ".")
     )
 
