@@ -169,7 +169,9 @@ def talk(console: Console, town: Town, said: Sequence[tuple[str, str]]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="templora/tiny", help="embedded, a hub id or a folder")
+    parser.add_argument(
+        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
+    )
     given = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     policy = Policy(recipe="continue", chunk=256, learning=Learning(epochs=24))

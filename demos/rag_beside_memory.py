@@ -134,7 +134,9 @@ def untouched(memory: ParametricMemory, head: str | None) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="templora/tiny", help="embedded, a hub id or a folder")
+    parser.add_argument(
+        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
+    )
     given = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     policy = Policy(learning=Learning(document_steps=STEPS))

@@ -1,10 +1,12 @@
 """What a memory in weights does, in the terminal, without a question to the user.
 
-Learns an invented character (a bio and a long conversation) on the embedded model, asks before
-and after, puts retrieved text into the prompt, forgets, and checks that the base model is bit
-for bit what it was. Whatever the model says is printed. Exits with 1 if the check fails.
+Learns an invented character (a bio and a long conversation), on the embedded model unless another
+one is named, asks before and after, puts retrieved text into the prompt, forgets, and checks that
+the base model is bit for bit what it was. Whatever the model says is printed. Exits with 1 if the
+check fails.
 
     python demos/terminal_demo.py
+    python demos/terminal_demo.py --model templora/smollm2
     python demos/terminal_demo.py --model Qwen/Qwen3-0.6B
 """
 
@@ -106,14 +108,17 @@ def show_prompt(console: Console, memory: ParametricMemory, history: Sequence[Me
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="templora/tiny", help="embedded, a hub id or a folder")
+    parser.add_argument(
+        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
+    )
     parser.add_argument("--turns", type=int, default=150, help="length of the conversation")
     given = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     history = conversation(given.turns)
     with tempfile.TemporaryDirectory() as root:
-        console.rule(f"{NAME} on {given.model}")
-        with ParametricMemory.from_pretrained(given.model, root=root) as memory:
+        memory = ParametricMemory.from_pretrained(given.model, root=root)
+        with memory:
+            console.rule(f"{NAME} on {memory.base.name}")
             memory.open(ID)
             before = ask_base(memory)
             console.print(f"\n1. Learn a bio and {len(history)} messages")

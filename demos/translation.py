@@ -111,7 +111,9 @@ def show(console: Console, scores: dict[str, Score], terms: int, new_terms: int)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="templora/tiny", help="embedded, a hub id or a folder")
+    parser.add_argument(
+        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
+    )
     given = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     approved = load_segments(FILES / "memory.tmx")

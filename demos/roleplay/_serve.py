@@ -23,7 +23,11 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="templora demo", description="Role-play with characters that live in weights."
     )
-    made.add_argument("--model", default="templora/tiny", help="embedded, a hub id or a folder")
+    made.add_argument(
+        "--model",
+        default="templora/tiny",
+        help="templora/tiny, templora/smollm2, auto, a hub id, a folder or a .gguf file",
+    )
     made.add_argument(
         "--root",
         type=Path,

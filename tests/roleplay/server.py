@@ -12,6 +12,8 @@ parser.add_argument("--port", type=int, required=True)
 parser.add_argument("--grace", type=float, default=60.0)
 parser.add_argument("--learn", type=float, default=0.0, help="seconds for each chunk")
 parser.add_argument("--model", default="", help="a real model instead of the fake one")
+parser.add_argument("--recipe", default="auto", help="of the real model")
+parser.add_argument("--steps", type=int, default=32, help="to learn a bio with the real model")
 given = parser.parse_args()
 
 uploads = given.root / "uploads"
@@ -30,7 +32,8 @@ from templora_memory.testing import FakeBackend  # noqa: E402
 def make() -> ParametricMemory:
     memories = given.root / "memories"
     if given.model:
-        quick = Policy().changed(learning={"document_steps": 32})
+        steps = {"document_steps": given.steps}
+        quick = Policy().changed(recipe=given.recipe, learning=steps)
         return ParametricMemory.from_pretrained(given.model, root=memories, policy=quick)
     backend = FakeBackend(context=400, on_learn=lambda: time.sleep(given.learn))
     policy = Policy(window=240, reply_tokens=60, chunk=24)

@@ -548,8 +548,19 @@ def test_nothing_is_served_that_should_not_be(server):
 
 
 @pytest.mark.slow
-def test_the_embedded_model_learns_answers_and_forgets(chromium, tmp_path):
-    server = Server(tmp_path, model="templora/tiny")
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"model": "templora/tiny"}, id="embedded"),
+        pytest.param(
+            {"model": "templora/smollm2", "recipe": "statements", "steps": 4},
+            id="pretrained",
+            marks=pytest.mark.real,
+        ),
+    ],
+)
+def test_a_real_model_learns_answers_and_forgets(chromium, tmp_path, options):
+    server = Server(tmp_path, **options)
     context = chromium.new_context()
     try:
         page = context.new_page()

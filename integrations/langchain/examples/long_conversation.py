@@ -156,7 +156,9 @@ def quarters(values: list[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="templora/tiny", help="embedded, a hub id or a folder")
+    parser.add_argument(
+        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
+    )
     parser.add_argument("--turns", type=int, default=200)
     parser.add_argument("--window", type=int, default=1024, help="tokens of prompt and reply")
     parser.add_argument("--reply", type=int, default=32, help="most tokens of a reply")

@@ -61,7 +61,9 @@ def make_agent(model: ChatTempLora, *, tool: bool, keep: int = 2) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="templora/tiny", help="embedded, a hub id or a folder")
+    parser.add_argument(
+        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
+    )
     parser.add_argument("--tool", action="store_true", help="offer the retriever as a tool too")
     given = parser.parse_args()
     with (

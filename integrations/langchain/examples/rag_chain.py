@@ -45,7 +45,9 @@ def make_chain(model: ChatTempLora) -> Runnable[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="templora/tiny", help="embedded, a hub id or a folder")
+    parser.add_argument(
+        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
+    )
     parser.add_argument("--root", help="folder of the memories; default: a temporary one")
     given = parser.parse_args()
     with (

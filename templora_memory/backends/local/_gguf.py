@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,23 +41,16 @@ def is_gguf(path: Path) -> bool:
 def load_options(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """For `from_pretrained`: a folder, options of the tokenizer, options of the model.
 
-    The folder holds this file alone: transformers would take a `tokenizer_config.json` or a
-    `chat_template.jinja` that happens to lie beside it before what stands in the file. Inside the
-    ``with`` block the file is parsed once, where transformers does so three times.
+    Inside the ``with`` block the file is parsed once, where transformers does so three times.
 
     Raises:
         ModelNotFound: no such file, or not a whole GGUF file with a tokenizer.
         UnsupportedModel: no causal language model, or one that transformers cannot read.
     """
-    with _parsed_once(), tempfile.TemporaryDirectory(prefix="templora-gguf-") as folder:
+    with _parsed_once():
         _check(path)
-        alone = Path(folder) / "model.gguf"
-        try:
-            alone.symlink_to(path.absolute())
-        except OSError:  # a system without symbolic links for everybody
-            os.link(path, alone)
-        named = {"gguf_file": alone.name}
-        yield folder, named, {**named, "quantization_config": GgufConfig(dequantize=True)}
+        named = {"gguf_file": path.name}
+        yield str(path.parent), named, {**named, "quantization_config": GgufConfig(dequantize=True)}
 
 
 @contextmanager
