@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import gguf
 import httpx
 import openai
 import pytest
@@ -21,6 +22,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from templora_memory import Learning, Message, ParametricMemory, Policy, models
+from templora_memory.backends.llama_cpp import export_lora
 from templora_memory.backends.local import LocalBackend
 from templora_memory.cli import main
 from templora_memory.evaluation.recall import people_called
@@ -118,6 +120,14 @@ def test_peft_gives_the_same_probability(memory, ada, file):
         rows = model(torch.tensor([[*prompt, *target]])).logits[0, len(prompt) - 1 : -1]
     theirs = rows.log_softmax(-1).gather(1, torch.tensor(target)[:, None]).sum()
     assert ada[0].probe(ASKED, FACT).with_memory == pytest.approx(float(theirs), abs=1e-3)
+
+
+def test_an_adapter_is_written_for_llama_cpp(memory, ada, tmp_path):
+    config = memory.backend.model.config.to_dict()
+    path = export_lora(memory.adapter(ada[0].id), tmp_path / "ada.gguf", model=config)
+    reader = gguf.GGUFReader(path)
+    assert len(reader.tensors) == 2 * 7 * config["num_hidden_layers"]
+    assert reader.get_field("general.architecture").contents() == "llama"
 
 
 def test_forgetting_gives_the_base_model_back_to_the_last_bit(memory):
