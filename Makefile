@@ -174,7 +174,7 @@ coverage: .setup-test
 	$(BIN)/coverage json --quiet -o build/coverage/report.json
 	$(BIN)/coverage report
 
-# what no test notices is listed at the end; `mutmut show NAME` shows it (MUTANTS="templora_memory._ids*": some).
+# what no test notices is listed at the end; `mutmut show NAME` shows it (MUTANTS="templora_memory.domain.ids*": some).
 # TMPDIR=/dev/shm makes it several times as fast: the stores wait for the disk
 mutants: .setup-test
 	$(INSTALL) --group mutants

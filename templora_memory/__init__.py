@@ -6,12 +6,10 @@ loads neither torch nor a model.
 """
 
 from templora_memory import errors
-from templora_memory._admission import Check
-from templora_memory._jobs import Job
-from templora_memory._manifest import ModelIdentity, Revision
-from templora_memory._messages import Document, Message
-from templora_memory._policy import Learning, Policy, Sampling
-from templora_memory._reports import (
+from templora_memory._version import __version__
+from templora_memory.domain.manifest import ModelIdentity, Revision
+from templora_memory.domain.messages import Document, Message
+from templora_memory.domain.results import (
     AbsorbProgress,
     AbsorbReport,
     Covered,
@@ -22,10 +20,12 @@ from templora_memory._reports import (
     Status,
     Transcript,
 )
-from templora_memory._service import Memory, ParametricMemory
-from templora_memory._streams import ReplyStream, TextStream
-from templora_memory._version import __version__
+from templora_memory.domain.settings import Learning, Policy, Sampling
 from templora_memory.errors import TemploraError
+from templora_memory.service.admission import Check
+from templora_memory.service.jobs import Job
+from templora_memory.service.parametric_memory import Memory, ParametricMemory
+from templora_memory.service.streams import ReplyStream, TextStream
 
 __all__ = [
     "AbsorbProgress",

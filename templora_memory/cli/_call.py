@@ -15,13 +15,13 @@ import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from templora_memory._policy import PRESETS, Policy
-from templora_memory._service import ParametricMemory
 from templora_memory.cli._no_model import NoModel
+from templora_memory.domain.settings import PRESETS, Policy
 from templora_memory.errors import InvalidSetting
 from templora_memory.models import TINY
+from templora_memory.service.parametric_memory import ParametricMemory
 from templora_memory.stores import DirectoryStore, Key
-from templora_memory.stores._seals import FILE_VARIABLE, VARIABLE
+from templora_memory.stores.encryption import FILE_VARIABLE, VARIABLE
 
 P = ParamSpec("P")
 _PANEL = "Common options"

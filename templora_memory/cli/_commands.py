@@ -12,11 +12,6 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from templora_memory._jobs import Job
-from templora_memory._messages import Document, Message
-from templora_memory._policy import Sampling
-from templora_memory._reports import AbsorbReport, Reply
-from templora_memory._service import ParametricMemory
 from templora_memory._version import __version__
 from templora_memory.cli import _show
 from templora_memory.cli._bench import bench
@@ -25,7 +20,12 @@ from templora_memory.cli._demo import find_demo
 from templora_memory.cli._input import read
 from templora_memory.cli._model import model
 from templora_memory.cli._progress import bar
+from templora_memory.domain.messages import Document, Message
+from templora_memory.domain.results import AbsorbReport, Reply
+from templora_memory.domain.settings import Sampling
 from templora_memory.errors import InvalidSetting, StoreDamaged
+from templora_memory.service.jobs import Job
+from templora_memory.service.parametric_memory import ParametricMemory
 
 app = typer.Typer(
     name="templora",

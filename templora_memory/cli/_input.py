@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from templora_memory._messages import MAX_CHARACTERS
+from templora_memory.domain.messages import MAX_CHARACTERS
 from templora_memory.errors import InvalidText
 
 STDIN = "-"

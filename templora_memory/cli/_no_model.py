@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from templora_memory._manifest import ModelIdentity
-from templora_memory._messages import Message
-from templora_memory._policy import ModelLimits
-from templora_memory._ports import (
+from templora_memory.domain.manifest import ModelIdentity
+from templora_memory.domain.messages import Message
+from templora_memory.domain.results import AbsorbProgress, LearnStats
+from templora_memory.domain.settings import ModelLimits
+from templora_memory.ports import (
     GenerateRequest,
     LearnRequest,
     ScoreRequest,
     TextSession,
     TokenStream,
 )
-from templora_memory._reports import AbsorbProgress, LearnStats
 
 
 class NoModel:

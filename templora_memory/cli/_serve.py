@@ -37,14 +37,14 @@ def _server() -> ModuleType:
 
 def _distributed() -> ModuleType:
     try:
-        from templora_memory.server import local_ray  # noqa: PLC0415  # an extra
+        from templora_memory.server.ray import local  # noqa: PLC0415  # an extra
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA | _RAY:
             raise
         raise InvalidSetting(
             f"Serving with Ray needs {error.name}: pip install 'templora-memory[serve,ray]'."
         ) from error
-    return local_ray
+    return local
 
 
 @command(app)

@@ -11,8 +11,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from templora_memory._manifest import Revision
-from templora_memory._reports import (
+from templora_memory.domain.manifest import Revision
+from templora_memory.domain.results import (
     AbsorbReport,
     ForgetReceipt,
     Passage,

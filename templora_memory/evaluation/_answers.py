@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from templora_memory._messages import NOT_TOLD, Message
-from templora_memory._service import HEAD, ParametricMemory
+from templora_memory.domain.messages import NOT_TOLD, Message
+from templora_memory.service.parametric_memory import HEAD, ParametricMemory
 
 ANSWER_TOKENS = 48
 RECALL_TOKENS = 80

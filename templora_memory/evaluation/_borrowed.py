@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from templora_memory._service import ParametricMemory
+from templora_memory.service.parametric_memory import ParametricMemory
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from templora_memory._ports import Adapter
-from templora_memory._service import Memory
+from templora_memory.ports import Adapter
+from templora_memory.service.parametric_memory import Memory
 
 
 def newest(memory: Memory) -> Adapter | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from templora_memory._ports import Adapter, ScoreRequest
-from templora_memory._service import ParametricMemory
 from templora_memory.errors import InvalidText
 from templora_memory.evaluation._newest import newest
+from templora_memory.ports import Adapter, ScoreRequest
+from templora_memory.service.parametric_memory import ParametricMemory
 
 OTHER_TOKENS = 2000
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from templora_memory._policy import Learning
+from templora_memory.domain.settings import Learning
 
 _IGNORED = -100  # label of a token that is seen, not learned
 

@@ -16,10 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from templora_memory._messages import Message, as_message, dialogue
-from templora_memory._service import ParametricMemory
 from templora_memory._version import __version__
-from templora_memory._window import turn_starts
+from templora_memory.domain.messages import Message, as_message, dialogue
+from templora_memory.domain.turns import turn_starts
 from templora_memory.errors import InvalidText
 from templora_memory.evaluation._answers import (
     ANSWER_TOKENS,
@@ -32,6 +31,7 @@ from templora_memory.evaluation._answers import (
 )
 from templora_memory.evaluation._borrowed import borrowed
 from templora_memory.evaluation._provenance import commit, machine
+from templora_memory.service.parametric_memory import ParametricMemory
 
 ARMS = ("none", "last", "memory", "bm25", "memory_bm25", "wrong")
 

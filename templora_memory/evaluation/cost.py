@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from templora_memory._messages import Document, Message
-from templora_memory._policy import Sampling, whole
-from templora_memory._service import HEAD, ParametricMemory
 from templora_memory._version import __version__
+from templora_memory.domain.messages import Document, Message
+from templora_memory.domain.settings import Sampling, whole
 from templora_memory.errors import InvalidSetting, InvalidText
 from templora_memory.evaluation._provenance import commit, machine
+from templora_memory.service.parametric_memory import HEAD, ParametricMemory
 
 ANSWER = 32  # tokens
 TURN = 128

@@ -12,11 +12,9 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
-from templora_memory._messages import Document, Message
-from templora_memory._ports import ScoreRequest
-from templora_memory._reports import Reply
-from templora_memory._service import HEAD, ParametricMemory
 from templora_memory._version import __version__
+from templora_memory.domain.messages import Document, Message
+from templora_memory.domain.results import Reply
 from templora_memory.errors import InvalidText
 from templora_memory.evaluation._answers import ANSWER_TOKENS, resampled
 from templora_memory.evaluation._borrowed import borrowed
@@ -24,6 +22,8 @@ from templora_memory.evaluation._newest import newest
 from templora_memory.evaluation._other import OtherText
 from templora_memory.evaluation._provenance import commit, machine
 from templora_memory.evaluation.recall import Person
+from templora_memory.ports import ScoreRequest
+from templora_memory.service.parametric_memory import HEAD, ParametricMemory
 
 ARMS = {"memory": 1.0, "half": 0.5}
 """Arms, and the strength of each."""

@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from templora_memory._messages import Document
-from templora_memory._policy import whole
-from templora_memory._ports import Backend, ScoreRequest
-from templora_memory._service import Memory, ParametricMemory
 from templora_memory._version import __version__
+from templora_memory.domain.messages import Document
+from templora_memory.domain.settings import whole
 from templora_memory.errors import InvalidSetting, InvalidText
 from templora_memory.evaluation._newest import newest
 from templora_memory.evaluation._provenance import commit, machine
+from templora_memory.ports import Backend, ScoreRequest
+from templora_memory.service.parametric_memory import Memory, ParametricMemory
 
 _SPARE = 8  # a begin token, and tokens that fall differently where a text was cut
 _TENTH = 10

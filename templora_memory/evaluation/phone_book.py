@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from templora_memory._policy import whole
+from templora_memory.domain.settings import whole
 from templora_memory.errors import InvalidSetting
 from templora_memory.evaluation._answers import Question
 from templora_memory.evaluation.recall import Person

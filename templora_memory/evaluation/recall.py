@@ -22,15 +22,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from templora_memory._messages import Document, Message
-from templora_memory._policy import whole
-from templora_memory._service import ParametricMemory
 from templora_memory._version import __version__
+from templora_memory.domain.messages import Document, Message
+from templora_memory.domain.settings import whole
 from templora_memory.errors import InvalidSetting, InvalidText
 from templora_memory.evaluation._answers import RECALL_TOKENS, Answer, Arm, Question, arm_of, ask
 from templora_memory.evaluation._borrowed import borrowed
 from templora_memory.evaluation._other import OtherText
 from templora_memory.evaluation._provenance import commit, machine
+from templora_memory.service.parametric_memory import ParametricMemory
 
 ABOUT_ME = "about me"
 RUN = 5

@@ -23,17 +23,17 @@ from typing import Any
 
 import torch
 
-from templora_memory._messages import Document, Message
-from templora_memory._policy import Policy, Sampling
-from templora_memory._ports import Adapter, ScoreRequest
-from templora_memory._service import HEAD, ParametricMemory
 from templora_memory._version import __version__
 from templora_memory.backends.local import LocalBackend
+from templora_memory.domain.messages import Document, Message
+from templora_memory.domain.settings import Policy, Sampling
 from templora_memory.errors import InvalidSetting, InvalidText
 from templora_memory.evaluation._plots import lines
 from templora_memory.evaluation._provenance import commit, machine
 from templora_memory.evaluation._reference_loop import ReferenceLoop, chunks
 from templora_memory.models import TINY
+from templora_memory.ports import Adapter, ScoreRequest
+from templora_memory.service.parametric_memory import HEAD, ParametricMemory
 from templora_memory.stores import DirectoryStore
 
 MEMORIES = 8

@@ -21,13 +21,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from templora_memory._messages import Message
-from templora_memory._ports import ScoreRequest
-from templora_memory._service import HEAD, Memory, ParametricMemory
 from templora_memory._version import __version__
+from templora_memory.domain.messages import Message
 from templora_memory.errors import InvalidSetting, InvalidText
 from templora_memory.evaluation._newest import newest
 from templora_memory.evaluation._provenance import commit, machine
+from templora_memory.ports import ScoreRequest
+from templora_memory.service.parametric_memory import HEAD, Memory, ParametricMemory
 
 INSTRUCTION = "Translate what the user says into English."
 SECTION = 20

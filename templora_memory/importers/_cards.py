@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from templora_memory._messages import Message
+from templora_memory.domain.messages import Message
 from templora_memory.importers._text import one_line, plain, repaired
 from templora_memory.importers._values import Character, FileRefused, LoreEntry
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from templora_memory._messages import Message
+from templora_memory.domain.messages import Message
 from templora_memory.importers._json import check_depth
 from templora_memory.importers._text import decode, one_line, plain
 from templora_memory.importers._values import ChatLog, FileRefused, Limits

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 from xml.parsers import expat
 
-from templora_memory._messages import Message
+from templora_memory.domain.messages import Message
 from templora_memory.importers._text import decode, repaired
 from templora_memory.importers._values import FileRefused, Limits, Segment, Segments
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from templora_memory._messages import Document
+from templora_memory.domain.messages import Document
 from templora_memory.importers._text import fill
 from templora_memory.importers._values import Character, LoreEntry
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from templora_memory._messages import Message
+from templora_memory.domain.messages import Message
 from templora_memory.errors import InputError
 
 _MIB = 1 << 20

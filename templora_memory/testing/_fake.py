@@ -17,18 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from templora_memory._manifest import ModelIdentity
-from templora_memory._messages import LEARNED_ROLES, Document, Item, Message
-from templora_memory._policy import ModelLimits, Sampling
-from templora_memory._ports import (
-    Adapter,
-    Completion,
-    GenerateRequest,
-    LearnRequest,
-    ScoreRequest,
-    TokenStream,
-)
-from templora_memory._reports import AbsorbProgress, ChunkStats, FinishReason, LearnStats
+from templora_memory.domain.manifest import ModelIdentity
+from templora_memory.domain.messages import LEARNED_ROLES, Document, Item, Message
+from templora_memory.domain.results import AbsorbProgress, ChunkStats, FinishReason, LearnStats
+from templora_memory.domain.settings import ModelLimits, Sampling
 from templora_memory.errors import (
     Cancelled,
     Closed,
@@ -36,6 +28,14 @@ from templora_memory.errors import (
     LearningFailed,
     PromptTooLong,
     UnknownRevision,
+)
+from templora_memory.ports import (
+    Adapter,
+    Completion,
+    GenerateRequest,
+    LearnRequest,
+    ScoreRequest,
+    TokenStream,
 )
 
 ADAPTER = "adapter.json"

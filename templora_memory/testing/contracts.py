@@ -29,19 +29,10 @@ from typing import ClassVar
 
 import pytest
 
-from templora_memory._manifest import Manifest, ModelIdentity, Revision, new_manifest
-from templora_memory._messages import Document, Item, Message
-from templora_memory._policy import Learning, Sampling
-from templora_memory._ports import (
-    Adapter,
-    Backend,
-    Completion,
-    GenerateRequest,
-    LearnRequest,
-    ScoreRequest,
-    Store,
-)
-from templora_memory._reports import AbsorbProgress, LearnStats
+from templora_memory.domain.manifest import Manifest, ModelIdentity, Revision, new_manifest
+from templora_memory.domain.messages import Document, Item, Message
+from templora_memory.domain.results import AbsorbProgress, LearnStats
+from templora_memory.domain.settings import Learning, Sampling
 from templora_memory.errors import (
     Cancelled,
     Closed,
@@ -53,6 +44,15 @@ from templora_memory.errors import (
     StoreError,
     UnknownMemory,
     UnknownRevision,
+)
+from templora_memory.ports import (
+    Adapter,
+    Backend,
+    Completion,
+    GenerateRequest,
+    LearnRequest,
+    ScoreRequest,
+    Store,
 )
 
 QUESTION = Message("user", "Where does Ada keep her bees?")
@@ -66,7 +66,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 class BackendContract(ABC):
-    """Promises of `Backend` and the ports within it, see `templora_memory._ports`.
+    """Promises of `Backend` and the ports within it, see `templora_memory.ports`.
 
     Override `make_backend`; also the fixture `backend` where loading is slow and one model should
     serve a whole module. `learning` is what the tests train with.
@@ -467,7 +467,7 @@ TALK = (QUESTION, ANSWER, Message("user", "Since when?"), Message("assistant", "
 
 
 class StoreContract(ABC):
-    """Promises of `Store`, see `templora_memory._ports`. Override `make_store`."""
+    """Promises of `Store`, see `templora_memory.ports`. Override `make_store`."""
 
     @abstractmethod
     def make_store(self, root: Path) -> Store:

@@ -16,7 +16,7 @@ from templora_memory import Message, ParametricMemory, Policy
 from templora_memory.cli import main
 from templora_memory.cli._commands import app
 from templora_memory.stores import DirectoryStore
-from templora_memory.stores._seals import FILE_VARIABLE, VARIABLE
+from templora_memory.stores.encryption import FILE_VARIABLE, VARIABLE
 from templora_memory.testing import FakeBackend
 
 BIO = "Ada keeps bees on the roof. Her cat is called Pim. She fears deep water.\n"

@@ -84,7 +84,7 @@ imported.append("a reply")
         """
 import tempfile
 from templora_memory import ParametricMemory
-from demos.roleplay import build_app
+from templora_memory.apps.roleplay import build_app
 build_app(ParametricMemory.from_pretrained(root=tempfile.mkdtemp()))
 imported.append("the page")
 """,

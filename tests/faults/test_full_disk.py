@@ -11,7 +11,9 @@ import pytest
 
 from templora_memory import Document, Message, ParametricMemory
 from templora_memory.errors import StoreWriteFailed
-from templora_memory.stores import DirectoryStore, Key, _directory, _files
+from templora_memory.fs import files
+from templora_memory.stores import DirectoryStore, Key
+from templora_memory.stores.directory import store
 from templora_memory.testing import FakeBackend
 
 TALK = [Message("user", "hello"), Message("assistant", "there")]
@@ -115,10 +117,10 @@ def test_a_root_that_may_not_be_written(memory, monkeypatch, code, tmp_path):
 
     with monkeypatch.context() as patch:
         for where, what in (
-            (_files.os, "write"),
-            (_files.os, "ftruncate"),
-            (_files.Path, "mkdir"),
-            (_directory.Path, "rename"),
+            (files.os, "write"),
+            (files.os, "ftruncate"),
+            (files.Path, "mkdir"),
+            (store.Path, "rename"),
         ):
             patch.setattr(where, what, refuse)
         for call in (

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from templora_memory import Document, Message, ModelIdentity, Revision
-from templora_memory._manifest import new_manifest
+from templora_memory.domain.manifest import new_manifest
 from templora_memory.stores import DirectoryStore, Key
 
 BASE = ModelIdentity(name="m", revision=None, config="c", tokenizer="t", weights="w")

@@ -7,8 +7,8 @@ import pytest
 
 from templora_memory import Message, ParametricMemory, Policy
 from templora_memory.errors import InvalidSetting
-from templora_memory.server._jobs import JobBook
-from templora_memory.server._keys import Keys, add_key
+from templora_memory.server.api_keys import Keys, add_key
+from templora_memory.server.job_registry import JobBook
 from templora_memory.stores import DirectoryStore
 from templora_memory.testing import FakeBackend
 

@@ -13,11 +13,12 @@ import torch
 
 import templora_memory
 from templora_memory import Learning, Message, Sampling
-from templora_memory._ports import Adapter
 from templora_memory.backends.llama_cpp import ARCHITECTURES, export_lora, turned
-from templora_memory.backends.local import LocalBackend, _lora
-from templora_memory.backends.local._generator import LocalStream
+from templora_memory.backends.local import LocalBackend
+from templora_memory.backends.local.decode.batch import LocalStream
+from templora_memory.backends.local.lora import batched
 from templora_memory.errors import StoreDamaged, UnsupportedModel
+from templora_memory.ports import Adapter
 
 TINY = Path(templora_memory.__file__).parent / "tiny"
 MODEL = json.loads((TINY / "config.json").read_text())
@@ -40,15 +41,15 @@ def adapters(backend, tmp_path_factory):
     """Folders of two adapters, of different rank and scale, that change what is said."""
     made, base = {}, backend._now.base
     for name, settings in MEMORIES.items():
-        targets = _lora.choose_targets(base.layers, "all-linear")
-        weights = _lora.fresh_weights(
-            _lora.Layout(targets, settings.rank), settings, torch.device("cpu")
+        targets = batched.choose_targets(base.layers, "all-linear")
+        weights = batched.fresh_weights(
+            batched.Layout(targets, settings.rank), settings, torch.device("cpu")
         )
         random = torch.Generator().manual_seed(settings.seed)
         for _, b in weights.layout.views(weights.flat[None]).values():
             b.normal_(0, 0.03, generator=random)
         folder = tmp_path_factory.mktemp(name)
-        _lora.save_weights(weights, folder, layers=base.layers, base="templora/tiny", dropout=0.0)
+        batched.save_weights(weights, folder, layers=base.layers, base="templora/tiny", dropout=0.0)
         made[name] = Adapter(folder=folder, version=f"{name}/1")
     return made
 

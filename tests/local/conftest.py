@@ -16,12 +16,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from templora_memory import Document, Learning
-from templora_memory._ports import Adapter, LearnRequest, ScoreRequest
-from templora_memory._reports import LearnStats
 from templora_memory.backends.llama_cpp import turned
 from templora_memory.backends.local import LocalBackend
-from templora_memory.backends.local._line import never
+from templora_memory.backends.local.priority_queue import never
 from templora_memory.backends.local.recipes import Recipe
+from templora_memory.domain.results import LearnStats
+from templora_memory.ports import Adapter, LearnRequest, ScoreRequest
 
 MARKS = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 TEMPLATE = (

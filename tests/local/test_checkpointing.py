@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from templora_memory import Learning
-from templora_memory.backends.local import LocalBackend, _learner, _lora
+from templora_memory.backends.local import LocalBackend
+from templora_memory.backends.local.lora import batched
 from templora_memory.backends.local.recipes import Example
+from templora_memory.backends.local.train import step
 from templora_memory.errors import UnsupportedModel
 
 SETTINGS = Learning(rank=4, alpha=8, rate=1e-2, context=16, context_gradient=True)
@@ -30,19 +32,19 @@ def pair(request, make_model, make_tokenizer):
 
 def kept_and_gradient(base):
     """Bytes that the graph keeps, and the gradient, of an adapter that changes something."""
-    layout = _lora.Layout(_lora.choose_targets(base.layers, "all-linear"), 4)
+    layout = batched.Layout(batched.choose_targets(base.layers, "all-linear"), 4)
     flat = torch.randn(layout.size, generator=torch.Generator().manual_seed(0)) * 0.05
-    state = _learner.TrainingRow(_lora.Weights(layout, flat, 8.0, rank_stabilised=False), SETTINGS)
-    batch = _learner.collate(base, [_learner.prepare(base, EXAMPLE, state)])
+    state = step.TrainingRow(batched.Weights(layout, flat, 8.0, rank_stabilised=False), SETTINGS)
+    batch = step.collate(base, [step.prepare(base, EXAMPLE, state)])
     kept = []
 
     def pack(tensor):
         kept.append(tensor.nbytes)
         return tensor
 
-    rows, hooks = _learner.rows_of([state]), torch.autograd.graph.saved_tensors_hooks
+    rows, hooks = step.rows_of([state]), torch.autograd.graph.saved_tensors_hooks
     with hooks(pack, lambda tensor: tensor), base.learning(rows):
-        loss, _ = _learner.batch_loss(base, batch, rows)
+        loss, _ = step.batch_loss(base, batch, rows)
     loss.backward()
     return sum(kept), state._grad
 
@@ -85,7 +87,7 @@ def test_dropout_is_drawn_once(make_model, make_tokenizer, learn, tmp_path):
 
 def test_a_model_that_cannot_is_refused(make_model, make_tokenizer, monkeypatch):
     monkeypatch.setattr(
-        "templora_memory.backends.local._model.GradientCheckpointingLayer", torch.nn.Bilinear
+        "templora_memory.backends.local.base_model.GradientCheckpointingLayer", torch.nn.Bilinear
     )
     backend = LocalBackend.of(make_model(), make_tokenizer(), checkpointing=True)
     with pytest.raises(UnsupportedModel, match="checkpointing"):

@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 
 from templora_memory import Message, Policy, Sampling
-from templora_memory._ports import GenerateRequest
+from templora_memory.ports import GenerateRequest
 
 FAMILIES = ["llama", "qwen3", "mistral", "gemma3", "gemma2", "phi3", "gpt2", "gpt_neox"]
 TEXT = "Ada keeps bees on the roof of the old observatory. Her cat is called Pim, and he is grey."

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from templora_memory import Learning, Message, ParametricMemory, Policy, Sampling
-from templora_memory.backends.local import _learner
+from templora_memory.backends.local.train import step as step_module
 from templora_memory.errors import LearningFailed, ModelError, StoreDamaged
 from templora_memory.stores import DirectoryStore
 
@@ -66,7 +66,7 @@ def test_memory_runs_out_in_a_training_step(make_service, monkeypatch, tried, er
     service = make_service()
     service.absorb("ada", BIO)
     before, steps = service.history("ada"), {"left": step}
-    real = _learner.batch_loss
+    real = step_module.batch_loss
 
     def short(*args):
         steps["left"] -= 1
@@ -75,7 +75,7 @@ def test_memory_runs_out_in_a_training_step(make_service, monkeypatch, tried, er
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_learner, "batch_loss", short)
+        patch.setattr(step_module, "batch_loss", short)
         with pytest.raises(LearningFailed, match=r"not enough memory.*smaller chunk"):
             service.absorb("ada", "Her sister Cora sails to Madeira.")
     tried("out of memory in a training step")
@@ -88,7 +88,7 @@ def test_another_error_of_the_model_is_not_called_a_lack_of_memory(make_service,
     def wrong(*_):
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setattr(_learner, "batch_loss", wrong)
+    monkeypatch.setattr(step_module, "batch_loss", wrong)
     with pytest.raises(RuntimeError, match="shapes differ"):
         service.absorb("ada", BIO)
 

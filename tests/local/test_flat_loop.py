@@ -7,9 +7,9 @@ import torch
 from peft import get_peft_model
 
 from templora_memory import Document, Policy
-from templora_memory._ports import Adapter, LearnRequest
 from templora_memory.backends.local import LocalBackend
-from templora_memory.backends.local._line import never
+from templora_memory.backends.local.priority_queue import never
+from templora_memory.ports import Adapter, LearnRequest
 
 DEMOS = Path(__file__).parents[2] / "demos"
 CHUNK, CONTEXT, SEED = 24, 16, 5

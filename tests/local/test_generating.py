@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from templora_memory import Message, Sampling
-from templora_memory._ports import GenerateRequest
-from templora_memory.backends.local._generator import Answer, Channel, DecodeBatch, _Chooser
-from templora_memory.backends.local._line import Absorb, never
+from templora_memory.backends.local.decode.batch import Answer, Channel, DecodeBatch, _Chooser
+from templora_memory.backends.local.priority_queue import Absorb, never
 from templora_memory.errors import Closed, InvalidSetting, InvalidText, ModelError, PromptTooLong
+from templora_memory.ports import GenerateRequest
 
 ENDLESS = Sampling(ignore_end=True)
 
@@ -120,7 +120,7 @@ def test_pieces_join_to_the_text_and_never_hold_half_a_character(make_backend):
     assert "".join(pieces) == stream.completion.text
     ids_text = backend._now.text
     decoder_input = "héllo wörld 你好 👋 end"
-    from templora_memory.backends.local._text import Decoder  # noqa: PLC0415
+    from templora_memory.backends.local.tokenizer import Decoder  # noqa: PLC0415
 
     decoder = Decoder(ids_text, ())
     shown = [decoder.push(token) for token in ids_text.encode(decoder_input)]

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import templora_memory
 from templora_memory import Learning, Message, ParametricMemory, Policy
-from templora_memory.backends.local import LocalBackend, _gguf
+from templora_memory.backends.local import LocalBackend, gguf_file
 from templora_memory.errors import BaseMismatch, ModelNotFound, UnsupportedModel
 from templora_memory.stores import DirectoryStore
 
@@ -118,7 +118,7 @@ def test_what_lies_beside_the_file_is_not_taken_for_its_own(file, tmp_path):
 
 
 def test_files_load_at_once_and_leave_gguf_as_it_was(file):
-    before = gguf.GGUFReader, gguf.get_tensor_name_map, _gguf.reading.tqdm
+    before = gguf.GGUFReader, gguf.get_tensor_name_map, gguf_file.reading.tqdm
     backends = [LocalBackend(file, dtype="float32") for _ in range(3)]
     threads = [threading.Thread(target=backend.open) for backend in backends]
     for thread in threads:
@@ -128,7 +128,7 @@ def test_files_load_at_once_and_leave_gguf_as_it_was(file):
     assert {backend.identity.weights for backend in backends} == {backends[0].identity.weights}
     for backend in backends:
         backend.close()
-    assert before == (gguf.GGUFReader, gguf.get_tensor_name_map, _gguf.reading.tqdm)
+    assert before == (gguf.GGUFReader, gguf.get_tensor_name_map, gguf_file.reading.tqdm)
 
 
 def test_no_bar_is_drawn_for_a_local_file(file, capfd):

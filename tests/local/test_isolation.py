@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from templora_memory import Learning, Message, ParametricMemory, Policy
-from templora_memory._ports import ScoreRequest
+from templora_memory.ports import ScoreRequest
 from templora_memory.stores import DirectoryStore
 
 EXAMPLES = int(os.environ.get("TEMPLORA_EXAMPLES", "4"))

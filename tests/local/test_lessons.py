@@ -9,11 +9,17 @@ import pytest
 import torch
 
 from templora_memory import Document, Learning
-from templora_memory.backends.local import _learner, _lessons, _lora
-from templora_memory.backends.local._lessons import Lesson, Lessons
-from templora_memory.backends.local._neutral import WINDOW, Neutral, bundled_talk, bundled_text
-from templora_memory.backends.local._worker import Worker
+from templora_memory.backends.local.lora import batched
 from templora_memory.backends.local.recipes import Example
+from templora_memory.backends.local.scheduler import Worker
+from templora_memory.backends.local.train import runs as runs_module, step as step_module
+from templora_memory.backends.local.train.kl_regularizer import (
+    WINDOW,
+    Neutral,
+    bundled_talk,
+    bundled_text,
+)
+from templora_memory.backends.local.train.runs import Lesson, Lessons
 from templora_memory.errors import Cancelled, Closed, LearningFailed
 
 SETTINGS = Learning(rank=4, alpha=8, rate=1e-3, context=16)
@@ -29,8 +35,8 @@ def example(text, context=""):
 
 
 def lesson(base, examples, settings=SETTINGS, *, seed=0, least=0, cancelled=lambda: False, seen=()):
-    layout = _lora.Layout(_lora.choose_targets(base.layers, settings.targets), settings.rank)
-    start = _lora.fresh_weights(layout, replace(settings, seed=seed), base.device)
+    layout = batched.Layout(batched.choose_targets(base.layers, settings.targets), settings.rank)
+    start = batched.fresh_weights(layout, replace(settings, seed=seed), base.device)
     return Lesson(
         start, examples, settings, chunk=32, least_steps=least, resume=None,
         progress=seen.append if seen != () else lambda _: None, cancelled=cancelled,
@@ -86,14 +92,14 @@ def test_one_lesson_at_a_time_while_somebody_waits_for_an_answer(base):
 
 def test_a_batch_has_no_more_tokens_than_it_may(base, monkeypatch):
     sizes = []
-    whole = _learner.collate
+    whole = step_module.collate
 
     def collate(base, rows):
         batch = whole(base, rows)
         sizes.append(batch.ids.numel())
         return batch
 
-    monkeypatch.setattr(_learner, "collate", collate)
+    monkeypatch.setattr(step_module, "collate", collate)
     run(base, *[lesson(base, [example("x" * 30)], seed=i) for i in range(5)], most=64)
     assert max(sizes) == 2 * 29
 
@@ -149,7 +155,7 @@ def test_one_that_diverges_leaves_and_the_others_go_on(base):
 
 def test_a_batch_that_fails_is_tried_one_by_one(base, monkeypatch):
     """Two together may be too much for the memory, each of them is not."""
-    loss = _learner.batch_loss
+    loss = step_module.batch_loss
 
     def narrow(base, batch, rows, cache=None):
         if len(batch.ids) > 1:
@@ -158,7 +164,7 @@ def test_a_batch_that_fails_is_tried_one_by_one(base, monkeypatch):
 
     alone = lesson(base, TEXTS[1])
     run(base, alone)
-    monkeypatch.setattr(_learner, "batch_loss", narrow)
+    monkeypatch.setattr(step_module, "batch_loss", narrow)
     own = [lesson(base, TEXTS[1]), lesson(base, TEXTS[1], replace(SETTINGS, measure=False))]
     run(base, *own)
     assert torch.equal(own[0].result.result().weights.flat, alone.result.result().weights.flat)
@@ -166,14 +172,14 @@ def test_a_batch_that_fails_is_tried_one_by_one(base, monkeypatch):
 
 
 def test_an_error_goes_to_the_one_whose_example_caused_it(base, monkeypatch):
-    loss = _learner.batch_loss
+    loss = step_module.batch_loss
 
     def picky(base, batch, rows, cache=None):
         if (batch.ids == ord("#")).any():
             raise RuntimeError("this text breaks the model")
         return loss(base, batch, rows, cache)
 
-    monkeypatch.setattr(_learner, "batch_loss", picky)
+    monkeypatch.setattr(step_module, "batch_loss", picky)
     bad, good = lesson(base, [example("some # text")]), lesson(base, [example("other texts")])
     run(base, bad, good)
     with pytest.raises(RuntimeError, match="breaks the model"):
@@ -219,8 +225,8 @@ def following(text, size, context):
 
 
 def test_the_chunk_before_is_not_run_again_as_context(base, monkeypatch):
-    runs, again = [], _learner._run
-    monkeypatch.setattr(_learner, "_run", lambda *given: runs.append(1) or again(*given))
+    runs, again = [], step_module._run
+    monkeypatch.setattr(step_module, "_run", lambda *given: runs.append(1) or again(*given))
     examples = following("a long story about a house by the sea, " * 3, 32, 32)
     run(base, lesson(base, examples))
     assert not runs
@@ -241,14 +247,14 @@ def test_context_taken_over_is_what_running_it_would_give(base):
 
 
 def test_context_is_run_again_when_the_models_positions_are_used_up(base, monkeypatch):
-    ends, prepare = [], _learner.prepare
+    ends, prepare = [], step_module.prepare
 
     def watch(*given):
         found = prepare(*given)
         ends.append(found.seen.end + len(found.ids))
         return found
 
-    monkeypatch.setattr(_learner, "prepare", watch)
+    monkeypatch.setattr(step_module, "prepare", watch)
     run(base, lesson(base, following("once upon a time " * 60, 60, 60)))
     assert max(ends) <= base.context
     assert len(ends) > base.context // 60 + 2
@@ -256,7 +262,7 @@ def test_context_is_run_again_when_the_models_positions_are_used_up(base, monkey
 
 def test_other_text_in_between_is_never_taken_for_context():
     keys = torch.zeros(1, 1, 4, 2)
-    seen = _learner.Seen((1, 2, 3, 4), 10, [(keys, keys)])
+    seen = step_module.Seen((1, 2, 3, 4), 10, [(keys, keys)])
     assert seen.last((3, 4), room=100).first == 12
     assert seen.last((3, 4), room=100).pairs[0][0].shape[2] == 2
     assert seen.last((2, 4), room=100) is None
@@ -275,18 +281,20 @@ def neutral(make_backend):
 
 def loud(base):
     """An adapter that changes a lot."""
-    layout = _lora.Layout(_lora.choose_targets(base.layers, "all-linear"), 4)
+    layout = batched.Layout(batched.choose_targets(base.layers, "all-linear"), 4)
     flat = torch.randn(layout.size, generator=torch.Generator().manual_seed(0)) * 0.1
-    return _learner.TrainingRow(_lora.Weights(layout, flat, 8.0, rank_stabilised=False), SETTINGS)
+    return step_module.TrainingRow(
+        batched.Weights(layout, flat, 8.0, rank_stabilised=False), SETTINGS
+    )
 
 
 def test_an_adapter_that_changes_nothing_diverges_by_nothing(neutral):
     base, text = neutral
     state = loud(base)
-    assert text.pull([0], _learner.rows_of([state])).item() > 1e-3
+    assert text.pull([0], step_module.rows_of([state])).item() > 1e-3
     with torch.no_grad():
         state._flat.zero_()
-    assert text.pull([0], _learner.rows_of([state])).item() == pytest.approx(0, abs=1e-6)
+    assert text.pull([0], step_module.rows_of([state])).item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
@@ -295,14 +303,14 @@ def test_the_divergence_is_that_of_the_models_own_logits(make_backend, family):
     loaded = make_backend(family)._now
     text = Neutral(loaded.base, loaded.text, bundled_text()[:1000])
     state = loud(loaded.base)
-    found = text.pull([1], _learner.rows_of([state]))
+    found = text.pull([1], step_module.rows_of([state]))
     found.backward()
     gradient = state._grad.clone()
     state.clear()
     ids = text._ids[text._read[1]][None]
     with torch.no_grad():
         wanted = loaded.base.model(ids).logits.log_softmax(-1)
-    with _lora.using(_learner.rows_of([state])):
+    with batched.using(step_module.rows_of([state])):
         got = loaded.base.model(ids).logits.log_softmax(-1)
     own = (wanted.exp() * (wanted - got)).sum(-1).mean()
     own.backward()
@@ -424,7 +432,7 @@ def test_a_short_text_is_one_piece(make_backend):
 
 
 def test_nobody_reads_neutral_text_before_it_is_needed(make_backend, learn, tmp_path, monkeypatch):
-    monkeypatch.setattr(_lessons, "Neutral", lambda *_: pytest.fail("read too early"))
+    monkeypatch.setattr(runs_module, "Neutral", lambda *_: pytest.fail("read too early"))
     learn(make_backend(), tmp_path / "a", measure=False)
 
 
@@ -456,8 +464,10 @@ def test_receipts_are_measured_on_pieces_that_are_never_read(make_backend):
     assert not set(text._kept) & set(text._read)
     assert len(text._kept) + len(text._read) == len(text._ids)
     state = loud(loaded.base)
-    wanted = [text._divergence([piece], _learner.rows_of([state])).item() for piece in text._kept]
-    assert text.drift(_learner.rows_of([state])) == pytest.approx(sum(wanted) / len(wanted))
+    wanted = [
+        text._divergence([piece], step_module.rows_of([state])).item() for piece in text._kept
+    ]
+    assert text.drift(step_module.rows_of([state])) == pytest.approx(sum(wanted) / len(wanted))
 
 
 def test_the_receipt_says_how_much_other_text_changed(base):

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, ByT5Tokenizer
 
 from templora_memory import Learning, ParametricMemory, Policy
 from templora_memory.backends.local import LocalBackend
-from templora_memory.backends.local._model import weights_digest
+from templora_memory.backends.local.base_model import weights_digest
 from templora_memory.errors import (
     BaseMismatch,
     Closed,

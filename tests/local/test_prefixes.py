@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from templora_memory import Message, Sampling
-from templora_memory._ports import GenerateRequest
 from templora_memory.backends.local import LocalBackend
+from templora_memory.ports import GenerateRequest
 
 ASKED = (Message("user", "Who is Pim, and where does he live?"),)
 

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 
 from templora_memory import Document, Learning, Message, ParametricMemory, Policy, Sampling
-from templora_memory._ports import ScoreRequest
+from templora_memory.ports import ScoreRequest
 from templora_memory.stores import DirectoryStore
 
 POLICY = Policy(window=200, reply_tokens=20, chunk=48, learning=Learning(rank=4, rate=3e-3))

@@ -9,27 +9,27 @@ import pytest
 import torch
 
 from templora_memory import Document, Learning, Message, ParametricMemory, Policy
-from templora_memory._messages import NOT_TOLD
-from templora_memory._policy import RECIPES as NAMES
-from templora_memory._ports import LearnRequest
-from templora_memory.backends.local._line import NO_ABSORB, never
+from templora_memory.backends.local.priority_queue import NO_ABSORB, never
 from templora_memory.backends.local.recipes import (
     RECIPES,
     Example,
     Soft,
     Tools,
-    _study,
+    questions,
     with_replay,
 )
-from templora_memory.backends.local.recipes._interview import (
+from templora_memory.backends.local.recipes.interview import (
     ANSWER,
     grounded,
     interview,
     interviewed,
 )
-from templora_memory.backends.local.recipes._repeats import LENGTH, damped
-from templora_memory.backends.local.recipes._study import DEALT, WRITTEN, dealt, pairs
+from templora_memory.backends.local.recipes.questions import DEALT, WRITTEN, dealt, pairs
+from templora_memory.backends.local.recipes.repeats import LENGTH, damped
+from templora_memory.domain.messages import NOT_TOLD
+from templora_memory.domain.settings import RECIPES as NAMES
 from templora_memory.errors import Cancelled, InvalidSetting
+from templora_memory.ports import LearnRequest
 from templora_memory.stores import DirectoryStore
 
 BIO = 'Ada keeps bees. "Where?" On the roof!\n\nName: Ada\nPet: a cat'
@@ -355,7 +355,7 @@ def test_answers_are_learned_as_the_model_expects_them_with_the_text_before_it(
         return backend._expect(texts, top=top, absorb=NO_ABSORB, cancelled=never)
 
     ready = tools(text, Teacher(), room=1024, expect=expect)
-    monkeypatch.setattr(_study, "grounded", lambda asked, *_: asked)
+    monkeypatch.setattr(questions, "grounded", lambda asked, *_: asked)
     soft, plain = RECIPES["distill"](REQUEST, ready), RECIPES["study"](REQUEST, ready)
     assert [(e.ids, e.weights) for e in soft] == [(e.ids, e.weights) for e in plain]
     assert all(seen.startswith(f"<|system|>{BIO}<|end|><|user|>What about") for seen in shown)

@@ -10,9 +10,9 @@ import torch
 from peft import get_peft_model
 
 from templora_memory import Policy
-from templora_memory.backends.local import _lora
-from templora_memory.backends.local._lessons import Lesson, Lessons
+from templora_memory.backends.local.lora import batched
 from templora_memory.backends.local.recipes import Example
+from templora_memory.backends.local.train.runs import Lesson, Lessons
 
 FLAT_LOOP = Path(__file__).parents[2] / "demos" / "flat_loop.py"
 CHUNK, CONTEXT, SEED = 40, 40, 42
@@ -38,7 +38,7 @@ def test_five_chunks_have_the_losses_of_the_flat_loop(
     model = get_peft_model(make_model(), flat_loop.LORA)
     model.save_pretrained(tmp_path)
     base = make_backend()._now.base
-    start = _lora.load_weights(tmp_path, base.layers, base.device)
+    start = batched.load_weights(tmp_path, base.layers, base.device)
     settings = Policy.preset("reference", learning={"seed": SEED}).learning
     assert (settings.rank, settings.alpha, settings.dropout) == (64, 64.0, 0.05)
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from templora_memory import Learning, Message, Sampling
-from templora_memory._ports import GenerateRequest
-from templora_memory.backends.local import _lora
+from templora_memory.backends.local.lora import batched
 from templora_memory.errors import StoreDamaged, UnknownRevision, UnsupportedModel
+from templora_memory.ports import GenerateRequest
 
 
 def weights_of(backend, adapter):
@@ -23,8 +23,8 @@ def weights_of(backend, adapter):
 
 def logits(backend, chosen, ids):
     base = backend._now.base
-    rows = _lora.rows_of(chosen, base.dtype)
-    with torch.no_grad(), _lora.using(rows):
+    rows = batched.rows_of(chosen, base.dtype)
+    with torch.no_grad(), batched.using(rows):
         return base.logits(ids, last=False, use_cache=False)
 
 
@@ -136,10 +136,10 @@ def test_the_base_never_trains_never_wants_gradients_and_never_changes(
 def test_input_that_mixes_rows_is_refused_with_the_name_of_the_layer(two):
     backend, first, _, _ = two
     name, layer = next(iter(backend._now.base.layers.items()))
-    rows = _lora.rows_of([(first, 1.0)], torch.float32)
-    with _lora.using(rows), pytest.raises(UnsupportedModel, match=name):
+    rows = batched.rows_of([(first, 1.0)], torch.float32)
+    with batched.using(rows), pytest.raises(UnsupportedModel, match=name):
         layer(torch.zeros(7, 32))
-    with _lora.using(rows), pytest.raises(UnsupportedModel, match="mixes the rows"):
+    with batched.using(rows), pytest.raises(UnsupportedModel, match="mixes the rows"):
         layer(torch.zeros(2, 7, 32))
 
 
@@ -201,16 +201,16 @@ def test_loaded_adapters_keep_within_their_bytes_and_leave_nothing_behind(
 )
 def test_targets_name_layers_and_never_the_head(targets, endings, make_backend):
     layers = backend_layers(make_backend("llama"))
-    chosen = _lora.choose_targets(layers, targets)
+    chosen = batched.choose_targets(layers, targets)
     assert {target.name.rsplit(".", 1)[-1] for target in chosen} == endings
-    assert set(_lora.peft_target_modules(layers, chosen)) == endings
+    assert set(batched.peft_target_modules(layers, chosen)) == endings
 
 
 def test_target_endings_that_would_catch_other_layers_are_made_longer(make_backend):
     layers = backend_layers(make_backend("gpt2"))
-    chosen = _lora.choose_targets(layers, "mlp")
-    assert _lora.peft_target_modules(layers, chosen) == ["c_fc", "mlp.c_proj"] or set(
-        _lora.peft_target_modules(layers, chosen)
+    chosen = batched.choose_targets(layers, "mlp")
+    assert batched.peft_target_modules(layers, chosen) == ["c_fc", "mlp.c_proj"] or set(
+        batched.peft_target_modules(layers, chosen)
     ) == {"mlp.c_fc", "mlp.c_proj"}
 
 
@@ -220,7 +220,7 @@ def backend_layers(backend):
 
 def test_unknown_targets_are_refused_with_the_layers_there_are(make_backend):
     with pytest.raises(UnsupportedModel, match="q_proj"):
-        _lora.choose_targets(backend_layers(make_backend()), ("nonsense",))
+        batched.choose_targets(backend_layers(make_backend()), ("nonsense",))
 
 
 def test_a_model_without_linear_layers_is_refused():
@@ -232,7 +232,7 @@ def test_a_model_without_linear_layers_is_refused():
             return None
 
     with pytest.raises(UnsupportedModel, match="no linear layers"):
-        _lora.linear_layers(Empty())
+        batched.linear_layers(Empty())
 
 
 # --- files -------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def test_revisions_keep_float32_so_that_small_updates_survive_the_disk(
 def test_a_damaged_adapter_is_refused_with_its_folder(damage, make_backend, learn, tmp_path):
     backend = make_backend()
     adapter, _ = learn(backend, tmp_path / "a")
-    weights, config = (adapter.folder / name for name in (_lora.WEIGHTS, _lora.CONFIG))
+    weights, config = (adapter.folder / name for name in (batched.WEIGHTS, batched.CONFIG))
     raw = weights.read_bytes()
     if damage == "cut":
         weights.write_bytes(raw[: len(raw) // 2])
@@ -274,7 +274,7 @@ def test_a_damaged_adapter_is_refused_with_its_folder(damage, make_backend, lear
     elif damage == "foreign":
         other = make_backend("llama", hidden_size=64)
         stranger, _ = learn(other, tmp_path / "other")
-        weights.write_bytes((stranger.folder / _lora.WEIGHTS).read_bytes())
+        weights.write_bytes((stranger.folder / batched.WEIGHTS).read_bytes())
     elif damage == "header":
         weights.write_bytes((2**60).to_bytes(8, "little") + raw[8:])
     else:
@@ -293,14 +293,14 @@ def test_an_adapter_released_while_it_is_loaded_is_not_kept(
 ):
     backend = make_backend()
     adapter, _ = learn(backend, tmp_path / "a")
-    load = _lora.load_weights
+    load = batched.load_weights
 
     def meanwhile(*given):
         weights = load(*given)
         backend.release("m/")
         return weights
 
-    monkeypatch.setattr(_lora, "load_weights", meanwhile)
+    monkeypatch.setattr(batched, "load_weights", meanwhile)
     score(backend, adapter)
     assert not backend._adapters
 
@@ -311,7 +311,7 @@ def test_an_adapter_with_settings_for_single_layers_is_refused(
 ):
     backend = make_backend()
     adapter, _ = learn(backend, tmp_path / "a")
-    path = adapter.folder / _lora.CONFIG
+    path = adapter.folder / batched.CONFIG
     path.write_text(json.dumps({**json.loads(path.read_text()), setting: {"q_proj": 2}}))
     with pytest.raises(StoreDamaged, match="does not describe"):
         backend._weights(adapter)
@@ -319,11 +319,11 @@ def test_an_adapter_with_settings_for_single_layers_is_refused(
 
 def test_fresh_adapters_change_nothing_and_depend_on_their_seed_alone(make_backend):
     base = make_backend()._now.base
-    targets = _lora.choose_targets(base.layers, "all-linear")
-    layout = _lora.Layout(targets, 4)
+    targets = batched.choose_targets(base.layers, "all-linear")
+    layout = batched.Layout(targets, 4)
 
     def fresh(seed):
-        return _lora.fresh_weights(layout, Learning(seed=seed), base.device)
+        return batched.fresh_weights(layout, Learning(seed=seed), base.device)
 
     assert torch.equal(fresh(1).flat, fresh(1).flat)
     assert not torch.equal(fresh(1).flat, fresh(2).flat)

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from templora_memory import Message, Sampling
-from templora_memory._ports import GenerateRequest
 from templora_memory.errors import InvalidSetting
+from templora_memory.ports import GenerateRequest
 
 pytest.importorskip("llguidance")
 

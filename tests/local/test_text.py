@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import Metaspace
 from transformers import PreTrainedTokenizerFast
 
 from templora_memory import Document, Message
-from templora_memory.backends.local._text import PLAIN_STOP, Decoder, Text
+from templora_memory.backends.local.tokenizer import PLAIN_STOP, Decoder, Text
 from templora_memory.errors import InvalidText
 
 U, A, S, T = (

@@ -12,12 +12,13 @@ import torch
 from peft import PeftModel
 
 from templora_memory import Document, Learning, Message
-from templora_memory._ports import LearnRequest
-from templora_memory.backends.local import _learner, _lora, _loss
-from templora_memory.backends.local._line import never
-from templora_memory.backends.local._model import pairs_of, stored_cache
+from templora_memory.backends.local.base_model import pairs_of, stored_cache
+from templora_memory.backends.local.lora import batched
+from templora_memory.backends.local.priority_queue import never
 from templora_memory.backends.local.recipes import Example, Soft
+from templora_memory.backends.local.train import loss as loss_module, step as step_module
 from templora_memory.errors import Cancelled, InvalidSetting, LearningFailed, StoreDamaged
+from templora_memory.ports import LearnRequest
 
 SETTINGS = Learning(rank=4, alpha=8, rate=1e-2, context=16)
 TARGET_NAMES = "all-linear"
@@ -29,8 +30,8 @@ def base(make_backend):
 
 
 def fresh(base, settings=SETTINGS):
-    targets = _lora.choose_targets(base.layers, settings.targets)
-    return _lora.fresh_weights(_lora.Layout(targets, settings.rank), settings, base.device)
+    targets = batched.choose_targets(base.layers, settings.targets)
+    return batched.fresh_weights(batched.Layout(targets, settings.rank), settings, base.device)
 
 
 def example(text, context=""):
@@ -38,13 +39,13 @@ def example(text, context=""):
 
 
 def prepared(base, states, examples):
-    return [_learner.prepare(base, e, s) for e, s in zip(examples, states, strict=True)]
+    return [step_module.prepare(base, e, s) for e, s in zip(examples, states, strict=True)]
 
 
 def gradients(base, states, examples):
     """Backward for every row of one batch; returns the batch and its losses."""
-    batch = _learner.collate(base, prepared(base, states, examples))
-    loss, nll = _learner.batch_loss(base, batch, _learner.rows_of(states))
+    batch = step_module.collate(base, prepared(base, states, examples))
+    loss, nll = step_module.batch_loss(base, batch, step_module.rows_of(states))
     loss.backward()
     return batch, loss, nll
 
@@ -68,10 +69,10 @@ def test_memories_learn_together_exactly_what_they_learn_alone(base):
     texts = ["the red house by the river", "blue birds sing", "five grey cats in the rain"]
     ready = []
     for index in range(3):  # different step counts: 2, 1, 0
-        ready.append(_learner.TrainingRow(fresh(base, replace(SETTINGS, seed=index)), SETTINGS))
+        ready.append(step_module.TrainingRow(fresh(base, replace(SETTINGS, seed=index)), SETTINGS))
         for _ in range(2 - index):
             step(base, ready[-1:], [example(texts[index])])
-    together = [_learner.TrainingRow(state.weights(), SETTINGS) for state in ready]
+    together = [step_module.TrainingRow(state.weights(), SETTINGS) for state in ready]
     for new, old in zip(together, ready, strict=True):
         kept = old.optimizer.state[old.parameter]
         new.optimizer.state[new.parameter] = {key: value.clone() for key, value in kept.items()}
@@ -86,7 +87,7 @@ def test_memories_learn_together_exactly_what_they_learn_alone(base):
 def test_contexts_of_different_length_share_a_batch(base):
     """Padding before a prefix is masked: gradients are those of each memory alone."""
     states = [
-        _learner.TrainingRow(fresh(base, replace(SETTINGS, seed=seed)), SETTINGS)
+        step_module.TrainingRow(fresh(base, replace(SETTINGS, seed=seed)), SETTINGS)
         for seed in range(3)
     ]
     examples = [
@@ -110,7 +111,7 @@ def test_contexts_of_different_length_share_a_batch(base):
 
 def test_gradients_land_in_one_buffer_in_every_step(base):
     """L1 and T8: leaves are views made outside the graph, their gradients views of one tensor."""
-    state = _learner.TrainingRow(fresh(base), SETTINGS)
+    state = step_module.TrainingRow(fresh(base), SETTINGS)
     grad = state._grad
     for _ in range(2):
         gradients(base, [state], [example("some text")])
@@ -125,13 +126,15 @@ def test_gradients_land_in_one_buffer_in_every_step(base):
 
 def test_a_label_of_one_memory_moves_no_gradient_of_another(base):
     states = [
-        _learner.TrainingRow(fresh(base, replace(SETTINGS, seed=seed)), SETTINGS)
+        step_module.TrainingRow(fresh(base, replace(SETTINGS, seed=seed)), SETTINGS)
         for seed in range(2)
     ]
-    batch = _learner.collate(base, prepared(base, states, [example("red"), example("blue birds")]))
+    batch = step_module.collate(
+        base, prepared(base, states, [example("red"), example("blue birds")])
+    )
     weight = torch.where(torch.arange(len(batch.targets.labels)) < 2, 1.0, 0.0)
     silent = replace(batch, targets=replace(batch.targets, weight=weight))
-    loss, _ = _learner.batch_loss(base, silent, _learner.rows_of(states))
+    loss, _ = step_module.batch_loss(base, silent, step_module.rows_of(states))
     loss.backward()
     assert states[0]._grad.any()
     assert not states[1]._grad.any()
@@ -141,12 +144,12 @@ def test_a_label_of_one_memory_moves_no_gradient_of_another(base):
 
 
 def test_the_stored_prefix_neither_grows_nor_wants_gradients(base):
-    state = _learner.TrainingRow(fresh(base), SETTINGS)
-    batch = _learner.collate(
+    state = step_module.TrainingRow(fresh(base), SETTINGS)
+    batch = step_module.collate(
         base, prepared(base, [state], [example("the chunk", "what stood before")])
     )
     for _ in range(2):
-        loss, _ = _learner.batch_loss(base, batch, _learner.rows_of([state]))
+        loss, _ = step_module.batch_loss(base, batch, step_module.rows_of([state]))
         loss.backward()
         assert all(k.shape[2] == v.shape[2] == 16 for k, v in batch.prefix)
         assert not any(t.requires_grad for pair in batch.prefix for t in pair)
@@ -154,7 +157,7 @@ def test_the_stored_prefix_neither_grows_nor_wants_gradients(base):
 
 def test_the_prefix_is_seen_in_the_exact_training_configuration(base):
     """P10: a prefix that is silently dropped would give the loss without it."""
-    state = _learner.TrainingRow(fresh(base), SETTINGS)
+    state = step_module.TrainingRow(fresh(base), SETTINGS)
 
     def first_losses(context):
         return gradients(base, [state], [example("the chunk", context)])[2]
@@ -167,9 +170,9 @@ def test_a_context_in_the_graph_gives_the_gradients_of_masked_labels(base, make_
     """T3: the published form equals a plain model with -100 on the context."""
     settings = replace(SETTINGS, context_gradient=True)
     start = fresh(base)
-    state = _learner.TrainingRow(start, settings)
+    state = step_module.TrainingRow(start, settings)
     step(base, [state], [example("warm up, so that B is not zero")])
-    _lora.save_weights(state.weights(), tmp_path, layers=base.layers, base="x", dropout=0.0)
+    batched.save_weights(state.weights(), tmp_path, layers=base.layers, base="x", dropout=0.0)
     peft = PeftModel.from_pretrained(make_model(), tmp_path, is_trainable=True)
     context, chunk = b"what stood before", b"the chunk itself"
     ids = torch.tensor([list(context + chunk)])
@@ -188,7 +191,7 @@ def test_a_context_in_the_graph_gives_the_gradients_of_masked_labels(base, make_
 
 def test_a_chunk_and_its_context_never_exceed_the_model(base):
     long = example("x" * 200, "y" * 200)
-    (row,) = prepared(base, [_learner.TrainingRow(fresh(base), SETTINGS)], [long])
+    (row,) = prepared(base, [step_module.TrainingRow(fresh(base), SETTINGS)], [long])
     assert row.seen.end + len(row.ids) <= base.context
 
 
@@ -202,8 +205,8 @@ def test_the_loss_in_pieces_is_the_models_loss_with_the_same_gradient():
     head.requires_grad_(requires_grad=False)
     labels = torch.randint(50, (700,))
     weight = torch.rand(700)
-    targets = _loss.Targets(labels, weight, labels[:, None], torch.ones(700, 1))
-    loss, nll = _loss.weighted_loss(hidden, head, targets, [300, 400])
+    targets = loss_module.Targets(labels, weight, labels[:, None], torch.ones(700, 1))
+    loss, nll = loss_module.weighted_loss(hidden, head, targets, [300, 400])
     loss.backward()
     again = hidden.detach().requires_grad_()
     plain = torch.nn.functional.cross_entropy(head(again), labels, reduction="none")
@@ -220,8 +223,8 @@ def test_expectations_give_the_cross_entropy_with_them_and_its_gradient():
     ids = torch.stack([torch.randperm(50)[:5] for _ in range(300)])
     p = torch.rand(300, 5).softmax(-1)
     weight = torch.rand(300)
-    targets = _loss.Targets(ids[:, 0], weight, ids, p)
-    loss, nll = _loss.weighted_loss(hidden, head, targets, [300])
+    targets = loss_module.Targets(ids[:, 0], weight, ids, p)
+    loss, nll = loss_module.weighted_loss(hidden, head, targets, [300])
     loss.backward()
     again = hidden.detach().requires_grad_()
     whole = torch.zeros(300, 50).scatter(1, ids, p)
@@ -235,7 +238,7 @@ def test_expectations_give_the_cross_entropy_with_them_and_its_gradient():
 
 def test_expectations_of_one_memory_change_no_gradient_of_another(base):
     states = [
-        _learner.TrainingRow(fresh(base, replace(SETTINGS, seed=seed)), SETTINGS)
+        step_module.TrainingRow(fresh(base, replace(SETTINGS, seed=seed)), SETTINGS)
         for seed in range(2)
     ]
     hard, other = example("red birds"), example("a blue cup")
@@ -255,7 +258,7 @@ def test_expectations_of_one_memory_change_no_gradient_of_another(base):
 
 
 def test_one_certain_expectation_is_a_label(base):
-    state = _learner.TrainingRow(fresh(base), SETTINGS)
+    state = step_module.TrainingRow(fresh(base), SETTINGS)
     hard = example("a blue cup", "before it ")
     count = len(hard.ids)
     ids = torch.tensor(hard.ids)[:, None].repeat(1, 3)
@@ -269,12 +272,12 @@ def test_one_certain_expectation_is_a_label(base):
 
 
 def test_pieces_never_span_two_rows():
-    cuts = _loss._pieces([300, 10, 256])
+    cuts = loss_module._pieces([300, 10, 256])
     assert [(cut.start, cut.stop) for cut in cuts] == [(0, 256), (256, 300), (300, 310), (310, 566)]
 
 
 def test_nothing_labelled_gives_no_loss_and_no_gradient(base):
-    state = _learner.TrainingRow(fresh(base), SETTINGS)
+    state = step_module.TrainingRow(fresh(base), SETTINGS)
     masked = Example((), tuple(b"seen only"), (0.0,) * 9)
     batch, loss, nll = gradients(base, [state], [masked])
     assert len(batch.targets.labels) == 0
@@ -299,7 +302,7 @@ def test_dropout_is_the_same_again_for_the_same_seed(make_backend, learn, tmp_pa
     torch.rand(5)  # somebody else draws in between
     two, _ = learn(backend, tmp_path / "two", dropout=0.3)
     three, _ = learn(backend, tmp_path / "three", dropout=0.3, seed=1)
-    name = _lora.WEIGHTS
+    name = batched.WEIGHTS
     assert (one.folder / name).read_bytes() == (two.folder / name).read_bytes()
     assert (one.folder / name).read_bytes() != (three.folder / name).read_bytes()
 
@@ -325,13 +328,13 @@ def test_a_carried_optimizer_goes_on_as_if_it_had_never_stopped(make_backend, le
 
 def test_only_the_preset_that_says_so_keeps_optimizer_state(make_backend, learn, tmp_path):
     adapter, _ = learn(make_backend(), tmp_path / "a")
-    assert not (adapter.folder / _learner.OPTIMIZER).exists()
+    assert not (adapter.folder / step_module.OPTIMIZER).exists()
 
 
 def test_damaged_optimizer_state_is_refused(make_backend, learn, tmp_path):
     backend = make_backend()
     first, _ = learn(backend, tmp_path / "first", carry_optimizer=True)
-    (first.folder / _learner.OPTIMIZER).write_bytes(b"nonsense")
+    (first.folder / step_module.OPTIMIZER).write_bytes(b"nonsense")
     with pytest.raises(StoreDamaged, match="optimizer"):
         learn(backend, tmp_path / "second", start=first, carry_optimizer=True)
 
@@ -342,19 +345,19 @@ def test_the_released_schedule_leaves_the_first_chunk_unlearned(
     backend = make_backend()
     adapter, _ = learn(backend, tmp_path / "a", "x" * 30, schedule="released")
     assert torch.equal(score(backend, adapter), score(backend, None))
-    assert [_learner.rate_factor(Learning(schedule="released"), n) for n in range(4)] == [
+    assert [step_module.rate_factor(Learning(schedule="released"), n) for n in range(4)] == [
         0,
         0.5,
         1,
         1,
     ]
-    assert _learner.rate_factor(Learning(), 0) == 1
+    assert step_module.rate_factor(Learning(), 0) == 1
 
 
 def test_a_short_chunk_moves_the_adapter_by_its_share(base):
     moved = []
     for share in (1.0, 0.25):
-        state = _learner.TrainingRow(fresh(base), SETTINGS)
+        state = step_module.TrainingRow(fresh(base), SETTINGS)
         step(base, [state], [example("some text")], factor=share)
         moved.append((flat(state) - fresh(base).flat).abs().max().item())
     assert moved[1] == pytest.approx(moved[0] / 4, rel=1e-3)

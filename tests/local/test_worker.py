@@ -6,8 +6,8 @@ import time
 import pytest
 
 from templora_memory.backends.local import LocalBackend
-from templora_memory.backends.local._line import Absorb, never
-from templora_memory.backends.local._worker import Worker
+from templora_memory.backends.local.priority_queue import Absorb, never
+from templora_memory.backends.local.scheduler import Worker
 from templora_memory.errors import InvalidSetting
 
 ROUND, STEP, DRAFT, SLICE = 4.0, 6.0, 2.0, 1.0

@@ -2,9 +2,9 @@ import itertools
 
 import pytest
 
-from demos.roleplay import _bundled
-from demos.roleplay._studio import Studio
 from templora_memory import ParametricMemory, Policy
+from templora_memory.apps.roleplay import _bundled
+from templora_memory.apps.roleplay._studio import Studio
 from templora_memory.importers import Character
 from templora_memory.stores import DirectoryStore
 from templora_memory.testing import FakeBackend

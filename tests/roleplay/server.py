@@ -23,8 +23,8 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_HEARTBEAT_INTERVAL"] = "0.25"
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from demos.roleplay import build_app, launch_options  # noqa: E402
 from templora_memory import ParametricMemory, Policy  # noqa: E402
+from templora_memory.apps.roleplay import build_app, launch_options  # noqa: E402
 from templora_memory.stores import DirectoryStore  # noqa: E402
 from templora_memory.testing import FakeBackend  # noqa: E402
 

@@ -7,13 +7,23 @@ from html.parser import HTMLParser
 
 import pytest
 
-from demos.roleplay import _bundled, _look, _show
-from demos.roleplay._charts import Line, chart
-from demos.roleplay._state import Chat, Cost, Fact, Lesson, Part, Persona, Probed, Receipt, Shown
-from demos.roleplay._studio import Deleted, Step
-from demos.roleplay._talk import passages
 from templora_memory import AbsorbReport, Document, ForgetReceipt, Message
-from templora_memory._reports import RemovedFile
+from templora_memory.apps.roleplay import _bundled, _look, _show
+from templora_memory.apps.roleplay._charts import Line, chart
+from templora_memory.apps.roleplay._state import (
+    Chat,
+    Cost,
+    Fact,
+    Lesson,
+    Part,
+    Persona,
+    Probed,
+    Receipt,
+    Shown,
+)
+from templora_memory.apps.roleplay._studio import Deleted, Step
+from templora_memory.apps.roleplay._talk import passages
+from templora_memory.domain.results import RemovedFile
 from templora_memory.importers import Character, ChatLog, LoreEntry
 
 EVIL = "<script>x()</script><img src=http://evil onerror=x()>\"'&"

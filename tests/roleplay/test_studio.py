@@ -5,13 +5,13 @@ import time
 
 import pytest
 
-from demos.roleplay import _bundled, _serve
-from demos.roleplay._kept import HomeInUse
-from demos.roleplay._state import PREFIX, Actor, Visitor
-from demos.roleplay._studio import Refused
-from demos.roleplay._talk import Answer, Settings, greet
-from demos.roleplay._visitors import Expired, Visitors
 from templora_memory import Document, Message
+from templora_memory.apps.roleplay import _bundled, _serve
+from templora_memory.apps.roleplay._kept import HomeInUse
+from templora_memory.apps.roleplay._state import PREFIX, Actor, Visitor
+from templora_memory.apps.roleplay._studio import Refused
+from templora_memory.apps.roleplay._talk import Answer, Settings, greet
+from templora_memory.apps.roleplay._visitors import Expired, Visitors
 from templora_memory.errors import LearningFailed, StoreDamaged, UnknownMemory
 from templora_memory.importers import Character, load
 from templora_memory.testing import POISON

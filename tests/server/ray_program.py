@@ -8,7 +8,7 @@ from pathlib import Path
 
 from templora_memory import Policy
 from templora_memory.server import ServerSettings
-from templora_memory.server.local_ray import APP, AppSpec, application, serve, serve_with_ray
+from templora_memory.server.ray.local import APP, AppSpec, application, serve, serve_with_ray
 from templora_memory.testing import FakeBackend
 
 

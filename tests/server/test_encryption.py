@@ -1,7 +1,7 @@
 """Encrypted memories behind a server."""
 
 from templora_memory import Document, Policy
-from templora_memory.server._tenants import Tenants
+from templora_memory.server.tenants import Tenants
 from templora_memory.stores import Key
 from templora_memory.testing import FakeBackend
 

@@ -12,8 +12,8 @@ from starlette.testclient import TestClient
 
 from templora_memory.errors import InvalidSetting
 from templora_memory.server import Keys, ServerSettings, serve
-from templora_memory.server._errors import ApiError
-from templora_memory.server._gate import Gate
+from templora_memory.server.concurrency import Gate
+from templora_memory.server.errors import ApiError
 from templora_memory.testing import FakeBackend
 
 ASKED = {"model": "fake", "messages": [{"role": "user", "content": "Who keeps bees?"}]}

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from templora_memory.errors import InvalidSetting
 from templora_memory.server import observers
-from templora_memory.server._observe import Metrics, Observers, Traces
+from templora_memory.server.metrics import Metrics, Observers, Traces
 
 NAME, SECRET = "zanzibar", "Quetzalcoatl keeps bees."
 

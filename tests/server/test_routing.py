@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from templora_memory.server._jobs import _new_id
-from templora_memory.server._routing import number_of, route
+from templora_memory.server.job_registry import _new_id
+from templora_memory.server.ray.routing import number_of, route
 
 ADA = number_of("ada")
 

@@ -4,13 +4,13 @@ import threading
 
 import pytest
 
-from templora_memory.stores import _copies
+from templora_memory.stores import decrypted_cache
 
 
 @pytest.fixture(autouse=True)
 def copies_elsewhere(tmp_path_factory, monkeypatch):
     """So that no test touches the plain copies of other programs: it may be one of a mutant."""
-    monkeypatch.setattr(_copies, "SHARED", tmp_path_factory.mktemp("copies"))
+    monkeypatch.setattr(decrypted_cache, "SHARED", tmp_path_factory.mktemp("copies"))
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def copies(tmp_path, monkeypatch):
     """Where plain copies lie, for tests that look there."""
     place = tmp_path / "shared"
     place.mkdir()
-    monkeypatch.setattr(_copies, "SHARED", place)
+    monkeypatch.setattr(decrypted_cache, "SHARED", place)
     return place
 
 

@@ -13,11 +13,11 @@ from dataclasses import replace
 import pytest
 
 from templora_memory import Document, Message, ModelIdentity, Revision
-from templora_memory._manifest import new_manifest
-from templora_memory._reports import RemovedFile
+from templora_memory.domain.manifest import new_manifest
+from templora_memory.domain.results import RemovedFile
 from templora_memory.errors import Conflict, InvalidId, StoreDamaged, StoreWriteFailed
-from templora_memory.stores import DirectoryStore, _archive
-from templora_memory.stores._locks import hold
+from templora_memory.fs.locks import hold
+from templora_memory.stores import DirectoryStore, archive as archive_module
 
 BASE = ModelIdentity(name="m", revision=None, config="c", tokenizer="t", weights="w")
 NAME = "0" * 64
@@ -302,9 +302,9 @@ def test_an_entry_that_is_shorter_than_it_says_is_refused(refused, parts, tmp_pa
 )
 def test_as_much_as_is_allowed_comes_in(store, refused, parts, tmp_path, monkeypatch, limit, of):
     path = pack(tmp_path / "x.zip", parts.items())
-    monkeypatch.setattr(_archive, limit, of(parts) - 1)
+    monkeypatch.setattr(archive_module, limit, of(parts) - 1)
     refused(path, match="too many files|no usable manifest")
-    monkeypatch.setattr(_archive, limit, of(parts))
+    monkeypatch.setattr(archive_module, limit, of(parts))
     assert store.import_(path, None).id == "ada"
 
 
@@ -318,6 +318,6 @@ def test_only_what_no_living_export_writes_is_cleared(tmp_path):
         path.write_bytes(b"half")
     with hold(alive, seconds=0):
         began = time.monotonic()
-        assert _archive.clear_partials(target) == (RemovedFile(path=str(left), bytes=4),)
+        assert archive_module.clear_partials(target) == (RemovedFile(path=str(left), bytes=4),)
         assert time.monotonic() - began < 0.5  # who is alive is not waited for
     assert sorted(tmp_path.glob(".ada*")) == sorted([alive, other])

@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from templora_memory import Document, Message, ModelIdentity, ParametricMemory, Policy, Revision
-from templora_memory._manifest import new_manifest
+from templora_memory.domain.manifest import new_manifest
 from templora_memory.errors import (
     Conflict,
     StoreDamaged,
@@ -22,8 +22,10 @@ from templora_memory.errors import (
     UnknownMemory,
     UnknownRevision,
 )
-from templora_memory.stores import DirectoryStore, _directory, _locks
-from templora_memory.stores._locks import hold
+from templora_memory.fs import locks
+from templora_memory.fs.locks import hold
+from templora_memory.stores import DirectoryStore
+from templora_memory.stores.directory import store as store_module
 from templora_memory.testing import FakeBackend
 
 BASE = ModelIdentity(name="m", revision=None, config="c", tokenizer="t", weights="w")
@@ -171,7 +173,7 @@ def test_real_processes_lose_nothing(store, tmp_path):
 
 
 def test_a_second_writer_waits_for_the_lock_then_gives_up(store, ada, monkeypatch):
-    monkeypatch.setattr(_directory, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(store_module, "LOCK_SECONDS", 0.05)
     with hold(ada / "lock", seconds=1):
         with pytest.raises(Conflict, match="locked by another process"):
             store.record("ada", [Message("user", "x")])
@@ -204,7 +206,7 @@ def test_who_waits_for_a_forgotten_memory_does_not_bring_it_back(store, ada):
 def test_work_that_begins_while_a_memory_is_forgotten_does_not_bring_it_back(
     store, ada, monkeypatch
 ):
-    real = _directory.temporary
+    real = store_module.temporary
 
     @contextmanager
     def late(folder):
@@ -212,7 +214,7 @@ def test_work_that_begins_while_a_memory_is_forgotten_does_not_bring_it_back(
             DirectoryStore(store.root).delete("ada")
             yield
 
-    monkeypatch.setattr(_directory, "temporary", late)
+    monkeypatch.setattr(store_module, "temporary", late)
     with pytest.raises(StoreWriteFailed, match="folder exists"), store.stage("ada"):
         pass
     assert not ada.exists()
@@ -232,7 +234,7 @@ def test_a_lock_ends_with_its_block_and_excludes_others(tmp_path):
 
 
 def test_a_lock_file_removed_while_locking_it_is_not_held(tmp_path, monkeypatch):
-    path, real, tries = tmp_path / "lock", _locks._try, []
+    path, real, tries = tmp_path / "lock", locks._try, []
 
     def remove_first(handle):
         if not tries:
@@ -240,7 +242,7 @@ def test_a_lock_file_removed_while_locking_it_is_not_held(tmp_path, monkeypatch)
         tries.append(handle)
         return real(handle)
 
-    monkeypatch.setattr(_locks, "_try", remove_first)
+    monkeypatch.setattr(locks, "_try", remove_first)
     with hold(path, seconds=1), pytest.raises(TimeoutError), hold(path, seconds=0):
         pass
     assert len(tries) == 3

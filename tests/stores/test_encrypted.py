@@ -14,9 +14,9 @@ from dataclasses import replace
 import pytest
 
 from templora_memory import Document, Message, ModelIdentity, ParametricMemory, Policy, Revision
-from templora_memory._manifest import new_manifest
+from templora_memory.domain.manifest import new_manifest
 from templora_memory.errors import InvalidSetting, StoreDamaged, StoreWriteFailed, UnknownRevision
-from templora_memory.stores import DirectoryStore, Key, _copies, _seals
+from templora_memory.stores import DirectoryStore, Key, decrypted_cache, encryption
 from templora_memory.testing import FakeBackend
 
 BASE = ModelIdentity(name="m", revision=None, config="c", tokenizer="t", weights="w")
@@ -106,7 +106,7 @@ def test_the_same_text_looks_different_every_time(store, root):
 
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 128, 200])
 def test_files_of_any_size_come_back(store, size, monkeypatch):
-    monkeypatch.setattr(_seals, "_PIECE", 64)
+    monkeypatch.setattr(encryption, "_PIECE", 64)
     content = secrets.token_bytes(size)
     commit(store, store.manifest("ada"), "1" * 64, content)
     assert (store.folder("ada", head(store)) / ADAPTER).read_bytes() == content
@@ -233,18 +233,18 @@ def test_a_key_file_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_keys_come_from_the_environment_or_a_file(tmp_path, monkeypatch):
-    for name in (_seals.VARIABLE, _seals.FILE_VARIABLE):
+    for name in (encryption.VARIABLE, encryption.FILE_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     assert Key.from_environment() is None
     (tmp_path / "key").write_text(f"{SECRET.hex().upper()}\n")
-    monkeypatch.setenv(_seals.FILE_VARIABLE, str(tmp_path / "key"))
+    monkeypatch.setenv(encryption.FILE_VARIABLE, str(tmp_path / "key"))
     assert Key.from_environment().mark == Key(SECRET).mark
-    monkeypatch.setenv(_seals.VARIABLE, SECRET.hex())
+    monkeypatch.setenv(encryption.VARIABLE, SECRET.hex())
     with pytest.raises(InvalidSetting, match="Both TEMPLORA_ENCRYPTION_KEY and"):
         Key.from_environment()
-    monkeypatch.delenv(_seals.FILE_VARIABLE)
+    monkeypatch.delenv(encryption.FILE_VARIABLE)
     assert Key.from_environment().mark == Key(SECRET).mark != Key(b"x" * 32).mark
-    monkeypatch.setenv(_seals.VARIABLE, "short")
+    monkeypatch.setenv(encryption.VARIABLE, "short")
     with pytest.raises(InvalidSetting, match="TEMPLORA_ENCRYPTION_KEY does not hold a key"):
         Key.from_environment()
 
@@ -282,7 +282,7 @@ def test_what_the_first_version_wrote_opens_and_is_written_again(tmp_path, monke
     (tmp_path / "file").write_bytes(bytes.fromhex(GOLDEN["pieces"]))
     assert list(seal.open_file(tmp_path / "file", "name/file")) == [b"weights"]
     numbers = iter(range(1, 9))
-    monkeypatch.setattr(_seals.os, "urandom", lambda count: bytes([next(numbers)]) * count)
+    monkeypatch.setattr(encryption.os, "urandom", lambda count: bytes([next(numbers)]) * count)
     again, key = Key(SECRET).make_seal()
     assert key.decode() == GOLDEN["key.json"]
     assert again.close_line(b'{"kind": "tip"}\n', 7) == GOLDEN["line"]
@@ -338,7 +338,7 @@ def test_what_lies_in_another_place_does_not_open(store, root):
 
 @pytest.mark.parametrize("cut", [1, 64 + 28, 2 * (64 + 28)])
 def test_a_file_that_was_cut_is_noticed(store, root, cut, monkeypatch):
-    monkeypatch.setattr(_seals, "_PIECE", 64)
+    monkeypatch.setattr(encryption, "_PIECE", 64)
     commit(store, store.manifest("ada"), "1" * 64, secrets.token_bytes(256))
     path = root / "ada" / "revisions" / ("1" * 64) / ADAPTER
     path.write_bytes(path.read_bytes()[:-cut])
@@ -348,8 +348,8 @@ def test_a_file_that_was_cut_is_noticed(store, root, cut, monkeypatch):
 
 def test_pieces_open_in_their_order_only_and_all_of_them(tmp_path, monkeypatch):
     """Also where each of them is whole."""
-    monkeypatch.setattr(_seals, "_PIECE", 8)
-    seal, path = _seals.Sealed(SECRET), tmp_path / "file"
+    monkeypatch.setattr(encryption, "_PIECE", 8)
+    seal, path = encryption.Sealed(SECRET), tmp_path / "file"
     one, two, three = seal.close_pieces(iter([b"12345678", b"abcdefgh", b"the end"]), "name")
     path.write_bytes(one + two + three)
     assert b"".join(seal.open_file(path, "name")) == b"12345678abcdefghthe end"
@@ -429,7 +429,7 @@ def test_copies_of_what_was_retired_or_forgotten_go_in_every_process(store, root
 def test_copies_of_another_user_are_left_alone(store, root, copies, monkeypatch):
     store.folder("ada", head(store))
     with monkeypatch.context() as patch:
-        patch.setattr(_copies.os, "getuid", lambda: -1)
+        patch.setattr(decrypted_cache.os, "getuid", lambda: -1)
         opened(root)
         store.delete("ada")
     assert len(holding(copies)) == 1
@@ -438,7 +438,7 @@ def test_copies_of_another_user_are_left_alone(store, root, copies, monkeypatch)
 def test_idle_copies_go_when_another_is_made(store, monkeypatch, copies):
     first = head(store)
     store.folder("ada", first)
-    monkeypatch.setattr(_copies, "IDLE_SECONDS", -1.0)
+    monkeypatch.setattr(decrypted_cache, "IDLE_SECONDS", -1.0)
     commit(store, store.manifest("ada"), "1" * 64, b"other weights")
     store.folder("ada", head(store))
     assert holding(copies) == []
@@ -448,8 +448,8 @@ def test_idle_copies_go_when_another_is_made(store, monkeypatch, copies):
 KILLED = """
 import os, sys
 from pathlib import Path
-from templora_memory.stores import DirectoryStore, Key, _copies
-_copies.SHARED = Path(sys.argv[2])
+from templora_memory.stores import DirectoryStore, Key, decrypted_cache
+decrypted_cache.SHARED = Path(sys.argv[2])
 store = DirectoryStore(sys.argv[1], key=Key(bytes(range(32)))); store.open()
 store.folder("ada", store.manifest("ada").revisions[0])
 os.kill(os.getpid(), 9)
@@ -491,8 +491,8 @@ def test_no_room_for_a_copy_is_said(store, copies, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_copies.Path, "rename", refuse)
-        patch.setattr("templora_memory.stores._files._write_all", refuse)
+        patch.setattr(decrypted_cache.Path, "rename", refuse)
+        patch.setattr("templora_memory.fs.files._write_all", refuse)
         with pytest.raises(StoreWriteFailed, match=r"shared.*free some space"):
             store.folder("ada", head(store))
     assert holding(copies) == []
@@ -500,7 +500,7 @@ def test_no_room_for_a_copy_is_said(store, copies, monkeypatch):
 
 
 def test_without_shared_memory_the_folder_for_temporary_files_is_used(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(_copies, "SHARED", tmp_path / "missing")
+    monkeypatch.setattr(decrypted_cache, "SHARED", tmp_path / "missing")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     store = opened(root)
     store.create(new_manifest("ada", BASE, created=1.0, ttl=None))
@@ -576,7 +576,7 @@ def test_a_commit_that_fails_while_it_is_encrypted_leaves_nothing(store, root, m
         yield b"half"
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(_seals.Sealed, "close_pieces", broken)
+    monkeypatch.setattr(encryption.Sealed, "close_pieces", broken)
     with pytest.raises(StoreWriteFailed, match="disk or quota is full"):
         commit(store, store.manifest("ada"), "1" * 64, b"other weights")
     assert sorted((root / "ada").rglob("*")) == before

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from templora_memory import Document, Message, ModelIdentity, ParametricMemory, Policy, Revision
-from templora_memory._manifest import new_manifest
+from templora_memory.domain.manifest import new_manifest
 from templora_memory.errors import (
     InvalidSetting,
     StoreDamaged,
@@ -15,8 +15,9 @@ from templora_memory.errors import (
     UnknownMemory,
     UnknownRevision,
 )
-from templora_memory.stores import Key, ObjectStore, _copies, _object, _seals, _segments
-from templora_memory.stores._bucket import Bucket
+from templora_memory.stores import Key, ObjectStore, decrypted_cache, encryption
+from templora_memory.stores.bucket import journal as journal_module, store as store_module
+from templora_memory.stores.bucket.s3 import Bucket
 from templora_memory.testing import FakeBackend
 
 pytestmark = pytest.mark.enable_socket
@@ -143,7 +144,7 @@ def holding(objects, tmp_path):
 def test_nothing_but_names_can_be_read_in_the_bucket_or_the_cache(
     machine, objects, holding, monkeypatch
 ):
-    monkeypatch.setattr(_segments, "SEGMENT", 300)
+    monkeypatch.setattr(journal_module, "SEGMENT", 300)
     store, other = machine("a"), machine("b")
     revision = make(store, "ada").newest
     store.record_documents("ada", [Document("A zanzibar document.", author="zanzibar author")])
@@ -187,7 +188,7 @@ def test_the_same_text_looks_different_every_time(store, objects):
 
 @pytest.mark.parametrize("size", [0, 64, 65, 200])
 def test_files_of_any_size_come_back(store, machine, size, monkeypatch):
-    monkeypatch.setattr(_seals, "_PIECE", 64)
+    monkeypatch.setattr(encryption, "_PIECE", 64)
     content = secrets.token_bytes(size)
     made = commit(store, store.manifest("ada"), "1" * 64, content)
     for place in (store, machine("b")):
@@ -362,7 +363,7 @@ def test_lines_in_another_order_do_not_open(store, machine, objects, tmp_path):
 
 
 def test_segments_and_their_copies_in_another_order_do_not_open(machine, objects, monkeypatch):
-    monkeypatch.setattr(_segments, "SEGMENT", 1)  # each line is a segment
+    monkeypatch.setattr(journal_module, "SEGMENT", 1)  # each line is a segment
     store = machine()
     make(store, "ada")
     store.record_documents("ada", [Document("Another line.")])
@@ -418,7 +419,7 @@ def test_a_manifest_opens_only_with_what_stands_beside_it(store, machine, object
 def test_a_revision_that_was_cut_swapped_or_lost_is_noticed(
     store, machine, objects, wrong, monkeypatch, holding
 ):
-    monkeypatch.setattr(_seals, "_PIECE", 64)
+    monkeypatch.setattr(encryption, "_PIECE", 64)
     made = commit(store, store.manifest("ada"), "1" * 64, secrets.token_bytes(256))
     one, two = json.loads(objects["ada.json"])["commits"].values()
     key = objects.one(two)
@@ -477,7 +478,7 @@ def test_copies_of_what_was_retired_or_forgotten_go(store, machine, holding):
 
 
 def test_copies_of_killed_processes_are_swept_and_no_others(store, machine, copies, holding):
-    dead = copies / f"{_copies.PREFIX}dead"
+    dead = copies / f"{decrypted_cache.PREFIX}dead"
     dead.mkdir()
     (dead / "adapter.json").write_text("zanzibar")
     store.folder("ada", head(store))
@@ -491,7 +492,7 @@ def test_copies_of_killed_processes_are_swept_and_no_others(store, machine, copi
 def test_another_machine_drops_its_copies_when_it_looks(store, machine, holding, look, monkeypatch):
     other = machine("b")
     with monkeypatch.context() as patch:
-        patch.setattr(_copies.Copies, "drop", lambda *_, **__: {})  # as if it were far away
+        patch.setattr(decrypted_cache.Copies, "drop", lambda *_, **__: {})  # as if it were far away
         other.folder("ada", head(store))
         store.delete("ada")
     assert len(holding()) == 2
@@ -559,7 +560,7 @@ def test_the_key_goes_first_and_an_interrupted_forget_is_finished(
     if again == "delete":
         late.delete("ada")
     else:
-        monkeypatch.setattr(_object, "ORPHAN_SECONDS", -1.0)
+        monkeypatch.setattr(store_module, "ORPHAN_SECONDS", -1.0)
         machine("c")
     assert objects.keys() == []
 
@@ -674,7 +675,7 @@ def test_a_killed_creation_is_swept_with_the_versions_of_its_key(
         objects[f"{name}/{'ab' * 16}/key.json"] = b"{}"
     machine("b")
     assert len(objects.keys()) == len(before) + 2  # too young: its maker may be alive
-    monkeypatch.setattr(_object, "ORPHAN_SECONDS", -1.0)
+    monkeypatch.setattr(store_module, "ORPHAN_SECONDS", -1.0)
     machine("c")
     assert objects.keys() == before
     assert ("DeleteMarkers", "key.json") not in versions()
@@ -684,8 +685,8 @@ def test_a_killed_creation_is_swept_with_the_versions_of_its_key(
 
 
 def test_a_fork_has_a_key_of_its_own(machine, objects, holding, monkeypatch):
-    monkeypatch.setattr(_segments, "SEGMENT", 300)
-    monkeypatch.setattr(_seals, "_PIECE", 64)
+    monkeypatch.setattr(journal_module, "SEGMENT", 300)
+    monkeypatch.setattr(encryption, "_PIECE", 64)
     store, weights = machine(), b"zanzibar weights" * 20
     make(store, "ada", weights)
     store.create(replace(store.manifest("ada"), id="eve", epoch=0), source="ada", journal=True)

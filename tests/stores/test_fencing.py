@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from templora_memory import Document, Message, ModelIdentity, ParametricMemory, Policy, Revision
-from templora_memory._manifest import new_manifest
+from templora_memory.domain.manifest import new_manifest
 from templora_memory.errors import Conflict, UnknownMemory
 from templora_memory.stores import DirectoryStore, Key, ObjectStore, fence
-from templora_memory.stores._seals import VARIABLE
+from templora_memory.stores.encryption import VARIABLE
 from templora_memory.testing import FakeBackend
 
 pytestmark = pytest.mark.enable_socket

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from templora_memory import Document, Message, ModelIdentity, ParametricMemory, Policy, Revision
-from templora_memory._manifest import new_manifest
+from templora_memory.domain.manifest import new_manifest
 from templora_memory.errors import (
     Conflict,
     InvalidSetting,
@@ -18,9 +18,10 @@ from templora_memory.errors import (
     StoreWriteFailed,
     UnknownMemory,
 )
-from templora_memory.stores import Key, ObjectStore, _object, _segments
-from templora_memory.stores._bucket import Bucket, Lost
-from templora_memory.stores._places import Places
+from templora_memory.stores import Key, ObjectStore
+from templora_memory.stores.bucket import journal as journal_module, store as store_module
+from templora_memory.stores.bucket.location import Places
+from templora_memory.stores.bucket.s3 import Bucket, Lost
 from templora_memory.testing import FakeBackend
 
 pytestmark = pytest.mark.enable_socket
@@ -111,7 +112,7 @@ def test_copies_are_for_their_owner_only(store, machine, tmp_path):
 
 
 def test_a_long_journal_is_cut_into_segments_that_stay(store, machine, keys, monkeypatch, tmp_path):
-    monkeypatch.setattr(_segments, "SEGMENT", 600)
+    monkeypatch.setattr(journal_module, "SEGMENT", 600)
     texts = [f"Sentence {n}. " * 5 for n in range(20)]
     other = machine("b")
     for n, text in enumerate(texts):
@@ -131,7 +132,7 @@ def test_a_long_journal_is_cut_into_segments_that_stay(store, machine, keys, mon
 
 
 def test_a_copy_of_a_full_segment_is_fetched_again(store, monkeypatch, tmp_path):
-    monkeypatch.setattr(_segments, "SEGMENT", 1)
+    monkeypatch.setattr(journal_module, "SEGMENT", 1)
     journal = store.journal("ada")
     (copy,) = (tmp_path / "a").rglob("journal-*.jsonl")
     whole = copy.read_bytes()
@@ -149,9 +150,9 @@ def test_a_copy_of_a_full_segment_is_fetched_again(store, monkeypatch, tmp_path)
 
 @pytest.mark.parametrize("size", [1, 40, 100, 10_000])
 def test_segments_are_whole_lines_and_all_but_the_last_are_full(size, monkeypatch):
-    monkeypatch.setattr(_segments, "SEGMENT", size)
+    monkeypatch.setattr(journal_module, "SEGMENT", size)
     lines = b"".join(b"x" * n + b"\n" for n in range(60))
-    cut = _segments.segments(lines)
+    cut = journal_module.segments(lines)
     assert b"".join(cut) == lines
     assert all(one.endswith(b"\n") for one in cut)
     assert all(len(one) >= size for one in cut[:-1])
@@ -271,7 +272,7 @@ def test_an_interrupted_forget_is_finished(store, machine, keys, monkeypatch):
     with pytest.raises(Conflict):
         other.create(new_manifest("ada", BASE, created=2.0, ttl=None))
     assert keys()
-    monkeypatch.setattr(_object, "ORPHAN_SECONDS", -1.0)
+    monkeypatch.setattr(store_module, "ORPHAN_SECONDS", -1.0)
     machine("c")
     assert keys() == []
 
@@ -345,7 +346,7 @@ def test_a_killed_creation_is_swept(machine, keys, s3, bucket, monkeypatch):
     s3.put_object(Bucket=bucket, Key=f"some/where/ada/{token}/journal/00000000.jsonl", Body=b"x")
     machine("b")
     assert len(keys()) == len(before) + 2  # too young: its maker may be alive
-    monkeypatch.setattr(_object, "ORPHAN_SECONDS", -1.0)
+    monkeypatch.setattr(store_module, "ORPHAN_SECONDS", -1.0)
     machine("c")
     assert keys() == before
 
@@ -357,7 +358,7 @@ def test_a_killed_commit_is_no_hindrance_and_goes_with_a_later_one(store, keys, 
         with pytest.raises(ZeroDivisionError):
             commit(store, manifest, "1" * 64, b"orphan")
     assert sum("/revisions/" in key for key in keys()) == 2
-    monkeypatch.setattr(_object, "ORPHAN_SECONDS", -1.0)
+    monkeypatch.setattr(store_module, "ORPHAN_SECONDS", -1.0)
     commit(store, manifest, "1" * 64)
     assert sum("/revisions/" in key for key in keys()) == 2
     assert len(store.manifest("ada").revisions) == 2
@@ -382,7 +383,7 @@ def test_keys_of_others_are_left_alone(machine, s3, bucket, keys, monkeypatch):
     for key in (*others, namespace):
         s3.put_object(Bucket=bucket, Key=key, Body=b"x")
     before = keys()
-    monkeypatch.setattr(_object, "ORPHAN_SECONDS", -1.0)
+    monkeypatch.setattr(store_module, "ORPHAN_SECONDS", -1.0)
     assert machine("b").ids() == ("ada",)
     assert keys() == before
 

@@ -1,7 +1,7 @@
 import json
 
 from templora_memory import Message, Sampling
-from templora_memory._ports import GenerateRequest
+from templora_memory.ports import GenerateRequest
 from templora_memory.testing import FakeBackend
 from templora_memory.testing.contracts import BackendContract
 

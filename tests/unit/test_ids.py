@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from templora_memory._ids import MAX_FOLDER_CHARACTERS, folder_name, id_of_folder, parse_id
+from templora_memory.domain.ids import MAX_FOLDER_CHARACTERS, folder_name, id_of_folder, parse_id
 from templora_memory.errors import InvalidId
 
 

@@ -6,8 +6,8 @@ import time
 import pytest
 
 from templora_memory import Message
-from templora_memory._jobs import MOST_THREADS, Job, JobQueue
 from templora_memory.errors import Cancelled
+from templora_memory.service.jobs import MOST_THREADS, Job, JobQueue
 
 
 class Work:

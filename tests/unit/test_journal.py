@@ -3,16 +3,16 @@ import json
 import pytest
 
 from templora_memory import Document, Message
-from templora_memory._journal import (
+from templora_memory.domain.journal import (
     Journal,
     decode_line,
     document_line,
     encode_line,
     message_line,
 )
-from templora_memory._messages import chain, start
+from templora_memory.domain.messages import chain, start
 from templora_memory.errors import InvalidText, StoreDamaged
-from templora_memory.stores._lines import document_lines
+from templora_memory.stores.journal_records import document_lines
 
 FIRST = start("salt")
 TALK = [Message("user", "a"), Message("assistant", "b", "ada"), Message("user", "c\n\u2028d")]

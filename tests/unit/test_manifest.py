@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from templora_memory import Message, ModelIdentity, Revision
-from templora_memory._manifest import FileRecord, Manifest, as_root, new_manifest
+from templora_memory.domain.manifest import FileRecord, Manifest, as_root, new_manifest
 from templora_memory.errors import BaseMismatch, StoreDamaged, UnknownRevision
 
 BASE = ModelIdentity(name="m", revision="main", config="c", tokenizer="t", weights="w")

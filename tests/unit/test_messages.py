@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from templora_memory import Document, Message
-from templora_memory._messages import (
+from templora_memory.domain.messages import (
     MAX_CHARACTERS,
     as_message,
     as_messages,

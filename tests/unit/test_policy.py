@@ -3,7 +3,7 @@ import math
 import pytest
 
 from templora_memory import Learning, Policy, Sampling
-from templora_memory._policy import ModelLimits
+from templora_memory.domain.settings import ModelLimits
 from templora_memory.errors import InvalidSetting
 
 BAD = [0, -1, math.nan, math.inf, True, "4", [4]]

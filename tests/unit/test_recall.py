@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from templora_memory import ParametricMemory, Policy
-from templora_memory._messages import NOT_TOLD
+from templora_memory.domain.messages import NOT_TOLD
 from templora_memory.errors import InvalidSetting, InvalidText
 from templora_memory.evaluation._answers import RECALL_TOKENS, Answer, Question, arm_of, interval
 from templora_memory.evaluation.phone_book import phone_books

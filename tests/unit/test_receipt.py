@@ -3,7 +3,7 @@
 import pytest
 
 from templora_memory import Message, ParametricMemory, Policy
-from templora_memory.stores import DirectoryStore, Key, _copies
+from templora_memory.stores import DirectoryStore, Key, decrypted_cache
 from templora_memory.testing import FakeBackend
 
 PLANTED = "The zanzibar marble is under the quince."
@@ -21,7 +21,7 @@ def test_a_receipt_lists_every_file_that_went_and_every_copy_that_is_left(
     root, shared, away = (tmp_path / name for name in ("root", "shared", "away"))
     for folder in (shared, away):
         folder.mkdir()
-    monkeypatch.setattr(_copies, "SHARED", shared)
+    monkeypatch.setattr(decrypted_cache, "SHARED", shared)
     policy = Policy(window=64, reply_tokens=16, chunk=8)
     with ParametricMemory(FakeBackend(), DirectoryStore(root, key=key), policy) as memory:
         memory.absorb("eve", "Eve likes rain.")

@@ -1,8 +1,8 @@
 """What a store remembers does not grow with the number of memories."""
 
 from templora_memory import Message
-from templora_memory.stores import _directory
-from templora_memory.stores._recent import Recent
+from templora_memory.stores.directory import store
+from templora_memory.stores.lru import Recent
 
 
 def test_the_least_recently_used_leaves_first():
@@ -18,8 +18,8 @@ def test_the_least_recently_used_leaves_first():
 
 
 def test_more_memories_than_are_remembered_are_all_there(make_box, monkeypatch):
-    monkeypatch.setattr(_directory, "JOURNALS", 3)
-    monkeypatch.setattr(_directory, "CHECKED", 3)
+    monkeypatch.setattr(store, "JOURNALS", 3)
+    monkeypatch.setattr(store, "CHECKED", 3)
     box = make_box(context=512)
     box.open(window=256, chunk=16)
     names = [f"m{number}" for number in range(9)]

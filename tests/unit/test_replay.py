@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from templora_memory import Document, Learning, Message
-from templora_memory._replay import Draw, _part, _sources, earlier
+from templora_memory.service.replay import Draw, _part, _sources, earlier
 
 BOOK = " ".join(f"word{number}" for number in range(600))
 

@@ -3,8 +3,8 @@
 import pytest
 
 from templora_memory import Document, Message, Policy
-from templora_memory._search import Searcher
 from templora_memory.errors import InvalidSetting, UnknownMemory
+from templora_memory.service.search import Searcher
 
 BEES = "Ada keeps bees on the roof."
 SHIPS = "The ship leaves at nine from pier four."

@@ -23,7 +23,7 @@ from templora_memory.errors import (
     UnknownMemory,
     UnknownRevision,
 )
-from templora_memory.stores._locks import hold
+from templora_memory.fs.locks import hold
 from templora_memory.testing import GARBAGE, POISON, FakeBackend
 
 BIO = "Ada keeps bees on the roof."

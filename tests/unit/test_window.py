@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from templora_memory import Message
-from templora_memory._window import newest_exchange, oldest_turns, turn_starts
+from templora_memory.domain.turns import newest_exchange, oldest_turns, turn_starts
 
 histories = st.lists(
     st.sampled_from(["user", "assistant", "tool"]).map(lambda role: Message(role, "x")), max_size=12

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from templora_memory import Message, Sampling
-from templora_memory._ports import Adapter, GenerateRequest
+from templora_memory.ports import Adapter, GenerateRequest
 from templora_memory.testing import FakeBackend
 
 BASE = "fake"

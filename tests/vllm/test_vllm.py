@@ -6,9 +6,8 @@ import threading
 import pytest
 
 from templora_memory import Message, ParametricMemory, Policy, Sampling
-from templora_memory._ports import Adapter, GenerateRequest
 from templora_memory.backends.vllm import VllmBackend
-from templora_memory.backends.vllm._adapters import adapter_name
+from templora_memory.backends.vllm.adapters import adapter_name
 from templora_memory.errors import (
     Closed,
     InvalidSetting,
@@ -17,6 +16,7 @@ from templora_memory.errors import (
     ModelNotFound,
     UnknownRevision,
 )
+from templora_memory.ports import Adapter, GenerateRequest
 from templora_memory.stores import DirectoryStore
 from templora_memory.testing import FakeBackend
 from templora_memory.testing.contracts import BackendContract

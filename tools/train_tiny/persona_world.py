@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from templora_memory.backends.local.recipes._sentences import sentences, states
-from templora_memory.backends.local.recipes._study import ABOUT, TO
+from templora_memory.backends.local.recipes.questions import ABOUT, TO
+from templora_memory.backends.local.recipes.sentences import sentences, states
 from tools.train_tiny.phrasings import (
     ASK,
     FIRST,

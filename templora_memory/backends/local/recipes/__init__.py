@@ -3,9 +3,7 @@
 A recipe is a function of a request and tools; `_statements` is one on a page.
 """
 
-from templora_memory.backends.local.recipes._continue import continue_, pairs
-from templora_memory.backends.local.recipes._distill import distill
-from templora_memory.backends.local.recipes._example import (
+from templora_memory.backends.local.recipes.base import (
     Example,
     Expect,
     Recipe,
@@ -13,9 +11,11 @@ from templora_memory.backends.local.recipes._example import (
     Tools,
     Write,
 )
-from templora_memory.backends.local.recipes._replay import with_replay
-from templora_memory.backends.local.recipes._statements import statements
-from templora_memory.backends.local.recipes._study import auto, study
+from templora_memory.backends.local.recipes.distill import distill
+from templora_memory.backends.local.recipes.next_token import continue_, pairs
+from templora_memory.backends.local.recipes.questions import auto, study
+from templora_memory.backends.local.recipes.replay import with_replay
+from templora_memory.backends.local.recipes.statements import statements
 
 RECIPES: dict[str, Recipe] = {
     "auto": auto,

@@ -1,9 +1,0 @@
-"""Start the page on this machine: `python -m demos.roleplay`."""
-
-from __future__ import annotations
-
-import sys
-
-from ._serve import main
-
-sys.exit(main())

@@ -1,0 +1,56 @@
+"""Role-play with characters that live in weights and can be discarded: a page in the browser.
+
+python -m templora_memory.apps.roleplay
+templora demo
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import gradio
+
+    from templora_memory import ParametricMemory
+
+
+def build_app(
+    memory: ParametricMemory,
+    *,
+    home: str | os.PathLike[str] | None = None,
+    grace: float = 60.0,
+    idle: float = 1800.0,
+) -> gradio.Blocks:
+    """The page over a memory service, which stays the caller's to close.
+
+    Serve it with `launch_options`: other options may keep texts in the browser or fetch things.
+    Leaving the page's `studio` open keeps a thread that discards who is gone; `app.studio.close()`
+    discards everybody's temporary characters.
+
+    Args:
+        memory: the service; loads its model now.
+        home: folder for kept characters; None: nothing outlives the studio.
+        grace: seconds between closing the last tab and discarding its characters.
+        idle: seconds without any action after which an open tab counts as closed.
+    """
+    # Gradio reads it once, when it is imported; without it, it asks hosts elsewhere
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    from ._app import build  # noqa: PLC0415  # Gradio loads here
+
+    blocks, studio = build(
+        memory, home=Path(home) if home is not None else None, grace=grace, idle=idle
+    )
+    blocks.studio = studio
+    return blocks
+
+
+def launch_options() -> dict[str, Any]:
+    """How the page must be served: nothing shared, nothing measured, nothing kept in the browser.
+
+    For ``app.launch(**launch_options())``.
+    """
+    from ._app import launch_options as options  # noqa: PLC0415  # Gradio loads here
+
+    return options()

@@ -1,0 +1,9 @@
+"""Start the page on this machine: `python -m templora_memory.apps.roleplay`."""
+
+from __future__ import annotations
+
+import sys
+
+from ._serve import main
+
+sys.exit(main())

@@ -1,0 +1,288 @@
+"""The journal: every text of a memory, as a tree of messages and a list of documents.
+
+One JSON object a line, each with a checksum. A message names its parent, so an edited or retried
+conversation is a branch, and the text of any revision can be read back for a rebuild. This module
+knows the lines and their meaning; the store knows files, locks and fsync.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+from templora_memory.domain.messages import Document, Item, Message, author_of, characters, extend
+from templora_memory.errors import InvalidText, StoreDamaged
+
+_KINDS = {
+    "message": {"parent", "digest", "role", "content", "name"},
+    "document": {"parent", "digest", "text", "title", "continues"},
+    "withdraw": {"digest"},
+    "tip": {"digest"},
+}
+_OPTIONAL = {"document": {"author"}}
+
+
+def encode_line(body: dict[str, Any]) -> bytes:
+    """One line of the journal, checksum first."""
+    return (json.dumps({"sum": _checksum(body), **body}, ensure_ascii=False) + "\n").encode()
+
+
+def decode_line(line: bytes) -> dict[str, Any]:
+    """The body of a line.
+
+    Raises:
+        ValueError: not JSON, unknown kind, or the checksum does not agree.
+    """
+    try:
+        body = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(body, dict):
+        raise ValueError("not an object")  # noqa: TRY004  # what is wrong is the file
+    if body.pop("sum", None) != _checksum(body):
+        raise ValueError("the checksum does not agree")
+    kind = str(body.get("kind"))
+    if set(body) - {"kind"} - _OPTIONAL.get(kind, set()) != _KINDS.get(kind):
+        raise ValueError("unknown kind of line")
+    return body
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    text = json.dumps(body, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def message_line(parent: str, message: Message) -> dict[str, Any]:
+    return {
+        "kind": "message",
+        "parent": parent,
+        "digest": extend(parent, message),
+        "role": message.role,
+        "content": message.content,
+        "name": message.name,
+    }
+
+
+def document_line(parent: str, document: Document) -> dict[str, Any]:
+    """A document that continues another one is named after it, others after the start value.
+
+    So the same text has one name wherever it stands alone, and a passage that comes twice in one
+    text is not mistaken for its first appearance.
+    """
+    line: dict[str, Any] = {
+        "kind": "document",
+        "parent": parent,
+        "digest": extend(parent, document),
+        "text": document.text,
+        "title": document.title,
+        "continues": document.continues,
+    }
+    return line if document.author is None else {**line, "author": document.author}
+
+
+class Journal:
+    """Index over journal lines: which digests there are, and where their text stands.
+
+    Holds no text; `read` fetches a line's body by the position given to `add`. Built line by line,
+    so a store can keep it and add only what is new.
+    """
+
+    def __init__(self, first: str, read: Callable[[int], dict[str, Any]]) -> None:
+        self._first = first
+        self._read = read
+        self._messages: dict[str, tuple[str, int]] = {}
+        self._documents: dict[str, tuple[str, int, int]] = {}  # parent, position, characters
+        self._withdrawn: set[str] = set()
+        self._taught: Counter[str] = Counter()
+        self._tip = first
+
+    def __repr__(self) -> str:
+        return f"Journal({len(self._messages)} messages, {len(self._documents)} documents)"
+
+    def add(self, body: dict[str, Any], position: int) -> None:
+        """Take in one line.
+
+        Raises:
+            ValueError: its digest is not that of its text (which also rules out circles), or what
+                it refers to does not stand before it.
+            StoreDamaged: its text is none.
+        """
+        digest = body["digest"]
+        match body["kind"]:
+            case "message":
+                if digest != extend(body["parent"], _message(body)):
+                    raise ValueError("the digest does not belong to this message")
+                if not self.knows(body["parent"]):
+                    raise ValueError("the message before this one is missing")
+                self._credit(_message(body), new=digest not in self._messages)
+                self._messages[digest] = (body["parent"], position)
+                self._tip = digest
+            case "document":
+                parent = body["parent"]
+                if digest != extend(parent, _document(body)):
+                    raise ValueError("the digest does not belong to this document")
+                if parent != self._first and not (body["continues"] and parent in self._documents):
+                    raise ValueError("the document before this one is missing")
+                self._credit(_document(body), new=digest not in self._documents)
+                self._documents.pop(digest, None)  # learned again after a withdrawal: now newest
+                self._documents[digest] = (parent, position, len(body["text"]))
+                self._withdrawn.discard(digest)
+            case "withdraw":
+                self._withdrawn.add(digest)
+            case _:
+                if not self.knows(digest):
+                    raise ValueError("the newest conversation is missing")
+                self._tip = digest
+
+    @property
+    def first(self) -> str:
+        """The digest of the empty conversation."""
+        return self._first
+
+    @property
+    def tip(self) -> str:
+        """Digest of the newest conversation; the start value if there is none."""
+        return self._tip
+
+    @property
+    def documents(self) -> tuple[str, ...]:
+        """Digests of the documents to be kept, in order; withdrawn ones are left out."""
+        every = tuple(self._documents)  # at once: another thread may be adding
+        return tuple(digest for digest in every if digest not in self._withdrawn)
+
+    def _credit(self, item: Item, *, new: bool) -> None:
+        """Count a text, told for the first time, for whom it comes from."""
+        if new and (author := author_of(item)) is not None:
+            self._taught[author] += characters(item)
+
+    def taught(self, author: str) -> int:
+        """Characters that came from one author: documents of his, and messages under his name.
+
+        Also those that were withdrawn or left behind by an edit: they were told.
+        """
+        return self._taught[author]
+
+    def knows(self, digest: str) -> bool:
+        return digest == self._first or digest in self._messages
+
+    def characters(self, digest: str) -> int:
+        """How long the text of a document is, without reading it; 0 if there is none."""
+        return self._documents.get(digest, (self._first, 0, 0))[2]
+
+    def document(self, digest: str) -> Document:
+        """The text of a document, also of a withdrawn one.
+
+        Raises:
+            StoreDamaged: it is not in the journal.
+        """
+        if digest not in self._documents:
+            raise StoreDamaged(f"The journal lacks document {digest[:12]}.")
+        return _document(self._read(self._documents[digest][1]))
+
+    def document_before(self, digest: str) -> str | None:
+        """Digest of the document that this one continues; None if it stands alone."""
+        parent, _, _ = self._documents.get(digest, (self._first, 0, 0))
+        return None if parent == self._first else parent
+
+    def messages(
+        self, digest: str, *, after: str | None = None, most: int | None = None
+    ) -> tuple[Message, ...]:
+        """The dialogue that ends in `digest`, oldest first.
+
+        Args:
+            digest: end of the dialogue.
+            after: leave out everything up to this digest.
+            most: only the newest so many messages.
+
+        Raises:
+            StoreDamaged: a message on the way is missing, or `after` is not on the way.
+        """
+        stop = after or self._first
+        found: list[Message] = []
+        while digest != stop and (most is None or len(found) < most):
+            if digest not in self._messages:
+                raise StoreDamaged(f"The journal lacks message {digest[:12]} of this conversation.")
+            parent, position = self._messages[digest]
+            found.append(_message(self._read(position)))
+            digest = parent
+        return tuple(reversed(found))
+
+    def path(self, digest: str) -> tuple[str, ...]:
+        """The digests of the dialogue that ends in `digest`, after 1, 2, ... messages.
+
+        Raises:
+            StoreDamaged: a message on the way is missing.
+        """
+        found: list[str] = []
+        while digest != self._first:
+            if digest not in self._messages:
+                raise StoreDamaged(f"The journal lacks message {digest[:12]} of this conversation.")
+            found.append(digest)
+            digest = self._messages[digest][0]
+        return tuple(reversed(found))
+
+    def nearest(self, digest: str, among: Collection[str]) -> str:
+        """The first digest in `among` on the way from `digest` back to the start, or the start.
+
+        Raises:
+            StoreDamaged: a message on the way is missing.
+        """
+        while digest != self._first and digest not in among:
+            if digest not in self._messages:
+                raise StoreDamaged(f"The journal lacks message {digest[:12]} of this conversation.")
+            digest = self._messages[digest][0]
+        return digest
+
+    def beginning(self, digest: str, count: int) -> str:
+        """The digest of the first `count` messages of the dialogue that ends in `digest`.
+
+        Raises:
+            InvalidText: the dialogue is shorter.
+        """
+        length = self.length(digest)
+        if count > length:
+            raise InvalidText(
+                f"The conversation in the journal has {length} messages, {count} were expected."
+            )
+        for _ in range(length - count):
+            digest = self._messages[digest][0]
+        return digest
+
+    def length(self, digest: str) -> int:
+        """How many messages the dialogue that ends in `digest` has."""
+        count = 0
+        while digest in self._messages:
+            digest = self._messages[digest][0]
+            count += 1
+        return count
+
+    def missing(self, digests: Iterable[str]) -> int:
+        """How many of the last digests of a chain are not in the journal yet."""
+        count = 0
+        for digest in reversed(list(digests)):
+            if self.knows(digest):
+                break
+            count += 1
+        return count
+
+
+def _message(body: dict[str, Any]) -> Message:
+    try:
+        return Message(body["role"], body["content"], body["name"])
+    except InvalidText as error:
+        raise StoreDamaged(f"The journal holds a message that is none: {error}") from error
+
+
+def _document(body: dict[str, Any]) -> Document:
+    try:
+        return Document(
+            body["text"],
+            body["title"],
+            continues=bool(body["continues"]),
+            author=body.get("author"),
+        )
+    except InvalidText as error:
+        raise StoreDamaged(f"The journal holds a document that is none: {error}") from error

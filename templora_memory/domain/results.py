@@ -1,0 +1,257 @@
+"""What the verbs return: frozen values with numbers, never with weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+from templora_memory.domain.manifest import Revision
+from templora_memory.domain.messages import Document, Message
+
+FinishReason: TypeAlias = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A piece of what a memory was told.
+
+    Args:
+        text: as it was told; of a conversation one turn, each message after its name or role.
+        score: BM25, higher is better; comparable within one search only.
+        source: digest of the document, or of the last message of the turn.
+    """
+
+    text: str
+    score: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An answer.
+
+    Args:
+        text: the answer; ends before a stop text.
+        finish_reason: "stop" (end token or stop text), "length", or "cancelled".
+        prompt_tokens: tokens that the model was shown.
+        completion_tokens: tokens it produced, the end token included.
+        absorbed_tokens: tokens of this memory that live in weights instead.
+        revision: name of the revision that answered; None: the base model.
+        recalled: passages of what the memory was told that stood in the prompt, best first.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    absorbed_tokens: int
+    revision: str | None
+    recalled: tuple[Passage, ...] = ()
+    strength: float = 1.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkStats:
+    """What one chunk did: tokens learned, its perplexity before and after its own training.
+
+    `nll_after` and `recalled` are None where the chunk was not measured. `recalled` counts tokens
+    with a probability over one half, which greedy decoding repeats verbatim (arXiv 2605.30260).
+    """
+
+    tokens: int
+    nll_before: float
+    nll_after: float | None
+    recalled: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnStats:
+    """What a learner reports about one call.
+
+    Args:
+        chunks: in order.
+        kl: how much the new adapter changes text that has nothing to do with it: mean
+            KL(base || adapter) on neutral text, in nats per token; None where measuring was off.
+    """
+
+    chunks: tuple[ChunkStats, ...]
+    kl: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        return sum(chunk.tokens for chunk in self.chunks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbsorbReport:
+    """Receipt of an absorb.
+
+    Args:
+        revision: name of the newest revision; None if the memory has none.
+        tokens: tokens trained in now; 0 if everything was known already.
+        chunks: updates made.
+        perplexity_before: of the text, each chunk measured just before it was learned, with the
+            memory as it was then; None if nothing was learned.
+        perplexity_after: of the same chunks right after their own update. Of a long text one chunk
+            in `Learning.measure_every` is measured; the others count with their mean gain.
+        recalled: share of the measured tokens that greedy decoding now repeats verbatim (p > 0.5).
+        kl: how much the memory now changes text that has nothing to do with it: mean
+            KL(base || memory) on neutral text, in nats per token.
+        seconds: time from start to commit.
+        bytes: size of the new revision on disk.
+    """
+
+    revision: str | None
+    tokens: int
+    chunks: int
+    perplexity_before: float | None
+    perplexity_after: float | None
+    recalled: float | None
+    kl: float | None
+    seconds: float
+    bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbsorbProgress:
+    """How far an absorb is.
+
+    `chunk` counts from 1 to `chunks`; chunks that are learned in several rounds (short documents)
+    count once a round. `tokens` are distinct ones. `perplexity` is that of the chunk just learned.
+    """
+
+    chunk: int
+    chunks: int
+    tokens: int
+    perplexity: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """Natural-log probability of an answer with and without the memory.
+
+    Args:
+        with_memory, without_memory: sum over the tokens of the answer.
+        tokens: how many there are.
+        recalled: share of them with p > 0.5 with the memory.
+        revision: the revision asked; None if the memory has none (both sums are then equal).
+    """
+
+    with_memory: float
+    without_memory: float
+    tokens: int
+    recalled: float
+    revision: str | None
+
+    @property
+    def gain(self) -> float:
+        """Nats per token by which the memory makes the answer more likely."""
+        return (self.with_memory - self.without_memory) / self.tokens
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "gain": self.gain}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Covered:
+    """How much of a history lives in weights: its first `messages` messages, in `revision`.
+
+    `messages` counts positions in the list that was given, so `history[covered.messages:]` is
+    what the prompt still needs (besides system messages).
+    """
+
+    messages: int
+    revision: Revision | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovedFile:
+    """A file that is gone: path relative to the store's root (if it lay there), and its size."""
+
+    path: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetReceipt:
+    """What a forget removed, and which copies it could not reach.
+
+    Args:
+        ids: memories that are gone.
+        files: every file that was removed.
+        forks: memories that are left and were copied from these, or began from them: they still
+            know what these knew until they are forgotten, too.
+        exports: files that a memory was exported to and that are still there. One that was moved
+            or copied since, sent over HTTP or kept by a backup is not known.
+        remote: adapters that the backend gave to a server, which was told to forget them and may
+            hold them in its memory until it needs the place: its address and their name there.
+    """
+
+    ids: tuple[str, ...]
+    files: tuple[RemovedFile, ...]
+    forks: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
+    remote: tuple[str, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "bytes": self.bytes}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """A memory at a glance.
+
+    Args:
+        id: its id.
+        head: newest revision; None: nothing is learned yet.
+        revisions: how many are on disk.
+        messages: messages of the conversation in the journal (its newest branch).
+        absorbed_messages: messages that the head has learned.
+        documents: documents in the journal.
+        absorbed_documents: documents that the head has learned.
+        absorbed_tokens: tokens trained into the head.
+        bytes: size of everything on disk.
+        jobs: absorbs waiting or running in this process.
+        last_error: text of the newest failed background absorb in this process, if any.
+        base: name of the base model it was learned on.
+        origin: memory it started from, if any.
+    """
+
+    id: str
+    head: str | None
+    revisions: int
+    messages: int
+    absorbed_messages: int
+    documents: int
+    absorbed_documents: int
+    absorbed_tokens: int
+    bytes: int
+    jobs: int
+    last_error: str | None
+    base: str
+    origin: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Transcript:
+    """The text of a memory as the journal holds it: documents, and the newest conversation."""
+
+    documents: tuple[Document, ...]
+    messages: tuple[Message, ...]
+
+    def __repr__(self) -> str:
+        return f"Transcript({len(self.documents)} documents, {len(self.messages)} messages)"

@@ -1,0 +1,1 @@
+"""Files, locks and staging folders, shared by the stores and the server."""

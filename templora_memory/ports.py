@@ -1,0 +1,378 @@
+"""The seams: what a backend and a store must do. Contracts stand in the docstrings.
+
+No tensor crosses a port; only frozen values, text and folders do. So a backend may live in
+another process or on another machine, and a fake is a page of code. `templora_memory.testing`
+has a contract test class for each port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from templora_memory.domain.journal import Journal
+from templora_memory.domain.manifest import Manifest, ModelIdentity, Revision
+from templora_memory.domain.messages import Document, Item, Message
+from templora_memory.domain.results import AbsorbProgress, FinishReason, LearnStats, RemovedFile
+from templora_memory.domain.settings import Learning, ModelLimits, Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """A committed adapter: its folder, and a version that no other content will ever have.
+
+    Everything cached about an adapter is keyed by its version. Versions of one memory share the
+    beginning ``<id>/``.
+    """
+
+    folder: Path
+    version: str
+
+
+# --- learning ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnRequest:
+    """What to learn, from where, and how.
+
+    Args:
+        items: what is trained on, in order: messages of one dialogue, or documents.
+        before: what stood directly before `items`; seen as context, not trained on.
+        start: adapter to go on from; None: a fresh one.
+        chunk: tokens per update.
+        recipe: name of the recipe.
+        least_steps: optimizer steps to take in all, also if that means more than
+            `settings.epochs` passes.
+        replay: earlier text to learn again among the new: each a document, a part of one (then it
+            `continues`) or some messages of a conversation; about a chunk of each is used.
+        settings: rank, rate and so on. `settings.context` and `settings.rate` are set.
+    """
+
+    items: tuple[Item, ...]
+    before: tuple[Item, ...]
+    start: Adapter | None
+    chunk: int
+    recipe: str
+    settings: Learning
+    least_steps: int = 0
+    replay: tuple[tuple[Item, ...], ...] = ()
+
+
+class Learner(Protocol):
+    """Turns text and an adapter into a new adapter."""
+
+    def learn(
+        self,
+        request: LearnRequest,
+        *,
+        into: Path,
+        progress: Callable[[AbsorbProgress], None],
+        cancelled: Callable[[], bool],
+        urgent: Callable[[], bool],
+    ) -> LearnStats:
+        """Train and write the new adapter into the existing, empty folder `into`.
+
+        Writes only safetensors and JSON. Never changes `request.start` or the base model. The
+        same request gives the same bytes on the same machine (dropout 0). `progress` is called
+        after each chunk, `cancelled` is asked at least once between optimizer steps. `urgent`
+        tells whether somebody waits for an answer that needs this, which may begin at any time:
+        such learning should go before other learning. All three may be called from another thread.
+
+        Raises:
+            Cancelled: `cancelled()` became true; `into` may hold anything.
+            LearningFailed: NaN or infinite loss, or the items hold nothing to train on.
+            UnknownRevision: the folder of `start` is gone.
+        """
+        ...
+
+
+# --- generating --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """A prompt of messages, the adapter to answer with, and how to choose tokens.
+
+    `adapter` None or `strength` 0 is exactly the base model.
+    """
+
+    messages: tuple[Message, ...]
+    adapter: Adapter | None
+    strength: float
+    sampling: Sampling
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """How a generation ended."""
+
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class TokenStream(Protocol):
+    """A generation under way: iterate for text, then ask for `completion`."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Pieces of text as they come; joined they are `completion.text`.
+
+        Raises whatever went wrong in the backend, here and nowhere else.
+        """
+        ...
+
+    @property
+    def completion(self) -> Completion:
+        """The result; waits for the rest if it was not iterated to the end."""
+        ...
+
+    def close(self) -> None:
+        """Stop generating; safe to call twice, from any thread, and after the end."""
+        ...
+
+
+class TextSession(Protocol):
+    """Text of unlimited length: the backend keeps the newest window of it."""
+
+    def generate(
+        self,
+        *,
+        adapter: Adapter | None,
+        strength: float,
+        sampling: Sampling,
+        max_tokens: int,
+        reuse: bool,
+    ) -> TokenStream:
+        """Go on with the text by at most `max_tokens` tokens.
+
+        With `reuse`, keys and values computed under older adapters stay until the window is full
+        and only then are computed again (the paper's cache reuse); otherwise each call computes
+        them again with the adapter given.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Generator(Protocol):
+    """Answers with an adapter chosen per request; requests may run in one batch."""
+
+    def stream(self, request: GenerateRequest) -> TokenStream:
+        """Start answering. Two streams never influence each other.
+
+        Raises:
+            InvalidText: the model's chat template refuses these messages.
+            UnknownRevision: the adapter's folder is gone.
+        """
+        ...
+
+    def open_text(self, prompt: str, *, window: int) -> TextSession:
+        """Start a text of unlimited length with a prompt (it may be empty)."""
+        ...
+
+    def count(self, messages: Sequence[Message]) -> int:
+        """Exact tokens of the prompt that `stream` would make of these messages."""
+        ...
+
+    def split(self, text: str, tokens: int) -> tuple[str, ...]:
+        """Cut text into pieces of `tokens` tokens each (the last may be shorter).
+
+        The pieces, joined, are the text.
+        """
+        ...
+
+
+# --- scoring -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """How likely is `target` after `context`?
+
+    A context of messages makes the target an assistant's answer in the chat format; a context
+    that is a string is plain text that the target continues.
+    """
+
+    context: tuple[Message, ...] | str
+    target: str
+    adapter: Adapter | None
+    strength: float = 1.0
+
+
+class Scorer(Protocol):
+    """Measures: what probes, receipts and benchmarks stand on."""
+
+    def score(self, requests: Sequence[ScoreRequest]) -> tuple[tuple[float, ...], ...]:
+        """Natural-log probability of each token of each target.
+
+        The first token of a text without context has no prediction and is left out.
+
+        Raises:
+            PromptTooLong: context and target exceed the model's length.
+            InvalidText: an empty target.
+        """
+        ...
+
+
+class Backend(Learner, Generator, Scorer, Protocol):
+    """A base model that learns, answers and measures. Construction is free; `open` loads."""
+
+    def open(self) -> None:
+        """Load. Calling it again does nothing.
+
+        Raises:
+            ModelNotFound, UnsupportedModel: with what to do.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop work and give the memory back; open streams end with `Closed`."""
+        ...
+
+    @property
+    def identity(self) -> ModelIdentity: ...
+
+    @property
+    def limits(self) -> ModelLimits: ...
+
+    def release(self, prefix: str) -> tuple[str, ...]:
+        """Drop everything cached under versions that begin with `prefix`.
+
+        Returns copies that other programs were given and may hold for a while, each by its place
+        and name: a receipt tells of them.
+        """
+        ...
+
+
+# --- storing -----------------------------------------------------------------------------------
+
+
+class Store(Protocol):
+    """Keeps text and revisions.
+
+    Atomic: every method happens wholly or not at all, also when the process is killed; what was
+    journalled or committed before stays. Several processes may use one store; the one that comes
+    second with an outdated manifest gets `Conflict`.
+
+    Raises (any method): StoreDamaged, StoreWriteFailed; UnknownMemory where an id must exist.
+    """
+
+    def open(self) -> None:
+        """Make the place ready and clear what killed processes left behind."""
+        ...
+
+    def ids(self) -> tuple[str, ...]:
+        """Ids of all memories, sorted."""
+        ...
+
+    def manifest(self, memory_id: str) -> Manifest | None:
+        """The newest manifest; None if there is no such memory. Never cached."""
+        ...
+
+    def create(
+        self, manifest: Manifest, *, source: str | None = None, journal: bool = False
+    ) -> None:
+        """Make a memory from its first manifest.
+
+        With `source`, the revisions named in the manifest are copied from that memory, and with
+        `journal` its text too.
+
+        Raises:
+            Conflict: it exists already.
+        """
+        ...
+
+    def journal(self, memory_id: str) -> Journal:
+        """Its text; a view that reads on demand."""
+        ...
+
+    def record(
+        self, memory_id: str, dialogue: Sequence[Message], *, after: str | None = None
+    ) -> str:
+        """Journal a dialogue durably and make it the newest; known parts cost nothing.
+
+        `after` is the digest of a dialogue in the journal that these messages continue; None: they
+        are a whole dialogue. Returns the digest of the dialogue that ends in the last message.
+        """
+        ...
+
+    def record_documents(
+        self, memory_id: str, documents: Sequence[Document], *, after: str | None = None
+    ) -> tuple[str, ...]:
+        """Journal documents durably and return their digests; known ones are not repeated.
+
+        A document that continues is named after the one before it in the list; the first one after
+        the document `after` (a digest), or after the newest in the journal.
+        """
+        ...
+
+    def withdraw_documents(self, memory_id: str, digests: Sequence[str]) -> None:
+        """Note that documents are not to be learned again. Their text stays until forget."""
+        ...
+
+    def stage(self, memory_id: str) -> AbstractContextManager[Path]:
+        """An empty folder for a new revision; gone afterwards unless it was committed."""
+        ...
+
+    def commit(
+        self, manifest: Manifest, revision: Revision, staged: Path, *, keep: int
+    ) -> Manifest:
+        """Move a staged folder into place as the new head of `manifest`; returns the new one.
+
+        The `files` of the revision are filled in here. Retention keeps the newest `keep`
+        revisions (`Manifest.with_revision`) and removes the others.
+
+        Raises:
+            Conflict: the stored epoch is not `manifest.epoch` any more.
+            StoreError: a revision that is stored has this name.
+        """
+        ...
+
+    def replace(self, manifest: Manifest, *, epoch: int) -> None:
+        """Swap the manifest and drop folders of revisions it no longer names.
+
+        Raises:
+            Conflict: the stored epoch is not `epoch` any more.
+        """
+        ...
+
+    def folder(self, memory_id: str, revision: Revision) -> Path:
+        """Where a revision lies, after checking that its files are what was committed.
+
+        Raises:
+            UnknownRevision: it was retired in between.
+        """
+        ...
+
+    def size(self, memory_id: str) -> int:
+        """Bytes of everything kept for a memory."""
+        ...
+
+    def last_used(self, memory_id: str) -> float:
+        """Seconds since 1970 of the last change."""
+        ...
+
+    def delete(self, memory_id: str) -> tuple[RemovedFile, ...]:
+        """Remove every file; once this returns nothing of the memory is under the root."""
+        ...
+
+    def export(self, memory_id: str, target: Path) -> None:
+        """Write everything as one file; an existing file is replaced only when it is complete."""
+        ...
+
+    def import_(self, source: Path, memory_id: str | None) -> Manifest:
+        """Make a memory from an exported file, which is treated as hostile until checked.
+
+        `memory_id` None keeps the id it was exported under.
+
+        Raises:
+            StoreDamaged: not such a file, or damaged.
+            Conflict: the id exists already.
+        """
+        ...

@@ -1,0 +1,127 @@
+"""`serve`: one process, one port, a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from templora_memory.domain.settings import Policy
+from templora_memory.errors import InvalidSetting
+from templora_memory.ports import Backend
+from templora_memory.server.api_keys import Keys
+from templora_memory.server.app import create_app
+from templora_memory.server.metrics import Observer
+from templora_memory.server.settings import ServerSettings, is_loopback
+from templora_memory.server.state import Runtime
+from templora_memory.stores import Key
+
+_SPARE_SECONDS = 5
+
+
+def serve(
+    backend: Backend,
+    root: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    policy: Policy | None = None,
+    keys: Keys | None = None,
+    settings: ServerSettings | None = None,
+    observer: Observer | None = None,
+    objects: str | None = None,
+    encryption: Key | None = None,
+    started: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Serve until told to stop (SIGINT, SIGTERM).
+
+    Then no new requests are taken, replies under way get `settings.grace_seconds`, absorbs stop
+    between two training steps and go on at the next start. A second signal ends at once; even
+    then nothing that was acknowledged is lost.
+
+    Args:
+        backend: the base model.
+        root: folder of all memories.
+        host: address to bind. Other than this machine's own (loopback) ones need `keys`.
+        port: 0 takes a free one.
+        policy: as for `create_app`.
+        keys: as for `create_app`.
+        settings: as for `create_app`.
+        observer: as for `create_app`.
+        objects: as for `create_app`.
+        encryption: as for `create_app`.
+        started: is called with the address once requests are taken.
+
+    Raises:
+        InvalidSetting: an address beyond this machine without keys, or one that cannot be bound.
+        ModelError, StoreError: with what to do.
+    """
+    if keys is None and not is_loopback(host):
+        raise InvalidSetting(
+            f"host is {host!r}, which others can reach, and there is no API key: make one with "
+            "`templora key NAMESPACE --keys FILE` and start with --keys FILE, or keep to 127.0.0.1."
+        )
+    settings = settings or ServerSettings()
+    app = create_app(
+        backend,
+        root,
+        policy=policy,
+        keys=keys,
+        settings=settings,
+        observer=observer,
+        objects=objects,
+        encryption=encryption,
+    )
+    bound = _bind(host, port)
+    with bound:
+        runtime: Runtime = app.state.runtime
+        runtime.tenants.open()  # before uvicorn, which would end with a traceback if this fails
+        _Server(app, settings, started).run(sockets=[bound])
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise InvalidSetting(f"Cannot listen on {host!r}, port {port}: {error}.") from error
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which tells the application when it is asked to stop."""
+
+    def __init__(
+        self, app: FastAPI, settings: ServerSettings, started: Callable[[str], None]
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,  # it would write paths, which hold memory ids
+                server_header=False,
+                timeout_graceful_shutdown=int(settings.grace_seconds) + _SPARE_SECONDS,
+            )
+        )
+        self._runtime: Runtime = app.state.runtime
+        self._grace = settings.grace_seconds
+        self._started = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for bound in sockets or ():
+            host, port = bound.getsockname()[:2]
+            self._started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._runtime.drain()
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._grace, self._runtime.cut_off)
+        await super().shutdown(sockets)

@@ -1,0 +1,458 @@
+"""Learning: from journalled text to committed revisions.
+
+One unit of text at a time is trained and committed, so that a crash or a cancel in the middle of
+a book keeps what was done. If another writer commits in between, the unit is planned again from
+the new manifest; a unit that is covered by then is not trained twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from random import Random
+
+from templora_memory.domain.journal import Journal
+from templora_memory.domain.manifest import Manifest, Origin, Revision
+from templora_memory.domain.messages import (
+    LEARNED_ROLES,
+    PASSAGE_CHARACTERS,
+    Document,
+    Item,
+    Message,
+    characters,
+)
+from templora_memory.domain.results import AbsorbProgress, AbsorbReport, ChunkStats, LearnStats
+from templora_memory.domain.settings import Policy
+from templora_memory.domain.turns import turn_starts
+from templora_memory.errors import (
+    Cancelled,
+    Conflict,
+    StoreError,
+    StoreWriteFailed,
+    Unhealthy,
+    UnknownMemory,
+)
+from templora_memory.ports import Adapter, Backend, LearnRequest, ScoreRequest, Store
+from templora_memory.service.admission import Check
+from templora_memory.service.jobs import Job
+from templora_memory.service.replay import Draw, earlier
+
+REPORT = "report.json"
+_TRIES = 8
+_CONTEXT_MESSAGES = 32
+_CHARACTERS = 4  # of a token, roughly
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unit:
+    """What one training call learns, and what the revision after it will have absorbed."""
+
+    items: tuple[Item, ...]
+    before: tuple[Item, ...]
+    parent: Revision | None
+    dialogue: str
+    messages: int
+    documents: tuple[str, ...]
+    left: int  # characters of this absorb that come after this unit
+
+    @property
+    def stands_alone(self) -> bool:
+        first = self.items[0]
+        return isinstance(first, Document) and not first.continues
+
+
+def _change_by(start: Adapter | None) -> float:
+    """How much a revision changes neutral text, by its own report; 0 where that is not known."""
+    if start is None:
+        return 0.0
+    try:
+        report = json.loads((start.folder / REPORT).read_text(encoding="utf-8"))
+        return float(report["kl"] or 0.0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0  # the limit then holds for all of it
+
+
+class _Tally:
+    """Adds up chunks over units, and turns a unit's progress into the whole absorb's."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._started = time.monotonic()
+        self.chunks: list[ChunkStats] = []
+        self.kl: float | None = None
+
+    def progress(self, unit: _Unit) -> Callable[[AbsorbProgress], None]:
+        done, size = len(self.chunks), sum(characters(item) for item in unit.items)
+
+        def note(now: AbsorbProgress) -> None:
+            later = round(unit.left / size * now.chunks) if size else 0
+            self._job.note(replace(now, chunk=done + now.chunk, chunks=done + now.chunks + later))
+
+        return note
+
+    def add(self, stats: LearnStats) -> None:
+        """Note a unit that was learned."""
+        self.chunks += stats.chunks
+        self.kl = stats.kl
+
+    def report(self, revision: Revision | None) -> AbsorbReport:
+        tokens = sum(chunk.tokens for chunk in self.chunks)
+        return AbsorbReport(
+            revision=revision.name if revision else None,
+            tokens=tokens,
+            chunks=len(self.chunks),
+            perplexity_before=_perplexity([(c.nll_before, c.tokens) for c in self.chunks]),
+            perplexity_after=_perplexity(_after(self.chunks)),
+            recalled=_recalled(self.chunks),
+            kl=self.kl,
+            seconds=time.monotonic() - self._started,
+            bytes=revision.bytes if revision else 0,
+        )
+
+
+class Absorber:
+    """Plans and trains; every method runs on a job's thread and returns the job's report."""
+
+    def __init__(
+        self, backend: Backend, store: Store, policy: Policy, checks: Sequence[Check] = ()
+    ) -> None:
+        self._backend = backend
+        self._store = store
+        self._policy = policy
+        self._checks = tuple(checks)
+
+    def adapter(self, manifest: Manifest, revision: Revision | None) -> Adapter | None:
+        """Where a revision lies, with a version that only this content has."""
+        if revision is None:
+            return None
+        manifest.check_base(self._backend.identity)
+        content = "".join(file.sha256 for file in revision.files)
+        version = f"{manifest.id}/{hashlib.sha256((revision.name + content).encode()).hexdigest()}"
+        return Adapter(folder=self._store.folder(manifest.id, revision), version=version)
+
+    def documents(self, digests: Sequence[str], job: Job) -> AbsorbReport:
+        """Learn journalled documents on top of the head; those it knows cost nothing."""
+
+        def plan(manifest: Manifest, journal: Journal) -> _Unit | None:
+            parent = manifest.newest
+            return _documents_unit(journal, parent, [d for d in digests if d not in _docs(parent)])
+
+        return self._run(plan, job)
+
+    def dialogue(self, target: str, job: Job, *, resent: bool = False) -> AbsorbReport:
+        """Learn a journalled conversation up to the message with digest `target`.
+
+        Starts from the revision that covers most of it. Documents that the head has learned and
+        that revision has not (after an edit) are learned first. With `resent`, a conversation that
+        the head has learned already costs nothing, also when it has learned more since.
+        """
+
+        def plan(manifest: Manifest, journal: Journal) -> _Unit | None:
+            head = manifest.newest
+            if resent and head and journal.nearest(head.dialogue, {target}) == target:
+                return None
+            near = journal.nearest(target, {r.dialogue for r in manifest.revisions})
+            same = [r for r in manifest.revisions if r.dialogue == near]
+            parent = max(same, key=lambda r: len(r.documents)) if same else None
+            if missing := [d for d in _docs(manifest.newest) if d not in _docs(parent)]:
+                return _documents_unit(journal, parent, missing)
+            return _dialogue_unit(manifest, journal, parent, target)
+
+        return self._run(plan, job)
+
+    def _run(self, plan: Callable[[Manifest, Journal], _Unit | None], job: Job) -> AbsorbReport:
+        tally, tries = _Tally(job), 0
+        while True:
+            manifest = self._manifest(job)
+            unit = plan(manifest, self._store.journal(job.memory_id))
+            if unit is None:
+                return tally.report(manifest.newest)
+            manifest.check_base(self._backend.identity)
+            try:
+                with self._store.stage(job.memory_id) as folder:
+                    start = self.adapter(manifest, unit.parent)
+                    stats = self._train(unit, start, folder, tally, job)
+                    self._commit(manifest, self._revision(manifest, unit, stats.chunks), folder)
+            except Conflict:
+                tries += 1
+                if tries == _TRIES:
+                    raise
+            except (OSError, StoreError) as error:
+                now = self._manifest(job)  # forgotten: its folders went away under the training
+                if not now.same_memory(manifest):
+                    raise Cancelled(f"Memory {job.memory_id!r} was forgotten meanwhile.") from error
+                if isinstance(error, StoreError):
+                    raise
+                raise StoreWriteFailed(
+                    f"Could not write a new revision of {job.memory_id!r}: {error}; free some "
+                    "space and check that the store's folder may be written. Nothing was lost."
+                ) from error
+            else:
+                tally.add(stats)
+
+    def rebuild(self, job: Job) -> AbsorbReport:
+        """Learn everything in the journal again, on the base model at hand.
+
+        The old revisions stay until all of it is learned. Afterwards there are two: one with the
+        documents alone, one with the newest conversation as far as it had been learned. A memory
+        that started from another one starts from that one's newest revision again.
+        """
+        old, journal = self._manifest(job), self._store.journal(job.memory_id)
+        fresh, tally = old.rebuilt(self._backend.identity), _Tally(job)
+        target = old.newest.dialogue if old.newest else old.first
+        done: list[tuple[Revision, Path]] = []
+        try:
+            with ExitStack() as stack:
+
+                def stage() -> Path:
+                    return stack.enter_context(self._store.stage(job.memory_id))
+
+                if old.origin is not None:
+                    done.append(self._origin(fresh, old.origin, stage()))
+                while unit := self._again(fresh, journal, done[-1][0] if done else None, target):
+                    start = (
+                        Adapter(folder=done[-1][1], version=_temporary(done[-1][1]))
+                        if done
+                        else None
+                    )
+                    folder = stage()
+                    stats = self._train(unit, start, folder, tally, job)
+                    tally.add(stats)
+                    done.append((self._revision(fresh, unit, stats.chunks), folder))
+                documents_only = [step for step in done if step[0].messages == 0]
+                for revision, folder in dict.fromkeys((*documents_only[-1:], *done[-1:])):
+                    fresh = self._commit(fresh, revision, folder)
+        finally:
+            for _, folder in done:
+                self._backend.release(_temporary(folder))
+        if not done:
+            fresh = replace(fresh, epoch=fresh.epoch + 1)
+            self._store.replace(fresh, epoch=old.epoch)
+        return tally.report(fresh.newest)
+
+    def _again(
+        self, fresh: Manifest, journal: Journal, parent: Revision | None, target: str
+    ) -> _Unit | None:
+        missing = [digest for digest in journal.documents if digest not in _docs(parent)]
+        return _documents_unit(journal, parent, missing) or _dialogue_unit(
+            fresh, journal, parent, target
+        )
+
+    def _origin(self, fresh: Manifest, origin: Origin, folder: Path) -> tuple[Revision, Path]:
+        """Copy the newest revision of the memory that this one started from."""
+        source = self._store.manifest(origin.id)
+        if source is None or source.newest is None:
+            raise UnknownMemory(
+                f"Memory {fresh.id!r} started from {origin.id!r}, which has no revision any more: "
+                "it cannot be rebuilt. Absorb its text into a new memory instead."
+            )
+        source.check_base(self._backend.identity)
+        for path in self._store.folder(source.id, source.newest).iterdir():
+            shutil.copyfile(path, folder / path.name)
+        return fresh.root_again(source.newest), folder
+
+    def _manifest(self, job: Job) -> Manifest:
+        manifest = self._store.manifest(job.memory_id)
+        if manifest is None:
+            raise Cancelled(f"Memory {job.memory_id!r} was forgotten meanwhile.")
+        return manifest
+
+    def _train(
+        self, unit: _Unit, start: Adapter | None, folder: Path, tally: _Tally, job: Job
+    ) -> LearnStats:
+        learning = self._policy.learning
+        place = f"{learning.seed}/{job.memory_id}/{unit.messages}/{len(unit.documents)}"
+        seed = int(hashlib.sha256(place.encode()).hexdigest()[:8], 16)
+        request = LearnRequest(
+            items=unit.items,
+            before=unit.before,
+            start=start,
+            chunk=self._policy.chunk or 1,
+            recipe=self._policy.recipe,
+            settings=replace(learning, seed=seed),
+            least_steps=learning.document_steps if unit.stands_alone else 0,
+            replay=self._replayed(unit, job, seed),
+        )
+        stats = self._backend.learn(
+            request,
+            into=folder,
+            progress=tally.progress(unit),
+            cancelled=job.cancelled,
+            urgent=job.urgent,
+        )
+        most, before = self._policy.health_kl, _change_by(start)
+        if most is not None and stats.kl is not None and stats.kl - before > most:
+            raise Unhealthy(
+                f"Learning this would change text that has nothing to do with it by {stats.kl:.3g} "
+                f"nats per token, {stats.kl - before:.3g} more than before (health_kl is "
+                f"{most:g}): the old revision stays. Look for garbage in the text, lower "
+                "learning.rate, or raise health_kl."
+            )
+        self._check(folder)
+        report = {**asdict(stats), "policy": self._policy.as_dict()}
+        (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
+        return stats
+
+    def _check(self, folder: Path) -> None:
+        """Ask what was just learned what it must not have learned; it is not committed yet."""
+        if not self._checks:
+            return
+        adapter = Adapter(folder=folder, version=_temporary(folder))
+        try:
+            for number, check in enumerate(self._checks):
+                asked = (Message("user", check.question),)
+                own = ScoreRequest(context=asked, target=check.answer, adapter=adapter)
+                (base,) = self._backend.score([replace(own, adapter=None)])
+                (now,) = self._backend.score([own])
+                gain = (sum(now) - sum(base)) / len(base)
+                if (-gain if check.keep else gain) > check.nats:
+                    name = str(number) if check.name is None else repr(check.name)
+                    raise Unhealthy(
+                        f"Learning this would make the answer of check {name} {abs(gain):.3g} nats "
+                        f"per token {'less' if check.keep else 'more'} likely than it is without a "
+                        f"memory (at most {check.nats:g} is allowed): the old revision stays, the "
+                        "text is in the journal. Look at the text; rollback to the newest revision "
+                        "withdraws documents that were not learned."
+                    )
+        finally:
+            self._backend.release(_temporary(folder))
+
+    def _replayed(self, unit: _Unit, job: Job, seed: int) -> tuple[tuple[Item, ...], ...]:
+        """Earlier text to learn again beside a unit, for each of its chunks as much as wanted."""
+        wanted = self._policy.learning.replay
+        if not wanted or unit.parent is None:
+            return ()
+        size = _CHARACTERS * (self._policy.chunk or 1)
+        chunks = math.ceil(sum(map(characters, unit.items)) / size)
+        shift = Random(seed).random()  # noqa: S311  # rounds up as often as the fraction says
+        count = math.floor(wanted * max(1, chunks) + shift)
+        if not count:
+            return ()  # without reading the journal
+        draw = Draw(count=count, size=size, seed=seed)
+        return earlier(self._store.journal(job.memory_id), unit.parent, draw)
+
+    def _revision(self, manifest: Manifest, unit: _Unit, chunks: Sequence[ChunkStats]) -> Revision:
+        return Revision(
+            name=manifest.name_after(unit.parent, unit.items),
+            parent=unit.parent.name if unit.parent else None,
+            dialogue=unit.dialogue,
+            messages=unit.messages,
+            documents=unit.documents,
+            tokens=(unit.parent.tokens if unit.parent else 0) + sum(c.tokens for c in chunks),
+            created=time.time(),
+            files=(),
+        )
+
+    def _commit(self, manifest: Manifest, revision: Revision, folder: Path) -> Manifest:
+        try:
+            return self._store.commit(manifest, revision, folder, keep=self._policy.keep_revisions)
+        except UnknownMemory as error:
+            raise Cancelled(f"Memory {manifest.id!r} was forgotten meanwhile.") from error
+
+
+def _docs(revision: Revision | None) -> tuple[str, ...]:
+    return revision.documents if revision else ()
+
+
+def _documents_unit(
+    journal: Journal, parent: Revision | None, digests: Sequence[str]
+) -> _Unit | None:
+    """The first of these documents, as many as make a unit."""
+    if not digests:
+        return None
+    items: list[Item] = []
+    size = 0
+    for digest in digests:
+        document = journal.document(digest)
+        size += len(document.text)
+        if items and size > PASSAGE_CHARACTERS:
+            break
+        items.append(document)
+    taken = tuple(digests[: len(items)])
+    before: tuple[Document, ...] = ()
+    if isinstance(items[0], Document) and items[0].continues:
+        earlier = journal.document_before(digests[0])
+        before = () if earlier is None else (journal.document(earlier),)
+    return _Unit(
+        items=tuple(items),
+        before=before,
+        parent=parent,
+        dialogue=parent.dialogue if parent else journal.first,
+        messages=parent.messages if parent else 0,
+        documents=_docs(parent) + taken,
+        left=sum(len(journal.document(digest).text) for digest in digests[len(items) :]),
+    )
+
+
+def _dialogue_unit(
+    manifest: Manifest, journal: Journal, parent: Revision | None, target: str
+) -> _Unit | None:
+    """The next whole turns of the conversation that ends in `target`, as many as make a unit."""
+    known = parent.dialogue if parent else manifest.first
+    items = journal.messages(target, after=known)
+    if not items:
+        return None
+    cut = _cut(items)
+    return _Unit(
+        items=items[:cut],
+        before=journal.messages(known, most=_CONTEXT_MESSAGES),
+        parent=parent,
+        dialogue=manifest.digest_after(known, items[:cut]),
+        messages=(parent.messages if parent else 0) + cut,
+        documents=_docs(parent),
+        left=sum(characters(item) for item in items[cut:]),
+    )
+
+
+def _cut(items: Sequence[Message]) -> int:
+    """How many messages make a unit: whole turns, about the size of a passage."""
+    size = 0
+    starts = turn_starts(items)
+    for begin, end in zip(starts, (*starts[1:], len(items)), strict=True):
+        size += sum(characters(item) for item in items[begin:end])
+        if size >= PASSAGE_CHARACTERS and teaches(items[:end]) and teaches(items[end:]):
+            return end
+    return len(items)
+
+
+def teaches(messages: Sequence[Message]) -> bool:
+    """Whether there is anything to train on."""
+    return any(m.role in LEARNED_ROLES and m.content.strip() for m in messages)
+
+
+def _temporary(folder: Path) -> str:
+    return f"{folder.name}/"
+
+
+def _after(chunks: Sequence[ChunkStats]) -> list[tuple[float, int]]:
+    """Loss and tokens of chunks after their updates; empty if none was measured.
+
+    One that was not measured counts with its own loss before, less the mean gain of the others.
+    """
+    gains = [(c.nll_before - c.nll_after, c.tokens) for c in chunks if c.nll_after is not None]
+    if not gains:
+        return []
+    gain = sum(value * count for value, count in gains) / sum(count for _, count in gains)
+    return [(c.nll_before - gain if c.nll_after is None else c.nll_after, c.tokens) for c in chunks]
+
+
+def _recalled(chunks: Sequence[ChunkStats]) -> float | None:
+    """Share of the tokens of measured chunks that are now repeated verbatim."""
+    found = [(c.recalled, c.tokens) for c in chunks if c.recalled is not None]
+    if not found:
+        return None
+    return sum(recalled for recalled, _ in found) / sum(tokens for _, tokens in found)
+
+
+def _perplexity(losses: Sequence[tuple[float, int]]) -> float | None:
+    tokens = sum(count for _, count in losses)
+    if not tokens:
+        return None
+    return math.exp(min(700.0, sum(loss * count for loss, count in losses) / tokens))

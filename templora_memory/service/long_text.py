@@ -1,0 +1,125 @@
+"""Writing text of unlimited length: generate a chunk, learn it, go on (arXiv 2401.11504, 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from templora_memory.domain.manifest import Manifest
+from templora_memory.domain.messages import Document, passages
+from templora_memory.domain.results import FinishReason, Reply
+from templora_memory.domain.settings import Sampling
+from templora_memory.errors import Cancelled, UnknownMemory
+from templora_memory.ports import Adapter, Backend, Completion, Store, TextSession
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writing:
+    """What to write: `chunk` tokens at a time, until there are `most`."""
+
+    prompt: str
+    most: int
+    window: int
+    chunk: int
+    strength: float
+    sampling: Sampling
+    reuse: bool
+
+
+class Writer:
+    """One text under way. What it has written is in the journal, whatever stops it."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        store: Store,
+        manifest: Manifest,
+        *,
+        learn: Callable[[tuple[str, ...]], None],
+        admit: Callable[[Sequence[Document]], None],
+        adapter: Callable[[Manifest], Adapter | None],
+    ) -> None:
+        self._backend = backend
+        self._store = store
+        self._manifest = manifest
+        self._learn = learn
+        self._admit = admit
+        self._adapter = adapter
+        self._shown = 0
+        self._written = 0
+        self._after = manifest.first
+        self._blank = ""
+
+    def steps(self, task: Writing) -> Generator[str, None, FinishReason]:
+        """Pieces of text; each finished chunk is learned before the next begins."""
+        pieces = self._backend.split(task.prompt, task.chunk) if task.prompt else ()
+        for piece in pieces[:-1]:
+            self._learn(self._keep(piece))
+        unlearned = "".join(pieces[-1:])
+        session = self._backend.open_text(task.prompt, window=task.window)
+        try:
+            while True:
+                done = yield from self._chunk(session, task, unlearned)
+                unlearned = ""
+                if self._written >= task.most or done.finish_reason != "length":
+                    return done.finish_reason
+        finally:
+            session.close()
+
+    def _chunk(
+        self, session: TextSession, task: Writing, unlearned: str
+    ) -> Generator[str, None, Completion]:
+        stream = session.generate(
+            adapter=self._adapter(self._current()),
+            strength=task.strength,
+            sampling=task.sampling,
+            max_tokens=min(task.chunk, task.most - self._written),
+            reuse=task.reuse,
+        )
+        said: list[str] = []
+        try:
+            for piece in stream:
+                said.append(piece)
+                yield piece
+            done = stream.completion
+        except BaseException:  # stopped in the middle of a chunk: its text is kept
+            with suppress(UnknownMemory, Cancelled):
+                self._keep(unlearned + "".join(said))
+            raise
+        finally:
+            stream.close()
+        self._shown = self._shown or done.prompt_tokens
+        self._written += done.completion_tokens
+        self._learn(self._keep(unlearned + done.text))
+        return done
+
+    def _keep(self, text: str) -> tuple[str, ...]:
+        """Journal a text as what directly follows the one before; returns digests."""
+        text, self._blank = self._blank + text, ""
+        if not text.strip():
+            self._blank = text  # a document needs words: this joins the next one
+            return ()
+        pieces = passages(Document(text, continues=True))  # a stream, also where it begins
+        self._admit(pieces)
+        digests = self._store.record_documents(self._current().id, pieces, after=self._after)
+        self._after = digests[-1]
+        return digests
+
+    def _current(self) -> Manifest:
+        now = self._store.manifest(self._manifest.id)
+        if now is None or not now.same_memory(self._manifest):
+            raise Cancelled(f"Memory {self._manifest.id!r} was forgotten meanwhile.")
+        return now
+
+    def reply(self, text: str, reason: FinishReason) -> Reply:
+        """The whole and its counts."""
+        head = self._current().newest
+        return Reply(
+            text=text,
+            finish_reason=reason,
+            prompt_tokens=self._shown,
+            completion_tokens=self._written,
+            absorbed_tokens=head.tokens if head else 0,
+            revision=head.name if head else None,
+        )

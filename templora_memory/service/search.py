@@ -1,0 +1,169 @@
+"""Full-text search over what a memory was told, for what must be exact.
+
+One index a memory, in this process's RAM, built from the journal as far as it is asked about;
+SQLite's FTS5 ranks by BM25. It holds nothing that the journal does not hold, and goes with the
+memory.
+
+Words are found by their stem, in English; scripts that put no spaces between words are not cut
+into words.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from contextlib import closing
+from itertools import pairwise
+
+from templora_memory.domain.journal import Journal
+from templora_memory.domain.manifest import Manifest
+from templora_memory.domain.messages import Document, Message, passages
+from templora_memory.domain.results import Passage
+from templora_memory.domain.turns import turn_starts
+from templora_memory.ports import Store
+
+SIZE = 200  # characters of a passage of a document: two or three sentences
+_MOST = 32  # passages that a search gives back
+_INDEXES = 64  # memories whose index stays in RAM
+
+
+class PassageIndex:
+    """What one memory was told, in passages. Safe to use from any thread."""
+
+    def __init__(self, salt: str) -> None:
+        self.salt = salt
+        self._lock = threading.Lock()
+        self._known: set[str] = set()
+        self._base: sqlite3.Connection | None = sqlite3.connect(":memory:", check_same_thread=False)
+        self._base.execute(
+            "CREATE VIRTUAL TABLE passages USING fts5"
+            "(text, source UNINDEXED, tokenize='porter unicode61')"
+        )
+
+    def close(self) -> None:
+        """Drop all text; a closed index takes in nothing and finds nothing."""
+        with self._lock:
+            if self._base is not None:
+                self._base.close()
+            self._base = None
+
+    @property
+    def known(self) -> Collection[str]:
+        """Digests of the documents and of the ends of turns that are in."""
+        return self._known
+
+    def add_document(self, digest: str, document: Document) -> None:
+        """Take in a document, in passages."""
+        self._add(digest, [piece.text.strip() for piece in passages(document, SIZE)])
+
+    def add_turns(self, digests: Sequence[str], messages: Sequence[Message]) -> None:
+        """Take in turns of a conversation, each as one passage.
+
+        Args:
+            digests: of the conversation after each message.
+            messages: as many, beginning with a turn.
+        """
+        starts = (*turn_starts(messages), len(messages))
+        for begin, end in pairwise(starts):
+            told = [f"{m.name or m.role}: {m.content}" for m in messages[begin:end] if m.content]
+            self._add(digests[end - 1], ["\n".join(told)])
+
+    def _add(self, digest: str, texts: Sequence[str]) -> None:
+        with self._lock:
+            if self._base is None or digest in self._known:
+                return
+            rows = [(text, digest) for text in texts if text]
+            self._base.executemany("INSERT INTO passages VALUES (?, ?)", rows)
+            self._known.add(digest)
+
+    def search(self, query: str, allowed: Collection[str]) -> tuple[Passage, ...]:
+        """The passages of these sources that share words with a text, best first."""
+        terms = dict.fromkeys(re.findall(r"\w+", query.lower()))
+        if not terms:
+            return ()
+        # quoted: a word of a question is never an operator
+        asked = " OR ".join(f'"{term}"' for term in terms)
+        command = (
+            "SELECT text, source, bm25(passages) FROM passages "
+            "WHERE passages MATCH ? ORDER BY 3, rowid"
+        )
+        found: list[Passage] = []
+        with self._lock:
+            if self._base is None:
+                return ()
+            with closing(self._base.execute(command, (asked,))) as rows:
+                for text, source, rank in rows:
+                    if source in allowed:
+                        found.append(Passage(text=text, score=-rank, source=source))
+                    if len(found) == _MOST:
+                        break
+        return tuple(found)
+
+
+class Searcher:
+    """The indexes of many memories, the most recently used of them kept."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._indexes: OrderedDict[str, PassageIndex] = OrderedDict()
+
+    def search(
+        self, manifest: Manifest, query: str, *, documents: Sequence[str], dialogue: str
+    ) -> tuple[Passage, ...]:
+        """Search some documents and one conversation of a memory.
+
+        Args:
+            manifest: which memory.
+            query: what is looked for.
+            documents: their digests; of a memory that began from another one, also that one's.
+            dialogue: digest of the last message of the conversation; the start value for none.
+        """
+        index = self._index(manifest)
+        journal = self._store.journal(manifest.id)
+        wanted = [d for d in documents if d not in index.known]
+        for digest, document in self._texts(manifest, journal, wanted).items():
+            index.add_document(digest, document)
+        path = journal.path(dialogue)
+        start = next((i for i in range(len(path), 0, -1) if path[i - 1] in index.known), 0)
+        if start < len(path):
+            after = path[start - 1] if start else None
+            index.add_turns(path[start:], journal.messages(dialogue, after=after))
+        return index.search(query, {*documents, *path})
+
+    def _texts(
+        self, manifest: Manifest, journal: Journal, digests: Sequence[str]
+    ) -> dict[str, Document]:
+        """Documents by digest, those of the memory it began from read there while it exists."""
+        own = set(digests) & set(journal.documents)
+        found = {digest: journal.document(digest) for digest in digests if digest in own}
+        origin = manifest.origin.id if manifest.origin else None
+        missing = [digest for digest in digests if digest not in own]
+        if missing and origin is not None and self._store.manifest(origin) is not None:
+            other = self._store.journal(origin)
+            there = set(other.documents)
+            found |= {digest: other.document(digest) for digest in missing if digest in there}
+        return found
+
+    def _index(self, manifest: Manifest) -> PassageIndex:
+        with self._lock:
+            index = self._indexes.pop(manifest.id, None)
+            if index is not None and index.salt != manifest.salt:
+                index.close()  # of a memory that was forgotten elsewhere
+                index = None
+            index = index or PassageIndex(manifest.salt)
+            self._indexes[manifest.id] = index
+            while len(self._indexes) > _INDEXES:
+                self._indexes.popitem(last=False)[1].close()
+        return index
+
+    def drop(self, memory_id: str | None = None) -> None:
+        """Drop the index of a memory, or all."""
+        with self._lock:
+            names = list(self._indexes) if memory_id is None else [memory_id]
+            for name in names:
+                if name in self._indexes:
+                    self._indexes.pop(name).close()

@@ -1,0 +1,173 @@
+"""A memory as one file: an uncompressed zip of its manifest, journal and revisions.
+
+Reading treats the file as hostile: only the names the manifest lists, only the sizes it states,
+checksums before anything is used, no links, no paths, nothing that unpacks to more than it is.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import secrets
+import stat
+import struct
+import zipfile
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from templora_memory.domain.manifest import Manifest
+from templora_memory.domain.results import RemovedFile
+from templora_memory.errors import StoreDamaged
+from templora_memory.fs.files import digest_file, make_folder, sync_file, sync_folder, writing
+from templora_memory.fs.locks import hold
+
+MANIFEST, JOURNAL, REVISIONS = "manifest.json", "journal.jsonl", "revisions"
+MAX_MANIFEST = 16 << 20
+MAX_FILES = 10_000
+PARTIAL = ".partial"
+_ENCRYPTED = 1
+SUFFIXES = frozenset({".json", ".safetensors"})
+
+
+def write(folder: Path, manifest: Manifest, target: Path) -> None:
+    """Write the memory in `folder` to the file `target`, beside first, then renamed."""
+    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PARTIAL}")
+    clear_partials(target)
+    with writing(target):
+        try:
+            with (
+                hold(fresh, seconds=0),  # says that its writer is alive
+                fresh.open("wb") as file,
+                zipfile.ZipFile(file, "w") as archive,
+            ):
+                own = replace(manifest, forks=(), exports=())  # paths and ids of here are no part
+                body = json.dumps(own.as_json(), ensure_ascii=False, indent=1)
+                archive.writestr(MANIFEST, body)
+                if (folder / JOURNAL).exists():
+                    archive.write(folder / JOURNAL, JOURNAL)
+                for revision in manifest.revisions:
+                    for record in revision.files:
+                        inside = f"{REVISIONS}/{revision.name}/{record.path}"
+                        archive.write(folder / inside, inside)
+            sync_file(fresh)
+            fresh.replace(target)
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
+        sync_folder(target.parent)
+
+
+def clear_partials(target: Path) -> tuple[RemovedFile, ...]:
+    """Remove what killed exports to this file left beside it; what is being written now stays."""
+    removed = []
+    for left in sorted(target.parent.glob(f".{glob.escape(target.name)}.*{PARTIAL}")):
+        # one that vanishes meanwhile, or is locked, belongs to somebody alive
+        with suppress(TimeoutError), writing(left, but=TimeoutError), hold(left, seconds=0):
+            removed.append(RemovedFile(path=str(left), bytes=left.stat().st_size))
+            left.unlink()
+    return tuple(removed)
+
+
+def read(source: Path, folder: Path) -> Manifest:
+    """Unpack a checked archive into the existing `folder`; returns its manifest.
+
+    Raises:
+        StoreDamaged: whatever is not exactly what `write` makes.
+    """
+    try:
+        with zipfile.ZipFile(source) as archive:
+            return _unpack(archive, source, folder)
+    except FileNotFoundError as error:
+        raise StoreDamaged(f"There is no file {source}.") from error
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error) as error:
+        raise StoreDamaged(f"{source} is not an exported memory: {error}.") from error
+    except OSError as error:
+        if error.filename is not None and str(error.filename) != str(source):
+            raise  # not about the archive: a seek to where it points has no name
+        raise StoreDamaged(f"Could not read {source}: {error.strerror}.") from error
+
+
+def _unpack(archive: zipfile.ZipFile, source: Path, folder: Path) -> Manifest:
+    sizes = _sizes(archive, source)
+    manifest = _manifest(archive, source, sizes[MANIFEST])
+    expected = {name: sizes[name] for name in (MANIFEST, JOURNAL) if name in sizes}
+    checksums = {}
+    for revision in manifest.revisions:
+        for record in revision.files:
+            if Path(record.path).suffix not in SUFFIXES:
+                raise StoreDamaged(f"{source} holds {record.path!r}: only JSON and safetensors.")
+            name = f"{REVISIONS}/{revision.name}/{record.path}"
+            expected[name], checksums[name] = record.bytes, record.sha256
+    if expected != sizes:
+        wrong = sorted(set(expected.items()) ^ set(sizes.items()))[:3]
+        raise StoreDamaged(f"{source}: files and manifest disagree, for example {wrong}.")
+    for revision in manifest.revisions:
+        make_folder(folder / REVISIONS / revision.name)
+    for name, size in expected.items():
+        if name != MANIFEST:
+            _extract(archive, name, size, folder / name)
+        if name in checksums and digest_file(folder / name) != checksums[name]:
+            raise StoreDamaged(f"{source}: the checksum of {name} does not agree.")
+    for revision in manifest.revisions:
+        with writing(folder / REVISIONS / revision.name):
+            sync_folder(folder / REVISIONS / revision.name)
+    return replace(manifest, forks=(), exports=())  # of where it was exported
+
+
+def _manifest(archive: zipfile.ZipFile, source: Path, size: int) -> Manifest:
+    try:
+        return Manifest.from_json(json.loads(_bytes(archive, MANIFEST, size)))
+    except (ValueError, RecursionError) as error:
+        raise StoreDamaged(f"{source}: the manifest is not JSON: {error}.") from error
+
+
+def _sizes(archive: zipfile.ZipFile, source: Path) -> dict[str, int]:
+    """What the archive holds, by name, once it looks like one of ours."""
+    entries = archive.infolist()
+    for info in entries:
+        _check_entry(info, source)
+    sizes = {info.filename: info.file_size for info in entries}
+    if len(sizes) != len(entries) or len(sizes) > MAX_FILES:
+        raise StoreDamaged(f"{source} holds names twice, or too many files.")
+    if sum(sizes.values()) > source.stat().st_size:
+        raise StoreDamaged(f"{source} claims to hold more than it is long.")
+    if sizes.get(MANIFEST, MAX_MANIFEST + 1) > MAX_MANIFEST:
+        raise StoreDamaged(f"{source} is not an exported memory: it has no usable {MANIFEST}.")
+    return sizes
+
+
+def _check_entry(info: zipfile.ZipInfo, source: Path) -> None:
+    """Plain, uncompressed, unencrypted files only."""
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if (
+        info.compress_type != zipfile.ZIP_STORED
+        or info.flag_bits & _ENCRYPTED
+        or kind not in {0, stat.S_IFREG}
+    ):
+        raise StoreDamaged(f"{source} holds {info.filename!r}, which is not a plain stored file.")
+
+
+def _bytes(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
+    with archive.open(name) as file:
+        content = file.read(size + 1)
+    if len(content) != size:
+        raise StoreDamaged(f"{name} is larger or smaller than the archive says.")
+    return content
+
+
+def _extract(archive: zipfile.ZipFile, name: str, size: int, target: Path) -> None:
+    with archive.open(name) as packed, writing(target):
+        handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            left = size
+            while left:
+                piece = packed.read(min(left, 1 << 20))
+                if not piece:
+                    raise StoreDamaged(f"{name} is shorter than the archive says.")
+                file.write(piece)
+                left -= len(piece)
+            if packed.read(1):
+                raise StoreDamaged(f"{name} is longer than the archive says.")
+        sync_file(target)

@@ -1,0 +1,1 @@
+"""Memories as objects in a bucket."""

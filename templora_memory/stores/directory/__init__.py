@@ -1,0 +1,1 @@
+"""Memories as folders on a file system."""
