@@ -174,7 +174,7 @@ def main() -> int:
     )
     given = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
-    policy = Policy(recipe="continue", chunk=256, learning=Learning(epochs=24))
+    policy = Policy(recipe="continue", chunk=256, learning=Learning(steps_per_chunk=24))
     with (
         tempfile.TemporaryDirectory() as root,
         ParametricMemory.from_pretrained(given.model, root=root, policy=policy) as memory,

@@ -119,7 +119,7 @@ def main() -> int:
     approved = load_segments(FILES / "memory.tmx")
     corrected = load_segments(FILES / "corrected.tsv")
     held_out = load_segments(FILES / "held_out.tsv").pairs
-    policy = Policy(recipe="pairs", chunk=192, learning=Learning(epochs=12))
+    policy = Policy(recipe="pairs", chunk=192, learning=Learning(steps_per_chunk=12))
     scores: dict[str, Score] = {}
     with (
         tempfile.TemporaryDirectory() as root,

@@ -46,10 +46,10 @@ class LearnRequest:
         chunk: tokens per update.
         recipe: name of the recipe.
         least_steps: optimizer steps to take in all, also if that means more than
-            `settings.epochs` passes.
+            `settings.steps_per_chunk` passes.
         replay: earlier text to learn again among the new: each a document, a part of one (then it
             `continues`) or some messages of a conversation; about a chunk of each is used.
-        settings: rank, rate and so on. `settings.context` and `settings.rate` are set.
+        settings: rank, rate and so on. `settings.context` and `settings.learning_rate` are set.
     """
 
     items: tuple[Item, ...]

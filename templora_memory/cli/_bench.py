@@ -121,7 +121,7 @@ def recall(  # noqa: PLR0917  # typer calls it by name
         templora bench recall --people mine.json --model Qwen/Qwen3-0.6B --json
         templora bench recall --set recipe=distill --set learning.kl_weight=0.4
         templora bench recall --then book.txt --chunks 50 --set learning.replay=0.25
-        templora bench recall --phone-book 32 --set learning.rank=64
+        templora bench recall --phone-book 32 --set learning.r=64
     """
     asked = _asked(people, phone_book)
     text = _maybe(other)

@@ -50,15 +50,15 @@ class Learning:
     """How a chunk is trained into the adapter.
 
     Args:
-        rank, alpha: LoRA rank and scale; the branch is multiplied by alpha / rank
-            (alpha / sqrt(rank) with `rank_stabilised`, arXiv 2312.03732).
-        dropout: of the input of the LoRA branch while learning.
-        targets: which linear layers: all but the output head, only those of the MLP blocks, only
-            those of attention, or explicit module name endings.
-        rate: learning rate of AdamW; None: 5e-4 * (2000 / width) ** 0.78 for a model of that
-            hidden width, the dependence found for LoRA with alpha 32 in "LoRA Without Regret"
-            (Thinking Machines, 2025).
-        epochs: optimizer steps per chunk (each chunk is one batch).
+        r, lora_alpha: LoRA rank and scale; the branch is multiplied by lora_alpha / r
+            (lora_alpha / sqrt(r) with `use_rslora`, arXiv 2312.03732).
+        lora_dropout: of the input of the LoRA branch while learning.
+        target_modules: which linear layers: all but the output head, only those of the MLP blocks,
+            only those of attention, or explicit module name endings.
+        learning_rate: of AdamW; None: 5e-4 * (2000 / width) ** 0.78 for a model of that hidden
+            width, the dependence found for LoRA with alpha 32 in "LoRA Without Regret" (Thinking
+            Machines, 2025).
+        steps_per_chunk: optimizer steps per chunk (each chunk is one batch).
         context: tokens before the chunk that the model sees without being trained on them
             (L_T of the paper); None: as many as the chunk has.
         context_gradient: keep the context inside the graph, as the released code does; otherwise
@@ -67,13 +67,14 @@ class Learning:
             chunk before, until the model's positions are used up (the paper's cache reuse);
             otherwise run the context again for every chunk.
         document_steps: optimizer steps that a document standing alone (not `continues`) gets at
-            least in all: a bio of one chunk is passed over that often, a book gets `epochs`.
-        kl_weight: while a short document is passed over more than `epochs` times, each step adds
-            this times KL(base || memory) on a piece of neutral text, in nats per token, so that
-            other text stays as likely as before ("Learning without Forgetting", 1606.09282). 0:
-            none, which is faster and recalls a little more.
-        kl_every: of a text that is passed over `epochs` times, every so many steps have this pull,
-            that much stronger. 0: none.
+            least in all: a bio of one chunk is passed over that often, a book
+            `steps_per_chunk` times.
+        kl_weight: while a short document is passed over more than `steps_per_chunk` times, each
+            step adds this times KL(base || memory) on a piece of neutral text, in nats per token,
+            so that other text stays as likely as before ("Learning without Forgetting",
+            1606.09282). 0: none, which is faster and recalls a little more.
+        kl_every: of a text that is passed over `steps_per_chunk` times, every so many steps have
+            this pull, that much stronger. 0: none.
         negatives: loss weight of answers that say that something was not told, to questions of the
             interview that a text does not answer (recipe "study"); 0: none are made.
         replay: chunks of earlier text that are learned again for each new chunk, 0.25 being one for
@@ -88,23 +89,23 @@ class Learning:
             knowledge out; so the same text moves the adapter as far in one piece as in many.
         even_chunks: cut a text into chunks of equal size near the policy's chunk; otherwise every
             chunk has exactly that size but the last, which may be a few noisy tokens.
-        schedule: "constant", or "released": zero on the first chunk, half on the second
+        lr_scheduler_type: "constant", or "released": zero on the first chunk, half on the second
             (a warm-up that the released code steps once per chunk).
         carry_optimizer: go on with AdamW's moments in the next absorb, also after a restart.
-        beta1, beta2, epsilon, weight_decay, clip: AdamW and gradient norm clipping.
+        adam_beta1, beta2, epsilon, weight_decay, clip: AdamW and gradient norm clipping.
         measure: score chunks again after their last step, for the receipt (one more forward).
         measure_every: of a text that is passed once, this one chunk in so many is scored; of one
             that is passed over in rounds, every chunk in the last round.
         seed: of the adapter's start values and of dropout.
     """
 
-    rank: int = 16
-    alpha: float = 32.0
-    rank_stabilised: bool = False
-    dropout: float = 0.0
-    targets: Targets | tuple[str, ...] = "all-linear"
-    rate: float | None = None
-    epochs: int = 2
+    r: int = 16
+    lora_alpha: float = 32.0
+    use_rslora: bool = False
+    lora_dropout: float = 0.0
+    target_modules: Targets | tuple[str, ...] = "all-linear"
+    learning_rate: float | None = None
+    steps_per_chunk: int = 2
     context: int | None = None
     context_gradient: bool = False
     reuse_context: bool = True
@@ -116,22 +117,22 @@ class Learning:
     damp_repeats: bool = True
     scale_short: bool = True
     even_chunks: bool = True
-    schedule: Schedule = "constant"
+    lr_scheduler_type: Schedule = "constant"
     carry_optimizer: bool = False
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
     weight_decay: float = 0.0
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     measure: bool = True
     measure_every: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "epochs", "measure_every"):
+        for name in ("r", "steps_per_chunk", "measure_every"):
             whole(f"learning.{name}", getattr(self, name))
-        for name in ("alpha", "rate", "epsilon", "clip"):
-            none = name == "rate"  # derived from the model
+        for name in ("lora_alpha", "learning_rate", "adam_epsilon", "max_grad_norm"):
+            none = name == "learning_rate"  # derived from the model
             positive(f"learning.{name}", getattr(self, name), none=none)
         for name in ("weight_decay", "kl_weight", "negatives", "replay"):
             positive(f"learning.{name}", getattr(self, name), zero=True)
@@ -139,27 +140,28 @@ class Learning:
             whole(f"learning.{name}", getattr(self, name), zero=True)
         whole("learning.context", self.context, zero=True, none=True)
         whole("learning.seed", self.seed, zero=True)
-        for name in ("dropout", "beta1", "beta2"):
+        for name in ("lora_dropout", "adam_beta1", "adam_beta2"):
             value = getattr(self, name)
             positive(f"learning.{name}", value, zero=True)
             if value >= 1:
                 raise InvalidSetting(f"learning.{name} is {value!r}: it must be below 1.")
-        if self.schedule not in get_args(Schedule):
+        if self.lr_scheduler_type not in get_args(Schedule):
             raise InvalidSetting(
-                f"learning.schedule is {self.schedule!r}: use one of {get_args(Schedule)}."
+                f"learning.lr_scheduler_type is {self.lr_scheduler_type!r}: use one of "
+                f"{get_args(Schedule)}."
             )
-        targets: object = self.targets
+        targets: object = self.target_modules
         named = isinstance(targets, tuple) and targets and all(isinstance(t, str) for t in targets)
         if not named and targets not in get_args(Targets):
             raise InvalidSetting(
-                f"learning.targets is {self.targets!r}: use one of {get_args(Targets)} "
-                "or a tuple of module name endings."
+                f"learning.target_modules is {self.target_modules!r}: use one of "
+                f"{get_args(Targets)} or a tuple of module name endings."
             )
 
     @property
     def scale(self) -> float:
         """The factor of the LoRA branch."""
-        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
+        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,13 +313,15 @@ class Policy:
         if context is None:
             context = min(chunk, window - 1)
         context = max(0, min(context, limits.context - chunk))
-        rate = self.learning.rate or float(f"{_RATE * (2000 / (limits.width or 2000)) ** 0.78:.1e}")
+        rate = self.learning.learning_rate or float(
+            f"{_RATE * (2000 / (limits.width or 2000)) ** 0.78:.1e}"
+        )
         return replace(  # constructing checks the numbers against each other
             self,
             window=window,
             reply_tokens=reply,
             chunk=chunk,
-            learning=replace(self.learning, context=context, rate=rate),
+            learning=replace(self.learning, context=context, learning_rate=rate),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -334,12 +338,12 @@ def _known(kind: type[Policy | Learning], values: Mapping[str, Any], prefix: str
 
 
 _REFERENCE = Learning(
-    rank=64,
-    alpha=64.0,
-    dropout=0.05,
-    targets="all-linear",
-    rate=5e-5,
-    epochs=2,
+    r=64,
+    lora_alpha=64.0,
+    lora_dropout=0.05,
+    target_modules="all-linear",
+    learning_rate=5e-5,
+    steps_per_chunk=2,
     context=1024,
     context_gradient=True,
     document_steps=0,
@@ -348,9 +352,9 @@ _REFERENCE = Learning(
     damp_repeats=False,
     scale_short=False,
     even_chunks=False,
-    schedule="released",
+    lr_scheduler_type="released",
     carry_optimizer=True,
-    epsilon=1e-7,
+    adam_epsilon=1e-7,
     measure_every=1,
 )
 

@@ -33,21 +33,21 @@ class ReferenceLoop:
 
         torch.manual_seed(settings.seed)
         config = LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
+            r=settings.r,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=settings.lora_dropout,
             target_modules="all-linear",
             task_type="CAUSAL_LM",
         )
         self._model = get_peft_model(copy.deepcopy(model), config)
-        self._model.train(settings.dropout > 0)
+        self._model.train(settings.lora_dropout > 0)
         self._settings = settings
         self._parameters = [p for p in self._model.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
             self._parameters,
-            lr=settings.rate or 0.0,
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.epsilon,
+            lr=settings.learning_rate or 0.0,
+            betas=(settings.adam_beta1, settings.adam_beta2),
+            eps=settings.adam_epsilon,
             weight_decay=settings.weight_decay,
         )
 
@@ -57,9 +57,9 @@ class ReferenceLoop:
         device = self._parameters[0].device
         ids = torch.tensor([[*context, *chunk]], device=device)
         labels = torch.tensor([[*[_IGNORED] * len(context), *chunk]], device=device)
-        for _ in range(self._settings.epochs):
+        for _ in range(self._settings.steps_per_chunk):
             self._model(input_ids=ids, labels=labels).loss.backward()
-            torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.clip)
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
             self._optimizer.step()
             self._optimizer.zero_grad()
         return time.perf_counter() - began

@@ -201,7 +201,7 @@ class _Bench:
                 "memory", stop, (), self.name,
                 learn_seconds=report.seconds * share,
                 learn_flops=self._shape.learn(
-                    TURN, context=learning.context or 0, epochs=learning.epochs
+                    TURN, context=learning.context or 0, epochs=learning.steps_per_chunk
                 ),
             )
         ]  # fmt: skip

@@ -302,7 +302,12 @@ class _Bench:
             ]
             other.append(sum(seconds for seconds, _ in spent) / sum(size for _, size in spent))
         own_rate, other_rate = 1 / statistics.median(own), 1 / statistics.median(other)
-        floor = 4 * self.report.parameters * learning.epochs / self.report.figures["matrix_flops"]
+        floor = (
+            4
+            * self.report.parameters
+            * learning.steps_per_chunk
+            / self.report.figures["matrix_flops"]
+        )
         self._note(
             "absorb_vs_reference", own_rate / other_rate,
             absorb_tokens_per_second=own_rate, reference_tokens_per_second=other_rate,

@@ -293,7 +293,7 @@ class Absorber:
                 f"Learning this would change text that has nothing to do with it by {stats.kl:.3g} "
                 f"nats per token, {stats.kl - before:.3g} more than before (health_kl is "
                 f"{most:g}): the old revision stays. Look for garbage in the text, lower "
-                "learning.rate, or raise health_kl."
+                "learning.learning_rate, or raise health_kl."
             )
         self._check(folder)
         report = {**asdict(stats), "policy": self._policy.as_dict()}

@@ -72,7 +72,9 @@ class BackendContract(ABC):
     serve a whole module. `learning` is what the tests train with.
     """
 
-    learning: ClassVar[Learning] = Learning(rank=2, alpha=4.0, epochs=1, context=8, rate=1e-2)
+    learning: ClassVar[Learning] = Learning(
+        r=2, lora_alpha=4.0, steps_per_chunk=1, context=8, learning_rate=1e-2
+    )
     chunk: ClassVar[int] = 8
 
     @abstractmethod

@@ -374,10 +374,10 @@ def test_bench_perplexity_reports_several_files_and_their_total(run, bio, tmp_pa
 
 
 def test_settings_of_the_preset_can_be_changed(run, bio):
-    run("absorb", "ada", bio, "--set", "learning.rank=4", "--set", "recipe=statements")
+    run("absorb", "ada", bio, "--set", "learning.r=4", "--set", "recipe=statements")
     policy = run.loaded[-1][2]
-    assert (policy.learning.rank, policy.recipe) == (4, "statements")
-    assert policy.learning.alpha == Policy().learning.alpha
+    assert (policy.learning.r, policy.recipe) == (4, "statements")
+    assert policy.learning.lora_alpha == Policy().learning.lora_alpha
     for change in ("rank=4", "learning.rang=4", "window", "=3", "window=-1", "learning=3"):
         _, err = run("list", "--set", change, code=2)
         assert change.partition("=")[0] in err

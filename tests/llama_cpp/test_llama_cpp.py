@@ -23,8 +23,8 @@ from templora_memory.ports import Adapter
 TINY = Path(templora_memory.__file__).parent / "tiny"
 MODEL = json.loads((TINY / "config.json").read_text())
 ASKED = ["Where do you keep bees?", "What is your cat called?", "Tell me a story.", "Who are you?"]
-MEMORIES = {"ada": Learning(rank=8, seed=1), "eve": Learning(rank=4, alpha=5.0, seed=2)}
-MEMORIES["eve"] = replace(MEMORIES["eve"], rank_stabilised=True)
+MEMORIES = {"ada": Learning(r=8, seed=1), "eve": Learning(r=4, lora_alpha=5.0, seed=2)}
+MEMORIES["eve"] = replace(MEMORIES["eve"], use_rslora=True)
 TOKENS = 40
 
 
@@ -43,7 +43,7 @@ def adapters(backend, tmp_path_factory):
     for name, settings in MEMORIES.items():
         targets = batched.choose_targets(base.layers, "all-linear")
         weights = batched.fresh_weights(
-            batched.Layout(targets, settings.rank), settings, torch.device("cpu")
+            batched.Layout(targets, settings.r), settings, torch.device("cpu")
         )
         random = torch.Generator().manual_seed(settings.seed)
         for _, b in weights.layout.views(weights.flat[None]).values():

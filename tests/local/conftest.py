@@ -149,7 +149,9 @@ def learn() -> Callable[..., tuple[Adapter, LearnStats]]:
             chunk=chunk,
             recipe="continue",
             least_steps=least_steps,
-            settings=Learning(**{"rank": 4, "alpha": 8, "rate": 1e-2, "context": 32, **settings}),
+            settings=Learning(
+                **{"r": 4, "lora_alpha": 8, "learning_rate": 1e-2, "context": 32, **settings}
+            ),
         )
         stats = backend.learn(
             request, into=folder, progress=lambda _: None, cancelled=never, urgent=never

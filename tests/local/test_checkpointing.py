@@ -12,7 +12,7 @@ from templora_memory.backends.local.recipes import Example
 from templora_memory.backends.local.train import step
 from templora_memory.errors import UnsupportedModel
 
-SETTINGS = Learning(rank=4, alpha=8, rate=1e-2, context=16, context_gradient=True)
+SETTINGS = Learning(r=4, lora_alpha=8, learning_rate=1e-2, context=16, context_gradient=True)
 EXAMPLE = Example(tuple(b"what stood before"), tuple(b"the chunk itself"), (1.0,) * 16)
 
 
@@ -78,7 +78,7 @@ def test_dropout_is_drawn_once(make_model, make_tokenizer, learn, tmp_path):
         backend = LocalBackend.of(make_model(), make_tokenizer(), checkpointing=checkpointing)
         backend.open()
         adapter, _ = learn(
-            backend, tmp_path / str(checkpointing), dropout=0.3, context_gradient=True
+            backend, tmp_path / str(checkpointing), lora_dropout=0.3, context_gradient=True
         )
         found.append(backend._weights(adapter).flat)
         backend.close()

@@ -44,7 +44,7 @@ def test_the_loss_of_a_chunk_after_its_context_is_the_models_own(
     backend = make_backend(family)
     chunk = 24
     text = TEXT + TEXT[:6]
-    settings = {"context": 200, "even_chunks": False, "rate": 1e-12, "epochs": 1}
+    settings = {"context": 200, "even_chunks": False, "learning_rate": 1e-12, "steps_per_chunk": 1}
     _, stats = learn(backend, tmp_path / "a", text, chunk=chunk, **settings)
     whole = score(backend, None, text)
     start = chunk - 1

@@ -13,7 +13,7 @@ from templora_memory.backends.local.train import step as step_module
 from templora_memory.errors import LearningFailed, ModelError, StoreDamaged
 from templora_memory.stores import DirectoryStore
 
-LEARNING = Learning(rank=2, rate=3e-3, document_steps=8, carry_optimizer=True)
+LEARNING = Learning(r=2, learning_rate=3e-3, document_steps=8, carry_optimizer=True)
 POLICY = Policy(window=200, reply_tokens=20, chunk=32, recipe="continue", learning=LEARNING)
 BIO = "Ada keeps bees on the roof of the old observatory, and her cat is grey."
 ENDLESS = Sampling(ignore_end=True)
@@ -99,7 +99,7 @@ def test_a_loss_goes_astray(make_service, tried, kind, rate):
     service.absorb("ada", BIO)
     before = service.history("ada")
     service.close()
-    wild = make_service(POLICY.changed(learning={"rate": rate, "document_steps": 40}))
+    wild = make_service(POLICY.changed(learning={"learning_rate": rate, "document_steps": 40}))
     text = "Her sister Cora sails to Madeira."
     with pytest.raises(LearningFailed, match=r"old revision stays.*[Ll]ower"):
         wild.absorb("ada", text)

@@ -17,7 +17,7 @@ from templora_memory.backends.local import LocalBackend
 from templora_memory.errors import TemploraError
 from templora_memory.stores import DirectoryStore
 
-LEARNING = Learning(rank=2, rate=3e-3, document_steps=8, carry_optimizer=True)
+LEARNING = Learning(r=2, learning_rate=3e-3, document_steps=8, carry_optimizer=True)
 POLICY = Policy(window=200, reply_tokens=20, chunk=48, recipe="continue", learning=LEARNING)
 PLANTED = {
     "document": "heliotrope-4711",
@@ -96,7 +96,7 @@ def test_no_planted_word_is_left(make_backend, world, caplog, record_property):
     service = ParametricMemory(backend, DirectoryStore(world / "root"), POLICY).load()
     told_everything(service, name, user)
     wild = ParametricMemory(
-        backend, DirectoryStore(world / "root"), POLICY.changed(learning={"rate": 1e30})
+        backend, DirectoryStore(world / "root"), POLICY.changed(learning={"learning_rate": 1e30})
     ).load()
     with pytest.raises(TemploraError):
         wild.absorb(name, f"Learning {PLANTED['text that fails']} goes wrong. " * 8)
@@ -137,7 +137,7 @@ def test_no_planted_word_is_left(make_backend, world, caplog, record_property):
 @pytest.mark.slow
 def test_what_a_model_asks_itself_about_a_text_is_gone_too(world, record_property):
     """Recipe "study": questions and answers of its own hold words of the text."""
-    policy = Policy(recipe="study", learning=Learning(rank=4, document_steps=4))
+    policy = Policy(recipe="study", learning=Learning(r=4, document_steps=4))
     text = (
         "Ada Heliotrope keeps seven hives of bees. Her cat is called Marigold. She lives in Ghent."
     )

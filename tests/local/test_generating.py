@@ -331,8 +331,8 @@ def test_without_reuse_a_new_adapter_sees_the_window_computed_by_itself(
     backend = make_backend()
     adapters = [
         None,
-        learn(backend, tmp_path / "a", "blue birds sing", epochs=8)[0],
-        learn(backend, tmp_path / "b", "red cats sleep", epochs=8)[0],
+        learn(backend, tmp_path / "a", "blue birds sing", steps_per_chunk=8)[0],
+        learn(backend, tmp_path / "b", "red cats sleep", steps_per_chunk=8)[0],
     ]
     prompt = "Once upon a time"
     exact = run(backend.open_text(prompt, window=200), adapters, reuse=False)
@@ -350,7 +350,7 @@ def test_without_reuse_a_new_adapter_sees_the_window_computed_by_itself(
 
 def test_reuse_never_crosses_to_another_adapter_unasked(make_backend, learn, tmp_path):
     backend = make_backend()
-    adapter, _ = learn(backend, tmp_path / "a", epochs=8)
+    adapter, _ = learn(backend, tmp_path / "a", steps_per_chunk=8)
     session = backend.open_text("Once upon a time", window=200)
     run(session, [adapter], reuse=False)
     session._take_over()

@@ -19,7 +19,7 @@ POLICY = Policy(
     reply_tokens=20,
     chunk=48,
     health_kl=None,
-    learning=Learning(rank=4, rate=1e-2, epochs=12, measure=False),
+    learning=Learning(r=4, learning_rate=1e-2, steps_per_chunk=12, measure=False),
 )
 
 
@@ -44,7 +44,7 @@ def test_poison_is_caught_before_it_is_committed(make_backend, tmp_path, record_
 
 
 def test_harmless_text_passes_the_checks(make_backend, tmp_path):
-    calm = POLICY.changed(learning={"rate": 1e-4, "epochs": 1})
+    calm = POLICY.changed(learning={"learning_rate": 1e-4, "steps_per_chunk": 1})
     with ParametricMemory(
         make_backend(), DirectoryStore(tmp_path / "root"), calm, checks=(CANARY,)
     ) as service:

@@ -35,7 +35,9 @@ POLICY = Policy(
     chunk=48,
     recipe="continue",
     keep_revisions=3,
-    learning=Learning(rank=2, rate=1e-2, epochs=1, document_steps=2, measure=False, kl_weight=0),
+    learning=Learning(
+        r=2, learning_rate=1e-2, steps_per_chunk=1, document_steps=2, measure=False, kl_weight=0
+    ),
     health_kl=None,
 )
 NAMES = ("a", "a@bob", "b", "c")

@@ -22,7 +22,7 @@ from templora_memory.backends.local.train.kl_regularizer import (
 from templora_memory.backends.local.train.runs import Lesson, Lessons
 from templora_memory.errors import Cancelled, Closed, LearningFailed
 
-SETTINGS = Learning(rank=4, alpha=8, rate=1e-3, context=16)
+SETTINGS = Learning(r=4, lora_alpha=8, learning_rate=1e-3, context=16)
 
 
 @pytest.fixture
@@ -35,7 +35,9 @@ def example(text, context=""):
 
 
 def lesson(base, examples, settings=SETTINGS, *, seed=0, least=0, cancelled=lambda: False, seen=()):
-    layout = batched.Layout(batched.choose_targets(base.layers, settings.targets), settings.rank)
+    layout = batched.Layout(
+        batched.choose_targets(base.layers, settings.target_modules), settings.r
+    )
     start = batched.fresh_weights(layout, replace(settings, seed=seed), base.device)
     return Lesson(
         start, examples, settings, chunk=32, least_steps=least, resume=None,
@@ -87,7 +89,7 @@ def test_memories_that_learn_together_end_where_they_end_alone(base):
 
 def test_one_lesson_at_a_time_while_somebody_waits_for_an_answer(base):
     own = [lesson(base, [example("blue birds sing")], seed=i) for i in range(3)]
-    assert run(base, *own, short=True) == 3 * SETTINGS.epochs + 1  # the last one hands out
+    assert run(base, *own, short=True) == 3 * SETTINGS.steps_per_chunk + 1  # the last one hands out
 
 
 def test_a_batch_has_no_more_tokens_than_it_may(base, monkeypatch):
@@ -116,14 +118,14 @@ def test_dropout_keeps_a_memory_to_itself(base):
     """Its random numbers would depend on the company."""
     lessons = Lessons(base, NoPull, most_tokens=512)
     plain, dropped = (
-        lesson(base, [example("some text")], replace(SETTINGS, dropout=d)) for d in (0.0, 0.3)
+        lesson(base, [example("some text")], replace(SETTINGS, lora_dropout=d)) for d in (0.0, 0.3)
     )
     assert not lessons._fits(dropped, [plain])
     assert not lessons._fits(plain, [dropped])
 
 
 def test_other_ranks_learn_in_a_batch_of_their_own(base):
-    own = [lesson(base, [example("some text")], replace(SETTINGS, rank=rank)) for rank in (2, 4)]
+    own = [lesson(base, [example("some text")], replace(SETTINGS, r=rank)) for rank in (2, 4)]
     run(base, *own)
     assert [one.result.result().weights.layout.rank for one in own] == [2, 4]
 
@@ -145,7 +147,7 @@ def test_one_that_is_cancelled_leaves_and_the_others_go_on(base):
 
 
 def test_one_that_diverges_leaves_and_the_others_go_on(base):
-    wild = lesson(base, TEXTS[0], replace(SETTINGS, rate=80.0, epochs=6))
+    wild = lesson(base, TEXTS[0], replace(SETTINGS, learning_rate=80.0, steps_per_chunk=6))
     calm = lesson(base, TEXTS[2], seed=1)
     run(base, wild, calm)
     with pytest.raises(LearningFailed, match=r"learning\.rate"):
@@ -386,7 +388,7 @@ def test_neutral_text_stays_likely_while_a_short_one_is_learned(
     other = bundled_text()[300:420]
     for weight in (0.0, 2.0):
         adapter, _ = learn(
-            backend, tmp_path / str(weight), least_steps=30, kl_weight=weight, rate=3e-3
+            backend, tmp_path / str(weight), least_steps=30, kl_weight=weight, learning_rate=3e-3
         )
         drift[weight] = (score(backend, adapter, other) - score(backend, None, other)).mean()
         assert score(backend, adapter).mean() > score(backend, None).mean()
@@ -444,7 +446,9 @@ def test_the_items_of_a_request_are_learned_beside_others(make_backend, learn, s
     ]
 
     def absorb(n):
-        done[n] = learn(backend, tmp_path / str(n), items=(Document(texts[n]),), epochs=8)[0]
+        done[n] = learn(backend, tmp_path / str(n), items=(Document(texts[n]),), steps_per_chunk=8)[
+            0
+        ]
 
     threads = [threading.Thread(target=absorb, args=(n,)) for n in range(4)]
     for thread in threads:

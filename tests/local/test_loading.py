@@ -173,7 +173,7 @@ def test_a_window_longer_than_the_model_is_refused(make_model, make_tokenizer, t
 def test_an_adapter_of_another_base_is_refused_until_it_is_rebuilt(
     make_model, make_tokenizer, tmp_path
 ):
-    policy = Policy(chunk=64, learning=Learning(rank=4))
+    policy = Policy(chunk=64, learning=Learning(r=4))
     store = DirectoryStore(tmp_path / "root")
 
     def service(seed):

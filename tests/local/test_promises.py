@@ -14,7 +14,7 @@ from templora_memory import Document, Learning, Message, ParametricMemory, Polic
 from templora_memory.ports import ScoreRequest
 from templora_memory.stores import DirectoryStore
 
-POLICY = Policy(window=200, reply_tokens=20, chunk=48, learning=Learning(rank=4, rate=3e-3))
+POLICY = Policy(window=200, reply_tokens=20, chunk=48, learning=Learning(r=4, learning_rate=3e-3))
 QUICK = POLICY.changed(learning={"document_steps": 4})  # where it does not matter what is learned
 PLANTED = "The password of the tower is heliotrope-4711."
 

@@ -35,7 +35,7 @@ from templora_memory.stores import DirectoryStore
 BIO = 'Ada keeps bees. "Where?" On the roof!\n\nName: Ada\nPet: a cat'
 REQUEST = LearnRequest(
     items=(Document(BIO),), before=(), start=None, chunk=300, recipe="statements",
-    settings=Learning(epochs=2, context=64), least_steps=64,
+    settings=Learning(steps_per_chunk=2, context=64), least_steps=64,
 )  # fmt: skip
 
 
@@ -328,7 +328,7 @@ def shouted(request, tools):
 
 def test_a_recipe_of_ones_own_is_used(make_backend, tmp_path):
     backend = make_backend(recipes={"shouted": shouted})
-    policy = Policy(recipe="shouted", learning=Learning(rank=4, alpha=8), window=64, chunk=32)
+    policy = Policy(recipe="shouted", learning=Learning(r=4, lora_alpha=8), window=64, chunk=32)
     with ParametricMemory(backend, DirectoryStore(tmp_path), policy) as memory:
         assert memory.absorb("ada", "Ada keeps bees.").tokens == len("Ada keeps bees.") - 1
 
@@ -392,7 +392,7 @@ def test_distilling_moves_the_student_towards_the_teacher(make_backend, tmp_path
     backend = make_backend(max_position_embeddings=1024)
     request = replace(
         REQUEST, recipe="distill", least_steps=40,
-        settings=Learning(rank=4, alpha=8, rate=1e-2, context=64, kl_weight=0.0),
+        settings=Learning(r=4, lora_alpha=8, learning_rate=1e-2, context=64, kl_weight=0.0),
     )  # fmt: skip
     told = []
     stats = backend.learn(
@@ -441,8 +441,8 @@ def test_a_chunk_of_loops_moves_the_adapter_less(make_backend, learn, tmp_path):
     backend, moved = make_backend(), {}
     for damp in (True, False):
         adapter, _ = learn(
-            backend, tmp_path / str(damp), "Yes, yes, yes. " * 2, damp_repeats=damp, epochs=1,
-            rate=1e-3,
+            backend, tmp_path / str(damp), "Yes, yes, yes. " * 2, damp_repeats=damp,
+            steps_per_chunk=1, learning_rate=1e-3,
         )  # fmt: skip
         start = backend._weights(adapter)
         b = [start.layout.views(start.flat[None])[t.name][1] for t in start.layout.targets]
@@ -476,7 +476,7 @@ def test_receipts_are_of_the_new_text_alone(make_backend, learn, tmp_path):
     _, stats = learn(backend, tmp_path / "a", "some new text")
     request = LearnRequest(
         items=(Document("some new text"),), before=(), start=None, chunk=32, recipe="continue",
-        settings=Learning(rank=4, alpha=8, rate=1e-2, context=32),
+        settings=Learning(r=4, lora_alpha=8, learning_rate=1e-2, context=32),
         replay=((Document("earlier text"),),),
     )  # fmt: skip
     (tmp_path / "b").mkdir()

@@ -40,7 +40,7 @@ def test_five_chunks_have_the_losses_of_the_flat_loop(
     base = make_backend()._now.base
     start = batched.load_weights(tmp_path, base.layers, base.device)
     settings = Policy.preset("reference", learning={"seed": SEED}).learning
-    assert (settings.rank, settings.alpha, settings.dropout) == (64, 64.0, 0.05)
+    assert (settings.r, settings.lora_alpha, settings.lora_dropout) == (64, 64.0, 0.05)
 
     examples = []
     for number, chunk in enumerate(chunks):

@@ -32,7 +32,7 @@ def logits(backend, chosen, ids):
 def two(make_backend, learn, tmp_path):
     backend = make_backend()
     first, _ = learn(backend, tmp_path / "a")
-    second, _ = learn(backend, tmp_path / "b", "The harbour is closed on Mondays.", rank=8)
+    second, _ = learn(backend, tmp_path / "b", "The harbour is closed on Mondays.", r=8)
     return backend, weights_of(backend, first), weights_of(backend, second), (first, second)
 
 
@@ -122,7 +122,7 @@ def test_the_base_never_trains_never_wants_gradients_and_never_changes(
         return hashlib.sha256(raw).hexdigest()
 
     before = digest()
-    adapter, _ = learn(backend, tmp_path / "a", dropout=0.1)
+    adapter, _ = learn(backend, tmp_path / "a", lora_dropout=0.1)
     score(backend, adapter)
     backend.release("m/")
     score(backend, None)
@@ -252,7 +252,7 @@ def test_revisions_keep_float32_so_that_small_updates_survive_the_disk(
 ):
     """Two absorbs through the disk equal two in memory."""
     backend = make_backend()
-    one, _ = learn(backend, tmp_path / "one", rate=5e-5)
+    one, _ = learn(backend, tmp_path / "one", learning_rate=5e-5)
     in_memory = backend._weights(one)
     backend.release("m/")
     assert torch.equal(backend._weights(one).flat, in_memory.flat)

@@ -20,7 +20,7 @@ from templora_memory.backends.local.train import loss as loss_module, step as st
 from templora_memory.errors import Cancelled, InvalidSetting, LearningFailed, StoreDamaged
 from templora_memory.ports import LearnRequest
 
-SETTINGS = Learning(rank=4, alpha=8, rate=1e-2, context=16)
+SETTINGS = Learning(r=4, lora_alpha=8, learning_rate=1e-2, context=16)
 TARGET_NAMES = "all-linear"
 
 
@@ -30,8 +30,8 @@ def base(make_backend):
 
 
 def fresh(base, settings=SETTINGS):
-    targets = batched.choose_targets(base.layers, settings.targets)
-    return batched.fresh_weights(batched.Layout(targets, settings.rank), settings, base.device)
+    targets = batched.choose_targets(base.layers, settings.target_modules)
+    return batched.fresh_weights(batched.Layout(targets, settings.r), settings, base.device)
 
 
 def example(text, context=""):
@@ -298,10 +298,10 @@ def test_the_same_request_gives_the_same_bytes(make_backend, learn, tmp_path):
 
 def test_dropout_is_the_same_again_for_the_same_seed(make_backend, learn, tmp_path):
     backend = make_backend()
-    one, _ = learn(backend, tmp_path / "one", dropout=0.3)
+    one, _ = learn(backend, tmp_path / "one", lora_dropout=0.3)
     torch.rand(5)  # somebody else draws in between
-    two, _ = learn(backend, tmp_path / "two", dropout=0.3)
-    three, _ = learn(backend, tmp_path / "three", dropout=0.3, seed=1)
+    two, _ = learn(backend, tmp_path / "two", lora_dropout=0.3)
+    three, _ = learn(backend, tmp_path / "three", lora_dropout=0.3, seed=1)
     name = batched.WEIGHTS
     assert (one.folder / name).read_bytes() == (two.folder / name).read_bytes()
     assert (one.folder / name).read_bytes() != (three.folder / name).read_bytes()
@@ -310,7 +310,12 @@ def test_dropout_is_the_same_again_for_the_same_seed(make_backend, learn, tmp_pa
 def test_a_carried_optimizer_goes_on_as_if_it_had_never_stopped(make_backend, learn, tmp_path):
     backend = make_backend()
     text = "a" * 32 + "b" * 32
-    same = {"carry_optimizer": True, "schedule": "released", "context": 32, "even_chunks": False}
+    same = {
+        "carry_optimizer": True,
+        "lr_scheduler_type": "released",
+        "context": 32,
+        "even_chunks": False,
+    }
     whole, _ = learn(backend, tmp_path / "whole", text, **same)
     first, _ = learn(backend, tmp_path / "first", "a" * 32, **same)
     second, _ = learn(
@@ -343,9 +348,11 @@ def test_the_released_schedule_leaves_the_first_chunk_unlearned(
     make_backend, learn, score, tmp_path
 ):
     backend = make_backend()
-    adapter, _ = learn(backend, tmp_path / "a", "x" * 30, schedule="released")
+    adapter, _ = learn(backend, tmp_path / "a", "x" * 30, lr_scheduler_type="released")
     assert torch.equal(score(backend, adapter), score(backend, None))
-    assert [step_module.rate_factor(Learning(schedule="released"), n) for n in range(4)] == [
+    assert [
+        step_module.rate_factor(Learning(lr_scheduler_type="released"), n) for n in range(4)
+    ] == [
         0,
         0.5,
         1,
@@ -408,12 +415,19 @@ def test_a_loss_that_is_no_number_stops_learning(make_backend, learn, tmp_path):
 
 def test_a_diverging_loss_stops_learning(make_backend, learn, tmp_path):
     with pytest.raises(LearningFailed, match=r"Lower learning\.rate"):
-        learn(make_backend(), tmp_path / "a", rate=50.0, epochs=8)
+        learn(make_backend(), tmp_path / "a", learning_rate=50.0, steps_per_chunk=8)
 
 
 def test_an_adapter_with_a_value_that_is_not_finite_is_never_written(make_backend, learn, tmp_path):
     with pytest.raises(LearningFailed, match="not finite"):
-        learn(make_backend(), tmp_path / "a", "short", rate=1e39, epochs=1, measure=False)
+        learn(
+            make_backend(),
+            tmp_path / "a",
+            "short",
+            learning_rate=1e39,
+            steps_per_chunk=1,
+            measure=False,
+        )
     assert not list((tmp_path / "a").iterdir())
 
 
@@ -464,7 +478,9 @@ def test_the_receipt_counts_tokens_and_what_is_now_recalled(make_backend, learn,
     with torch.no_grad():
         backend._now.base.head.weight.mul_(10)  # so that a token can be certain at all
     text = "abc " * 15
-    adapter, stats = learn(backend, tmp_path / "a", text, epochs=150, chunk=60, rate=3e-3)
+    adapter, stats = learn(
+        backend, tmp_path / "a", text, steps_per_chunk=150, chunk=60, learning_rate=3e-3
+    )
     assert stats.tokens == 59  # the first token has nothing before it
     (chunk,) = stats.chunks
     likely = score(backend, adapter, text)

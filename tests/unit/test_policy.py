@@ -25,23 +25,27 @@ def test_a_lifetime_is_positive(value):
 
 
 @pytest.mark.parametrize("value", BAD)
-@pytest.mark.parametrize("name", ["rank", "epochs", "alpha", "rate", "epsilon", "clip"])
+@pytest.mark.parametrize(
+    "name", ["r", "steps_per_chunk", "lora_alpha", "learning_rate", "adam_epsilon", "max_grad_norm"]
+)
 def test_learning_refuses_what_is_not_positive(name, value):
-    if (name, value) == ("rate", None):
-        assert Learning(rate=None).rate is None  # derived from the model's width
+    if (name, value) == ("learning_rate", None):
+        assert Learning(learning_rate=None).learning_rate is None  # derived from the model's width
         return
     with pytest.raises(InvalidSetting, match=f"learning.{name}"):
         Learning(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["rank", "epochs", "alpha", "epsilon", "clip"])
+@pytest.mark.parametrize(
+    "name", ["r", "steps_per_chunk", "lora_alpha", "adam_epsilon", "max_grad_norm"]
+)
 def test_only_what_the_model_decides_may_be_left_open(name):
     with pytest.raises(InvalidSetting, match=f"learning.{name} is None"):
         Learning(**{name: None})
 
 
 @pytest.mark.parametrize("value", [-0.1, 1, 1.5, math.nan, True, None, "x"])
-@pytest.mark.parametrize("name", ["dropout", "beta1", "beta2"])
+@pytest.mark.parametrize("name", ["lora_dropout", "adam_beta1", "adam_beta2"])
 def test_shares_lie_between_zero_and_one(name, value):
     with pytest.raises(InvalidSetting, match=f"learning.{name}"):
         Learning(**{name: value})
@@ -50,8 +54,9 @@ def test_shares_lie_between_zero_and_one(name, value):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"context": -1}, {"context": 2.5}, {"weight_decay": -1}, {"schedule": "cosine"},
-        {"targets": "everything"}, {"targets": ()}, {"targets": ["q_proj"]}, {"targets": (1,)},
+        {"context": -1}, {"context": 2.5}, {"weight_decay": -1}, {"lr_scheduler_type": "cosine"},
+        {"target_modules": "everything"}, {"target_modules": ()}, {"target_modules": ["q_proj"]},
+        {"target_modules": (1,)},
         {"seed": 0.5}, {"seed": None},
     ],
 )  # fmt: skip
@@ -104,7 +109,7 @@ def test_resolving_fills_in_everything(context):
     assert policy.reply_tokens < policy.window <= context
     assert 0 < policy.chunk <= policy.window
     assert policy.learning.context < policy.window
-    assert policy.learning.rate > 0
+    assert policy.learning.learning_rate > 0
     assert policy.resolve(ModelLimits(context=context)) == policy
 
 
@@ -134,22 +139,27 @@ def test_a_backend_may_know_recipes_of_its_own():
 
 
 def test_a_mapping_changes_single_learning_settings():
-    changed = Policy.preset("reference").changed(learning={"rank": 8})
-    assert (changed.learning.rank, changed.learning.rate) == (8, 5e-5)
+    changed = Policy.preset("reference").changed(learning={"r": 8})
+    assert (changed.learning.r, changed.learning.learning_rate) == (8, 5e-5)
 
 
 def test_the_reference_preset_is_the_released_algorithm():
     learning = Policy.preset("reference").learning
-    assert (learning.rank, learning.alpha, learning.dropout, learning.epochs) == (64, 64, 0.05, 2)
-    assert (learning.rate, learning.epsilon, learning.context) == (5e-5, 1e-7, 1024)
+    assert (learning.r, learning.lora_alpha, learning.lora_dropout, learning.steps_per_chunk) == (
+        64,
+        64,
+        0.05,
+        2,
+    )
+    assert (learning.learning_rate, learning.adam_epsilon, learning.context) == (5e-5, 1e-7, 1024)
     assert learning.context_gradient
     assert learning.carry_optimizer
-    assert learning.schedule == "released"
+    assert learning.lr_scheduler_type == "released"
 
 
 def test_the_scale_follows_rank_and_alpha():
-    assert Learning(rank=16, alpha=32).scale == 2
-    assert Learning(rank=16, alpha=32, rank_stabilised=True).scale == 8
+    assert Learning(r=16, lora_alpha=32).scale == 2
+    assert Learning(r=16, lora_alpha=32, use_rslora=True).scale == 8
 
 
 @pytest.mark.parametrize("schema", ["", "{", "[]", "3", 5])

@@ -26,7 +26,9 @@ from llama_index.memory.templora import (
     TempLoraMemory,
 )
 
-QUICK = Policy(reply_tokens=12, learning=Learning(epochs=1, document_steps=4, kl_weight=0.0))
+QUICK = Policy(
+    reply_tokens=12, learning=Learning(steps_per_chunk=1, document_steps=4, kl_weight=0.0)
+)
 
 
 @pytest.fixture(scope="module")

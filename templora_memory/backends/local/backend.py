@@ -292,9 +292,9 @@ class LocalBackend:
         )
         examples = with_replay(self._recipes[request.recipe](request, tools), request, tools)
         if request.start is None:
-            targets = batched.choose_targets(base.layers, settings.targets)
+            targets = batched.choose_targets(base.layers, settings.target_modules)
             start = batched.fresh_weights(
-                batched.Layout(targets, settings.rank), settings, base.device
+                batched.Layout(targets, settings.r), settings, base.device
             )
         else:
             start = self._weights(request.start)
@@ -322,7 +322,7 @@ class LocalBackend:
                 "the model with checkpointing=True."
             ) from error
         batched.save_weights(
-            learned.weights, into, layers=base.layers, base=base.name, dropout=settings.dropout
+            learned.weights, into, layers=base.layers, base=base.name, dropout=settings.lora_dropout
         )
         if settings.carry_optimizer:
             step.save_state(into, learned.state, learned.counted)

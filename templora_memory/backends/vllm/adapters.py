@@ -161,7 +161,7 @@ class Adapters:
             raise InvalidSetting(
                 f"The adapter in {folder} has rank {rank}, the limit is {self._max_rank}: start "
                 f"vLLM with --max-lora-rank {rank} or more and give max_rank, or learn with a "
-                "smaller learning.rank."
+                "smaller learning.r."
             )
 
     # --- letting go ----------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def _target(name: str, module: nn.Module) -> Target:
 def choose_targets(
     layers: Mapping[str, nn.Module], wanted: str | Sequence[str]
 ) -> tuple[Target, ...]:
-    """The layers that `Learning.targets` names.
+    """The layers that `Learning.target_modules` names.
 
     Raises:
         UnsupportedModel: it names none; the message lists what there is.
@@ -162,7 +162,7 @@ def fresh_weights(layout: Layout, settings: Learning, device: torch.device) -> W
         a, _ = layout.views(flat[None])[target.name]
         bound = 1 / math.sqrt(target.inputs)  # Kaiming with a = sqrt(5)
         a.uniform_(-bound, bound, generator=generator)
-    return Weights(layout, flat.to(device), settings.alpha, settings.rank_stabilised)
+    return Weights(layout, flat.to(device), settings.lora_alpha, settings.use_rslora)
 
 
 # --- rows --------------------------------------------------------------------------------------

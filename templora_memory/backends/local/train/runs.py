@@ -84,8 +84,8 @@ class Lesson:
         if settings.carry_optimizer and resume is not None:
             self.counted = step_module.load_state(resume, self.state)
         wanted = math.ceil(least_steps / len(self._examples))
-        more = wanted > settings.epochs
-        self._rounds, self._passes = (wanted, 1) if more else (1, settings.epochs)
+        more = wanted > settings.steps_per_chunk
+        self._rounds, self._passes = (wanted, 1) if more else (1, settings.steps_per_chunk)
         self._every = 1 if more else settings.kl_every  # steps from pull to pull; 0: none
         self.result: Future[Learned] = Future()
         self.cancelled = cancelled
@@ -194,7 +194,7 @@ class Lesson:
         if not self.state.finite:  # the last step is not measured by everybody
             raise LearningFailed(
                 "The adapter came to hold values that are not finite; the old revision stays. "
-                "Lower learning.rate."
+                "Lower learning.learning_rate."
             )
         stats = LearnStats(
             chunks=tuple(
@@ -274,8 +274,8 @@ class Lessons(Line[Lesson]):
         lengths = [member.length for member in (*group, lesson)]
         return (
             lesson.state.start.layout == first.state.start.layout
-            and not lesson.settings.dropout  # its random numbers would depend on the company
-            and not first.settings.dropout
+            and not lesson.settings.lora_dropout  # its random numbers would depend on the company
+            and not first.settings.lora_dropout
             and lesson.settings.kl_weight == first.settings.kl_weight
             and max(lengths) * len(lengths) <= min(self._most, 3 * sum(lengths) // 2)
         )
@@ -307,10 +307,10 @@ class Lessons(Line[Lesson]):
         cache = stored_cache(batch.prefix) if any(member.keeps for member in members) else None
         settings = members[0].settings
         devices = [base.device] if base.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices, enabled=settings.dropout > 0):
-            if settings.dropout > 0:
+        with torch.random.fork_rng(devices=devices, enabled=settings.lora_dropout > 0):
+            if settings.lora_dropout > 0:
                 torch.manual_seed(settings.seed + members[0].counted.steps)
-            rows = step_module.rows_of([m.state for m in members], dropout=settings.dropout)
+            rows = step_module.rows_of([m.state for m in members], dropout=settings.lora_dropout)
             with base.learning(rows):
                 loss, nll = step_module.batch_loss(base, batch, rows, cache)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -397,7 +397,7 @@ def _failure(nll: Tensor, base: BaseModel) -> LearningFailed | None:
         return None
     return LearningFailed(
         f"The loss became {mean:.4g} (knowing nothing is {worst / 2:.3g}): learning stopped, "
-        "the old revision stays. Lower learning.rate, or look for damaged text."
+        "the old revision stays. Lower learning.learning_rate, or look for damaged text."
     )
 
 

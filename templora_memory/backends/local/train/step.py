@@ -52,8 +52,8 @@ class TrainingRow:
         self.optimizer = torch.optim.AdamW(
             [self.parameter],
             lr=_rate(settings),
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.epsilon,
+            betas=(settings.adam_beta1, settings.adam_beta2),
+            eps=settings.adam_epsilon,
             weight_decay=settings.weight_decay,
             fused=True,
         )
@@ -73,7 +73,7 @@ class TrainingRow:
         """Clip the gradient, update, clear the gradient."""
         for group in self.optimizer.param_groups:
             group["lr"] = _rate(self.settings) * factor
-        self._grad.mul_((self.settings.clip / (self._grad.norm() + 1e-6)).clamp_(max=1.0))
+        self._grad.mul_((self.settings.max_grad_norm / (self._grad.norm() + 1e-6)).clamp_(max=1.0))
         self.parameter.grad = self._grad[0]
         self.optimizer.step()
         self.clear()
@@ -84,9 +84,11 @@ class TrainingRow:
 
 
 def _rate(settings: Learning) -> float:
-    if settings.rate is None:
-        raise InvalidSetting("learning.rate is not set: resolve the policy for the model first.")
-    return settings.rate
+    if settings.learning_rate is None:
+        raise InvalidSetting(
+            "learning.learning_rate is not set: resolve the policy for the model first."
+        )
+    return settings.learning_rate
 
 
 def rows_of(states: Sequence[TrainingRow], *, dropout: float = 0.0) -> batched.Rows:
@@ -357,7 +359,7 @@ class Progress:
 
 def rate_factor(settings: Learning, chunk: int) -> float:
     """Share of the rate for the chunk with this number, counted from 0 over the memory's life."""
-    return 1.0 if settings.schedule == "constant" else min(1.0, chunk / 2)
+    return 1.0 if settings.lr_scheduler_type == "constant" else min(1.0, chunk / 2)
 
 
 # --- optimizer state on disk -------------------------------------------------------------------
