@@ -16,7 +16,14 @@ import pytest
 from templora_memory import Document, Message, ModelIdentity, ParametricMemory, Policy, Revision
 from templora_memory.domain.manifest import new_manifest
 from templora_memory.errors import InvalidSetting, StoreDamaged, StoreWriteFailed, UnknownRevision
-from templora_memory.stores import DirectoryStore, Key, decrypted_cache, encryption
+from templora_memory.stores import (
+    KEY_FILE_VARIABLE,
+    KEY_VARIABLE,
+    DirectoryStore,
+    Key,
+    decrypted_cache,
+    encryption,
+)
 from templora_memory.testing import FakeBackend
 
 BASE = ModelIdentity(name="m", revision=None, config="c", tokenizer="t", weights="w")
@@ -106,7 +113,7 @@ def test_the_same_text_looks_different_every_time(store, root):
 
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 128, 200])
 def test_files_of_any_size_come_back(store, size, monkeypatch):
-    monkeypatch.setattr(encryption, "_PIECE", 64)
+    monkeypatch.setattr(encryption, "_CHUNK_BYTES", 64)
     content = secrets.token_bytes(size)
     commit(store, store.manifest("ada"), "1" * 64, content)
     assert (store.folder("ada", head(store)) / ADAPTER).read_bytes() == content
@@ -233,25 +240,27 @@ def test_a_key_file_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_keys_come_from_the_environment_or_a_file(tmp_path, monkeypatch):
-    for name in (encryption.VARIABLE, encryption.FILE_VARIABLE):
+    for name in (KEY_VARIABLE, KEY_FILE_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     assert Key.from_environment() is None
     (tmp_path / "key").write_text(f"{SECRET.hex().upper()}\n")
-    monkeypatch.setenv(encryption.FILE_VARIABLE, str(tmp_path / "key"))
-    assert Key.from_environment().mark == Key(SECRET).mark
-    monkeypatch.setenv(encryption.VARIABLE, SECRET.hex())
+    monkeypatch.setenv(KEY_FILE_VARIABLE, str(tmp_path / "key"))
+    assert Key.from_environment().fingerprint == Key(SECRET).fingerprint
+    monkeypatch.setenv(KEY_VARIABLE, SECRET.hex())
     with pytest.raises(InvalidSetting, match="Both TEMPLORA_ENCRYPTION_KEY and"):
         Key.from_environment()
-    monkeypatch.delenv(encryption.FILE_VARIABLE)
-    assert Key.from_environment().mark == Key(SECRET).mark != Key(b"x" * 32).mark
-    monkeypatch.setenv(encryption.VARIABLE, "short")
+    monkeypatch.delenv(KEY_FILE_VARIABLE)
+    assert (
+        Key.from_environment().fingerprint == Key(SECRET).fingerprint != Key(b"x" * 32).fingerprint
+    )
+    monkeypatch.setenv(KEY_VARIABLE, "short")
     with pytest.raises(InvalidSetting, match="TEMPLORA_ENCRYPTION_KEY does not hold a key"):
         Key.from_environment()
 
 
 def test_a_key_shows_nothing_of_itself_and_travels_to_other_processes():
     key = Key(SECRET)
-    assert SECRET.hex()[:8] not in repr(key) + repr(key._seal)
+    assert SECRET.hex()[:8] not in repr(key) + repr(key._cipher)
     assert repr(pickle.loads(pickle.dumps(key))) == repr(key)  # noqa: S301  # our own
 
 
@@ -276,18 +285,18 @@ GOLDEN = {
 
 def test_what_the_first_version_wrote_opens_and_is_written_again(tmp_path, monkeypatch):
     """Whoever changes the format must still read this one."""
-    seal = Key(SECRET).open_seal(GOLDEN["key.json"].encode(), "ada")
-    assert seal.open_line(GOLDEN["line"], 7) == b'{"kind": "tip"}\n'
-    assert seal.open(bytes.fromhex(GOLDEN["whole"]), "manifest.json") == b"{}"
+    cipher = Key(SECRET).open_cipher(GOLDEN["key.json"].encode(), "ada")
+    assert cipher.decrypt_line(GOLDEN["line"], 7) == b'{"kind": "tip"}\n'
+    assert cipher.decrypt(bytes.fromhex(GOLDEN["whole"]), "manifest.json") == b"{}"
     (tmp_path / "file").write_bytes(bytes.fromhex(GOLDEN["pieces"]))
-    assert list(seal.open_file(tmp_path / "file", "name/file")) == [b"weights"]
+    assert list(cipher.decrypt_file(tmp_path / "file", "name/file")) == [b"weights"]
     numbers = iter(range(1, 9))
     monkeypatch.setattr(encryption.os, "urandom", lambda count: bytes([next(numbers)]) * count)
-    again, key = Key(SECRET).make_seal()
+    again, key = Key(SECRET).make_cipher()
     assert key.decode() == GOLDEN["key.json"]
-    assert again.close_line(b'{"kind": "tip"}\n', 7) == GOLDEN["line"]
-    assert again.close(b"{}", "manifest.json").hex() == GOLDEN["whole"]
-    pieces = again.close_pieces(iter([b"weights"]), "name/file")
+    assert again.encrypt_line(b'{"kind": "tip"}\n', 7) == GOLDEN["line"]
+    assert again.encrypt(b"{}", "manifest.json").hex() == GOLDEN["whole"]
+    pieces = again.encrypt_chunks(iter([b"weights"]), "name/file")
     assert b"".join(pieces).hex() == GOLDEN["pieces"]
 
 
@@ -338,7 +347,7 @@ def test_what_lies_in_another_place_does_not_open(store, root):
 
 @pytest.mark.parametrize("cut", [1, 64 + 28, 2 * (64 + 28)])
 def test_a_file_that_was_cut_is_noticed(store, root, cut, monkeypatch):
-    monkeypatch.setattr(encryption, "_PIECE", 64)
+    monkeypatch.setattr(encryption, "_CHUNK_BYTES", 64)
     commit(store, store.manifest("ada"), "1" * 64, secrets.token_bytes(256))
     path = root / "ada" / "revisions" / ("1" * 64) / ADAPTER
     path.write_bytes(path.read_bytes()[:-cut])
@@ -348,18 +357,18 @@ def test_a_file_that_was_cut_is_noticed(store, root, cut, monkeypatch):
 
 def test_pieces_open_in_their_order_only_and_all_of_them(tmp_path, monkeypatch):
     """Also where each of them is whole."""
-    monkeypatch.setattr(encryption, "_PIECE", 8)
-    seal, path = encryption.Sealed(SECRET), tmp_path / "file"
-    one, two, three = seal.close_pieces(iter([b"12345678", b"abcdefgh", b"the end"]), "name")
+    monkeypatch.setattr(encryption, "_CHUNK_BYTES", 8)
+    cipher, path = encryption.AesGcmCipher(SECRET), tmp_path / "file"
+    one, two, three = cipher.encrypt_chunks(iter([b"12345678", b"abcdefgh", b"the end"]), "name")
     path.write_bytes(one + two + three)
-    assert b"".join(seal.open_file(path, "name")) == b"12345678abcdefghthe end"
+    assert b"".join(cipher.decrypt_file(path, "name")) == b"12345678abcdefghthe end"
     for body in (one + two, one, two + one + three, one + two + two + three, one + three, three):
         path.write_bytes(body)
         with pytest.raises(ValueError, match="it was changed"):
-            list(seal.open_file(path, "name"))
+            list(cipher.decrypt_file(path, "name"))
     path.write_bytes(one + two + three)
     with pytest.raises(ValueError, match="it was changed"):
-        list(seal.open_file(path, "another name"))
+        list(cipher.decrypt_file(path, "another name"))
 
 
 def test_a_torn_last_line_is_left_out_and_written_over(store, root):
@@ -380,7 +389,7 @@ def test_copies_are_for_their_owner_only_and_go_with_the_store(store, copies):
     assert folder == store.folder("ada", head(store))
     with store.stage("ada"):
         assert {path.stat().st_mode & 0o077 for path in copies.rglob("*")} == {0}
-    store._copies = None  # the last one who knew them
+    store._decrypted = None  # the last one who knew them
     assert list(copies.iterdir()) == []
 
 
@@ -389,18 +398,18 @@ def test_a_forked_child_leaves_the_copies_of_its_parent_alone(store, copies):
     folder = store.folder("ada", head(store))
     child = os.fork()
     if not child:
-        store._copies = None
+        store._decrypted = None
         gc.collect()
         os._exit(0)
     os.waitpid(child, 0)
     assert (folder / ADAPTER).read_bytes() == b"zanzibar weights"
     opened(store.root)  # sweeps what nobody holds
     assert (folder / ADAPTER).read_bytes() == b"zanzibar weights"
-    store._copies = None
+    store._decrypted = None
     assert list(copies.iterdir()) == []
 
 
-def test_a_spoiled_copy_is_made_again(store):
+def test_a_corrupted_copy_is_made_again(store):
     path = store.folder("ada", head(store)) / ADAPTER
     path.write_bytes(b"ZANZIBAR WEIGHTS")
     assert (store.folder("ada", head(store)) / ADAPTER).read_bytes() == b"zanzibar weights"
@@ -474,13 +483,13 @@ def test_copies_of_memories_that_are_no_more_are_swept(store, root, copies):
 
 def test_a_revision_that_is_retired_while_it_is_copied_leaves_no_copy(store, copies, monkeypatch):
     revision = head(store)
-    real = store._copies.make
+    real = store._decrypted.make
 
     def late(target, fill):
         real(target, fill)
         commit(store, store.manifest("ada"), "1" * 64, b"other", keep=1)
 
-    monkeypatch.setattr(store._copies, "make", late)
+    monkeypatch.setattr(store._decrypted, "make", late)
     with pytest.raises(UnknownRevision, match="retired"):
         store.folder("ada", revision)
     assert holding(copies) == []
@@ -572,11 +581,11 @@ def test_what_a_forget_leaves_in_a_backup_cannot_be_read_without_the_key_file(
 def test_a_commit_that_fails_while_it_is_encrypted_leaves_nothing(store, root, monkeypatch):
     before = sorted((root / "ada").rglob("*"))
 
-    def broken(self, pieces, what):  # noqa: ARG001
+    def broken(self, chunks, associated_data):  # noqa: ARG001
         yield b"half"
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(encryption.Sealed, "close_pieces", broken)
+    monkeypatch.setattr(encryption.AesGcmCipher, "encrypt_chunks", broken)
     with pytest.raises(StoreWriteFailed, match="disk or quota is full"):
         commit(store, store.manifest("ada"), "1" * 64, b"other weights")
     assert sorted((root / "ada").rglob("*")) == before

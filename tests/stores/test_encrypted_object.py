@@ -144,7 +144,7 @@ def holding(objects, tmp_path):
 def test_nothing_but_names_can_be_read_in_the_bucket_or_the_cache(
     machine, objects, holding, monkeypatch
 ):
-    monkeypatch.setattr(journal_module, "SEGMENT", 300)
+    monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 300)
     store, other = machine("a"), machine("b")
     revision = make(store, "ada").newest
     store.record_documents("ada", [Document("A zanzibar document.", author="zanzibar author")])
@@ -188,7 +188,7 @@ def test_the_same_text_looks_different_every_time(store, objects):
 
 @pytest.mark.parametrize("size", [0, 64, 65, 200])
 def test_files_of_any_size_come_back(store, machine, size, monkeypatch):
-    monkeypatch.setattr(encryption, "_PIECE", 64)
+    monkeypatch.setattr(encryption, "_CHUNK_BYTES", 64)
     content = secrets.token_bytes(size)
     made = commit(store, store.manifest("ada"), "1" * 64, content)
     for place in (store, machine("b")):
@@ -363,14 +363,14 @@ def test_lines_in_another_order_do_not_open(store, machine, objects, tmp_path):
 
 
 def test_segments_and_their_copies_in_another_order_do_not_open(machine, objects, monkeypatch):
-    monkeypatch.setattr(journal_module, "SEGMENT", 1)  # each line is a segment
+    monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 1)  # each line is a segment
     store = machine()
     make(store, "ada")
     store.record_documents("ada", [Document("Another line.")])
     one, two = objects.one("/00000000.jsonl"), objects.one("/00000001.jsonl")
     journal = store.journal("ada")
     first, second = (
-        store._shelf.place(one).parent.parent / f"journal-0000000{n}.jsonl" for n in "01"
+        store._cache.location_folder(one).parent.parent / f"journal-0000000{n}.jsonl" for n in "01"
     )
     kept = first.read_bytes()
     assert kept == objects[one]
@@ -419,7 +419,7 @@ def test_a_manifest_opens_only_with_what_stands_beside_it(store, machine, object
 def test_a_revision_that_was_cut_swapped_or_lost_is_noticed(
     store, machine, objects, wrong, monkeypatch, holding
 ):
-    monkeypatch.setattr(encryption, "_PIECE", 64)
+    monkeypatch.setattr(encryption, "_CHUNK_BYTES", 64)
     made = commit(store, store.manifest("ada"), "1" * 64, secrets.token_bytes(256))
     one, two = json.loads(objects["ada.json"])["commits"].values()
     key = objects.one(two)
@@ -446,8 +446,8 @@ def test_copies_are_for_their_owner_only_and_go_with_the_store(store, copies, tm
         assert staged.is_relative_to(copies)
         assert {path.stat().st_mode & 0o077 for path in copies.rglob("*")} == {0}
         assert {path.stat().st_mode & 0o077 for path in (tmp_path / "a").rglob("*")} <= {0}
-    store._shelf = None  # the last one who knew them
-    store._transfers = None
+    store._cache = None  # the last one who knew them
+    store._transfer = None
     assert list(copies.iterdir()) == []
 
 
@@ -456,7 +456,7 @@ def test_a_committed_revision_is_not_fetched_by_who_made_it(store, monkeypatch):
     assert (store.folder("ada", head(store)) / ADAPTER).read_bytes() == b"zanzibar weights"
 
 
-def test_a_spoiled_copy_is_fetched_again(store):
+def test_a_corrupted_copy_is_fetched_again(store):
     path = store.folder("ada", head(store)) / ADAPTER
     path.write_bytes(b"ZANZIBAR WEIGHTS")
     assert (store.folder("ada", head(store)) / ADAPTER).read_bytes() == b"zanzibar weights"
@@ -492,7 +492,9 @@ def test_copies_of_killed_processes_are_swept_and_no_others(store, machine, copi
 def test_another_machine_drops_its_copies_when_it_looks(store, machine, holding, look, monkeypatch):
     other = machine("b")
     with monkeypatch.context() as patch:
-        patch.setattr(decrypted_cache.Copies, "drop", lambda *_, **__: {})  # as if it were far away
+        patch.setattr(
+            decrypted_cache.DecryptedCache, "drop", lambda *_, **__: {}
+        )  # as if it were far away
         other.folder("ada", head(store))
         store.delete("ada")
     assert len(holding()) == 2
@@ -685,8 +687,8 @@ def test_a_killed_creation_is_swept_with_the_versions_of_its_key(
 
 
 def test_a_fork_has_a_key_of_its_own(machine, objects, holding, monkeypatch):
-    monkeypatch.setattr(journal_module, "SEGMENT", 300)
-    monkeypatch.setattr(encryption, "_PIECE", 64)
+    monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 300)
+    monkeypatch.setattr(encryption, "_CHUNK_BYTES", 64)
     store, weights = machine(), b"zanzibar weights" * 20
     make(store, "ada", weights)
     store.create(replace(store.manifest("ada"), id="eve", epoch=0), source="ada", journal=True)

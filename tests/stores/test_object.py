@@ -20,8 +20,8 @@ from templora_memory.errors import (
 )
 from templora_memory.stores import Key, ObjectStore
 from templora_memory.stores.bucket import journal as journal_module, store as store_module
-from templora_memory.stores.bucket.location import Places
-from templora_memory.stores.bucket.s3 import Bucket, Lost
+from templora_memory.stores.bucket.location import Locations
+from templora_memory.stores.bucket.s3 import Bucket, PreconditionFailed
 from templora_memory.testing import FakeBackend
 
 pytestmark = pytest.mark.enable_socket
@@ -73,7 +73,7 @@ def keys(s3, bucket):
 # --- copies on this machine ----------------------------------------------------------------------
 
 
-def test_a_spoiled_copy_is_fetched_again(store):
+def test_a_corrupted_copy_is_fetched_again(store):
     (revision,) = store.manifest("ada").revisions
     path = store.folder("ada", revision) / "adapter_model.safetensors"
     path.write_bytes(b"WEIGHTS")
@@ -112,7 +112,7 @@ def test_copies_are_for_their_owner_only(store, machine, tmp_path):
 
 
 def test_a_long_journal_is_cut_into_segments_that_stay(store, machine, keys, monkeypatch, tmp_path):
-    monkeypatch.setattr(journal_module, "SEGMENT", 600)
+    monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 600)
     texts = [f"Sentence {n}. " * 5 for n in range(20)]
     other = machine("b")
     for n, text in enumerate(texts):
@@ -132,7 +132,7 @@ def test_a_long_journal_is_cut_into_segments_that_stay(store, machine, keys, mon
 
 
 def test_a_copy_of_a_full_segment_is_fetched_again(store, monkeypatch, tmp_path):
-    monkeypatch.setattr(journal_module, "SEGMENT", 1)
+    monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 1)
     journal = store.journal("ada")
     (copy,) = (tmp_path / "a").rglob("journal-*.jsonl")
     whole = copy.read_bytes()
@@ -150,9 +150,9 @@ def test_a_copy_of_a_full_segment_is_fetched_again(store, monkeypatch, tmp_path)
 
 @pytest.mark.parametrize("size", [1, 40, 100, 10_000])
 def test_segments_are_whole_lines_and_all_but_the_last_are_full(size, monkeypatch):
-    monkeypatch.setattr(journal_module, "SEGMENT", size)
+    monkeypatch.setattr(journal_module, "SEGMENT_BYTES", size)
     lines = b"".join(b"x" * n + b"\n" for n in range(60))
-    cut = journal_module.segments(lines)
+    cut = journal_module.split_segments(lines)
     assert b"".join(cut) == lines
     assert all(one.endswith(b"\n") for one in cut)
     assert all(len(one) >= size for one in cut[:-1])
@@ -177,9 +177,9 @@ def test_an_answer_that_is_lost_on_the_way_is_no_loss():
     newer = place.put("x", b"two", replacing=etag)
     assert place.put("x", b"two", replacing=etag) == newer
     for replacing in (None, etag):
-        with pytest.raises(Lost):
+        with pytest.raises(PreconditionFailed):
             place.put("x", b"three", replacing=replacing)
-    with pytest.raises(Lost):
+    with pytest.raises(PreconditionFailed):
         place.put("missing", b"three", replacing=etag)
 
 
@@ -262,7 +262,7 @@ def test_an_interrupted_forget_is_finished(store, machine, keys, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Places, "clear", die)
+        patch.setattr(Locations, "clear", die)
         with pytest.raises(KeyboardInterrupt):
             store.delete("ada")
     other = machine("b")
@@ -309,13 +309,13 @@ def test_a_manifest_that_points_elsewhere_is_damaged(store, machine, s3, bucket)
 def test_a_line_written_while_the_memory_is_forgotten_does_not_stay(store, machine, keys):
     other = machine("b")
     other.journal("ada")
-    real = other._open_journal(other._head("ada"))
+    real = other._open_journal(other._load("ada"))
     put = real.append
 
     def forget_first(lines):
         real.append = put
         store.delete("ada")
-        real._etag, real._last = None, b""  # as if it began a new segment in that moment
+        real._last_etag, real._last_body = None, b""  # as if it began a new segment in that moment
         return put(lines)
 
     real.append = forget_first
