@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from templora_memory import Document, Message, ModelIdentity, ParametricMemory, Policy, Revision
+from templora_memory import Document, Message, ModelIdentity, ParametricMemory, Policy
 from templora_memory.domain.manifest import new_manifest
 from templora_memory.errors import (
     InvalidSetting,
@@ -52,28 +52,24 @@ def machine(unopened):
 
 
 @pytest.fixture
-def store(machine):
+def store(machine, make):
     """It holds `ada`, with a conversation and a revision."""
     made = machine()
     make(made, "ada")
     return made
 
 
-def make(store, name, content=b"zanzibar weights"):
-    manifest = new_manifest(name, BASE, created=1.0, ttl=None)
-    store.create(manifest)
-    store.record(name, TALK)
-    return commit(store, manifest, "0" * 64, content)
+@pytest.fixture
+def make(commit):
+    """`make(store, name)`: a memory with a conversation and a revision."""
 
+    def make_memory(store, name, content=b"zanzibar weights"):
+        manifest = new_manifest(name, BASE, created=1.0, ttl=None)
+        store.create(manifest)
+        store.record(name, TALK)
+        return commit(store, manifest, "0" * 64, content)
 
-def commit(store, manifest, name, content, keep=4):
-    revision = Revision(
-        name=name, parent=None, dialogue=manifest.first, messages=0, documents=("d",),
-        tokens=1, created=2.0, files=(),
-    )  # fmt: skip
-    with store.stage(manifest.id) as folder:
-        (folder / ADAPTER).write_bytes(content)
-        return store.commit(manifest, revision, folder, keep=keep)
+    return make_memory
 
 
 def head(store):
@@ -142,7 +138,7 @@ def holding(objects, tmp_path):
 
 @pytest.mark.usefixtures("bucket")
 def test_nothing_but_names_can_be_read_in_the_bucket_or_the_cache(
-    machine, objects, holding, monkeypatch
+    machine, objects, holding, monkeypatch, make
 ):
     monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 300)
     store, other = machine("a"), machine("b")
@@ -163,7 +159,7 @@ def test_nothing_but_names_can_be_read_in_the_bucket_or_the_cache(
     assert any("journal-00000000" in name for name in holding(b""))  # the cache has it, sealed
 
 
-def test_without_a_key_all_lies_in_the_bucket_as_before(machine, objects):
+def test_without_a_key_all_lies_in_the_bucket_as_before(machine, objects, make):
     plain = machine("a", None)
     manifest = make(plain, "ada")
     body = json.loads(objects["ada.json"])
@@ -179,7 +175,7 @@ def test_without_a_key_all_lies_in_the_bucket_as_before(machine, objects):
     assert json.loads(objects[objects.one("journal")].split(b"\n")[0])["kind"] == "message"
 
 
-def test_the_same_text_looks_different_every_time(store, objects):
+def test_the_same_text_looks_different_every_time(store, objects, make):
     make(store, "eve")
     bodies = [objects[key] for key in objects if "/journal/" in key]
     lines = [line for body in bodies for line in body.split(b"\n") if line]
@@ -187,7 +183,7 @@ def test_the_same_text_looks_different_every_time(store, objects):
 
 
 @pytest.mark.parametrize("size", [0, 64, 65, 200])
-def test_files_of_any_size_come_back(store, machine, size, monkeypatch):
+def test_files_of_any_size_come_back(store, machine, size, monkeypatch, commit):
     monkeypatch.setattr(encryption, "_CHUNK_BYTES", 64)
     content = secrets.token_bytes(size)
     made = commit(store, store.manifest("ada"), "1" * 64, content)
@@ -250,7 +246,7 @@ def test_a_bucket_that_is_encrypted_asks_for_the_key(store, machine, unopened, o
     assert texts(machine("b")) == texts(store)
 
 
-def test_a_bucket_that_is_not_encrypted_takes_no_key(machine, unopened, objects, tmp_path):
+def test_a_bucket_that_is_not_encrypted_takes_no_key(machine, unopened, objects, tmp_path, make):
     plain = machine("a", None)
     make(plain, "ada")
     other = unopened("a", SECRET)
@@ -258,7 +254,7 @@ def test_a_bucket_that_is_not_encrypted_takes_no_key(machine, unopened, objects,
     assert texts(plain) == [message.content for message in TALK]
 
 
-def test_opening_asks_for_few_objects(machine, monkeypatch):
+def test_opening_asks_for_few_objects(machine, monkeypatch, make):
     first = machine("a", None)
     for name in "abc":
         make(first, name)
@@ -298,7 +294,7 @@ def test_objects_of_others_do_not_matter(machine, objects):
     ],
 )
 def test_a_lost_or_damaged_key_is_named_and_restoring_it_is_enough(
-    store, machine, objects, wrong, said
+    store, machine, objects, wrong, said, make
 ):
     key = objects.one("key.json")
     whole = objects[key]
@@ -362,7 +358,9 @@ def test_lines_in_another_order_do_not_open(store, machine, objects, tmp_path):
     assert not (tmp_path / "ada.zip").exists()
 
 
-def test_segments_and_their_copies_in_another_order_do_not_open(machine, objects, monkeypatch):
+def test_segments_and_their_copies_in_another_order_do_not_open(
+    machine, objects, monkeypatch, make
+):
     monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 1)  # each line is a segment
     store = machine()
     make(store, "ada")
@@ -385,7 +383,7 @@ def test_segments_and_their_copies_in_another_order_do_not_open(machine, objects
 
 
 @pytest.mark.parametrize("part", ["/journal/", "/revisions/", "/key.json"])
-def test_what_belongs_to_another_memory_does_not_open(store, machine, objects, part):
+def test_what_belongs_to_another_memory_does_not_open(store, machine, objects, part, make):
     make(store, "eve", b"ZANZIBAR WEIGHTS")
     objects[objects.one("ada/", part)] = objects[objects.one("eve/", part)]
     other = machine("b")
@@ -393,7 +391,7 @@ def test_what_belongs_to_another_memory_does_not_open(store, machine, objects, p
         (other.manifest("ada"), other.journal("ada"), other.folder("ada", head(store)))
 
 
-def test_a_manifest_opens_only_with_what_stands_beside_it(store, machine, objects):
+def test_a_manifest_opens_only_with_what_stands_beside_it(store, machine, objects, commit, make):
     second = commit(store, store.manifest("ada"), "1" * 64, b"zanzibar too")
     make(store, "eve")
     ada, eve = (json.loads(objects[f"{name}.json"]) for name in ("ada", "eve"))
@@ -417,7 +415,7 @@ def test_a_manifest_opens_only_with_what_stands_beside_it(store, machine, object
 
 @pytest.mark.parametrize("wrong", [None, "swapped", -1, -(64 + 28), -2 * (64 + 28)])
 def test_a_revision_that_was_cut_swapped_or_lost_is_noticed(
-    store, machine, objects, wrong, monkeypatch, holding
+    store, machine, objects, wrong, monkeypatch, holding, commit
 ):
     monkeypatch.setattr(encryption, "_CHUNK_BYTES", 64)
     made = commit(store, store.manifest("ada"), "1" * 64, secrets.token_bytes(256))
@@ -464,7 +462,7 @@ def test_a_corrupted_copy_is_fetched_again(store):
     assert (store.folder("ada", head(store)) / ADAPTER).read_bytes() == b"zanzibar weights"
 
 
-def test_copies_of_what_was_retired_or_forgotten_go(store, machine, holding):
+def test_copies_of_what_was_retired_or_forgotten_go(store, machine, holding, commit):
     other, revision = machine("b"), head(store)
     for one in (store, other):  # two processes of one machine, as far as copies go
         one.folder("ada", revision)
@@ -503,7 +501,7 @@ def test_another_machine_drops_its_copies_when_it_looks(store, machine, holding,
 
 
 def test_a_revision_that_is_retired_while_it_is_fetched_leaves_no_copy(
-    store, machine, holding, monkeypatch
+    store, machine, holding, monkeypatch, commit
 ):
     other, revision = machine("b"), head(store)
     real = other._fetch
@@ -519,7 +517,7 @@ def test_a_revision_that_is_retired_while_it_is_fetched_leaves_no_copy(
 
 
 def test_a_memory_that_is_forgotten_while_it_is_committed_leaves_no_copy(
-    store, machine, objects, holding, monkeypatch
+    store, machine, objects, holding, monkeypatch, commit
 ):
     real = store._swap
 
@@ -584,7 +582,9 @@ def versions(s3, bucket, store):  # noqa: ARG001  # it was made before the bucke
         s3.delete_object(Bucket=bucket, Key=key, VersionId=version)
 
 
-def test_no_version_of_a_key_is_left_in_a_bucket_that_keeps_versions(store, objects, versions):
+def test_no_version_of_a_key_is_left_in_a_bucket_that_keeps_versions(
+    store, objects, versions, make
+):
     make(store, "eve")
     key = objects.one("eve/", "key.json")
     objects[key] = objects[key]  # restored from a backup once
@@ -637,7 +637,7 @@ def test_versions_that_may_not_be_seen_are_said(machine, s3, objects):
 
 
 def test_what_a_forget_leaves_in_a_backup_cannot_be_read_without_the_key_object(
-    store, machine, objects
+    store, machine, objects, make
 ):
     saved = objects.all()
     store.delete("ada")
@@ -686,7 +686,7 @@ def test_a_killed_creation_is_swept_with_the_versions_of_its_key(
 # --- forks, files, and changing over -------------------------------------------------------------
 
 
-def test_a_fork_has_a_key_of_its_own(machine, objects, holding, monkeypatch):
+def test_a_fork_has_a_key_of_its_own(machine, objects, holding, monkeypatch, make):
     monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 300)
     monkeypatch.setattr(encryption, "_CHUNK_BYTES", 64)
     store, weights = machine(), b"zanzibar weights" * 20
@@ -702,7 +702,7 @@ def test_a_fork_has_a_key_of_its_own(machine, objects, holding, monkeypatch):
     assert len(holding()) == 1
 
 
-def test_an_exported_file_is_plain_and_can_be_imported_anywhere(machine, holding, tmp_path):
+def test_an_exported_file_is_plain_and_can_be_imported_anywhere(machine, holding, tmp_path, make):
     store = machine()
     make(store, "ada")
     store.export("ada", tmp_path / "ada.zip")
@@ -720,7 +720,7 @@ def test_an_exported_file_is_plain_and_can_be_imported_anywhere(machine, holding
 
 
 def test_plain_copies_of_before_a_change_over_go_when_the_store_is_opened(
-    machine, holding, s3, bucket
+    machine, holding, s3, bucket, make
 ):
     make(machine("a", None), "ada")
     assert [name for name in holding() if name.startswith("a/")]
