@@ -30,6 +30,7 @@ SUITES = {
     "faults": [
         "tests/faults",
         "tests/local/test_faults.py",
+        "tests/fs",
         "tests/stores/directory/test_store.py",
         "tests/stores/directory/test_journal.py",
         "tests/stores/test_archive.py",

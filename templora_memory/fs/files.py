@@ -83,7 +83,8 @@ def replace_file(path: Path, content: bytes) -> None:
     """Write a file beside and rename it into place; readers see the old or the new content.
 
     Raises:
-        StoreWriteFailed: the old content is still there.
+        StoreWriteFailed: the old content is still there, or, if only the fsync of the folder
+            failed, the new one.
     """
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with writing(path):
@@ -105,7 +106,7 @@ def append_file(path: Path, content: bytes, size: int) -> None:
     """Append durably to a file whose valid part has `size` bytes; a torn tail is cut off first.
 
     Raises:
-        StoreWriteFailed: the file was cut back to `size`.
+        StoreWriteFailed: the file was cut back to `size`, so that it can be tried again.
     """
     with writing(path):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
