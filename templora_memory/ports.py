@@ -7,17 +7,22 @@ has a contract test class for each port.
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from templora_memory.domain.journal import Journal
 from templora_memory.domain.manifest import Manifest, ModelIdentity, Revision
 from templora_memory.domain.messages import Document, Item, Message
 from templora_memory.domain.results import AbsorbProgress, FinishReason, LearnStats, RemovedFile
 from templora_memory.domain.settings import Learning, ModelLimits, Sampling
+from templora_memory.errors import Conflict, UnknownMemory
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,3 +381,48 @@ class Store(Protocol):
             Conflict: the id exists already.
         """
         ...
+
+
+def retry_on_conflict(attempt: Callable[[], T], *, tries: int = 8, pause: float = 0.0) -> T:
+    """Return what `attempt` returns, calling it again while another writer is faster.
+
+    Each attempt must read what it compares with anew: what the last one read is out of date.
+
+    Args:
+        attempt: a read, a change and a compare-and-swap, which raises `Conflict` if it lost.
+        tries: attempts in all.
+        pause: seconds to wait at most after the first attempt, growing to eleven times as much.
+            Random, so that two writers do not meet again and again.
+
+    Raises:
+        Conflict: the last attempt lost too.
+    """
+    for number in range(tries - 1):
+        try:
+            return attempt()
+        except Conflict:
+            if pause:
+                time.sleep(random.uniform(0, pause * (1 + min(number, 10))))  # noqa: S311  # a pause
+    return attempt()
+
+
+def fence(store: Store, memory_id: str) -> int:
+    """Take a memory over: nothing that another writer has read or staged can be committed.
+
+    Raises the epoch by one and changes nothing else, so every commit that was planned before fails
+    with `Conflict`, however late it comes. Text that the other writer journals is still kept: text
+    never conflicts. Returns the new epoch.
+
+    Raises:
+        UnknownMemory: there is no such memory.
+        Conflict: others change it all the time.
+    """
+
+    def raise_epoch() -> int:
+        manifest = store.manifest(memory_id)
+        if manifest is None:
+            raise UnknownMemory(f"There is no memory {memory_id!r} to take over.")
+        store.replace(replace(manifest, epoch=manifest.epoch + 1), epoch=manifest.epoch)
+        return manifest.epoch + 1
+
+    return retry_on_conflict(raise_epoch)

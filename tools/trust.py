@@ -30,8 +30,10 @@ SUITES = {
     "faults": [
         "tests/faults",
         "tests/local/test_faults.py",
-        "tests/stores/test_directory.py",
-        "tests/stores/test_archives.py",
+        "tests/fs",
+        "tests/stores/directory/test_store.py",
+        "tests/stores/directory/test_journal.py",
+        "tests/stores/test_archive.py",
     ],
     "forget": ["tests/local/test_forget.py", "tests/server/test_forget.py"],
     "isolation": ["tests/local/test_isolation.py", "tests/unit/test_histories.py"],

@@ -20,8 +20,7 @@ from templora_memory.domain.settings import PRESETS, Policy
 from templora_memory.errors import InvalidSetting
 from templora_memory.models import TINY
 from templora_memory.service.parametric_memory import ParametricMemory
-from templora_memory.stores import DirectoryStore, Key
-from templora_memory.stores.encryption import FILE_VARIABLE, VARIABLE
+from templora_memory.stores import KEY_FILE_VARIABLE, KEY_VARIABLE, DirectoryStore, Key
 
 P = ParamSpec("P")
 _PANEL = "Common options"
@@ -55,7 +54,7 @@ class Common:
         Path | None,
         typer.Option(
             help="File with the key that the memories are encrypted with. Default: "
-            f"${FILE_VARIABLE} or ${VARIABLE}; without one nothing is encrypted.",
+            f"${KEY_FILE_VARIABLE} or ${KEY_VARIABLE}; without one nothing is encrypted.",
             rich_help_panel=_PANEL,
             dir_okay=False,
         ),

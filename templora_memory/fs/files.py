@@ -1,4 +1,8 @@
-"""Durable file operations: what is written is on the disk, wholly or not at all.
+"""Durable file operations: what is written is on the disk, all of it or nothing.
+
+The order is always the same: write the file, fsync it, rename it into place, fsync its folder.
+Without the first fsync a power failure may leave a file of the right name and no content; without
+the second one the rename itself may be undone.
 
 Every failure of the file system becomes `StoreWriteFailed` with the path and what to do.
 """
@@ -16,21 +20,27 @@ from pathlib import Path
 
 from templora_memory.errors import StoreWriteFailed
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_PIECE = 1 << 20
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CHUNK_BYTES = 1 << 20
 
 
 @contextmanager
-def writing(path: Path, *, but: type[OSError] | tuple[type[OSError], ...] = ()) -> Iterator[None]:
-    """Turn an OSError (`but` not these) while writing `path` into one that says what to do."""
+def writing(
+    path: Path, *, unless: type[OSError] | tuple[type[OSError], ...] = ()
+) -> Iterator[None]:
+    """Turn an OSError while writing `path`, `unless` it is one of these, into `StoreWriteFailed`.
+
+    Raises:
+        StoreWriteFailed: names the path and says what to do.
+    """
     try:
         yield
-    except but:
+    except unless:
         raise
     except OSError as error:
         advice = (
             "the disk or quota is full: free some space and call again"
-            if error.errno in _FULL
+            if error.errno in _DISK_FULL
             else "check that the folder exists and may be written"
         )
         raise StoreWriteFailed(
@@ -39,7 +49,7 @@ def writing(path: Path, *, but: type[OSError] | tuple[type[OSError], ...] = ()) 
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder survive a power loss."""
+    """Make new names and renames inside a folder survive a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -48,6 +58,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
+    """Make the content of a file survive a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -56,9 +67,12 @@ def sync_file(path: Path) -> None:
 
 
 def make_folder(folder: Path, *, parents: bool = True) -> None:
-    """Make a folder only its owner can read, and make that durable.
+    """Make a folder that only its owner can read, durably; it may exist already.
 
     Without `parents` it is an error if the folder around it is gone.
+
+    Raises:
+        StoreWriteFailed: it could not be made.
     """
     with writing(folder):
         folder.mkdir(mode=0o700, parents=parents, exist_ok=True)
@@ -66,7 +80,12 @@ def make_folder(folder: Path, *, parents: bool = True) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file beside and rename it into place; readers see the old or the new content."""
+    """Write a file beside and rename it into place; readers see the old or the new content.
+
+    Raises:
+        StoreWriteFailed: the old content is still there, or, if only the fsync of the folder
+            failed, the new one.
+    """
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with writing(path):
         try:
@@ -86,7 +105,8 @@ def replace_file(path: Path, content: bytes) -> None:
 def append_file(path: Path, content: bytes, size: int) -> None:
     """Append durably to a file whose valid part has `size` bytes; a torn tail is cut off first.
 
-    If the write fails, the file is cut back to `size`.
+    Raises:
+        StoreWriteFailed: the file was cut back to `size`, so that it can be tried again.
     """
     with writing(path):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
@@ -97,11 +117,11 @@ def append_file(path: Path, content: bytes, size: int) -> None:
                 _write_all(handle, content)
                 os.fsync(handle)
             except OSError:
-                os.ftruncate(handle, size)
+                os.ftruncate(handle, size)  # half a line must not stand before the next one
                 raise
         finally:
             os.close(handle)
-        if size == 0:
+        if size == 0:  # a new file: its name must be durable too
             sync_folder(path.parent)
 
 
@@ -111,44 +131,48 @@ def _write_all(handle: int, content: bytes) -> None:
         view = view[os.write(handle, view) :]
 
 
-def write_file(path: Path, pieces: Iterable[bytes]) -> None:
-    """Write a new file durably, piece by piece; if that fails, a part of it may be there."""
+def write_file(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write a new file durably, chunk by chunk; the caller makes its folder durable.
+
+    Raises:
+        StoreWriteFailed: a part of the file may be there.
+    """
     with writing(path):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            for piece in pieces:
-                _write_all(handle, piece)
+            for chunk in chunks:
+                _write_all(handle, chunk)
             os.fsync(handle)
         finally:
             os.close(handle)
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    found = hashlib.sha256()
+    """Return the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            found.update(piece)
-    return found.hexdigest()
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def files_below(folder: Path) -> dict[Path, int]:
-    """All plain files below a folder, sorted, with their sizes; links are listed, not followed.
+    """Return all files below a folder with their sizes, sorted; links are listed, not followed.
 
-    Files that vanish while it looks, because somebody is at work there, are left out.
+    Files that vanish meanwhile, because another writer is at work there, are left out.
     """
-    found = {}
-    for place, folders, files in os.walk(folder):
-        links = [name for name in folders if Path(place, name).is_symlink()]
+    sizes = {}
+    for parent, folders, files in os.walk(folder):
+        links = [name for name in folders if Path(parent, name).is_symlink()]
         for name in (*files, *links):
             with suppress(FileNotFoundError):
-                path = Path(place, name)
-                found[path] = path.lstat().st_size
-    return dict(sorted(found.items()))
+                path = Path(parent, name)
+                sizes[path] = path.lstat().st_size
+    return dict(sorted(sizes.items()))
 
 
-def entries(folder: Path) -> list[Path]:
-    """What is in a folder, sorted; nothing if there is none."""
+def list_folder(folder: Path) -> list[Path]:
+    """Return the paths in a folder, sorted; none if there is no folder."""
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 

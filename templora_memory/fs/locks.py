@@ -1,7 +1,8 @@
 """A lock between processes and threads: held on a file, gone with its holder.
 
-Never makes the folder of its file, so whoever waits for a memory that is forgotten meanwhile
-does not bring its folder back.
+The operating system releases it when its process ends, however that ends: no lock is left behind
+that somebody would have to remove. Taking a lock never makes the folder of its file, so a writer
+that waits for a memory which is forgotten meanwhile does not bring its folder back.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_PAUSE = 0.005
+_PAUSE_SECONDS = 0.005
 
 if sys.platform == "win32":
     import msvcrt
@@ -58,16 +59,22 @@ def hold(path: Path, *, seconds: float) -> Iterator[None]:
 
 
 def acquire(path: Path, *, seconds: float) -> int:
-    """Take the lock on `path` until its handle is given to `release`; errors as of `hold`."""
+    """Take the lock on `path` and return its handle, for `release`.
+
+    Raises:
+        FileNotFoundError: the folder does not exist (any more).
+        TimeoutError: somebody else held it for `seconds`.
+    """
     end = time.monotonic() + seconds
     while (handle := _attempt(path)) is None:
         if time.monotonic() >= end:
             raise TimeoutError(f"{path} is locked.")
-        time.sleep(_PAUSE)
+        time.sleep(_PAUSE_SECONDS)
     return handle
 
 
 def release(handle: int) -> None:
+    """Give back a lock that `acquire` took."""
     try:
         _release(handle)
     finally:
@@ -75,9 +82,11 @@ def release(handle: int) -> None:
 
 
 def _attempt(path: Path) -> int | None:
+    """Return a handle that holds the lock, or None if somebody else holds it."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        # the file may have been removed or moved away between opening and locking
+        # The file may have been removed or moved away between opening and locking. A lock on such
+        # a file excludes nobody, since others lock the new file of that name.
         if _try(handle) and os.path.samestat(os.fstat(handle), path.stat()):
             return handle
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Folders for work under way, and what a finished revision holds.
+"""Folders for work under way, and the records of the files in a staged revision.
 
-A temporary folder has a lock beside it that says its maker is alive, so whoever cleans up leaves
-the work of others alone.
+A temporary folder has a lock beside it which its maker holds. So a clean-up can tell the work of
+living processes from what killed ones left: only the lock of the latter can be taken.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _lock_beside(folder: Path) -> Path:
 
 @contextmanager
 def temporary(folder: Path) -> Iterator[None]:
-    """A temporary folder, which the caller makes; gone afterwards, unless it was moved away."""
+    """Claim a temporary folder, which the caller makes; gone afterwards, unless it was moved."""
     handle = claim(folder)
     try:
         yield
@@ -41,14 +41,14 @@ def temporary(folder: Path) -> Iterator[None]:
 
 
 def claim(folder: Path) -> int:
-    """Say that the maker of a temporary folder is alive; what it returns is for `discard`."""
+    """Take the lock of a temporary folder and return its handle, for `discard`."""
     lock = _lock_beside(folder)
     with writing(lock):
         return acquire(lock, seconds=LOCK_SECONDS)
 
 
 def discard(folder: Path, handle: int) -> None:
-    """Remove a temporary folder and its lock."""
+    """Remove a temporary folder and its lock, then release that."""
     try:
         remove_tree(folder)
         lock = _lock_beside(folder)
@@ -59,16 +59,18 @@ def discard(folder: Path, handle: int) -> None:
 
 
 def clear(entry: Path) -> None:
-    """Remove a temporary folder or the lock of one, unless its maker is alive."""
+    """Remove a temporary folder and its lock, given either, unless its maker is alive."""
     folder = entry.with_name(entry.name.removesuffix(LOCK_SUFFIX))
     lock = _lock_beside(folder)
-    with suppress(TimeoutError), writing(lock, but=TimeoutError), hold(lock, seconds=0):
+    with suppress(TimeoutError), writing(lock, unless=TimeoutError), hold(lock, seconds=0):
         remove_tree(folder)
         lock.unlink(missing_ok=True)
 
 
 def file_records(staged: Path) -> tuple[FileRecord, ...]:
-    """What a staged revision holds, made durable and private on the way.
+    """Return the records of the files in a staged revision, made durable and private here.
+
+    They are synced with their folder before anything names them.
 
     Raises:
         StoreError: something that is neither JSON nor safetensors, a folder or a link.

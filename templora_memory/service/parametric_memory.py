@@ -68,8 +68,7 @@ from templora_memory.service.learning import Absorber, teaches
 from templora_memory.service.long_text import Writer, Writing
 from templora_memory.service.search import Searcher
 from templora_memory.service.streams import ReplyStream, TextStream
-from templora_memory.stores.archive import clear_partials
-from templora_memory.stores.encryption import Key
+from templora_memory.stores import Key, clear_partials
 
 Text: TypeAlias = str | Document | Iterable[Document] | Iterable[MessageLike]
 HEAD = "head"

@@ -27,30 +27,35 @@ MANIFEST, JOURNAL, REVISIONS = "manifest.json", "journal.jsonl", "revisions"
 MAX_MANIFEST = 16 << 20
 MAX_FILES = 10_000
 PARTIAL = ".partial"
-_ENCRYPTED = 1
+_ENCRYPTED_FLAG = 1
 SUFFIXES = frozenset({".json", ".safetensors"})
 
 
 def write(folder: Path, manifest: Manifest, target: Path) -> None:
-    """Write the memory in `folder` to the file `target`, beside first, then renamed."""
+    """Write the memory in `folder` to the file `target`, beside first, then renamed.
+
+    Raises:
+        StoreWriteFailed: an older file at `target` is as it was.
+    """
     fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PARTIAL}")
     clear_partials(target)
     with writing(target):
         try:
             with (
-                hold(fresh, seconds=0),  # says that its writer is alive
+                hold(fresh, seconds=0),  # tells `clear_partials` that its writer is alive
                 fresh.open("wb") as file,
                 zipfile.ZipFile(file, "w") as archive,
             ):
-                own = replace(manifest, forks=(), exports=())  # paths and ids of here are no part
-                body = json.dumps(own.as_json(), ensure_ascii=False, indent=1)
+                # ids and paths of this machine are nobody else's business
+                exported = replace(manifest, forks=(), exports=())
+                body = json.dumps(exported.as_json(), ensure_ascii=False, indent=1)
                 archive.writestr(MANIFEST, body)
                 if (folder / JOURNAL).exists():
                     archive.write(folder / JOURNAL, JOURNAL)
                 for revision in manifest.revisions:
                     for record in revision.files:
-                        inside = f"{REVISIONS}/{revision.name}/{record.path}"
-                        archive.write(folder / inside, inside)
+                        name = f"{REVISIONS}/{revision.name}/{record.path}"
+                        archive.write(folder / name, name)
             sync_file(fresh)
             fresh.replace(target)
         except BaseException:
@@ -60,21 +65,28 @@ def write(folder: Path, manifest: Manifest, target: Path) -> None:
 
 
 def clear_partials(target: Path) -> tuple[RemovedFile, ...]:
-    """Remove what killed exports to this file left beside it; what is being written now stays."""
+    """Remove what killed exports to `target` left beside it, and return what was removed.
+
+    What is being written now stays: its writer holds a lock on it.
+    """
     removed = []
-    for left in sorted(target.parent.glob(f".{glob.escape(target.name)}.*{PARTIAL}")):
-        # one that vanishes meanwhile, or is locked, belongs to somebody alive
-        with suppress(TimeoutError), writing(left, but=TimeoutError), hold(left, seconds=0):
-            removed.append(RemovedFile(path=str(left), bytes=left.stat().st_size))
-            left.unlink()
+    for partial in sorted(target.parent.glob(f".{glob.escape(target.name)}.*{PARTIAL}")):
+        # one that vanishes meanwhile, or is locked, belongs to a living writer
+        with (
+            suppress(TimeoutError),
+            writing(partial, unless=TimeoutError),
+            hold(partial, seconds=0),
+        ):
+            removed.append(RemovedFile(path=str(partial), bytes=partial.stat().st_size))
+            partial.unlink()
     return tuple(removed)
 
 
 def read(source: Path, folder: Path) -> Manifest:
-    """Unpack a checked archive into the existing `folder`; returns its manifest.
+    """Unpack a checked archive into the existing `folder`, and return its manifest.
 
     Raises:
-        StoreDamaged: whatever is not exactly what `write` makes.
+        StoreDamaged: the file is not exactly what `write` makes.
     """
     try:
         with zipfile.ZipFile(source) as archive:
@@ -85,7 +97,7 @@ def read(source: Path, folder: Path) -> Manifest:
         raise StoreDamaged(f"{source} is not an exported memory: {error}.") from error
     except OSError as error:
         if error.filename is not None and str(error.filename) != str(source):
-            raise  # not about the archive: a seek to where it points has no name
+            raise  # about a file that is written; a bad seek in the archive has no name
         raise StoreDamaged(f"Could not read {source}: {error.strerror}.") from error
 
 
@@ -101,19 +113,19 @@ def _unpack(archive: zipfile.ZipFile, source: Path, folder: Path) -> Manifest:
             name = f"{REVISIONS}/{revision.name}/{record.path}"
             expected[name], checksums[name] = record.bytes, record.sha256
     if expected != sizes:
-        wrong = sorted(set(expected.items()) ^ set(sizes.items()))[:3]
-        raise StoreDamaged(f"{source}: files and manifest disagree, for example {wrong}.")
+        examples = sorted(set(expected.items()) ^ set(sizes.items()))[:3]
+        raise StoreDamaged(f"{source}: files and manifest disagree, for example {examples}.")
     for revision in manifest.revisions:
         make_folder(folder / REVISIONS / revision.name)
     for name, size in expected.items():
         if name != MANIFEST:
-            _extract(archive, name, size, folder / name)
+            _extract(archive, name, size, folder / name)  # a name the manifest lists, so no path
         if name in checksums and digest_file(folder / name) != checksums[name]:
             raise StoreDamaged(f"{source}: the checksum of {name} does not agree.")
     for revision in manifest.revisions:
         with writing(folder / REVISIONS / revision.name):
             sync_folder(folder / REVISIONS / revision.name)
-    return replace(manifest, forks=(), exports=())  # of where it was exported
+    return replace(manifest, forks=(), exports=())  # those of another machine mean nothing here
 
 
 def _manifest(archive: zipfile.ZipFile, source: Path, size: int) -> Manifest:
@@ -124,7 +136,7 @@ def _manifest(archive: zipfile.ZipFile, source: Path, size: int) -> Manifest:
 
 
 def _sizes(archive: zipfile.ZipFile, source: Path) -> dict[str, int]:
-    """What the archive holds, by name, once it looks like one of ours."""
+    """Return the sizes in the archive by name, after checks that need no unpacking."""
     entries = archive.infolist()
     for info in entries:
         _check_entry(info, source)
@@ -139,11 +151,11 @@ def _sizes(archive: zipfile.ZipFile, source: Path) -> dict[str, int]:
 
 
 def _check_entry(info: zipfile.ZipInfo, source: Path) -> None:
-    """Plain, uncompressed, unencrypted files only."""
+    """Refuse everything but plain, uncompressed, unencrypted files."""
     kind = stat.S_IFMT(info.external_attr >> 16)
     if (
         info.compress_type != zipfile.ZIP_STORED
-        or info.flag_bits & _ENCRYPTED
+        or info.flag_bits & _ENCRYPTED_FLAG
         or kind not in {0, stat.S_IFREG}
     ):
         raise StoreDamaged(f"{source} holds {info.filename!r}, which is not a plain stored file.")
@@ -159,15 +171,16 @@ def _bytes(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
 
 def _extract(archive: zipfile.ZipFile, name: str, size: int, target: Path) -> None:
     with archive.open(name) as packed, writing(target):
+        # exclusive: an entry never writes over another one, or through a link
         handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "wb") as file:
-            left = size
-            while left:
-                piece = packed.read(min(left, 1 << 20))
-                if not piece:
+            remaining = size
+            while remaining:
+                chunk = packed.read(min(remaining, 1 << 20))
+                if not chunk:
                     raise StoreDamaged(f"{name} is shorter than the archive says.")
-                file.write(piece)
-                left -= len(piece)
+                file.write(chunk)
+                remaining -= len(chunk)
             if packed.read(1):
                 raise StoreDamaged(f"{name} is longer than the archive says.")
         sync_file(target)

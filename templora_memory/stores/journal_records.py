@@ -1,4 +1,4 @@
-"""Which lines a journal lacks: what every store appends, however it appends it."""
+"""Records that a journal lacks: what every store appends, however it appends it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from templora_memory.domain.journal import Journal, document_line, message_line
 from templora_memory.domain.messages import Document, Message, chain
 from templora_memory.errors import StoreDamaged
 
-Line: TypeAlias = dict[str, Any]
+MAX_OPEN_JOURNALS = 256
+"""Journals whose index stays in RAM."""
+
+JournalRecord: TypeAlias = dict[str, Any]
+"""One line of a journal, as JSON."""
 
 
-def dialogue_lines(
+def dialogue_records(
     journal: Journal, dialogue: Sequence[Message], after: str | None, memory_id: str
-) -> tuple[list[Line], str]:
-    """What to append for a dialogue, and the digest it ends in.
+) -> tuple[list[JournalRecord], str]:
+    """Return the records to append for a dialogue, and the digest it ends in.
 
     Raises:
         StoreDamaged: there is no conversation `after`.
@@ -23,31 +27,32 @@ def dialogue_lines(
     if after is not None and not journal.knows(after):
         raise StoreDamaged(f"The journal of {memory_id!r} has no conversation {after[:12]}.")
     digests = chain(after or journal.first, dialogue)
-    known = len(dialogue) - journal.missing(digests)
-    lines = [
+    known_count = len(dialogue) - journal.missing(digests)
+    records = [
         message_line(parent, message)
-        for parent, message in zip(digests[known:], dialogue[known:], strict=False)
+        for parent, message in zip(digests[known_count:], dialogue[known_count:], strict=False)
     ]
-    if not lines and journal.tip != digests[-1]:
-        lines = [{"kind": "tip", "digest": digests[-1]}]
-    return lines, digests[-1]
+    if not records and journal.tip != digests[-1]:
+        # nothing new was said, and another conversation was the newest: only the tip moves
+        records = [{"kind": "tip", "digest": digests[-1]}]
+    return records, digests[-1]
 
 
-def document_lines(
+def document_records(
     journal: Journal, documents: Sequence[Document], after: str | None
-) -> tuple[list[Line], tuple[str, ...]]:
-    """What to append for documents, and the digests of all of them."""
-    lines: dict[str, Line] = {}
+) -> tuple[list[JournalRecord], tuple[str, ...]]:
+    """Return the records to append for documents, and the digests of all of them."""
+    records: dict[str, JournalRecord] = {}
     newest = after or next(reversed(journal.documents), journal.first)
     for document in documents:
-        line = document_line(newest if document.continues else journal.first, document)
-        newest = str(line["digest"])
-        lines[newest] = line
+        record = document_line(newest if document.continues else journal.first, document)
+        newest = str(record["digest"])
+        records[newest] = record
     known = set(journal.documents)
-    return [line for digest, line in lines.items() if digest not in known], tuple(lines)
+    return [record for digest, record in records.items() if digest not in known], tuple(records)
 
 
-def withdraw_lines(journal: Journal, digests: Sequence[str]) -> list[Line]:
-    """What to append so that documents are not learned again."""
-    kept = journal.documents
-    return [{"kind": "withdraw", "digest": digest} for digest in digests if digest in kept]
+def withdraw_records(journal: Journal, digests: Sequence[str]) -> list[JournalRecord]:
+    """Return the records to append so that documents are not learned again."""
+    documents = journal.documents
+    return [{"kind": "withdraw", "digest": digest} for digest in digests if digest in documents]

@@ -15,8 +15,7 @@ import typer
 from templora_memory import Message, ParametricMemory, Policy
 from templora_memory.cli import main
 from templora_memory.cli._commands import app
-from templora_memory.stores import DirectoryStore
-from templora_memory.stores.encryption import FILE_VARIABLE, VARIABLE
+from templora_memory.stores import KEY_FILE_VARIABLE, KEY_VARIABLE, DirectoryStore
 from templora_memory.testing import FakeBackend
 
 BIO = "Ada keeps bees on the roof. Her cat is called Pim. She fears deep water.\n"
@@ -77,7 +76,7 @@ def run(tmp_path, monkeypatch, capsys):
     line = Line(tmp_path / "root", capsys)
     monkeypatch.setattr(ParametricMemory, "from_pretrained", line.open)
     monkeypatch.setenv("COLUMNS", "100")
-    for name in ("TEMPLORA_ROOT", "TEMPLORA_MODEL", VARIABLE, FILE_VARIABLE):
+    for name in ("TEMPLORA_ROOT", "TEMPLORA_MODEL", KEY_VARIABLE, KEY_FILE_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     return line
 
@@ -613,9 +612,9 @@ def test_memories_are_encrypted_with_the_key_of_a_file_or_the_environment(
     assert not any(b"Ada" in content or b"digest" in content for content in held)
     _, said = run("list", code=2)
     assert "is encrypted: give the key" in said
-    monkeypatch.setenv(FILE_VARIABLE, str(key))
+    monkeypatch.setenv(KEY_FILE_VARIABLE, str(key))
     assert [row["id"] for row in run.json("list")["memories"]] == ["ada"]
     assert "key.json" in " ".join(run("forget", "ada", "--yes", "--json")[0].split())
-    monkeypatch.setenv(FILE_VARIABLE, bio)
+    monkeypatch.setenv(KEY_FILE_VARIABLE, bio)
     _, said = run("list", code=2)
     assert "does not hold a key for memories" in said

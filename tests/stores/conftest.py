@@ -1,9 +1,10 @@
-"""A service like S3 on a port of this machine, and objects in it."""
+"""Revisions to commit, and a service like S3 on a port of this machine."""
 
 import threading
 
 import pytest
 
+from templora_memory import Revision
 from templora_memory.stores import decrypted_cache
 
 
@@ -20,6 +21,28 @@ def copies(tmp_path, monkeypatch):
     place.mkdir()
     monkeypatch.setattr(decrypted_cache, "SHARED", place)
     return place
+
+
+@pytest.fixture
+def commit():
+    """`commit(store, manifest, name, content)`: a revision of one file."""
+
+    def commit_revision(store, manifest, name, content=b"weights", keep=4):
+        revision = Revision(
+            name=name,
+            parent=None,
+            dialogue=manifest.first,
+            messages=0,
+            documents=("d",),
+            tokens=1,
+            created=2.0,
+            files=(),
+        )
+        with store.stage(manifest.id) as folder:
+            (folder / "adapter_model.safetensors").write_bytes(content)
+            return store.commit(manifest, revision, folder, keep=keep)
+
+    return commit_revision
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ import pytest
 from templora_memory import Document, Message, ModelIdentity, ParametricMemory, Policy, Revision
 from templora_memory.domain.manifest import new_manifest
 from templora_memory.errors import Conflict, UnknownMemory
-from templora_memory.stores import DirectoryStore, Key, ObjectStore, fence
-from templora_memory.stores.encryption import VARIABLE
+from templora_memory.ports import fence
+from templora_memory.stores import KEY_VARIABLE, DirectoryStore, Key, ObjectStore
 from templora_memory.testing import FakeBackend
 
 pytestmark = pytest.mark.enable_socket
@@ -26,7 +26,7 @@ BASE = ModelIdentity(name="m", revision=None, config="c", tokenizer="t", weights
 def where(request, tmp_path, monkeypatch):
     """Where the memories are: a folder, or a bucket."""
     if request.param.startswith("encrypted"):
-        monkeypatch.setenv(VARIABLE, "5e" * 32)  # for child processes too
+        monkeypatch.setenv(KEY_VARIABLE, "5e" * 32)  # for child processes too
     if request.param == "folder":
         return str(tmp_path / "root")
     return f"s3://{request.getfixturevalue('bucket')}/root"

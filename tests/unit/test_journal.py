@@ -12,7 +12,7 @@ from templora_memory.domain.journal import (
 )
 from templora_memory.domain.messages import chain, start
 from templora_memory.errors import InvalidText, StoreDamaged
-from templora_memory.stores.journal_records import document_lines
+from templora_memory.stores.journal_records import document_records
 
 FIRST = start("salt")
 TALK = [Message("user", "a"), Message("assistant", "b", "ada"), Message("user", "c\n\u2028d")]
@@ -157,13 +157,13 @@ def test_the_path_to_a_missing_message_names_it():
 
 def test_what_a_journal_lacks_of_documents_follows_the_one_before():
     held, (one, two, three) = Lines(), (Document("1"), Document("2", continues=True), Document("3"))
-    lines, digests = document_lines(held.journal, [one, two, three], None)
+    lines, digests = document_records(held.journal, [one, two, three], None)
     assert [line["parent"] for line in lines] == [FIRST, digests[0], FIRST]
     held.add(*lines)
     four = Document("4", continues=True)
-    (newest,), _ = document_lines(held.journal, [four], None)
-    (named,), _ = document_lines(held.journal, [four], digests[0])
+    (newest,), _ = document_records(held.journal, [four], None)
+    (named,), _ = document_records(held.journal, [four], digests[0])
     assert (newest["parent"], named["parent"]) == (digests[2], digests[0])
-    assert document_lines(held.journal, [one, one], None) == ([], digests[:1])
-    (alone,), _ = document_lines(Lines().journal, [four], None)
+    assert document_records(held.journal, [one, one], None) == ([], digests[:1])
+    (alone,), _ = document_records(Lines().journal, [four], None)
     assert alone["parent"] == FIRST

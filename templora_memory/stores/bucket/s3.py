@@ -1,7 +1,7 @@
 """A bucket of S3's kind: keys and bytes, with the conditional writes everything else rests on.
 
 boto3 and not fsspec: fsspec has no write that compares, and its exclusive creation looks first and
-writes afterwards. A refused condition is `Lost`; everything else that goes wrong is
+writes afterwards. A refused condition is `PreconditionFailed`; everything else that goes wrong is
 `StoreWriteFailed`. Knows nothing of memories.
 """
 
@@ -18,29 +18,29 @@ from urllib.parse import urlsplit
 
 from templora_memory.errors import InvalidSetting, StoreWriteFailed
 
-_BATCH = 1000
-_PIECE = 1 << 20
+_MAX_REMOVED_AT_ONCE = 1000  # S3's limit for one call
+_CHUNK_BYTES = 1 << 20
 _SCHEME = "s3"
 _NOT_MODIFIED = 304
 _MISSING = frozenset({_NOT_MODIFIED, 404})
-_REFUSED = frozenset({409, 412})  # a condition did not hold
+_CONDITION_FAILED = frozenset({409, 412})
 _NO_VERSIONS = frozenset({405, 501})  # the service does not know them
 
 
-class Lost(Exception):  # caught where the race is understood; callers never see it
-    """Somebody else wrote this key first."""
+class PreconditionFailed(Exception):  # caught where the race is understood; callers never see it
+    """A conditional write was refused: another writer has written this key first."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """An object: its bytes and its version."""
+class StoredObject:
+    """An object in a bucket: its bytes and its version."""
 
     body: bytes
     etag: str
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ObjectEntry:
     """An object in a listing. `age` is by the clock of the bucket, in seconds."""
 
     key: str
@@ -94,68 +94,68 @@ class Bucket:
 
     # --- reading -------------------------------------------------------------------------------
 
-    def get(self, key: str, *, unless: str | None = None) -> Found | None:
-        """An object; None if there is none. Without its body if its version is `unless`."""
-        asked = {} if unless is None else {"IfNoneMatch": unless}
-        answer: Found | None = None
+    def get(self, key: str, *, unless: str | None = None) -> StoredObject | None:
+        """Return an object, without its body if its version is `unless`; None if there is none."""
+        condition = {} if unless is None else {"IfNoneMatch": unless}
+        stored: StoredObject | None = None
         with self._calling(key) as call:
-            found = self._client.get_object(**self._at(key), **asked)
-            answer = Found(found["Body"].read(), found["ETag"])
+            response = self._client.get_object(**self._at(key), **condition)
+            stored = StoredObject(response["Body"].read(), response["ETag"])
         if call.status == _NOT_MODIFIED and unless is not None:
-            return Found(b"", unless)
-        return answer
+            return StoredObject(b"", unless)
+        return stored
 
     def download(self, key: str, target: Path) -> bool:
-        """Copy an object into a new file; False if there is no such object."""
+        """Copy an object into a new file; return False if there is no such object."""
         done = False
         with self._calling(key):
             body = self._client.get_object(**self._at(key))["Body"]
             with target.open("xb") as file:
-                for piece in body.iter_chunks(_PIECE):
-                    file.write(piece)
+                for chunk in body.iter_chunks(_CHUNK_BYTES):
+                    file.write(chunk)
             target.chmod(0o600)
             done = True
         return done  # noqa: RET504  # mypy does not know that the block may be left early
 
-    def list(self, prefix: str, *, below: bool = True) -> Iterator[Entry]:
-        """Objects whose keys begin with `prefix`; with `below` false, no folders deeper."""
-        asked: dict[str, Any] = {} if below else {"Delimiter": "/"}
+    def list(self, prefix: str, *, below: bool = True) -> Iterator[ObjectEntry]:
+        """Yield objects whose keys begin with `prefix`; with `below` false, no folders deeper."""
+        options: dict[str, Any] = {} if below else {"Delimiter": "/"}
         while True:
             page: dict[str, Any] = {}
             with self._calling(prefix):
                 page = self._client.list_objects_v2(
-                    Bucket=self._name, Prefix=self._prefix + prefix, **asked
+                    Bucket=self._name, Prefix=self._prefix + prefix, **options
                 )
             now = _date(page)
-            for one in page.get("Contents", ()):
-                modified = one["LastModified"].timestamp()
-                key = one["Key"].removeprefix(self._prefix)
-                yield Entry(key, one["Size"], modified, now - modified)
+            for item in page.get("Contents", ()):
+                modified = item["LastModified"].timestamp()
+                key = item["Key"].removeprefix(self._prefix)
+                yield ObjectEntry(key, item["Size"], modified, now - modified)
             if not page.get("IsTruncated"):
                 return
-            asked["ContinuationToken"] = page["NextContinuationToken"]
+            options["ContinuationToken"] = page["NextContinuationToken"]
 
     # --- writing -------------------------------------------------------------------------------
 
     def put(self, key: str, body: bytes, *, replacing: str | None) -> str:
         """Write an object in place of the version `replacing`, or None: as a new one.
 
-        Returns its version. A write whose answer was lost on the way and which is tried again
-        finds its own bytes there: that is no loss.
+        Returns its version. boto3 repeats a write whose answer was lost on the way. The second try
+        is refused, and its own bytes are there: that is a success.
 
         Raises:
-            Lost: there is another version, or, with None, any.
+            PreconditionFailed: there is another version, or, with None, any.
         """
-        asked = {"IfNoneMatch": "*"} if replacing is None else {"IfMatch": replacing}
+        condition = {"IfNoneMatch": "*"} if replacing is None else {"IfMatch": replacing}
         etag = ""
-        with self._calling(key, but=_REFUSED):
-            etag = self._client.put_object(**self._at(key), Body=body, **asked)["ETag"]
+        with self._calling(key, allowed=_CONDITION_FAILED):
+            etag = self._client.put_object(**self._at(key), Body=body, **condition)["ETag"]
         if etag:
             return str(etag)
-        found = self.get(key)
-        if found is None or found.body != body:
-            raise Lost
-        return found.etag
+        stored = self.get(key)
+        if stored is None or stored.body != body:
+            raise PreconditionFailed
+        return stored.etag
 
     def upload(self, key: str, source: Path) -> None:
         """Write a file under a key that nobody else uses."""
@@ -163,7 +163,7 @@ class Bucket:
             self._client.put_object(**self._at(key), Body=file)
 
     def copy(self, key: str, target: str) -> bool:
-        """Copy an object to a key that nobody else uses; False if there is no such object."""
+        """Copy an object to a key that nobody else uses; return False if there is none."""
         done = False
         with self._calling(key):
             self._client.copy_object(**self._at(target), CopySource=self._at(key))
@@ -172,36 +172,42 @@ class Bucket:
 
     def remove(self, keys: Iterable[str]) -> None:
         """Remove objects; those that are gone already do not matter."""
-        every = list(keys)
-        for start in range(0, len(every), _BATCH):
-            names = [{"Key": self._prefix + key} for key in every[start : start + _BATCH]]
-            with self._writing(every[start]):
-                answer = self._client.delete_objects(
+        remaining = list(keys)
+        while remaining:
+            batch = remaining[:_MAX_REMOVED_AT_ONCE]
+            del remaining[:_MAX_REMOVED_AT_ONCE]
+            names = [{"Key": self._prefix + key} for key in batch]
+            with self._writing(batch[0]):
+                response = self._client.delete_objects(
                     Bucket=self._name, Delete={"Objects": names, "Quiet": True}
                 )
-            self._check_removed(answer)
+            self._check_removed(response)
 
     def erase(self, key: str) -> None:
         """Remove an object with all versions that the bucket keeps of it."""
         while versions := self._versions(key):
             with self._writing(key):
-                answer = self._client.delete_objects(
+                response = self._client.delete_objects(
                     Bucket=self._name, Delete={"Objects": versions, "Quiet": True}
                 )
-            self._check_removed(answer)
+            self._check_removed(response)
         if any(entry.key == key for entry in self.list(key)):  # the service lists no versions
             self.remove([key])
 
     def _versions(self, key: str) -> Sequence[dict[str, str]]:
-        found: dict[str, Any] = {}
+        response: dict[str, Any] = {}
         name = self._prefix + key
-        with self._calling(key, but=_NO_VERSIONS):
-            found = self._client.list_object_versions(Bucket=self._name, Prefix=name)
-        every = (*found.get("Versions", ()), *found.get("DeleteMarkers", ()))
-        return [{"Key": name, "VersionId": one["VersionId"]} for one in every if one["Key"] == name]
+        with self._calling(key, allowed=_NO_VERSIONS):
+            response = self._client.list_object_versions(Bucket=self._name, Prefix=name)
+        versions = (*response.get("Versions", ()), *response.get("DeleteMarkers", ()))
+        return [
+            {"Key": name, "VersionId": version["VersionId"]}
+            for version in versions
+            if version["Key"] == name
+        ]
 
-    def _check_removed(self, answer: dict[str, Any]) -> None:
-        if errors := answer.get("Errors"):
+    def _check_removed(self, response: dict[str, Any]) -> None:
+        if errors := response.get("Errors"):
             raise StoreWriteFailed(
                 f"Could not remove {errors[0].get('Key')!r} from {self.url} "
                 f"({errors[0].get('Code')}): check the permissions and call again."
@@ -212,7 +218,7 @@ class Bucket:
 
         A service that does not know the condition removes whatever is there.
         """
-        with self._calling(key, but=_REFUSED):
+        with self._calling(key, allowed=_CONDITION_FAILED):
             self._client.delete_object(**self._at(key), IfMatch=etag)
 
     # --- errors --------------------------------------------------------------------------------
@@ -232,38 +238,39 @@ class Bucket:
             )
 
     @contextmanager
-    def _calling(self, key: str, *, but: frozenset[int] = frozenset()) -> Iterator[_Call]:
-        """Leave the block quietly, with the status, if the object is missing or not modified.
+    def _calling(self, key: str, *, allowed: frozenset[int] = frozenset()) -> Iterator[_CallStatus]:
+        """Run one call to the service, and turn its errors into `StoreWriteFailed`.
 
-        Also with a status in `but`.
+        The block is left quietly, with the status, if the object is missing or not modified, and
+        with a status in `allowed`.
         """
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415  # an extra
 
-        call = _Call()
+        call = _CallStatus()
         try:
             yield call
         except ClientError as error:
-            answer = error.response
-            call.status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            code = answer.get("Error", {}).get("Code", "")
-            if call.status not in _MISSING | but or code == "NoSuchBucket":
+            response = error.response
+            call.status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            code = response.get("Error", {}).get("Code", "")
+            if call.status not in _MISSING | allowed or code == "NoSuchBucket":
                 raise self._failed(key, code or str(call.status)) from error
         except BotoCoreError as error:
             raise self._failed(key, str(error)) from error
 
-    def _failed(self, key: str, why: str) -> StoreWriteFailed:
+    def _failed(self, key: str, reason: str) -> StoreWriteFailed:
         return StoreWriteFailed(
-            f"Could not use {key or 'the folder'!r} in {self.url}: {why}. Check bucket, "
+            f"Could not use {key or 'the folder'!r} in {self.url}: {reason}. Check bucket, "
             "credentials, permissions and network, and call again. Nothing was lost."
         )
 
 
 @dataclass(slots=True)
-class _Call:
+class _CallStatus:
     status: int = 0
 
 
 def _date(page: dict[str, Any]) -> float:
-    """When a page was made, by the clock of the service."""
-    said = page.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
-    return parsedate_to_datetime(said).timestamp() if said else time.time()
+    """Return when a page was made, by the clock of the service: ours may be wrong."""
+    date = page.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    return parsedate_to_datetime(date).timestamp() if date else time.time()

@@ -2,24 +2,28 @@
 
 ::
 
-    s3://<bucket>/<prefix>/<encoded id>.json                    the manifest, see `_heads`;
+    s3://<bucket>/<prefix>/<encoded id>.json                    see `manifest_object`;
                                                                 swapped by comparison
-    s3://<bucket>/<prefix>/<encoded id>/<place>/journal/...     text, see `_segments`
+    s3://<bucket>/<prefix>/<encoded id>/<place>/journal/...     text, see `journal`
     s3://<bucket>/<prefix>/<encoded id>/<place>/revisions/<commit>/...
 
 Every write that decides something is conditional (``If-Match``, ``If-None-Match``), so there are
-no locks, and a writer that was declared dead and wakes up finds its condition unmet. A place has
-a random name and is never used again: nothing that belongs to a forgotten memory can be taken for
-a part of one made later under its id.
+no locks, and a writer that was declared dead and wakes up finds its condition unmet. A location
+(``<place>``) has a random name and is never used again: nothing that belongs to a forgotten memory
+can be taken for a part of one made later under its id.
 
-With a key there is one more object at each place, see `_places`, and text, manifests and revisions
-are sealed, in the bucket and in the cache. Backends then read plain copies, see `_copies`.
+A delete writes a tombstone in place of the manifest, then clears the location, then removes the
+tombstone. While it stands, the memory is gone for every reader, no writer can change or revive it,
+and whoever deletes again, or opens the store an hour later, knows what is left to clear.
+
+With a key there is one more object at each location, see `location`, and text, manifests and
+revisions are encrypted, in the bucket and in the cache. Backends then read plain copies, see
+`decrypted_cache`.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import secrets
 import threading
 import time
@@ -31,6 +35,7 @@ from typing import Any, TypeVar
 
 from templora_memory.domain.ids import folder_name, id_of_folder, parse_id
 from templora_memory.domain.journal import Journal, decode_line
+from templora_memory.domain.lru import LruCache
 from templora_memory.domain.manifest import Manifest, Revision
 from templora_memory.domain.messages import Document, Message
 from templora_memory.domain.results import RemovedFile
@@ -42,56 +47,63 @@ from templora_memory.errors import (
     UnknownMemory,
     UnknownRevision,
 )
-from templora_memory.fs.files import (
-    make_folder,
-    replace_file,
-)
+from templora_memory.fs.files import make_folder, replace_file
 from templora_memory.fs.staging import file_records
+from templora_memory.ports import retry_on_conflict
 from templora_memory.stores import archive
 from templora_memory.stores.bucket import manifest_object
 from templora_memory.stores.bucket.journal import SegmentedJournal
-from templora_memory.stores.bucket.local_cache import Shelf
-from templora_memory.stores.bucket.location import Place, Places
-from templora_memory.stores.bucket.s3 import Bucket, Entry, Lost
-from templora_memory.stores.bucket.transfer import Transfers
-from templora_memory.stores.decrypted_cache import Copies
-from templora_memory.stores.encryption import KEY, Key
-from templora_memory.stores.integrity import retired, spoiled, spoiled_file
+from templora_memory.stores.bucket.local_cache import LocalCache
+from templora_memory.stores.bucket.location import Location, Locations
+from templora_memory.stores.bucket.s3 import Bucket, ObjectEntry, PreconditionFailed
+from templora_memory.stores.bucket.transfer import BucketTransfer
+from templora_memory.stores.decrypted_cache import DecryptedCache
+from templora_memory.stores.encryption_key import KEY_FILE, Key
+from templora_memory.stores.integrity import corrupted, corrupted_file, retired
 from templora_memory.stores.journal_records import (
-    Line,
-    dialogue_lines,
-    document_lines,
-    withdraw_lines,
+    MAX_OPEN_JOURNALS,
+    JournalRecord,
+    dialogue_records,
+    document_records,
+    withdraw_records,
 )
-from templora_memory.stores.lru import JOURNALS, Recent
 
 JSON = ".json"
 ORPHAN_SECONDS = 3600.0
 """Age at which what no manifest names belongs to a process that was killed."""
 _TRIES = 60
-_PAUSE = 0.01
+_PAUSE_SECONDS = 0.01
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Head:
+class _StoredManifest:
     """A manifest as it lies in the bucket.
 
-    `place` is the folder of everything else, `commits` tells the folder of each revision, `etag`
-    is what a swap compares.
+    Args:
+        manifest: what is stored.
+        location: the folder of everything else.
+        commits: the folder of each revision, by the revision's name.
+        etag: its version, which a swap compares.
     """
 
     manifest: Manifest
-    place: Place
+    location: Location
     commits: Mapping[str, str]
     etag: str
 
-    def is_at(self, other: _Head) -> bool:
-        """Whether both are of one memory, not of one that was made again under its id."""
-        return self.place.path == other.place.path
+    @property
+    def name(self) -> str:
+        """The encoded id."""
+        return folder_name(parse_id(self.manifest.id))
 
-    def revision(self, name: str) -> Place:
-        return _revision(self.place, self.commits[name])
+    def is_same_memory(self, other: _StoredManifest) -> bool:
+        """Return False if one of the two was made again under the same id."""
+        return self.location.path == other.location.path
+
+    def revision_location(self, revision: str) -> Location:
+        """Return the folder of a revision of this name."""
+        return _revision_location(self.location, self.commits[revision])
 
 
 class ObjectStore:
@@ -138,16 +150,17 @@ class ObjectStore:
     ) -> None:
         self._bucket = Bucket(url, endpoint=endpoint, client=client)
         self._key = key
-        self._shelf = Shelf(Path(cache), None if key is None else Copies(self._bucket.url))
-        self._places = Places(self._bucket, key)
-        self._transfers = Transfers(self._bucket, self._shelf.work)
-        self._journals: Recent[str, SegmentedJournal] = Recent(JOURNALS)
-        self._guard = threading.Lock()
+        decrypted = None if key is None else DecryptedCache(self._bucket.url)
+        self._cache = LocalCache(Path(cache), decrypted)
+        self._locations = Locations(self._bucket, key)
+        self._transfer = BucketTransfer(self._bucket, self._cache.work)
+        self._journals: LruCache[str, SegmentedJournal] = LruCache(MAX_OPEN_JOURNALS)
+        self._journals_lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"ObjectStore({self._bucket.url!r})"
 
-    # --- the place -----------------------------------------------------------------------------
+    # --- the bucket ----------------------------------------------------------------------------
 
     def open(self) -> None:
         """Make the cache, and clear what killed processes left behind long enough ago.
@@ -155,164 +168,177 @@ class ObjectStore:
         Raises:
             InvalidSetting: the memories are not as `key` would have them. Nothing was changed.
         """
-        self._shelf.open()
+        self._cache.open()
         self._bucket.open()
-        kept = self._shelf.memories(), self._shelf.places()  # before looking: new ones stay
-        manifests, places = self._listed()
-        self._refuse_strange(manifests, places)
-        self._shelf.clear()
-        names = self._sweep(manifests, places)
-        self._drop_strange(kept[0], names)
-        self._drop_strange(kept[1], places)
+        # before looking at the bucket: copies of what is made meanwhile stay
+        cached_memories, cached_locations = self._cache.memories(), self._cache.locations()
+        manifests, locations = self._list_all()
+        self._refuse_wrong_key(manifests, locations)
+        self._cache.clear()
+        names = self._sweep(manifests, locations)
+        self._drop_unlisted(cached_memories, names)
+        self._drop_unlisted(cached_locations, locations)
 
-    def _listed(self) -> tuple[dict[str, Entry], dict[str, list[Entry]]]:
-        """Manifests by their names, and what lies at each place."""
-        manifests: dict[str, Entry] = {}
-        places: dict[str, list[Entry]] = {}
+    def _list_all(self) -> tuple[dict[str, ObjectEntry], dict[str, list[ObjectEntry]]]:
+        """Return manifests by their names, and the objects at each location."""
+        manifests: dict[str, ObjectEntry] = {}
+        locations: dict[str, list[ObjectEntry]] = {}
         for entry in self._bucket.list(""):
             folder, _, rest = entry.key.partition("/")
             if folder.startswith("."):  # of others: the names of memories never begin so
                 continue
             if not rest:
                 manifests[folder.removesuffix(JSON)] = entry
-            elif manifest_object.PLACE.fullmatch(place := rest.partition("/")[0]):
-                places.setdefault(f"{folder}/{place}", []).append(entry)
-        return manifests, places
+            elif manifest_object.LOCATION_TOKEN.fullmatch(token := rest.partition("/")[0]):
+                locations.setdefault(f"{folder}/{token}", []).append(entry)
+        return manifests, locations
 
-    def _refuse_strange(
-        self, manifests: Mapping[str, Entry], places: Mapping[str, list[Entry]]
+    def _refuse_wrong_key(
+        self, manifests: Mapping[str, ObjectEntry], locations: Mapping[str, list[ObjectEntry]]
     ) -> None:
         """Refuse a bucket that is not as the key would have it, before anything is changed.
 
-        A listing shows which memories have a key of their own; that the store's key opens them is
-        tried with one, however many there are.
+        A listing shows which memories have a key of their own; that the store's key decrypts them
+        is tried with one, however many there are.
         """
-        sealed = {
-            place.partition("/")[0]
-            for place, entries in places.items()
-            if any(entry.key == f"{place}/{KEY}" for entry in entries)
+        encrypted_names = {
+            location.partition("/")[0]
+            for location, entries in locations.items()
+            if any(entry.key == f"{location}/{KEY_FILE}" for entry in entries)
         }
         names = [
             name
             for name, entry in manifests.items()
-            if entry.key == name + JSON and entry.size > manifest_object.LARGEST_TOMBSTONE
+            if entry.key == name + JSON and not _is_tombstone(entry)
         ]
-        strange = [name for name in names if (name in sealed) != (self._key is not None)]
-        tried = [name for name in names if name in sealed and self._key is not None][:1]
-        for name in (*strange, *tried):
-            with suppress(StoreDamaged):  # whoever uses that memory is told
-                self._head_of(name)
+        needs_key = self._key is not None
+        wrong = [name for name in names if (name in encrypted_names) != needs_key]
+        sample = [name for name in names if name in encrypted_names and needs_key][:1]
+        for name in (*wrong, *sample):
+            with suppress(
+                StoreDamaged
+            ):  # not a matter of keys: who uses that memory gets the error
+                self._load_named(name)
 
-    def _sweep(self, manifests: Mapping[str, Entry], places: Mapping[str, list[Entry]]) -> set[str]:
-        """Finish what was interrupted; returns under which names there are manifests."""
+    def _sweep(
+        self, manifests: Mapping[str, ObjectEntry], locations: Mapping[str, list[ObjectEntry]]
+    ) -> set[str]:
+        """Finish what was interrupted, and return under which names there are manifests."""
         for name, entry in manifests.items():
-            if entry.size <= manifest_object.LARGEST_TOMBSTONE and entry.age > ORPHAN_SECONDS:
-                self._bury(name)
-        for place, entries in places.items():
+            if _is_tombstone(entry) and entry.age > ORPHAN_SECONDS:
+                self._finish_delete(name)
+        for location, entries in locations.items():
             if min(entry.age for entry in entries) > ORPHAN_SECONDS:
-                self._sweep_place(place, entries, manifests)
-        return {
-            name
-            for name, entry in manifests.items()
-            if entry.size > manifest_object.LARGEST_TOMBSTONE
-        }
+                self._sweep_location(location, entries, manifests)
+        return {name for name, entry in manifests.items() if not _is_tombstone(entry)}
 
-    def _drop_strange(self, kept: Collection[str], known: Collection[str]) -> None:
-        """Remove copies of memories or places that are no more."""
-        for name in kept:
-            if name not in known:
-                self._shelf.drop(name)
+    def _drop_unlisted(self, cached: Collection[str], listed: Collection[str]) -> None:
+        """Remove copies of memories or locations that are no more."""
+        for name in cached:
+            if name not in listed:
+                self._cache.drop(name)
 
-    def _sweep_place(
-        self, place: str, entries: Sequence[Entry], manifests: Mapping[str, Entry]
+    def _sweep_location(
+        self, location: str, entries: Sequence[ObjectEntry], manifests: Mapping[str, ObjectEntry]
     ) -> None:
-        """Remove a place that no manifest names, unless it is being made."""
-        name = place.partition("/")[0]
+        """Remove a location that no manifest names, unless it is being made."""
+        name = location.partition("/")[0]
         if name not in manifests:
-            # whoever still wants to make a memory of it loses against this stone
-            with suppress(Lost):
-                self._bucket.put(name + JSON, manifest_object.tombstone(place), replacing=None)
-                self._bury(name)
-        elif not self._is_named(name, place):
-            self._places.remove(entry.key for entry in entries)
+            # a writer that still wants to make a memory of it loses against this tombstone
+            with suppress(PreconditionFailed):
+                tombstone = manifest_object.encode_tombstone(location)
+                self._bucket.put(name + JSON, tombstone, replacing=None)
+                self._finish_delete(name)
+        elif not self._is_named(name, location):
+            self._locations.remove(entry.key for entry in entries)
 
-    def _is_named(self, name: str, place: str) -> bool:
-        """Whether a manifest names this place; yes if that cannot be told."""
-        found = self._bucket.get(name + JSON)
-        token = place.rpartition("/")[2].encode()
+    def _is_named(self, name: str, location: str) -> bool:
+        """Return True if a manifest names this location, or if that cannot be told."""
+        stored = self._bucket.get(name + JSON)
+        token = location.rpartition("/")[2].encode()
         return (
-            found is None or token in found.body or manifest_object.decode(name, found.body) is None
+            stored is None
+            or token in stored.body
+            or manifest_object.decode(name, stored.body) is None
         )
 
-    def _bury(self, name: str) -> None:
-        """Finish an interrupted forget."""
-        found = self._bucket.get(name + JSON)
-        place = None if found is None else manifest_object.forgotten(name, found.body)
-        if found is not None and place is not None:
-            self._places.clear(place)
-            self._bucket.remove_version(name + JSON, found.etag)
+    def _finish_delete(self, name: str) -> None:
+        """Clear what the tombstone of an interrupted delete names, then remove the tombstone."""
+        stored = self._bucket.get(name + JSON)
+        location = None if stored is None else manifest_object.decode_tombstone(name, stored.body)
+        if stored is not None and location is not None:
+            self._locations.clear(location)
+            self._bucket.remove_version(name + JSON, stored.etag)
 
     # --- reading -------------------------------------------------------------------------------
 
     def ids(self) -> tuple[str, ...]:
-        kept = self._shelf.memories()  # before looking: what is made meanwhile stays
-        found, folders = [], set()
+        """Return the ids of all memories, sorted; drops copies of those that are no more."""
+        cached = self._cache.memories()  # before looking: what is made meanwhile stays
+        ids, names = [], set()
         for entry in self._bucket.list("", below=False):
             name = entry.key.removesuffix(JSON)
-            if entry.key == name or entry.size <= manifest_object.LARGEST_TOMBSTONE:
+            if entry.key == name or _is_tombstone(entry):
                 continue  # not ours, or being forgotten
             if memory_id := id_of_folder(name):
-                found.append(str(memory_id))
-            elif head := self._head_of(name):  # a long id: its name is only a hash
-                found.append(head.manifest.id)
-            folders.add(name)
-        self._drop_strange(kept, folders)
-        return tuple(sorted(found))
+                ids.append(str(memory_id))
+            elif stored := self._load_named(name):  # a long id: its name is only a hash
+                ids.append(stored.manifest.id)
+            names.add(name)
+        self._drop_unlisted(cached, names)
+        return tuple(sorted(ids))
 
     def manifest(self, memory_id: str) -> Manifest | None:
-        head = self._head(memory_id)
-        return None if head is None else head.manifest
+        """Return the newest manifest of a memory; None if there is no such memory.
 
-    def _head(self, memory_id: str) -> _Head | None:
-        name = str(parse_id(memory_id))
-        head = self._head_of(folder_name(parse_id(memory_id)))
-        if head is not None and head.manifest.id != name:
+        Raises:
+            StoreDamaged: it is not what was written, or it is of another memory.
+        """
+        stored = self._load(memory_id)
+        return None if stored is None else stored.manifest
+
+    def _load(self, memory_id: str) -> _StoredManifest | None:
+        parsed = parse_id(memory_id)
+        stored = self._load_named(folder_name(parsed))
+        if stored is not None and stored.manifest.id != str(parsed):
             raise StoreDamaged(
-                f"{folder_name(parse_id(name))}{JSON} in {self._bucket.url} says it is "
-                f"{head.manifest.id!r}, not {name!r}."
+                f"{folder_name(parsed)}{JSON} in {self._bucket.url} says it is "
+                f"{stored.manifest.id!r}, not {str(parsed)!r}."
             )
-        return head
+        return stored
 
-    def _head_of(self, name: str) -> _Head | None:
+    def _load_named(self, name: str) -> _StoredManifest | None:
         key = name + JSON
-        found = self._bucket.get(key)
-        if found is None or manifest_object.forgotten(name, found.body) is not None:
+        stored = self._bucket.get(key)
+        if stored is None or manifest_object.decode_tombstone(name, stored.body) is not None:
             return None
-        envelope = manifest_object.decode(name, found.body)
+        envelope = manifest_object.decode(name, stored.body)
         if envelope is None:
             raise StoreDamaged(f"{key} in {self._bucket.url} is damaged. Restore it from a backup.")
         try:
-            place = self._places.find(envelope.place, sealed=envelope.sealed)
+            location = self._locations.find(envelope.location, is_encrypted=envelope.is_encrypted)
         except StoreDamaged:
             again = self._bucket.get(key)
-            if again is not None and again.etag == found.etag:
+            if again is not None and again.etag == stored.etag:
                 raise
-            return self._head_of(name)  # it was forgotten between the two
+            return self._load_named(name)  # it was forgotten between the two
         try:
-            manifest = envelope.open(place.seal)
+            manifest = envelope.open(location.cipher)
         except ValueError as error:
             raise StoreDamaged(
                 f"{key} in {self._bucket.url} is damaged: {error}. Restore it from a backup."
             ) from error
         except StoreDamaged as error:
             raise StoreDamaged(f"{key} in {self._bucket.url}: {error}") from error
-        return _Head(manifest=manifest, place=place, commits=envelope.commits, etag=found.etag)
+        return _StoredManifest(
+            manifest=manifest, location=location, commits=envelope.commits, etag=stored.etag
+        )
 
-    def _existing(self, memory_id: str) -> _Head:
-        head = self._head(memory_id)
-        if head is None:
+    def _existing(self, memory_id: str) -> _StoredManifest:
+        stored = self._load(memory_id)
+        if stored is None:
             raise self._unknown(memory_id)
-        return head
+        return stored
 
     def _unknown(self, memory_id: str) -> UnknownMemory:
         return UnknownMemory(
@@ -321,155 +347,193 @@ class ObjectStore:
         )
 
     def journal(self, memory_id: str) -> Journal:
+        """Return the text of a memory, as far as it is written by now."""
         return self._open_journal(self._existing(memory_id)).refresh()
 
-    def _open_journal(self, head: _Head) -> SegmentedJournal:
-        memory_id = head.manifest.id
-        with self._guard:
-            known = self._journals.get(memory_id)
-            path, seal = head.place
-            if known is None or known.place != path:  # made again after a forget
-                opened = SegmentedJournal(
-                    self._bucket, path, self._shelf.place(path), head.manifest.first, seal
+    def _open_journal(self, stored: _StoredManifest) -> SegmentedJournal:
+        memory_id = stored.manifest.id
+        with self._journals_lock:
+            cached = self._journals.get(memory_id)
+            path, cipher = stored.location
+            if cached is None or cached.location != path:  # made again after a forget
+                journal = SegmentedJournal(
+                    self._bucket,
+                    path,
+                    self._cache.location_folder(path),
+                    stored.manifest.first,
+                    cipher,
                 )
-                known = self._journals.put(memory_id, opened)
-            return known
+                cached = self._journals.put(memory_id, journal)
+            return cached
 
     def folder(self, memory_id: str, revision: Revision) -> Path:
-        head = self._existing(memory_id)
-        if head.manifest.find(revision.name) != revision:
-            raise retired(memory_id, revision)
-        return self._fetched(head, revision)
-
-    def _fetched(self, head: _Head, revision: Revision) -> Path:
-        where = head.place.path, head.commits[revision.name]
-        with self._shelf.alone(*where):
-            if (copy := self._shelf.find(*where, revision)) is not None:
-                return copy
-            try:
-                copy = self._shelf.make(*where, lambda fresh: self._fetch(head, revision, fresh))
-            except StoreWriteFailed:
-                if self._key is not None:  # a forget takes copies away, also half made ones
-                    self._tidy(head, revision)
-                raise
-        self._tidy(head, revision)
-        return copy
-
-    def _tidy(self, head: _Head, revision: Revision) -> None:
-        """Remove copies of what is no more, after one of this revision was made.
+        """Return a folder with the files of a revision, checked, fetched if they are not here.
 
         Raises:
-            UnknownRevision: that is no more, either; without a key nobody looks.
+            UnknownRevision: it was retired meanwhile.
+            StoreDamaged: a file is missing in the bucket, or is not what was written.
+        """
+        stored = self._existing(memory_id)
+        if stored.manifest.find(revision.name) != revision:
+            raise retired(memory_id, revision)
+        return self._cached_folder(stored, revision)
+
+    def _cached_folder(self, stored: _StoredManifest, revision: Revision) -> Path:
+        path, commit = stored.location.path, stored.commits[revision.name]
+        with self._cache.exclusive(path, commit):
+            if (copy := self._cache.find(path, commit, revision)) is not None:
+                return copy
+            try:
+                copy = self._cache.make(
+                    path, commit, lambda fresh: self._fetch(stored, revision, fresh)
+                )
+            except StoreWriteFailed:
+                if self._key is not None:  # a forget takes copies away, also half made ones
+                    self._drop_outdated(stored, revision)
+                raise
+        self._drop_outdated(stored, revision)
+        return copy
+
+    def _drop_outdated(self, stored: _StoredManifest, revision: Revision) -> None:
+        """Remove copies of what is no more, after one of this revision was made.
+
+        With a key the manifest is read again: a forget of another process may have dropped the
+        plain copies that it saw, and not the one that was made in that moment.
+
+        Raises:
+            UnknownRevision: the revision is no more, either; without a key nobody looks.
         """
         if self._key is None:
-            self._shelf.retain(head.place.path, head.commits.values())
+            self._cache.retain(stored.location.path, stored.commits.values())
             return
-        now = self._head(head.manifest.id)
+        now = self._load(stored.manifest.id)
         if now is None:
-            self._shelf.drop(_name(head))
+            self._cache.drop(stored.name)
         else:
-            self._shelf.retain(now.place.path, now.commits.values())
-        if now is None or head.commits[revision.name] not in now.commits.values():
-            raise retired(head.manifest.id, revision)
+            self._cache.retain(now.location.path, now.commits.values())
+        if now is None or stored.commits[revision.name] not in now.commits.values():
+            raise retired(stored.manifest.id, revision)
 
-    def _fetch(self, head: _Head, revision: Revision, fresh: Path) -> None:
-        """Fill a folder with the files of a revision, in plain."""
-        origin, memory_id = head.revision(revision.name), head.manifest.id
-        if (key := self._transfers.download(origin, revision, fresh, memory_id)) is not None:
-            again = self._existing(memory_id)
-            if again.commits.get(revision.name) != head.commits[revision.name]:
+    def _fetch(self, stored: _StoredManifest, revision: Revision, fresh: Path) -> None:
+        """Fill a folder with the plain files of a revision."""
+        origin, memory_id = stored.revision_location(revision.name), stored.manifest.id
+        if (key := self._transfer.download(origin, revision, fresh, memory_id)) is not None:
+            now = self._existing(memory_id)
+            if now.commits.get(revision.name) != stored.commits[revision.name]:
                 raise retired(memory_id, revision)
             raise StoreDamaged(f"{key} in {self._bucket.url} is missing.")
-        if spoiled_file(fresh, revision) is not None:
-            where = f"{origin.path} in {self._bucket.url}"
-            raise spoiled(where, "size or checksum differ", memory_id)
+        if corrupted_file(fresh, revision) is not None:
+            url = f"{origin.path} in {self._bucket.url}"
+            raise corrupted(url, "size or checksum differ", memory_id)
 
     def size(self, memory_id: str) -> int:
+        """Return the bytes of all objects of a memory."""
         return sum(entry.size for entry in self._objects(memory_id))
 
     def last_used(self, memory_id: str) -> float:
+        """Return the time of the last change, in seconds since 1970."""
         return max(entry.modified for entry in self._objects(memory_id))
 
-    def _objects(self, memory_id: str) -> list[Entry]:
-        head = self._existing(memory_id)
-        key = folder_name(parse_id(memory_id)) + JSON
-        own = [entry for entry in self._bucket.list(key) if entry.key == key]
-        if not own:
+    def _objects(self, memory_id: str) -> list[ObjectEntry]:
+        stored = self._existing(memory_id)
+        key = stored.name + JSON
+        manifests = [entry for entry in self._bucket.list(key) if entry.key == key]
+        if not manifests:
             raise self._unknown(memory_id)
-        return [*own, *self._bucket.list(f"{head.place.path}/")]
+        return [*manifests, *self._bucket.list(f"{stored.location.path}/")]
 
     # --- journal -------------------------------------------------------------------------------
 
     def record(
         self, memory_id: str, dialogue: Sequence[Message], *, after: str | None = None
     ) -> str:
+        """Journal a dialogue durably, and return the digest it ends in; see `Store.record`."""
         return self._append(
-            memory_id, lambda journal: dialogue_lines(journal, dialogue, after, memory_id)
+            memory_id, lambda journal: dialogue_records(journal, dialogue, after, memory_id)
         )
 
     def record_documents(
         self, memory_id: str, documents: Sequence[Document], *, after: str | None = None
     ) -> tuple[str, ...]:
-        return self._append(memory_id, lambda journal: document_lines(journal, documents, after))
+        """Journal documents durably, and return their digests; see `Store.record_documents`."""
+        return self._append(memory_id, lambda journal: document_records(journal, documents, after))
 
     def withdraw_documents(self, memory_id: str, digests: Sequence[str]) -> None:
-        self._append(memory_id, lambda journal: (withdraw_lines(journal, digests), None))
+        """Note that documents are not to be learned again."""
+        self._append(memory_id, lambda journal: (withdraw_records(journal, digests), None))
 
-    def _append(self, memory_id: str, lacking: Callable[[Journal], tuple[list[Line], T]]) -> T:
-        """Write what a journal lacks; again and again, as long as others are faster."""
-        for attempt in range(_TRIES):
-            head = self._existing(memory_id)
-            opened = self._open_journal(head)
-            with opened.lock:
-                lines, answer = lacking(opened.refresh())
+    def _append(
+        self, memory_id: str, missing: Callable[[Journal], tuple[list[JournalRecord], T]]
+    ) -> T:
+        """Append the `missing` records of a journal, read anew as long as others are faster.
+
+        Raises:
+            Conflict: others were faster every time.
+        """
+
+        def attempt() -> T:
+            stored = self._existing(memory_id)
+            journal = self._open_journal(stored)
+            with journal.lock:
+                records, result = missing(journal.refresh())
                 try:
-                    key = opened.append(lines)
-                except Lost:
-                    key = ""
-            if key is None:
-                return answer
-            if key:
-                self._confirm(head, key)
-                return answer
-            time.sleep(random.uniform(0, _PAUSE * (1 + min(attempt, 10))))  # noqa: S311  # a pause
-        raise Conflict(f"Others write to {memory_id!r} all the time: try again.")
+                    key = journal.append(records)
+                except PreconditionFailed:
+                    raise _busy(memory_id) from None
+            if key is not None:
+                self._confirm(stored, key)
+            return result
 
-    def _confirm(self, head: _Head, key: str) -> None:
-        """Take back what was written into a memory that was forgotten in that moment."""
-        now = self._head(head.manifest.id)
-        if now is None or not now.is_at(head):
+        return retry_on_conflict(attempt, tries=_TRIES, pause=_PAUSE_SECONDS)
+
+    def _confirm(self, stored: _StoredManifest, key: str) -> None:
+        """Take back what was written into a memory that was forgotten in that moment.
+
+        A new segment has no older version to compare with, so it can be written after the delete
+        has cleared the location.
+        """
+        now = self._load(stored.manifest.id)
+        if now is None or not now.is_same_memory(stored):
             self._bucket.remove([key])
-            raise UnknownMemory(f"Memory {head.manifest.id!r} was forgotten meanwhile.")
+            raise UnknownMemory(f"Memory {stored.manifest.id!r} was forgotten meanwhile.")
 
     # --- making and committing -----------------------------------------------------------------
 
     def create(
         self, manifest: Manifest, *, source: str | None = None, journal: bool = False
     ) -> None:
+        """Make a memory from its first manifest; see `Store.create`.
+
+        Raises:
+            Conflict: it exists already.
+            UnknownMemory: there is no memory `source`, or it was forgotten meanwhile.
+            UnknownRevision: a revision of `source` was retired meanwhile.
+        """
         origin = None if source is None else self._existing(source)
-        with self._making(manifest.id) as place:
-            commits = {} if origin is None else self._copied(origin, manifest, place)
+        with self._making(manifest.id) as location:
+            commits = {} if origin is None else self._copy_revisions(origin, manifest, location)
             if origin is not None and journal:
-                self._transfers.copy_journal(origin.place, place)
-            self._put_first(manifest, place, commits)
+                self._transfer.copy_journal(origin.location, location)
+            self._put_first(manifest, location, commits)
         if origin is not None and source is not None:
-            now = self._head(source)
-            if now is None or not now.is_at(origin):
+            # a forget of the source takes its copies along, and could not see this one
+            now = self._load(source)
+            if now is None or not now.is_same_memory(origin):
                 self.delete(manifest.id)
                 raise UnknownMemory(f"Memory {source!r} was forgotten meanwhile.")
 
     @contextmanager
-    def _making(self, memory_id: str) -> Iterator[Place]:
-        """A place for a new memory; cleared if making it fails."""
+    def _making(self, memory_id: str) -> Iterator[Location]:
+        """Give a location for a new memory; cleared if making it fails."""
         name = folder_name(parse_id(memory_id))
         self._refuse_existing(name, memory_id)
         path, began = f"{name}/{secrets.token_hex(16)}", time.monotonic()
         try:
-            yield self._places.make(path)
+            yield self._locations.make(path)
         except StoreWriteFailed:
             raise  # it may have been written all the same: a sweep finds out
         except BaseException:
-            self._places.clear(path)
+            self._locations.clear(path)
             raise
         if time.monotonic() - began > ORPHAN_SECONDS / 2:  # a sweep may have taken it for lost
             self.delete(memory_id)
@@ -479,179 +543,233 @@ class ObjectStore:
         if self._bucket.get(name + JSON) is not None:
             raise _exists(memory_id)
 
-    def _put_first(self, manifest: Manifest, place: Place, commits: Mapping[str, str]) -> None:
+    def _put_first(
+        self, manifest: Manifest, location: Location, commits: Mapping[str, str]
+    ) -> None:
         key = folder_name(parse_id(manifest.id)) + JSON
-        body = manifest_object.encode(manifest, place.path, commits, place.seal)
+        body = manifest_object.encode(manifest, location.path, commits, location.cipher)
         try:
             self._bucket.put(key, body, replacing=None)
-        except Lost:
+        except PreconditionFailed:
             raise _exists(manifest.id) from None
 
-    def _copied(self, origin: _Head, manifest: Manifest, place: Place) -> dict[str, str]:
+    def _copy_revisions(
+        self, origin: _StoredManifest, manifest: Manifest, location: Location
+    ) -> dict[str, str]:
+        """Copy the revisions that `manifest` names to a new location; return their folders."""
         commits, source = {}, origin.manifest.id
         for revision in manifest.revisions:
             if revision.name not in origin.commits:
                 raise retired(source, revision)
             commit = commits[revision.name] = secrets.token_hex(8)
-            own, target = origin.revision(revision.name), _revision(place, commit)
-            if not self._transfers.copy(own, target, revision, source):
+            target = _revision_location(location, commit)
+            if not self._transfer.copy(
+                origin.revision_location(revision.name), target, revision, source
+            ):
                 raise retired(source, revision)
         return commits
 
     @contextmanager
     def stage(self, memory_id: str) -> Iterator[Path]:
-        self._existing(memory_id)
-        with self._shelf.plain_work(folder_name(parse_id(memory_id))) as folder:
+        """Give an empty folder for a new revision; gone afterwards unless it was committed."""
+        stored = self._existing(memory_id)
+        with self._cache.plain_work(stored.name) as folder:
             yield folder
 
     def commit(
         self, manifest: Manifest, revision: Revision, staged: Path, *, keep: int
     ) -> Manifest:
-        revision = replace(revision, files=file_records(staged))
-        changed = manifest.with_revision(revision, keep)
-        head = self._expect(manifest, manifest.epoch)  # what is uploaded from here on is young
-        if head.manifest.find(revision.name) is not None:
-            raise StoreError(f"Memory {manifest.id!r} has revision {revision.name} already.")
-        commit = secrets.token_hex(8)
-        target = _revision(head.place, commit)
-        self._transfers.upload(staged, revision, target)
-        try:
-            now = self._swap(head, changed, {**head.commits, revision.name: commit})
-        except Conflict:
-            if self._has(head, commit):  # the answer was lost, and others built upon it since
-                return changed
-            self._bucket.remove(f"{target.path}/{record.path}" for record in revision.files)
-            raise
-        where = now.place.path, commit
-        # it is committed: whoever needs a copy makes one, or is told why there can be none
-        with suppress(StoreWriteFailed), self._shelf.alone(*where):
-            self._shelf.adopt(*where, staged)
-        with suppress(StoreWriteFailed, UnknownRevision):
-            self._tidy(now, revision)
-        return changed
-
-    def _has(self, head: _Head, commit: str) -> bool:
-        now = self._head(head.manifest.id)
-        return now is not None and now.is_at(head) and commit in now.commits.values()
-
-    def replace(self, manifest: Manifest, *, epoch: int) -> None:
-        head = self._expect(manifest, epoch)
-        now = self._swap(head, manifest, head.commits)
-        self._shelf.retain(now.place.path, now.commits.values())
-
-    def _swap(self, head: _Head, manifest: Manifest, commits: Mapping[str, str]) -> _Head:
-        """Make `manifest` the truth, then remove the revisions it no longer names.
-
-        Also those of killed commits: whoever is still about to commit one of that age has compared
-        with a manifest that is no more.
+        """Upload a staged folder as the new head, and return the new manifest.
 
         Raises:
-            Conflict: another one is the truth already.
+            Conflict: the stored epoch is not `manifest.epoch` any more.
+            StoreError: a revision that is stored has this name.
+        """
+        revision = replace(revision, files=file_records(staged))
+        new_manifest = manifest.with_revision(revision, keep)
+        # before the upload: a commit of another writer that removes orphans by their age compares
+        # with this manifest, and what is uploaded from here on is young
+        stored = self._check_epoch(manifest, manifest.epoch)
+        if stored.manifest.find(revision.name) is not None:
+            raise StoreError(f"Memory {manifest.id!r} has revision {revision.name} already.")
+        commit = secrets.token_hex(8)
+        target = _revision_location(stored.location, commit)
+        self._transfer.upload(staged, revision, target)
+        try:
+            now = self._swap(stored, new_manifest, {**stored.commits, revision.name: commit})
+        except Conflict:
+            if self._has_commit(stored, commit):  # the answer was lost, and others built upon it
+                return new_manifest
+            self._bucket.remove(f"{target.path}/{record.path}" for record in revision.files)
+            raise
+        # it is committed: whoever needs a copy makes one, or is told why there can be none
+        with suppress(StoreWriteFailed), self._cache.exclusive(now.location.path, commit):
+            self._cache.adopt(now.location.path, commit, staged)
+        with suppress(StoreWriteFailed, UnknownRevision):
+            self._drop_outdated(now, revision)
+        return new_manifest
+
+    def _has_commit(self, stored: _StoredManifest, commit: str) -> bool:
+        now = self._load(stored.manifest.id)
+        return now is not None and now.is_same_memory(stored) and commit in now.commits.values()
+
+    def replace(self, manifest: Manifest, *, epoch: int) -> None:
+        """Swap the manifest and remove revisions it no longer names.
+
+        Raises:
+            Conflict: the stored epoch is not `epoch` any more.
+        """
+        stored = self._check_epoch(manifest, epoch)
+        now = self._swap(stored, manifest, stored.commits)
+        self._cache.retain(now.location.path, now.commits.values())
+
+    def _swap(
+        self, stored: _StoredManifest, manifest: Manifest, commits: Mapping[str, str]
+    ) -> _StoredManifest:
+        """Write the new manifest, then remove the revisions it no longer names.
+
+        Also those of killed commits: a writer that is still about to commit one of that age has
+        compared with a manifest that is no more.
+
+        Raises:
+            Conflict: another manifest was written meanwhile.
         """
         named = {revision.name: commits[revision.name] for revision in manifest.revisions}
         key = folder_name(parse_id(manifest.id)) + JSON
-        body = manifest_object.encode(manifest, head.place.path, named, head.place.seal)
+        path, cipher = stored.location
+        body = manifest_object.encode(manifest, path, named, cipher)
         try:
-            etag = self._bucket.put(key, body, replacing=head.etag)
-        except Lost:
+            etag = self._bucket.put(key, body, replacing=stored.etag)
+        except PreconditionFailed:
             raise _changed(manifest) from None
-        kept, retired = set(named.values()), set(head.commits.values())
-        below = f"{head.place.path}/revisions/"
-        gone = []
-        for entry in self._bucket.list(below):
-            commit = entry.key.removeprefix(below).partition("/")[0]
-            if commit not in kept and (commit in retired or entry.age > ORPHAN_SECONDS):
-                gone.append(entry.key)
-        self._bucket.remove(gone)
-        return _Head(manifest=manifest, place=head.place, commits=named, etag=etag)
+        current, previous = set(named.values()), set(stored.commits.values())
+        prefix = f"{path}/revisions/"
+        outdated = []
+        for entry in self._bucket.list(prefix):
+            commit = entry.key.removeprefix(prefix).partition("/")[0]
+            if commit not in current and (commit in previous or entry.age > ORPHAN_SECONDS):
+                outdated.append(entry.key)
+        self._bucket.remove(outdated)
+        return _StoredManifest(
+            manifest=manifest, location=stored.location, commits=named, etag=etag
+        )
 
-    def _expect(self, manifest: Manifest, epoch: int) -> _Head:
-        found = self._existing(manifest.id)
-        if not found.manifest.same_memory(manifest):
+    def _check_epoch(self, manifest: Manifest, epoch: int) -> _StoredManifest:
+        """Return the stored manifest, which must be of this memory and at this epoch."""
+        stored = self._existing(manifest.id)
+        if not stored.manifest.same_memory(manifest):
             raise Conflict(
                 f"Memory {manifest.id!r} was forgotten and made again by another writer: "
                 "read it again and retry."
             )
-        if found.manifest.epoch != epoch:
-            raise _changed(manifest, f" (epoch {found.manifest.epoch}, expected {epoch})")
-        return found
+        if stored.manifest.epoch != epoch:
+            raise _changed(manifest, f" (epoch {stored.manifest.epoch}, expected {epoch})")
+        return stored
 
     # --- removing and moving -------------------------------------------------------------------
 
     def delete(self, memory_id: str) -> tuple[RemovedFile, ...]:
+        """Remove every object and copy of a memory, damaged or not, and return what was removed.
+
+        Raises:
+            UnknownMemory: there is no such memory.
+        """
         name = folder_name(parse_id(memory_id))
         key = name + JSON
-        size, place, etag = self._lay_stone(key, name, memory_id)
-        removed = {key: size, **self._places.clear(place)}
+        size, location, etag = self._write_tombstone(key, name, memory_id)
+        removed = {key: size, **self._locations.clear(location)}
         self._bucket.remove_version(key, etag)
-        removed |= self._shelf.drop(name)
-        self._journals.drop(lambda name: name == str(parse_id(memory_id)))
+        removed |= self._cache.drop(name)
+        self._journals.drop(lambda cached: cached == str(parse_id(memory_id)))
         return tuple(RemovedFile(path=path, bytes=count) for path, count in removed.items())
 
-    def _lay_stone(self, key: str, name: str, memory_id: str) -> tuple[int, str, str]:
-        """Put a tombstone in place of a manifest; its size, its place, the stone's version.
+    def _write_tombstone(self, key: str, name: str, memory_id: str) -> tuple[int, str, str]:
+        """Put a tombstone in place of a manifest.
 
-        From then on the memory is gone, and no writer can change or revive it. A stone that lies
-        there already, of a forget that was interrupted, will do.
+        From then on the memory is gone, and no writer can change or revive it. A tombstone that
+        lies there already, of a delete that was interrupted, will do.
+
+        Returns:
+            The size of what lay there, its location, and the version of the tombstone.
+
+        Raises:
+            Conflict: others changed the manifest every time.
         """
-        for _ in range(_TRIES):
-            found = self._bucket.get(key)
-            if found is None:
+
+        def attempt() -> tuple[int, str, str]:
+            stored = self._bucket.get(key)
+            if stored is None:
                 raise self._unknown(memory_id)
-            if (place := manifest_object.forgotten(name, found.body)) is not None:
-                return len(found.body), place, found.etag
-            envelope = manifest_object.decode(name, found.body)
-            place = name if envelope is None else envelope.place  # damaged: all there is
-            with suppress(Lost):
-                etag = self._bucket.put(key, manifest_object.tombstone(place), replacing=found.etag)
-                return len(found.body), place, etag
-        raise Conflict(f"Others write to {memory_id!r} all the time: try again.")
+            forgotten = manifest_object.decode_tombstone(name, stored.body)
+            if forgotten is not None:
+                return len(stored.body), forgotten, stored.etag
+            envelope = manifest_object.decode(name, stored.body)
+            # a damaged manifest does not tell its location: everything below the name goes
+            location = name if envelope is None else envelope.location
+            tombstone = manifest_object.encode_tombstone(location)
+            try:
+                etag = self._bucket.put(key, tombstone, replacing=stored.etag)
+            except PreconditionFailed:
+                raise _busy(memory_id) from None
+            return len(stored.body), location, etag
+
+        return retry_on_conflict(attempt, tries=_TRIES)
 
     def export(self, memory_id: str, target: Path) -> None:
-        head = self._existing(memory_id)
-        with self._shelf.plain_work() as fresh:
-            if lines := self._transfers.read_journal(head.place):
+        """Write a memory as one file, never encrypted; see `archive`."""
+        stored = self._existing(memory_id)
+        with self._cache.plain_work() as fresh:
+            if lines := self._transfer.read_journal(stored.location):
                 replace_file(fresh / archive.JOURNAL, b"".join(lines))
-            for revision in head.manifest.revisions:
-                folder = self._fetched(head, revision)
-                inside = fresh / archive.REVISIONS / revision.name
-                make_folder(inside)
+            for revision in stored.manifest.revisions:
+                folder = self._cached_folder(stored, revision)
+                revision_folder = fresh / archive.REVISIONS / revision.name
+                make_folder(revision_folder)
                 try:
                     for record in revision.files:
-                        os.link(folder / record.path, inside / record.path)
+                        os.link(folder / record.path, revision_folder / record.path)
                 except FileNotFoundError as error:
                     raise retired(memory_id, revision) from error
-            archive.write(fresh, head.manifest, Path(target))
+            archive.write(fresh, stored.manifest, Path(target))
 
     def import_(self, source: Path, memory_id: str | None) -> Manifest:
-        with self._shelf.plain_work() as fresh:
+        """Make a memory from an exported file, under its own id if `memory_id` is None.
+
+        Raises:
+            StoreDamaged: not such a file, or damaged.
+            Conflict: the id exists already.
+        """
+        with self._cache.plain_work() as fresh:
             make_folder(fresh / archive.REVISIONS)
             manifest = archive.read(Path(source), fresh)
             name = str(parse_id(manifest.id if memory_id is None else memory_id))
             manifest = replace(manifest, id=name)
             lines = _checked_lines(fresh / archive.JOURNAL, manifest.first)
-            with self._making(name) as place:
+            with self._making(name) as location:
                 commits = {}
                 for revision in manifest.revisions:
                     commit = commits[revision.name] = secrets.token_hex(8)
                     folder = fresh / archive.REVISIONS / revision.name
-                    self._transfers.upload(folder, revision, _revision(place, commit))
-                self._transfers.write_journal(lines, place)
-                self._put_first(manifest, place, commits)
+                    self._transfer.upload(folder, revision, _revision_location(location, commit))
+                self._transfer.write_journal(lines, location)
+                self._put_first(manifest, location, commits)
         return manifest
 
 
-def _name(head: _Head) -> str:
-    return folder_name(parse_id(head.manifest.id))
+def _is_tombstone(entry: ObjectEntry) -> bool:
+    return entry.size <= manifest_object.MAX_TOMBSTONE_BYTES
 
 
-def _revision(place: Place, commit: str) -> Place:
-    """Where a revision lies."""
-    return Place(f"{place.path}/revisions/{commit}", place.seal)
+def _revision_location(location: Location, commit: str) -> Location:
+    return Location(f"{location.path}/revisions/{commit}", location.cipher)
 
 
 def _checked_lines(path: Path, first: str) -> list[bytes]:
-    """The whole lines of a journal that somebody hands in."""
+    """Return the complete lines of a journal from an archive.
+
+    Raises:
+        StoreDamaged: one is not what a store writes.
+    """
     if not path.exists():
         return []
     lines = [line + b"\n" for line in path.read_bytes().split(b"\n")[:-1]]
@@ -671,7 +789,11 @@ def _exists(memory_id: str) -> Conflict:
     return Conflict(f"Memory {memory_id!r} exists already: forget it first, or use another id.")
 
 
-def _changed(manifest: Manifest, how: str = "") -> Conflict:
+def _busy(memory_id: str) -> Conflict:
+    return Conflict(f"Others write to {memory_id!r} all the time: try again.")
+
+
+def _changed(manifest: Manifest, detail: str = "") -> Conflict:
     return Conflict(
-        f"Memory {manifest.id!r} was changed by another writer{how}: read it again and retry."
+        f"Memory {manifest.id!r} was changed by another writer{detail}: read it again and retry."
     )

@@ -1,8 +1,8 @@
 """Revisions and journals on their way: from this machine to a bucket, back, and inside of one.
 
-What is sealed is closed and opened on this machine, and lies on its disk as it lies in the bucket;
-a plain copy comes to be only where the caller wants one. What is not sealed is handed on as it is.
-Knows nothing of manifests.
+What is encrypted is encrypted and decrypted on this machine, and lies on its disk as it lies in
+the bucket; a plain copy is made only where the caller wants one. What is not encrypted is handed
+on as it is. Knows nothing of manifests.
 """
 
 from __future__ import annotations
@@ -13,19 +13,24 @@ from pathlib import Path
 
 from templora_memory.domain.manifest import FileRecord, Revision
 from templora_memory.fs.files import write_file
-from templora_memory.stores.bucket.journal import close_lines, open_lines, segment_key, segments
-from templora_memory.stores.bucket.location import Place
+from templora_memory.stores.bucket.journal import (
+    decrypt_lines,
+    encrypt_lines,
+    segment_key,
+    split_segments,
+)
+from templora_memory.stores.bucket.location import Location
 from templora_memory.stores.bucket.s3 import Bucket
-from templora_memory.stores.encryption import BARE
-from templora_memory.stores.integrity import spoiled
+from templora_memory.stores.encryption import PLAINTEXT
+from templora_memory.stores.integrity import corrupted
 
 
-class Transfers:
-    """What moves the files of one bucket.
+class BucketTransfer:
+    """Moves the files of one bucket.
 
     Args:
         bucket: where they lie.
-        work: makes an empty folder of this machine for sealed files; it is gone afterwards.
+        work: makes an empty folder of this machine for encrypted files; it is gone afterwards.
     """
 
     def __init__(self, bucket: Bucket, work: Callable[[], AbstractContextManager[Path]]) -> None:
@@ -34,33 +39,34 @@ class Transfers:
 
     # --- revisions -----------------------------------------------------------------------------
 
-    def upload(self, folder: Path, revision: Revision, target: Place) -> None:
+    def upload(self, folder: Path, revision: Revision, target: Location) -> None:
         """Write the plain files in `folder` to `target`, which nobody else uses."""
-        if target.seal is BARE:
+        if target.cipher is PLAINTEXT:
             for record in revision.files:
                 self._bucket.upload(f"{target.path}/{record.path}", folder / record.path)
             return
         with self._work() as work:
             for record in revision.files:
-                what = _what(revision, record)
-                pieces = target.seal.close_pieces(BARE.open_file(folder / record.path, what), what)
-                self._send(pieces, work / record.path, f"{target.path}/{record.path}")
+                associated_data = _associated_data(revision, record)
+                chunks = PLAINTEXT.decrypt_file(folder / record.path, associated_data)
+                encrypted = target.cipher.encrypt_chunks(chunks, associated_data)
+                self._send(encrypted, work / record.path, f"{target.path}/{record.path}")
 
-    def _send(self, pieces: Iterator[bytes], beside: Path, key: str) -> None:
-        """Write sealed pieces as an object, by way of the file `beside`."""
-        write_file(beside, pieces)  # the upload may have to begin again
-        self._bucket.upload(key, beside)
-        beside.unlink()
+    def _send(self, chunks: Iterator[bytes], path: Path, key: str) -> None:
+        """Write encrypted chunks as an object, by way of the file `path`."""
+        write_file(path, chunks)  # the upload may have to begin again
+        self._bucket.upload(key, path)
+        path.unlink()
 
     def download(
-        self, origin: Place, revision: Revision, folder: Path, memory_id: str
+        self, origin: Location, revision: Revision, folder: Path, memory_id: str
     ) -> str | None:
-        """Plain copies of files in the existing `folder`; the first key that is missing.
+        """Write plain files into the existing `folder`; return the first key that is missing.
 
         Raises:
-            StoreDamaged: a file does not open. Checksums are not compared.
+            StoreDamaged: a file does not decrypt. Checksums are not compared.
         """
-        if origin.seal is BARE:
+        if origin.cipher is PLAINTEXT:
             for record in revision.files:
                 key = f"{origin.path}/{record.path}"
                 if not self._bucket.download(key, folder / record.path):
@@ -68,48 +74,57 @@ class Transfers:
             return None
         with self._work() as work:
             for record in revision.files:
-                key, sealed = f"{origin.path}/{record.path}", work / record.path
-                if not self._bucket.download(key, sealed):
+                key, path = f"{origin.path}/{record.path}", work / record.path
+                if not self._bucket.download(key, path):
                     return key
                 try:
-                    pieces = origin.seal.open_file(sealed, _what(revision, record))
-                    write_file(folder / record.path, pieces)
+                    chunks = origin.cipher.decrypt_file(path, _associated_data(revision, record))
+                    write_file(folder / record.path, chunks)
                 except ValueError as error:
-                    where = f"{key} in {self._bucket.url}"
-                    raise spoiled(where, str(error), memory_id) from error
-                sealed.unlink()
+                    url = f"{key} in {self._bucket.url}"
+                    raise corrupted(url, str(error), memory_id) from error
+                path.unlink()
         return None
 
-    def copy(self, origin: Place, target: Place, revision: Revision, memory_id: str) -> bool:
-        """Copy the files of a revision of `memory_id`; False if one is missing.
+    def copy(self, origin: Location, target: Location, revision: Revision, memory_id: str) -> bool:
+        """Copy the files of a revision of `memory_id`; return False if one is missing.
+
+        Encrypted files pass through this machine: the two memories have keys of their own.
 
         Raises:
-            StoreDamaged: a file does not open.
+            StoreDamaged: a file does not decrypt.
         """
-        keys = {one: f"{origin.path}/{one.path}" for one in revision.files}
-        if origin.seal is BARE:
+        keys = {record: f"{origin.path}/{record.path}" for record in revision.files}
+        if origin.cipher is PLAINTEXT:
             return all(
                 self._bucket.copy(key, f"{target.path}/{record.path}")
                 for record, key in keys.items()
             )
         with self._work() as work:
             for record, key in keys.items():
-                what, sealed = _what(revision, record), work / f"{record.path}.origin"
-                if not self._bucket.download(key, sealed):
+                path = work / f"{record.path}.origin"
+                if not self._bucket.download(key, path):
                     return False
-                pieces = target.seal.close_pieces(origin.seal.open_file(sealed, what), what)
+                associated_data = _associated_data(revision, record)
+                chunks = origin.cipher.decrypt_file(path, associated_data)
+                encrypted = target.cipher.encrypt_chunks(chunks, associated_data)
                 try:
-                    self._send(pieces, work / record.path, f"{target.path}/{record.path}")
+                    self._send(encrypted, work / record.path, f"{target.path}/{record.path}")
                 except ValueError as error:
-                    where = f"{key} in {self._bucket.url}"
-                    raise spoiled(where, str(error), memory_id) from error
-                sealed.unlink()
+                    url = f"{key} in {self._bucket.url}"
+                    raise corrupted(url, str(error), memory_id) from error
+                path.unlink()
         return True
 
     # --- journals ------------------------------------------------------------------------------
 
-    def copy_journal(self, origin: Place, target: Place) -> None:
-        if origin.seal is BARE:
+    def copy_journal(self, origin: Location, target: Location) -> None:
+        """Copy a journal from one memory to another.
+
+        Raises:
+            StoreDamaged: a line does not decrypt.
+        """
+        if origin.cipher is PLAINTEXT:
             number = 0
             while self._bucket.copy(
                 segment_key(origin.path, number), segment_key(target.path, number)
@@ -118,24 +133,25 @@ class Transfers:
             return
         self.write_journal(self.read_journal(origin), target)
 
-    def read_journal(self, origin: Place) -> list[bytes]:
-        """The lines of a journal.
+    def read_journal(self, origin: Location) -> list[bytes]:
+        """Return the plain lines of a journal.
 
         Raises:
-            StoreDamaged: one does not open.
+            StoreDamaged: a line does not decrypt.
         """
         lines: list[bytes] = []
         number = 0
-        while found := self._bucket.get(key := segment_key(origin.path, number)):
-            lines += open_lines(origin.seal, found.body, len(lines), key)
+        while segment := self._bucket.get(key := segment_key(origin.path, number)):
+            lines += decrypt_lines(origin.cipher, segment.body, len(lines), key)
             number += 1
         return lines
 
-    def write_journal(self, lines: list[bytes], target: Place) -> None:
-        for number, body in enumerate(segments(close_lines(target.seal, lines, 0))):
+    def write_journal(self, lines: list[bytes], target: Location) -> None:
+        """Write plain lines as the journal of a new memory."""
+        for number, body in enumerate(split_segments(encrypt_lines(target.cipher, lines, 0))):
             self._bucket.put(segment_key(target.path, number), body, replacing=None)
 
 
-def _what(revision: Revision, record: FileRecord) -> str:
-    """What a sealed file is bound to."""
+def _associated_data(revision: Revision, record: FileRecord) -> str:
+    """Return what an encrypted file is bound to."""
     return f"{revision.name}/{record.path}"

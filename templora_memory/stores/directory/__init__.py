@@ -1,1 +1,1 @@
-"""Memories as folders on a file system."""
+"""Memories as folders below a root."""

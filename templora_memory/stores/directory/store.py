@@ -8,15 +8,20 @@
       revisions/<name>/    written beside, synced, renamed into place
       lock                 held for moments only, never while learning
 
-A commit moves the staged folder into place and then swaps the manifest; a process killed between
-the two leaves a folder that no manifest names, which the next `open` removes. Forgetting renames
-the memory's folder out of the way first, so it is gone at once even if deleting it is interrupted.
+What a crash may leave, and who clears it:
 
-With a key, all of it but the lock is encrypted and there is one more file, see `_seals`::
+- A commit moves the staged folder into place and then swaps the manifest. A process killed between
+  the two leaves a folder that no manifest names, which the next `open` removes. In the other order
+  the manifest would name a revision that is not there.
+- A delete renames the folder of the memory first, so that it is gone at once, and removes the files
+  afterwards; the next `open` finishes a removal that was interrupted.
+- A torn last line of a journal is left out by readers and cut off by the next write, see `journal`.
 
-      key.json             the memory's own key, which the store's key opens; removed first
+With a key, all of it but the lock is encrypted and there is one more file, see `encryption_key`::
 
-Backends then read plain copies, see `_copies`.
+      key.json             the memory's own key, which the store's key decrypts; removed first
+
+Backends then read plain copies, see `decrypted_cache`.
 """
 
 from __future__ import annotations
@@ -25,14 +30,15 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from templora_memory.domain.ids import folder_name, id_of_folder, parse_id
-from templora_memory.domain.journal import Journal, decode_line, encode_line
+from templora_memory.domain.journal import Journal
+from templora_memory.domain.lru import LruCache
 from templora_memory.domain.manifest import Manifest, Revision
 from templora_memory.domain.messages import Document, Message
 from templora_memory.domain.results import RemovedFile
@@ -45,9 +51,8 @@ from templora_memory.errors import (
     UnknownRevision,
 )
 from templora_memory.fs.files import (
-    append_file,
-    entries,
     files_below,
+    list_folder,
     make_folder,
     remove_tree,
     replace_file,
@@ -58,95 +63,46 @@ from templora_memory.fs.files import (
 from templora_memory.fs.locks import hold
 from templora_memory.fs.staging import clear, file_records, temporary
 from templora_memory.stores import archive
-from templora_memory.stores.decrypted_cache import Copies
-from templora_memory.stores.encryption import (
-    BARE,
-    KEY,
+from templora_memory.stores.decrypted_cache import DecryptedCache
+from templora_memory.stores.directory.journal import JournalFile, copy_journal
+from templora_memory.stores.encryption import PLAINTEXT, Cipher
+from templora_memory.stores.encryption_key import (
+    KEY_FILE,
     Key,
-    Seal,
     encrypted,
     key_missing,
     not_encrypted,
 )
-from templora_memory.stores.integrity import Stamps, retired, spoiled, spoiled_file, stamps
-from templora_memory.stores.journal_records import dialogue_lines, document_lines, withdraw_lines
-from templora_memory.stores.lru import CHECKED, JOURNALS, Recent
+from templora_memory.stores.integrity import (
+    MAX_CHECKED_REVISIONS,
+    FileStamps,
+    corrupted,
+    corrupted_file,
+    file_stamps,
+    retired,
+)
+from templora_memory.stores.journal_records import (
+    MAX_OPEN_JOURNALS,
+    dialogue_records,
+    document_records,
+    withdraw_records,
+)
 
 MANIFEST, JOURNAL, REVISIONS, LOCK = "manifest.json", "journal.jsonl", "revisions", "lock"
 FORGOTTEN, INCOMING, STAGING = ".forgotten-", ".incoming-", ".staging-"
+"""Beginnings of folders under way: memories being deleted or made; revisions being made."""
 LOCK_SECONDS = 60.0
 
 
-class _Place(NamedTuple):
-    """A folder, and how bytes lie in it."""
+class _FolderLocation(NamedTuple):
+    """A folder, and the cipher of what lies in it."""
 
     folder: Path
-    seal: Seal
-
-
-class _OpenJournal:
-    """The index of one journal file, kept up to date by reading what was added."""
-
-    def __init__(self, path: Path, first: str, seal: Seal) -> None:
-        self.path = path
-        self._seal = seal
-        self._lock = threading.Lock()
-        self._inode: int | None = None
-        self._empty(first)
-
-    def _empty(self, first: str) -> None:
-        self.journal = Journal(first, self._body)
-        self.size = 0  # bytes of whole, checked lines
-
-    def refresh(self) -> Journal:
-        """Read new lines; a torn last line (a write that was cut off) is left out."""
-        with self._lock:
-            try:
-                with self.path.open("rb") as file:
-                    state = os.fstat(file.fileno())
-                    if state.st_ino != self._inode or state.st_size < self.size:
-                        self._empty(self.journal.first)
-                        self._inode = state.st_ino
-                    if state.st_size == self.size:
-                        return self.journal
-                    file.seek(self.size)
-                    rest = file.read()
-            except FileNotFoundError:
-                return self.journal
-            self._take(rest)
-            return self.journal
-
-    def _take(self, rest: bytes) -> None:
-        for line in rest.split(b"\n")[:-1]:  # what follows the last line feed is a torn write
-            try:
-                self.journal.add(decode_line(self._seal.open_line(line, self.size)), self.size)
-            except (ValueError, TypeError, KeyError, StoreDamaged) as error:
-                raise StoreDamaged(
-                    f"{self.path} is damaged at byte {self.size}: {error}. Restore the file from a "
-                    "backup; the lines before it are good."
-                ) from error
-            self.size += len(line) + 1
-
-    def _body(self, position: int) -> dict[str, Any]:
-        with self.path.open("rb") as file:
-            file.seek(position)
-            line = file.readline()
-        try:
-            return decode_line(self._seal.open_line(line, position))
-        except (ValueError, TypeError) as error:
-            raise StoreDamaged(f"{self.path} is damaged at byte {position}: {error}.") from error
-
-    def append(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Write lines behind what `refresh` has read."""
-        if lines:
-            end = self.size
-            written = _closed(self._seal, [encode_line(line) for line in lines], end)
-            append_file(self.path, written, end)
-            self.refresh()
+    cipher: Cipher
 
 
 class DirectoryStore:
-    """Memories as folders below a root. See the module for the layout and `Store` for promises.
+    """Memories as folders below a root; see the module for the layout, `Store` for promises.
 
     Several processes may share a root: writes take a short lock per memory and compare the
     manifest's epoch. Files are readable for their owner only.
@@ -154,7 +110,7 @@ class DirectoryStore:
     Args:
         root: folder of the memories.
         key: encrypts everything below the root but the names of memories (extra ``encryption``).
-            A root is either encrypted or not, as a whole and with one key: a memory that is not as
+            A root is either encrypted or not, all of it and with one key: a memory that is not as
             it should be is refused with `InvalidSetting`. Exported files are never encrypted, and
             the folders that `stage` and `folder` give lie in the memory of this machine
             (``/dev/shm``, where it has that): a copy that nobody asked for in ten minutes may
@@ -164,59 +120,77 @@ class DirectoryStore:
     def __init__(self, root: str | os.PathLike[str], *, key: Key | None = None) -> None:
         self._root = Path(root)
         self._key = key
-        self._copies = Copies(str(self._root.absolute()))
-        self._journals: Recent[str, tuple[tuple[str, float], _OpenJournal]] = Recent(JOURNALS)
-        self._checked: Recent[Path, Stamps] = Recent(CHECKED)
-        self._guard = threading.Lock()
-        self._copying = threading.Lock()
+        self._decrypted = DecryptedCache(str(self._root.absolute()))
+        # each with the salt and time of its memory: made again after a delete, it is another one
+        self._journals: LruCache[str, tuple[tuple[str, float], JournalFile]] = LruCache(
+            MAX_OPEN_JOURNALS
+        )
+        self._checked: LruCache[Path, FileStamps] = LruCache(MAX_CHECKED_REVISIONS)
+        self._journals_lock = threading.Lock()
+        self._decrypting_lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"DirectoryStore({str(self._root)!r})"
 
     @property
     def root(self) -> Path:
+        """The folder of the memories."""
         return self._root
 
-    # --- the place -----------------------------------------------------------------------------
+    # --- the root ------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Make the root and clear what killed processes left behind."""
+        """Make the root and clear what killed processes left behind.
+
+        Raises:
+            StoreWriteFailed: the root is a file, or may not be written.
+            InvalidSetting: a memory is not as the key would have it.
+        """
         if self._root.exists() and not self._root.is_dir():
             raise StoreWriteFailed(f"{self._root} is a file: give a folder as the root.")
         make_folder(self._root)
         if self._key is not None:
-            self._copies.sweep()
-            for name in self._copies.memories():
+            self._decrypted.sweep()
+            for name in self._decrypted.memories():
                 if not (self._root / name).is_dir():
-                    self._copies.drop(name)
+                    self._decrypted.drop(name)
         with writing(self._root):
-            found = entries(self._root)
-        for entry in found:
-            if entry.name.startswith((FORGOTTEN, INCOMING)):
-                clear(entry)
-            elif (entry / MANIFEST).is_file():
-                with suppress(StoreDamaged, UnknownMemory):  # whoever uses that memory is told
-                    self._sweep(entry)
+            folders = list_folder(self._root)
+        for folder in folders:
+            if folder.name.startswith((FORGOTTEN, INCOMING)):
+                clear(folder)
+            elif (folder / MANIFEST).is_file():
+                # one damaged memory must not keep the others closed: who uses it gets the error
+                with suppress(StoreDamaged, UnknownMemory):
+                    self._sweep(folder)
 
     def _sweep(self, folder: Path) -> None:
-        self._read(folder)  # before the lock file is made: the folder may not be ours
+        """Remove what killed processes left in the folder of a memory."""
+        self._read_manifest(folder)  # before the lock file is made: the folder may not be ours
         with self._locked(folder):
-            named = {revision.name for revision in self._read(folder).revisions}
-            for entry in (*entries(folder / REVISIONS), *folder.glob(f".{MANIFEST}.*")):
-                if entry.name not in named:
-                    remove_tree(entry)
-            for entry in folder.glob(f"{STAGING}*"):
-                clear(entry)
+            # read again: the first one was read without the lock
+            names = {revision.name for revision in self._read_manifest(folder).revisions}
+            for path in (*list_folder(folder / REVISIONS), *folder.glob(f".{MANIFEST}.*")):
+                if path.name not in names:
+                    remove_tree(path)
+            for path in folder.glob(f"{STAGING}*"):
+                clear(path)
 
     def _folder(self, memory_id: str) -> Path:
         return self._root / folder_name(parse_id(memory_id))
 
     @contextmanager
     def _locked(self, folder: Path) -> Iterator[None]:
+        """Hold the lock of a memory, between processes and between threads.
+
+        Raises:
+            Conflict: another process held it for too long.
+            UnknownMemory: the memory was deleted, perhaps while this one waited.
+        """
         path = folder / LOCK
         with ExitStack() as stack:
             try:
-                with writing(path, but=(FileNotFoundError, NotADirectoryError, TimeoutError)):
+                with writing(path, unless=(FileNotFoundError, NotADirectoryError, TimeoutError)):
                     stack.enter_context(hold(path, seconds=LOCK_SECONDS))
             except TimeoutError as error:
                 raise Conflict(
@@ -230,59 +204,73 @@ class DirectoryStore:
     # --- reading -------------------------------------------------------------------------------
 
     def ids(self) -> tuple[str, ...]:
-        found = []
-        for entry in entries(self._root):
-            if not entry.name.startswith(".") and (entry / MANIFEST).is_file():
+        """Return the ids of all memories, sorted."""
+        ids = []
+        for folder in list_folder(self._root):
+            if not folder.name.startswith(".") and (folder / MANIFEST).is_file():
                 # from the folder's name: a damaged memory is listed too, so it can be forgotten
-                if name := id_of_folder(entry.name):
-                    found.append(str(name))
-                else:
+                if memory_id := id_of_folder(folder.name):
+                    ids.append(str(memory_id))
+                else:  # a long id: the name of its folder is only a hash
                     with suppress(UnknownMemory, StoreDamaged):
-                        found.append(self._read(entry).id)
-        return tuple(sorted(found))
+                        ids.append(self._read_manifest(folder).id)
+        return tuple(sorted(ids))
 
     def manifest(self, memory_id: str) -> Manifest | None:
+        """Return the newest manifest of a memory; None if there is no such memory.
+
+        Raises:
+            StoreDamaged: it is not what was written, or it is of another memory.
+        """
         folder = self._folder(memory_id)
         if not (folder / MANIFEST).is_file():
             return None
-        manifest = self._read(folder)
+        manifest = self._read_manifest(folder)
         if manifest.id != str(parse_id(memory_id)):
             raise StoreDamaged(f"{folder} says it is {manifest.id!r}, not {memory_id!r}.")
         return manifest
 
-    def _read(self, folder: Path) -> Manifest:
+    def _read_manifest(self, folder: Path) -> Manifest:
         path = folder / MANIFEST
         try:
-            seal, content = self._seal(folder), path.read_bytes()
+            cipher, content = self._cipher_in(folder), path.read_bytes()
         except FileNotFoundError as error:
             raise UnknownMemory(f"The memory in {folder} was forgotten meanwhile.") from error
         try:
-            return Manifest.from_json(json.loads(seal.open(content, MANIFEST)))
+            return Manifest.from_json(json.loads(cipher.decrypt(content, MANIFEST)))
         except (ValueError, RecursionError) as error:
             raise StoreDamaged(f"{path} is damaged: {error}. Restore it from a backup.") from error
         except StoreDamaged as error:
             raise StoreDamaged(f"{path}: {error}") from error
 
-    def _seal(self, folder: Path) -> Seal:
-        """How the bytes of a memory lie in its folder.
+    def _cipher_in(self, folder: Path) -> Cipher:
+        """Return the cipher of the memory in a folder.
 
         Raises:
-            InvalidSetting: not as this store's key would have it.
+            InvalidSetting: the memory is not as this store's key would have it.
             FileNotFoundError: the memory was forgotten meanwhile.
         """
         if self._key is None:
-            if (folder / KEY).exists():
+            if (folder / KEY_FILE).exists():
                 raise encrypted(str(folder))
-            return BARE
+            return PLAINTEXT
         try:
-            return self._key.open_seal((folder / KEY).read_bytes(), str(folder))
+            return self._key.open_cipher((folder / KEY_FILE).read_bytes(), str(folder))
         except FileNotFoundError:
             content = (folder / MANIFEST).read_bytes()
+        # without a key file: a plain memory has a manifest that can be read, and one that lost its
+        # key file has not; the two need different advice
         try:
             Manifest.from_json(json.loads(content))
         except (ValueError, RecursionError, StoreDamaged):
             raise key_missing(str(folder)) from None
         raise not_encrypted(str(folder))
+
+    def _cipher_of(self, memory_id: str) -> Cipher:
+        try:
+            return self._cipher_in(self._folder(memory_id))
+        except FileNotFoundError as error:
+            raise self._unknown(memory_id) from error
 
     def _existing(self, memory_id: str) -> Manifest:
         manifest = self.manifest(memory_id)
@@ -297,28 +285,29 @@ class DirectoryStore:
         )
 
     def journal(self, memory_id: str) -> Journal:
-        return self._open_journal(memory_id, self._existing(memory_id)).refresh()
+        """Return the text of a memory, as far as it is written by now."""
+        return self._journal_file(memory_id, self._existing(memory_id)).refresh()
 
-    def _open_journal(self, memory_id: str, manifest: Manifest) -> _OpenJournal:
+    def _journal_file(self, memory_id: str, manifest: Manifest) -> JournalFile:
         path = self._folder(memory_id) / JOURNAL
-        made = (manifest.salt, manifest.created)  # made again after a forget, it is another one
-        with self._guard:
-            known = self._journals.get(manifest.id)
-            if known is None or known[0] != made:
-                opened = _OpenJournal(path, manifest.first, self._seal_of(manifest.id))
-                known = self._journals.put(manifest.id, (made, opened))
-            return known[1]
-
-    def _seal_of(self, memory_id: str) -> Seal:
-        try:
-            return self._seal(self._folder(memory_id))
-        except FileNotFoundError as error:
-            raise self._unknown(memory_id) from error
+        made = (manifest.salt, manifest.created)
+        with self._journals_lock:
+            cached = self._journals.get(manifest.id)
+            if cached is None or cached[0] != made:
+                file = JournalFile(path, manifest.first, self._cipher_of(manifest.id))
+                cached = self._journals.put(manifest.id, (made, file))
+            return cached[1]
 
     def folder(self, memory_id: str, revision: Revision) -> Path:
+        """Return the folder of a revision, after checking that its files are what was committed.
+
+        Raises:
+            UnknownRevision: it was retired meanwhile.
+            StoreDamaged: a file is missing, or is not what was written.
+        """
         folder = self._folder(memory_id) / REVISIONS / revision.name
         try:
-            state = stamps(folder, revision)
+            stamps = file_stamps(folder, revision)
         except FileNotFoundError as error:
             if folder.exists():
                 raise StoreDamaged(
@@ -326,46 +315,49 @@ class DirectoryStore:
                 ) from error
             raise retired(memory_id, revision) from error
         if self._key is not None:
-            with self._copying:
-                return self._copy(memory_id, revision, state)
-        if self._checked.get(folder) != state:
+            with self._decrypting_lock:  # two threads must not replace one copy at a time
+                return self._decrypted_folder(memory_id, revision, stamps)
+        if self._checked.get(folder) != stamps:
             _check(folder, revision, folder, memory_id)
-            self._checked.put(folder, state)
+            self._checked.put(folder, stamps)
         return folder
 
-    def _copy(self, memory_id: str, revision: Revision, state: Stamps) -> Path:
-        """A plain copy of a revision whose files have these stamps."""
+    def _decrypted_folder(self, memory_id: str, revision: Revision, stamps: FileStamps) -> Path:
+        """Return a plain copy of a revision whose encrypted files have these stamps."""
         folder = self._folder(memory_id)
-        copy = self._copies.find(folder.name, revision.name)
+        copy = self._decrypted.find(folder.name, revision.name)
         with suppress(FileNotFoundError):
-            if self._checked.get(copy) == state + stamps(copy, revision):
-                self._copies.touch(copy)
+            if self._checked.get(copy) == stamps + file_stamps(copy, revision):
+                self._decrypted.touch(copy)
                 return copy
-        origin = _Place(folder / REVISIONS / revision.name, self._seal_of(memory_id))
+        origin = _FolderLocation(folder / REVISIONS / revision.name, self._cipher_of(memory_id))
 
         def fill(fresh: Path) -> None:
-            _write_revision(revision, origin, _Place(fresh, BARE), memory_id)
+            _write_revision(revision, origin, _FolderLocation(fresh, PLAINTEXT), memory_id)
             _check(fresh, revision, origin.folder, memory_id)
 
-        copied: Stamps | None = None
+        copy_stamps: FileStamps | None = None
         try:
-            self._copies.make(copy, fill)
+            self._decrypted.make(copy, fill)
             with suppress(FileNotFoundError):
-                copied = stamps(copy, revision)
+                copy_stamps = file_stamps(copy, revision)
         except StoreWriteFailed:
             if origin.folder.is_dir():
                 raise
-        if copied is None or not origin.folder.is_dir():
-            self._copies.drop(folder.name)
+        # a retirement or delete in between has dropped the copies it saw, perhaps not this one
+        if copy_stamps is None or not origin.folder.is_dir():
+            self._decrypted.drop(folder.name)
             raise retired(memory_id, revision)
-        self._checked.put(copy, state + copied)
+        self._checked.put(copy, stamps + copy_stamps)
         return copy
 
     def size(self, memory_id: str) -> int:
+        """Return the bytes of all files of a memory."""
         self._existing(memory_id)
         return sum(files_below(self._folder(memory_id)).values())
 
     def last_used(self, memory_id: str) -> float:
+        """Return the time of the last change, in seconds since 1970."""
         self._existing(memory_id)
         folder = self._folder(memory_id)
         times = [0.0]
@@ -379,60 +371,72 @@ class DirectoryStore:
     def record(
         self, memory_id: str, dialogue: Sequence[Message], *, after: str | None = None
     ) -> str:
-        with self._writing_journal(memory_id) as opened:
-            lines, end = dialogue_lines(opened.journal, dialogue, after, memory_id)
-            opened.append(lines)
+        """Journal a dialogue durably, and return the digest it ends in; see `Store.record`."""
+        with self._writing_journal(memory_id) as file:
+            records, end = dialogue_records(file.journal, dialogue, after, memory_id)
+            file.append(records)
         return end
 
     def record_documents(
         self, memory_id: str, documents: Sequence[Document], *, after: str | None = None
     ) -> tuple[str, ...]:
-        with self._writing_journal(memory_id) as opened:
-            lines, digests = document_lines(opened.journal, documents, after)
-            opened.append(lines)
+        """Journal documents durably, and return their digests; see `Store.record_documents`."""
+        with self._writing_journal(memory_id) as file:
+            records, digests = document_records(file.journal, documents, after)
+            file.append(records)
         return digests
 
     def withdraw_documents(self, memory_id: str, digests: Sequence[str]) -> None:
-        with self._writing_journal(memory_id) as opened:
-            opened.append(withdraw_lines(opened.journal, digests))
+        """Note that documents are not to be learned again."""
+        with self._writing_journal(memory_id) as file:
+            file.append(withdraw_records(file.journal, digests))
 
     @contextmanager
-    def _writing_journal(self, memory_id: str) -> Iterator[_OpenJournal]:
+    def _writing_journal(self, memory_id: str) -> Iterator[JournalFile]:
         self._existing(memory_id)
         with self._locked(self._folder(memory_id)):
-            opened = self._open_journal(memory_id, self._existing(memory_id))
-            opened.refresh()
-            yield opened
+            # again under the lock: the memory may have been made again while this one waited
+            file = self._journal_file(memory_id, self._existing(memory_id))
+            file.refresh()
+            yield file
 
     # --- making and committing -----------------------------------------------------------------
 
     def create(
         self, manifest: Manifest, *, source: str | None = None, journal: bool = False
     ) -> None:
+        """Make a memory from its first manifest; see `Store.create`.
+
+        Raises:
+            Conflict: it exists already.
+            UnknownMemory: there is no memory `source`.
+            UnknownRevision: a revision of `source` was retired meanwhile.
+        """
         folder = self._folder(manifest.id)
         self._refuse_existing(manifest.id, folder)
+        # filled beside and renamed when it is complete: a killed process leaves no half memory
         fresh = self._root / f"{INCOMING}{secrets.token_hex(8)}"
         with temporary(fresh):
             make_folder(fresh)
             make_folder(fresh / REVISIONS)
-            place = self._new_place(fresh)
+            target = self._new_location(fresh)
             if source is not None:
                 with self._locked(self._folder(source)):
-                    origin = _Place(self._folder(source), self._seal_of(source))
+                    origin = _FolderLocation(self._folder(source), self._cipher_of(source))
                     for revision in manifest.revisions:
-                        _copy_revision(revision, origin, place, source)
+                        _copy_revision(revision, origin, target, source)
                     if journal:
-                        _copy_journal(origin, place)
-            _write_manifest(place, manifest)
+                        _copy_journal(origin, target)
+            _write_manifest(target, manifest)
             self._move_in(fresh, folder, manifest.id)
 
-    def _new_place(self, folder: Path) -> _Place:
-        """A folder for a new memory, with a key of its own where there are keys."""
+    def _new_location(self, folder: Path) -> _FolderLocation:
+        """Return the location of a new memory, with a key of its own if the store has one."""
         if self._key is None:
-            return _Place(folder, BARE)
-        seal, content = self._key.make_seal()
-        replace_file(folder / KEY, content)
-        return _Place(folder, seal)
+            return _FolderLocation(folder, PLAINTEXT)
+        cipher, content = self._key.make_cipher()
+        replace_file(folder / KEY_FILE, content)
+        return _FolderLocation(folder, cipher)
 
     def _refuse_existing(self, memory_id: str, folder: Path) -> None:
         if (folder / MANIFEST).exists():
@@ -443,7 +447,7 @@ class DirectoryStore:
     def _move_in(self, fresh: Path, folder: Path, memory_id: str) -> None:
         with writing(folder):
             try:
-                fresh.rename(folder)
+                fresh.rename(folder)  # fails if another writer was faster: the folder is not empty
             except OSError as error:
                 self._refuse_existing(memory_id, folder)
                 raise error from None
@@ -451,9 +455,10 @@ class DirectoryStore:
 
     @contextmanager
     def stage(self, memory_id: str) -> Iterator[Path]:
+        """Give an empty folder for a new revision; gone afterwards unless it was committed."""
         self._existing(memory_id)
         if self._key is not None:
-            with self._copies.work() as folder:
+            with self._decrypted.work() as folder:
                 yield folder
             return
         folder = self._folder(memory_id) / f"{STAGING}{secrets.token_hex(8)}"
@@ -464,27 +469,37 @@ class DirectoryStore:
     def commit(
         self, manifest: Manifest, revision: Revision, staged: Path, *, keep: int
     ) -> Manifest:
+        """Move a staged folder into place as the new head, and return the new manifest.
+
+        Raises:
+            Conflict: the stored epoch is not `manifest.epoch` any more.
+            StoreError: a revision that is stored has this name.
+        """
+        # checksums and fsync of large files, before the lock: others need not wait for them
         revision = replace(revision, files=file_records(staged))
-        changed = manifest.with_revision(revision, keep)
+        new_manifest = manifest.with_revision(revision, keep)
         folder = self._folder(manifest.id)
         with self._locked(folder):
-            if self._expect(manifest, manifest.epoch).find(revision.name) is not None:
+            if self._check_epoch(manifest, manifest.epoch).find(revision.name) is not None:
                 raise StoreError(f"Memory {manifest.id!r} has revision {revision.name} already.")
             target = folder / REVISIONS / revision.name
             remove_tree(target)  # an orphan of a killed commit
-            ready = staged if self._key is None else self._closed_copy(folder, revision, staged)
+            source = staged if self._key is None else self._encrypt(folder, revision, staged)
             with writing(target):
-                ready.rename(target)
+                source.rename(target)
+                # durable before the manifest that names it is: else a power failure could leave
+                # a manifest without its revision
                 sync_folder(target.parent)
-            self._swap(folder, changed)
-        return changed
+            self._swap(folder, new_manifest)
+        return new_manifest
 
-    def _closed_copy(self, folder: Path, revision: Revision, staged: Path) -> Path:
-        """An encrypted copy of a staged folder, in the folder of its memory."""
-        seal, fresh = self._seal(folder), folder / f"{STAGING}{secrets.token_hex(8)}"
+    def _encrypt(self, folder: Path, revision: Revision, staged: Path) -> Path:
+        """Return an encrypted copy of a staged folder, in the folder of its memory."""
+        cipher, fresh = self._cipher_in(folder), folder / f"{STAGING}{secrets.token_hex(8)}"
         try:
             make_folder(fresh)
-            _write_revision(revision, _Place(staged, BARE), _Place(fresh, seal), folder.name)
+            origin, target = _FolderLocation(staged, PLAINTEXT), _FolderLocation(fresh, cipher)
+            _write_revision(revision, origin, target, folder.name)
             with writing(fresh):
                 sync_folder(fresh)
         except BaseException:
@@ -493,86 +508,114 @@ class DirectoryStore:
         return fresh
 
     def replace(self, manifest: Manifest, *, epoch: int) -> None:
+        """Swap the manifest and remove revisions it no longer names.
+
+        Raises:
+            Conflict: the stored epoch is not `epoch` any more.
+        """
         folder = self._folder(manifest.id)
         with self._locked(folder):
-            self._expect(manifest, epoch)
+            self._check_epoch(manifest, epoch)
             self._swap(folder, manifest)
 
     def _swap(self, folder: Path, manifest: Manifest) -> None:
-        """Make `manifest` the truth, then remove the revisions it no longer names."""
-        _write_manifest(_Place(folder, self._seal_of(manifest.id)), manifest)
-        named = {revision.name for revision in manifest.revisions}
-        for entry in entries(folder / REVISIONS):
-            if entry.name not in named:
-                remove_tree(entry)
-        if self._key is not None:
-            self._copies.drop(folder.name, but=named)
+        """Write the new manifest, then remove the revisions it no longer names.
 
-    def _expect(self, manifest: Manifest, epoch: int) -> Manifest:
-        found = self._existing(manifest.id)
-        if not found.same_memory(manifest):
+        The caller holds the lock and has compared the epoch. Killed between the two, the revisions
+        are orphans that the next `open` removes.
+        """
+        _write_manifest(_FolderLocation(folder, self._cipher_of(manifest.id)), manifest)
+        names = {revision.name for revision in manifest.revisions}
+        for path in list_folder(folder / REVISIONS):
+            if path.name not in names:
+                remove_tree(path)
+        if self._key is not None:
+            self._decrypted.drop(folder.name, keep=names)
+
+    def _check_epoch(self, manifest: Manifest, epoch: int) -> Manifest:
+        """Return the stored manifest, which must be of this memory and at this epoch."""
+        stored = self._existing(manifest.id)
+        if not stored.same_memory(manifest):
             raise Conflict(
                 f"Memory {manifest.id!r} was forgotten and made again by another writer: "
                 "read it again and retry."
             )
-        if found.epoch != epoch:
+        if stored.epoch != epoch:
             raise Conflict(
-                f"Memory {manifest.id!r} was changed by another writer (epoch {found.epoch}, "
+                f"Memory {manifest.id!r} was changed by another writer (epoch {stored.epoch}, "
                 f"expected {epoch}): read it again and retry."
             )
-        return found
+        return stored
 
     # --- removing and moving -------------------------------------------------------------------
 
     def delete(self, memory_id: str) -> tuple[RemovedFile, ...]:
+        """Remove every file of a memory, damaged or not, and return what was removed.
+
+        Raises:
+            UnknownMemory: there is no such memory.
+        """
         folder = self._folder(memory_id)
-        self._present(memory_id, folder)
-        gone = self._root / f"{FORGOTTEN}{secrets.token_hex(8)}"
+        self._check_present(memory_id, folder)
+        removed = self._root / f"{FORGOTTEN}{secrets.token_hex(8)}"
         with self._locked(folder):
-            self._present(memory_id, folder)
+            self._check_present(memory_id, folder)
             with writing(folder):
-                folder.rename(gone)
+                folder.rename(removed)
                 sync_folder(self._root)
             sizes = {
-                str(folder.name / path.relative_to(gone)): size
-                for path, size in files_below(gone).items()
+                str(folder.name / path.relative_to(removed)): size
+                for path, size in files_below(removed).items()
             }
-            with writing(gone):
-                if (gone / KEY).exists():
-                    remove_tree(gone / KEY)  # first: from here on nothing can be read of the rest
-                    sync_folder(gone)
-                remove_tree(gone)
+            with writing(removed):
+                if (removed / KEY_FILE).exists():
+                    # first: from here on nothing of the rest can be read
+                    remove_tree(removed / KEY_FILE)
+                    sync_folder(removed)
+                remove_tree(removed)
                 sync_folder(self._root)  # so that no power failure brings it back
         if self._key is not None:
-            sizes |= self._copies.drop(folder.name)
+            sizes |= self._decrypted.drop(folder.name)
         self._journals.drop(lambda name: name == str(parse_id(memory_id)))
         self._checked.drop(lambda path: folder in path.parents)
         return tuple(RemovedFile(path=path, bytes=size) for path, size in sizes.items())
 
-    def _present(self, memory_id: str, folder: Path) -> None:
-        """Like `_existing` for a memory that may be damaged."""
+    def _check_present(self, memory_id: str, folder: Path) -> None:
+        """Raise `UnknownMemory` like `_existing`, for a memory that may be damaged."""
         if not (folder / MANIFEST).is_file():
             raise self._unknown(memory_id)
 
     def export(self, memory_id: str, target: Path) -> None:
+        """Write a memory as one file, never encrypted; see `archive`."""
         self._existing(memory_id)
         folder = self._folder(memory_id)
         with self._locked(folder):
             manifest = self._existing(memory_id)
-            held = [(self.folder(memory_id, one), one) for one in manifest.revisions]
+            folders = [self.folder(memory_id, revision) for revision in manifest.revisions]
             if self._key is None:
                 archive.write(folder, manifest, Path(target))
                 return
-            with self._copies.work() as fresh:
-                plain = _Place(fresh, BARE)
-                _copy_journal(_Place(folder, self._seal(folder)), plain)
-                for copy, revision in held:
-                    inside = fresh / REVISIONS / revision.name
-                    make_folder(inside)
-                    _write_revision(revision, _Place(copy, BARE), _Place(inside, BARE), memory_id)
+            with self._decrypted.work() as fresh:
+                plain = _FolderLocation(fresh, PLAINTEXT)
+                _copy_journal(_FolderLocation(folder, self._cipher_in(folder)), plain)
+                for copy, revision in zip(folders, manifest.revisions, strict=True):
+                    revision_folder = fresh / REVISIONS / revision.name
+                    make_folder(revision_folder)
+                    _write_revision(
+                        revision,
+                        _FolderLocation(copy, PLAINTEXT),
+                        _FolderLocation(revision_folder, PLAINTEXT),
+                        memory_id,
+                    )
                 archive.write(fresh, manifest, Path(target))
 
     def import_(self, source: Path, memory_id: str | None) -> Manifest:
+        """Make a memory from an exported file, under its own id if `memory_id` is None.
+
+        Raises:
+            StoreDamaged: not such a file, or damaged.
+            Conflict: the id exists already.
+        """
         fresh = self._root / f"{INCOMING}{secrets.token_hex(8)}"
         with temporary(fresh):
             make_folder(fresh)
@@ -580,83 +623,73 @@ class DirectoryStore:
             if self._key is None:
                 manifest = self._unpack(source, memory_id, fresh)
             else:
-                with self._copies.work() as plain:
+                with self._decrypted.work() as plain:
                     manifest = self._unpack(source, memory_id, plain)
-                    origin, place = _Place(plain, BARE), self._new_place(fresh)
+                    origin, target = _FolderLocation(plain, PLAINTEXT), self._new_location(fresh)
                     for revision in manifest.revisions:
-                        _copy_revision(revision, origin, place, manifest.id)
-                    _copy_journal(origin, place)
-                    _write_manifest(place, manifest)
+                        _copy_revision(revision, origin, target, manifest.id)
+                    _copy_journal(origin, target)
+                    _write_manifest(target, manifest)
             self._move_in(fresh, self._folder(manifest.id), manifest.id)
         return manifest
 
     def _unpack(self, source: Path, memory_id: str | None, fresh: Path) -> Manifest:
-        """A checked archive as a memory's folder, not encrypted."""
+        """Unpack a checked archive as the folder of a memory, not encrypted."""
         manifest = archive.read(Path(source), fresh)
         name = str(parse_id(manifest.id if memory_id is None else memory_id))
         self._refuse_existing(name, self._folder(name))
         manifest = replace(manifest, id=name)
-        _OpenJournal(fresh / JOURNAL, manifest.first, BARE).refresh()
-        _write_manifest(_Place(fresh, BARE), manifest)
+        JournalFile(fresh / JOURNAL, manifest.first, PLAINTEXT).refresh()  # checks every line
+        _write_manifest(_FolderLocation(fresh, PLAINTEXT), manifest)
         return manifest
 
 
-def _write_manifest(place: _Place, manifest: Manifest) -> None:
+def _write_manifest(location: _FolderLocation, manifest: Manifest) -> None:
     content = json.dumps(manifest.as_json(), ensure_ascii=False, indent=1).encode()
-    replace_file(place.folder / MANIFEST, place.seal.close(content, MANIFEST))
+    replace_file(location.folder / MANIFEST, location.cipher.encrypt(content, MANIFEST))
 
 
-def _check(folder: Path, revision: Revision, said: Path, memory_id: str) -> None:
-    """Whether `folder` holds what was committed; errors name the folder `said`."""
-    if (path := spoiled_file(folder, revision)) is not None:
-        raise spoiled(said / path, "size or checksum differ", memory_id)
+def _check(folder: Path, revision: Revision, origin: Path, memory_id: str) -> None:
+    """Raise StoreDamaged if `folder` is not what was committed; errors name the folder `origin`."""
+    if (path := corrupted_file(folder, revision)) is not None:
+        raise corrupted(origin / path, "size or checksum differ", memory_id)
 
 
-def _copy_revision(revision: Revision, origin: _Place, fresh: _Place, source: str) -> None:
-    """Copy a revision from the folder of the memory `source` into that of another."""
-    own = origin.folder / REVISIONS / revision.name
-    if not own.is_dir():
-        raise UnknownRevision(f"Revision {revision.name[:12]} of {source!r} was retired meanwhile.")
-    target = fresh.folder / REVISIONS / revision.name
-    make_folder(target)
-    _write_revision(revision, _Place(own, origin.seal), _Place(target, fresh.seal), source)
-    with writing(target):
-        sync_folder(target)
+def _copy_revision(
+    revision: Revision, origin: _FolderLocation, target: _FolderLocation, memory_id: str
+) -> None:
+    """Copy a revision from the folder of the memory `memory_id` into that of another."""
+    origin_folder = origin.folder / REVISIONS / revision.name
+    if not origin_folder.is_dir():
+        raise UnknownRevision(
+            f"Revision {revision.name[:12]} of {memory_id!r} was retired meanwhile."
+        )
+    target_folder = target.folder / REVISIONS / revision.name
+    make_folder(target_folder)
+    _write_revision(
+        revision,
+        _FolderLocation(origin_folder, origin.cipher),
+        _FolderLocation(target_folder, target.cipher),
+        memory_id,
+    )
+    with writing(target_folder):
+        sync_folder(target_folder)
 
 
-def _write_revision(revision: Revision, origin: _Place, target: _Place, source: str) -> None:
-    """Write the files of a revision of the memory `source` into another folder of its own."""
+def _write_revision(
+    revision: Revision, origin: _FolderLocation, target: _FolderLocation, memory_id: str
+) -> None:
+    """Write the files of a revision of the memory `memory_id` into an empty folder."""
     for record in revision.files:
-        path, what = origin.folder / record.path, f"{revision.name}/{record.path}"
-        pieces = target.seal.close_pieces(origin.seal.open_file(path, what), what)
+        path, associated_data = origin.folder / record.path, f"{revision.name}/{record.path}"
+        chunks = origin.cipher.decrypt_file(path, associated_data)
         try:
-            write_file(target.folder / record.path, pieces)
+            write_file(
+                target.folder / record.path, target.cipher.encrypt_chunks(chunks, associated_data)
+            )
         except ValueError as error:
-            raise spoiled(path, str(error), source) from error
+            raise corrupted(path, str(error), memory_id) from error
 
 
-def _closed(seal: Seal, lines: Iterable[bytes], begin: int) -> bytes:
-    """What to write for lines of a journal, the first of which begins at byte `begin`."""
-    written: list[bytes] = []
-    for line in lines:
-        written.append(seal.close_line(line, begin))
-        begin += len(written[-1])
-    return b"".join(written)
-
-
-def _copy_journal(origin: _Place, fresh: _Place) -> None:
-    """Copy the whole lines of a journal, if there is one."""
-    path = origin.folder / JOURNAL
-    if not path.exists():
-        return
-    begin, lines = 0, []
-    for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last is a torn write
-        try:
-            lines.append(origin.seal.open_line(line + b"\n", begin))
-        except ValueError as error:
-            raise StoreDamaged(
-                f"{path} is damaged at byte {begin}: {error}. Restore the file from a backup; the "
-                "lines before it are good."
-            ) from error
-        begin += len(line) + 1
-    replace_file(fresh.folder / JOURNAL, _closed(fresh.seal, lines, 0))
+def _copy_journal(origin: _FolderLocation, target: _FolderLocation) -> None:
+    copy_journal(origin.folder / JOURNAL, origin.cipher, target.folder / JOURNAL, target.cipher)

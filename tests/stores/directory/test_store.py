@@ -22,7 +22,6 @@ from templora_memory.errors import (
     UnknownMemory,
     UnknownRevision,
 )
-from templora_memory.fs import locks
 from templora_memory.fs.locks import hold
 from templora_memory.stores import DirectoryStore
 from templora_memory.stores.directory import store as store_module
@@ -30,44 +29,6 @@ from templora_memory.testing import FakeBackend
 
 BASE = ModelIdentity(name="m", revision=None, config="c", tokenizer="t", weights="w")
 TALK = [Message("user", "Füße"), Message("assistant", "two\nlines"), Message("user", "c")]
-
-
-@pytest.fixture
-def store(tmp_path):
-    made = DirectoryStore(tmp_path / "root")
-    made.open()
-    return made
-
-
-@pytest.fixture
-def ada(store):
-    """A memory with a conversation, a document and a revision; returns its folder."""
-    make(store, "ada")
-    return store.root / "ada"
-
-
-def make(store, name):
-    manifest = new_manifest(name, BASE, created=1.0, ttl=None)
-    store.create(manifest)
-    store.record(name, TALK)
-    store.record_documents(name, [Document("Ada keeps bees.")])
-    return commit(store, manifest, "0" * 64)
-
-
-def commit(store, manifest, name, content=b"weights"):
-    revision = Revision(
-        name=name,
-        parent=None,
-        dialogue=manifest.first,
-        messages=0,
-        documents=("d",),
-        tokens=1,
-        created=2.0,
-        files=(),
-    )
-    with store.stage(manifest.id) as folder:
-        (folder / "adapter_model.safetensors").write_bytes(content)
-        return store.commit(manifest, revision, folder, keep=4)
 
 
 def left(root):
@@ -116,7 +77,7 @@ def _write(root, who, count):
         store.record_documents("ada", [Document(f"{who} wrote {number}")])
 
 
-def _commit_until(root, who, count):
+def _commit_until(root, who, count, commit):
     store = DirectoryStore(root)
     store.open()
     for number in range(count):
@@ -130,7 +91,7 @@ def _commit_until(root, who, count):
 
 @pytest.mark.parametrize("work", ["text", "revisions"])
 @pytest.mark.usefixtures("ada")
-def test_two_stores_write_to_one_root(store, work):
+def test_two_stores_write_to_one_root(store, work, commit):
     if work == "text":
         run = threading.Thread(target=_write, args=(store.root, "p0", 20))
         run.start()
@@ -139,9 +100,9 @@ def test_two_stores_write_to_one_root(store, work):
         journal = store.journal("ada")
         assert len(journal.documents) == 41
     else:
-        run = threading.Thread(target=_commit_until, args=(store.root, 1, 10))
+        run = threading.Thread(target=_commit_until, args=(store.root, 1, 10, commit))
         run.start()
-        _commit_until(store.root, 2, 10)
+        _commit_until(store.root, 2, 10, commit)
         run.join()
         assert store.manifest("ada").epoch == 21
         for revision in store.manifest("ada").revisions:
@@ -220,34 +181,6 @@ def test_work_that_begins_while_a_memory_is_forgotten_does_not_bring_it_back(
     assert not ada.exists()
 
 
-def test_a_lock_ends_with_its_block_and_excludes_others(tmp_path):
-    path = tmp_path / "lock"
-    with hold(path, seconds=1), pytest.raises(TimeoutError), hold(path, seconds=0):
-        pass
-    with hold(path, seconds=0):
-        path.unlink()
-        with hold(path, seconds=0):  # another file: whoever held the old one held nothing
-            pass
-    shutil.rmtree(tmp_path)
-    with pytest.raises(FileNotFoundError), hold(path, seconds=1):
-        pass
-
-
-def test_a_lock_file_removed_while_locking_it_is_not_held(tmp_path, monkeypatch):
-    path, real, tries = tmp_path / "lock", locks._try, []
-
-    def remove_first(handle):
-        if not tries:
-            path.unlink()
-        tries.append(handle)
-        return real(handle)
-
-    monkeypatch.setattr(locks, "_try", remove_first)
-    with hold(path, seconds=1), pytest.raises(TimeoutError), hold(path, seconds=0):
-        pass
-    assert len(tries) == 3
-
-
 def test_a_size_is_told_while_somebody_is_at_work(store, ada, monkeypatch):
     with store.stage("ada") as folder:
         (folder / "x.json").write_text("{}")
@@ -302,47 +235,6 @@ def test_a_copied_folder_is_not_taken_for_the_memory(store, ada):
         store.manifest("eve")
 
 
-def test_a_long_torn_line_does_not_spoil_a_short_one_after_it(store, ada):
-    with (ada / "journal.jsonl").open("ab") as file:
-        file.write(b'{"sum": "0", "kind": "mess' + b"x" * 2000)
-    end = store.record("ada", [*TALK, Message("assistant", "d")])
-    store.record_documents("ada", [Document("Second.")])
-    journal = DirectoryStore(store.root).journal("ada")
-    assert journal.messages(end)[-1].content == "d"
-    assert len(journal.documents) == 2
-
-
-def test_every_damaged_byte_of_the_journal_is_noticed(store, ada):
-    path = ada / "journal.jsonl"
-    whole = path.read_bytes()
-    ends = [index for index, byte in enumerate(whole) if byte == 10]
-    for index in range(0, len(whole), 7):
-        if index in ends:
-            continue
-        path.write_bytes(whole[:index] + bytes([whole[index] ^ 1]) + whole[index + 1 :])
-        with pytest.raises(StoreDamaged, match=r"journal\.jsonl is damaged at byte \d+"):
-            DirectoryStore(store.root).journal("ada")
-
-
-def test_a_journal_cut_anywhere_is_readable_and_can_be_continued(store, ada):
-    path = ada / "journal.jsonl"
-    whole, manifest = path.read_bytes(), store.manifest("ada")
-    chain = manifest.chain(TALK)
-    more = [*TALK, Message("assistant", "d")]
-    for cut in range(len(whole) + 1):
-        path.write_bytes(whole[:cut])
-        fresh = DirectoryStore(store.root)
-        lines = whole[:cut].count(b"\n")
-        journal = fresh.journal("ada")
-        tip = chain[min(lines, len(TALK))]
-        assert (journal.tip, len(journal.documents)) == (tip, int(lines > len(TALK)))
-        assert journal.messages(tip) == tuple(TALK[:lines])
-        if cut % 5 == 0 or cut == len(whole):
-            end = fresh.record("ada", more)
-            for reader in (fresh, DirectoryStore(store.root)):
-                assert reader.journal("ada").messages(end) == tuple(more)
-
-
 @pytest.mark.parametrize("change", ["other content", "longer", "missing file"])
 @pytest.mark.usefixtures("ada")
 def test_a_damaged_revision_is_named(store, change):
@@ -378,7 +270,7 @@ def test_leftovers_of_killed_processes_are_swept(store, ada):
 
 
 @pytest.mark.usefixtures("ada")
-def test_an_orphan_of_a_killed_commit_is_not_in_the_way(store):
+def test_an_orphan_of_a_killed_commit_is_not_in_the_way(store, commit):
     orphan = store.root / "ada" / "revisions" / ("1" * 64)
     orphan.mkdir()
     (orphan / "adapter_model.safetensors").write_bytes(b"half")
@@ -479,23 +371,14 @@ def test_a_report_and_a_manifest_hold_no_text(tmp_path):
 
 
 @pytest.mark.usefixtures("ada")
-def test_a_line_that_is_damaged_after_it_was_read_is_named(store):
-    journal = store.journal("ada")
-    path = store.root / "ada" / "journal.jsonl"
-    path.write_bytes(b"X" + path.read_bytes()[1:])
-    with pytest.raises(StoreDamaged, match=r"journal\.jsonl is damaged at byte 0"):
-        journal.messages(journal.tip)
-
-
-@pytest.mark.usefixtures("ada")
-def test_a_revision_is_committed_once(store):
+def test_a_revision_is_committed_once(store, commit):
     made = commit(store, store.manifest("ada"), "7" * 64)
     with pytest.raises(StoreError, match=r"has revision 7+ already"):
         commit(store, made, "7" * 64, b"others")
     assert store.manifest("ada") == made
 
 
-def test_a_memory_with_a_long_id_is_listed(store):
+def test_a_memory_with_a_long_id_is_listed(store, make):
     long = "ä" * 120
     make(store, long)
     assert store.ids() == (long,)
@@ -508,20 +391,6 @@ def test_a_memory_with_a_long_id_is_listed(store):
 def test_a_memory_that_is_being_made_is_not_listed(store, ada):
     shutil.copytree(ada, store.root / ".incoming-0123456789abcdef")
     assert store.ids() == ("ada",)
-
-
-def test_a_journal_that_was_put_back_is_read_again(store, ada):
-    """Also where it is longer than what was read of the other one."""
-    backup = ada.parent / "backup"
-    shutil.copy(ada / "journal.jsonl", backup)
-    lost = store.record("ada", [*TALK, Message("assistant", "after the backup")])
-    assert store.journal("ada").knows(lost)
-    backup.replace(ada / "journal.jsonl")
-    other = DirectoryStore(store.root)
-    kept = other.record("ada", [*TALK, Message("assistant", "after it was put back " * 9)])
-    journal = store.journal("ada")
-    assert journal.knows(kept)
-    assert not journal.knows(lost)
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "pickle"])
@@ -555,7 +424,7 @@ def test_links_are_in_the_receipt_and_not_followed(store, ada, tmp_path):
 
 
 @pytest.mark.usefixtures("ada")
-def test_a_copy_of_a_revision_that_is_gone_is_refused(store):
+def test_a_copy_of_a_revision_that_is_gone_is_refused(store, commit):
     made = commit(store, store.manifest("ada"), "7" * 64)
     store.replace(replace(made, revisions=(), head=None, epoch=9), epoch=made.epoch)
     with pytest.raises(UnknownRevision, match=r"of 'ada' was retired meanwhile"):

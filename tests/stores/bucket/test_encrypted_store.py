@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from templora_memory import Document, Message, ModelIdentity, ParametricMemory, Policy, Revision
+from templora_memory import Document, Message, ModelIdentity, ParametricMemory, Policy
 from templora_memory.domain.manifest import new_manifest
 from templora_memory.errors import (
     InvalidSetting,
@@ -52,28 +52,24 @@ def machine(unopened):
 
 
 @pytest.fixture
-def store(machine):
+def store(machine, make):
     """It holds `ada`, with a conversation and a revision."""
     made = machine()
     make(made, "ada")
     return made
 
 
-def make(store, name, content=b"zanzibar weights"):
-    manifest = new_manifest(name, BASE, created=1.0, ttl=None)
-    store.create(manifest)
-    store.record(name, TALK)
-    return commit(store, manifest, "0" * 64, content)
+@pytest.fixture
+def make(commit):
+    """`make(store, name)`: a memory with a conversation and a revision."""
 
+    def make_memory(store, name, content=b"zanzibar weights"):
+        manifest = new_manifest(name, BASE, created=1.0, ttl=None)
+        store.create(manifest)
+        store.record(name, TALK)
+        return commit(store, manifest, "0" * 64, content)
 
-def commit(store, manifest, name, content, keep=4):
-    revision = Revision(
-        name=name, parent=None, dialogue=manifest.first, messages=0, documents=("d",),
-        tokens=1, created=2.0, files=(),
-    )  # fmt: skip
-    with store.stage(manifest.id) as folder:
-        (folder / ADAPTER).write_bytes(content)
-        return store.commit(manifest, revision, folder, keep=keep)
+    return make_memory
 
 
 def head(store):
@@ -142,9 +138,9 @@ def holding(objects, tmp_path):
 
 @pytest.mark.usefixtures("bucket")
 def test_nothing_but_names_can_be_read_in_the_bucket_or_the_cache(
-    machine, objects, holding, monkeypatch
+    machine, objects, holding, monkeypatch, make
 ):
-    monkeypatch.setattr(journal_module, "SEGMENT", 300)
+    monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 300)
     store, other = machine("a"), machine("b")
     revision = make(store, "ada").newest
     store.record_documents("ada", [Document("A zanzibar document.", author="zanzibar author")])
@@ -163,7 +159,7 @@ def test_nothing_but_names_can_be_read_in_the_bucket_or_the_cache(
     assert any("journal-00000000" in name for name in holding(b""))  # the cache has it, sealed
 
 
-def test_without_a_key_all_lies_in_the_bucket_as_before(machine, objects):
+def test_without_a_key_all_lies_in_the_bucket_as_before(machine, objects, make):
     plain = machine("a", None)
     manifest = make(plain, "ada")
     body = json.loads(objects["ada.json"])
@@ -179,7 +175,7 @@ def test_without_a_key_all_lies_in_the_bucket_as_before(machine, objects):
     assert json.loads(objects[objects.one("journal")].split(b"\n")[0])["kind"] == "message"
 
 
-def test_the_same_text_looks_different_every_time(store, objects):
+def test_the_same_text_looks_different_every_time(store, objects, make):
     make(store, "eve")
     bodies = [objects[key] for key in objects if "/journal/" in key]
     lines = [line for body in bodies for line in body.split(b"\n") if line]
@@ -187,8 +183,8 @@ def test_the_same_text_looks_different_every_time(store, objects):
 
 
 @pytest.mark.parametrize("size", [0, 64, 65, 200])
-def test_files_of_any_size_come_back(store, machine, size, monkeypatch):
-    monkeypatch.setattr(encryption, "_PIECE", 64)
+def test_files_of_any_size_come_back(store, machine, size, monkeypatch, commit):
+    monkeypatch.setattr(encryption, "_CHUNK_BYTES", 64)
     content = secrets.token_bytes(size)
     made = commit(store, store.manifest("ada"), "1" * 64, content)
     for place in (store, machine("b")):
@@ -250,7 +246,7 @@ def test_a_bucket_that_is_encrypted_asks_for_the_key(store, machine, unopened, o
     assert texts(machine("b")) == texts(store)
 
 
-def test_a_bucket_that_is_not_encrypted_takes_no_key(machine, unopened, objects, tmp_path):
+def test_a_bucket_that_is_not_encrypted_takes_no_key(machine, unopened, objects, tmp_path, make):
     plain = machine("a", None)
     make(plain, "ada")
     other = unopened("a", SECRET)
@@ -258,7 +254,7 @@ def test_a_bucket_that_is_not_encrypted_takes_no_key(machine, unopened, objects,
     assert texts(plain) == [message.content for message in TALK]
 
 
-def test_opening_asks_for_few_objects(machine, monkeypatch):
+def test_opening_asks_for_few_objects(machine, monkeypatch, make):
     first = machine("a", None)
     for name in "abc":
         make(first, name)
@@ -298,7 +294,7 @@ def test_objects_of_others_do_not_matter(machine, objects):
     ],
 )
 def test_a_lost_or_damaged_key_is_named_and_restoring_it_is_enough(
-    store, machine, objects, wrong, said
+    store, machine, objects, wrong, said, make
 ):
     key = objects.one("key.json")
     whole = objects[key]
@@ -362,15 +358,17 @@ def test_lines_in_another_order_do_not_open(store, machine, objects, tmp_path):
     assert not (tmp_path / "ada.zip").exists()
 
 
-def test_segments_and_their_copies_in_another_order_do_not_open(machine, objects, monkeypatch):
-    monkeypatch.setattr(journal_module, "SEGMENT", 1)  # each line is a segment
+def test_segments_and_their_copies_in_another_order_do_not_open(
+    machine, objects, monkeypatch, make
+):
+    monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 1)  # each line is a segment
     store = machine()
     make(store, "ada")
     store.record_documents("ada", [Document("Another line.")])
     one, two = objects.one("/00000000.jsonl"), objects.one("/00000001.jsonl")
     journal = store.journal("ada")
     first, second = (
-        store._shelf.place(one).parent.parent / f"journal-0000000{n}.jsonl" for n in "01"
+        store._cache.location_folder(one).parent.parent / f"journal-0000000{n}.jsonl" for n in "01"
     )
     kept = first.read_bytes()
     assert kept == objects[one]
@@ -385,7 +383,7 @@ def test_segments_and_their_copies_in_another_order_do_not_open(machine, objects
 
 
 @pytest.mark.parametrize("part", ["/journal/", "/revisions/", "/key.json"])
-def test_what_belongs_to_another_memory_does_not_open(store, machine, objects, part):
+def test_what_belongs_to_another_memory_does_not_open(store, machine, objects, part, make):
     make(store, "eve", b"ZANZIBAR WEIGHTS")
     objects[objects.one("ada/", part)] = objects[objects.one("eve/", part)]
     other = machine("b")
@@ -393,7 +391,7 @@ def test_what_belongs_to_another_memory_does_not_open(store, machine, objects, p
         (other.manifest("ada"), other.journal("ada"), other.folder("ada", head(store)))
 
 
-def test_a_manifest_opens_only_with_what_stands_beside_it(store, machine, objects):
+def test_a_manifest_opens_only_with_what_stands_beside_it(store, machine, objects, commit, make):
     second = commit(store, store.manifest("ada"), "1" * 64, b"zanzibar too")
     make(store, "eve")
     ada, eve = (json.loads(objects[f"{name}.json"]) for name in ("ada", "eve"))
@@ -417,9 +415,9 @@ def test_a_manifest_opens_only_with_what_stands_beside_it(store, machine, object
 
 @pytest.mark.parametrize("wrong", [None, "swapped", -1, -(64 + 28), -2 * (64 + 28)])
 def test_a_revision_that_was_cut_swapped_or_lost_is_noticed(
-    store, machine, objects, wrong, monkeypatch, holding
+    store, machine, objects, wrong, monkeypatch, holding, commit
 ):
-    monkeypatch.setattr(encryption, "_PIECE", 64)
+    monkeypatch.setattr(encryption, "_CHUNK_BYTES", 64)
     made = commit(store, store.manifest("ada"), "1" * 64, secrets.token_bytes(256))
     one, two = json.loads(objects["ada.json"])["commits"].values()
     key = objects.one(two)
@@ -446,8 +444,8 @@ def test_copies_are_for_their_owner_only_and_go_with_the_store(store, copies, tm
         assert staged.is_relative_to(copies)
         assert {path.stat().st_mode & 0o077 for path in copies.rglob("*")} == {0}
         assert {path.stat().st_mode & 0o077 for path in (tmp_path / "a").rglob("*")} <= {0}
-    store._shelf = None  # the last one who knew them
-    store._transfers = None
+    store._cache = None  # the last one who knew them
+    store._transfer = None
     assert list(copies.iterdir()) == []
 
 
@@ -456,7 +454,7 @@ def test_a_committed_revision_is_not_fetched_by_who_made_it(store, monkeypatch):
     assert (store.folder("ada", head(store)) / ADAPTER).read_bytes() == b"zanzibar weights"
 
 
-def test_a_spoiled_copy_is_fetched_again(store):
+def test_a_corrupted_copy_is_fetched_again(store):
     path = store.folder("ada", head(store)) / ADAPTER
     path.write_bytes(b"ZANZIBAR WEIGHTS")
     assert (store.folder("ada", head(store)) / ADAPTER).read_bytes() == b"zanzibar weights"
@@ -464,7 +462,7 @@ def test_a_spoiled_copy_is_fetched_again(store):
     assert (store.folder("ada", head(store)) / ADAPTER).read_bytes() == b"zanzibar weights"
 
 
-def test_copies_of_what_was_retired_or_forgotten_go(store, machine, holding):
+def test_copies_of_what_was_retired_or_forgotten_go(store, machine, holding, commit):
     other, revision = machine("b"), head(store)
     for one in (store, other):  # two processes of one machine, as far as copies go
         one.folder("ada", revision)
@@ -492,7 +490,9 @@ def test_copies_of_killed_processes_are_swept_and_no_others(store, machine, copi
 def test_another_machine_drops_its_copies_when_it_looks(store, machine, holding, look, monkeypatch):
     other = machine("b")
     with monkeypatch.context() as patch:
-        patch.setattr(decrypted_cache.Copies, "drop", lambda *_, **__: {})  # as if it were far away
+        patch.setattr(
+            decrypted_cache.DecryptedCache, "drop", lambda *_, **__: {}
+        )  # as if it were far away
         other.folder("ada", head(store))
         store.delete("ada")
     assert len(holding()) == 2
@@ -501,7 +501,7 @@ def test_another_machine_drops_its_copies_when_it_looks(store, machine, holding,
 
 
 def test_a_revision_that_is_retired_while_it_is_fetched_leaves_no_copy(
-    store, machine, holding, monkeypatch
+    store, machine, holding, monkeypatch, commit
 ):
     other, revision = machine("b"), head(store)
     real = other._fetch
@@ -517,7 +517,7 @@ def test_a_revision_that_is_retired_while_it_is_fetched_leaves_no_copy(
 
 
 def test_a_memory_that_is_forgotten_while_it_is_committed_leaves_no_copy(
-    store, machine, objects, holding, monkeypatch
+    store, machine, objects, holding, monkeypatch, commit
 ):
     real = store._swap
 
@@ -582,7 +582,9 @@ def versions(s3, bucket, store):  # noqa: ARG001  # it was made before the bucke
         s3.delete_object(Bucket=bucket, Key=key, VersionId=version)
 
 
-def test_no_version_of_a_key_is_left_in_a_bucket_that_keeps_versions(store, objects, versions):
+def test_no_version_of_a_key_is_left_in_a_bucket_that_keeps_versions(
+    store, objects, versions, make
+):
     make(store, "eve")
     key = objects.one("eve/", "key.json")
     objects[key] = objects[key]  # restored from a backup once
@@ -635,7 +637,7 @@ def test_versions_that_may_not_be_seen_are_said(machine, s3, objects):
 
 
 def test_what_a_forget_leaves_in_a_backup_cannot_be_read_without_the_key_object(
-    store, machine, objects
+    store, machine, objects, make
 ):
     saved = objects.all()
     store.delete("ada")
@@ -684,9 +686,9 @@ def test_a_killed_creation_is_swept_with_the_versions_of_its_key(
 # --- forks, files, and changing over -------------------------------------------------------------
 
 
-def test_a_fork_has_a_key_of_its_own(machine, objects, holding, monkeypatch):
-    monkeypatch.setattr(journal_module, "SEGMENT", 300)
-    monkeypatch.setattr(encryption, "_PIECE", 64)
+def test_a_fork_has_a_key_of_its_own(machine, objects, holding, monkeypatch, make):
+    monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 300)
+    monkeypatch.setattr(encryption, "_CHUNK_BYTES", 64)
     store, weights = machine(), b"zanzibar weights" * 20
     make(store, "ada", weights)
     store.create(replace(store.manifest("ada"), id="eve", epoch=0), source="ada", journal=True)
@@ -700,7 +702,7 @@ def test_a_fork_has_a_key_of_its_own(machine, objects, holding, monkeypatch):
     assert len(holding()) == 1
 
 
-def test_an_exported_file_is_plain_and_can_be_imported_anywhere(machine, holding, tmp_path):
+def test_an_exported_file_is_plain_and_can_be_imported_anywhere(machine, holding, tmp_path, make):
     store = machine()
     make(store, "ada")
     store.export("ada", tmp_path / "ada.zip")
@@ -718,7 +720,7 @@ def test_an_exported_file_is_plain_and_can_be_imported_anywhere(machine, holding
 
 
 def test_plain_copies_of_before_a_change_over_go_when_the_store_is_opened(
-    machine, holding, s3, bucket
+    machine, holding, s3, bucket, make
 ):
     make(machine("a", None), "ada")
     assert [name for name in holding() if name.startswith("a/")]
