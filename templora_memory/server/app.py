@@ -3,7 +3,9 @@
 Threads and queues of a server:
 
 - **The event loop's thread** runs the middleware, the routes, `RequestLimiter` and the reading side
-  of `ReplyTask`. Nothing on it blocks: whatever may wait goes to one of the pools below.
+  of `ReplyTask`. Whatever may wait for the model, for files or for another memory goes to one of
+  the pools below; the one exception is a request for a job that a dead server left, whose record is
+  read here.
 - **Reply threads** (`ServerState`, `ServerSettings.max_running` of them) generate replies and
   compute probes. They mostly wait for the model.
 - **File threads** (`ServerState`, 16) run what reads or writes files, or waits for absorbs.
