@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo applications app pretrained test test-core test-model test-whole test-real test-integrations test-browser test-long ci check packages bench docs build trust faults soak coverage mutants licences audit clean
+.PHONY: help setup demo applications app pretrained test test-core test-model test-whole test-real test-integrations test-ray test-browser test-long ci check packages bench docs build trust faults soak coverage mutants licences audit clean
 
 help:
 	@echo "make demo    what a memory does, in the terminal, on the embedded model; another one with"
@@ -16,6 +16,7 @@ help:
 	@echo "make test    all tests that need neither GPU, browser nor network"
 	@echo "make test-long   what takes minutes and repeats a published result"
 	@echo "make test-real   on the pretrained model templora/smollm2, where it can be fetched"
+	@echo "make test-ray   several replicas of the server with Ray Serve (installs the extra ray)"
 	@echo "make test-browser   the page's tests in a headless Chromium (installs Debian's)"
 	@echo "make ci      all of these tests and checks, as before a merge"
 	@echo "make check   linter, formatter, types, import rules, documentation"
@@ -65,6 +66,11 @@ EVERYTHING := .[app,encryption,evaluation,importers,json,metrics,objects,plots,s
 	$(INSTALL) --group browser
 	touch $@
 
+.setup-ray: .setup-test
+	@echo "Installing Ray Serve ..."
+	$(INSTALL) --editable .[ray]
+	touch $@
+
 .setup-check: .setup-test
 	$(INSTALL) --group lint --group docs
 	touch $@
@@ -110,6 +116,10 @@ test-real: .setup-test
 test-integrations: .setup-test
 	$(BIN)/python -m pytest -m "not gpu and not browser" integrations/langchain/tests
 	$(BIN)/python -m pytest -m "not gpu and not browser" integrations/llama_index/tests
+
+# A suite of its own: Ray is large, and without it these tests are skipped
+test-ray: .setup-ray
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/server/test_ray.py
 
 test-long: .setup-test
 	$(BIN)/python -m pytest -m long tests

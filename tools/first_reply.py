@@ -25,16 +25,17 @@ from playwright.sync_api import expect, sync_playwright
 
 TOP = Path(__file__).parents[1]
 QUESTION = "What pet do you have?"
-_PATIENCE = 900_000  # milliseconds
+_TIMEOUT_MS = 900_000
 
 
 def main() -> int:
+    """Clone, start, measure, print; return the exit status."""
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder, "clone")
         copy = ["git", "clone", "--quiet", str(TOP), str(clone)]
         subprocess.run(copy, check=True)  # noqa: S603  # our own checkout
         environment = {**os.environ, "TEMPLORA_DEMO_ROOT": str(Path(folder, "root"))}
-        began = time.monotonic()
+        start_time = time.monotonic()
         program = subprocess.Popen(
             ["make", "app"],  # noqa: S607  # what the README says
             cwd=clone,
@@ -44,26 +45,26 @@ def main() -> int:
             start_new_session=True,
         )
         try:
-            found = _use(program, began)
+            report = _measure(program, start_time)
         finally:
             os.killpg(program.pid, signal.SIGTERM)
             program.wait()
-    sys.stdout.write(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return 0
 
 
-def _use(program: subprocess.Popen[str], began: float) -> dict[str, object]:
-    """Seconds since the start at each step, and what was answered."""
-    found: dict[str, object] = {}
+def _measure(program: subprocess.Popen[str], start_time: float) -> dict[str, object]:
+    """Use the page; return the seconds since the start at each step, and the answer."""
+    report: dict[str, object] = {}
 
-    def done(step: str) -> None:
-        found[step] = round(time.monotonic() - began, 1)
+    def record(step: str) -> None:
+        report[step] = round(time.monotonic() - start_time, 1)
 
     for line in program.stderr or ():
         if line.startswith("Loading"):
-            done("installed")
+            record("installed")
         if match := re.search(r"open (http://\S+)", line):
-            done("served")
+            record("served")
             address = match[1]
             break
     else:
@@ -73,20 +74,20 @@ def _use(program: subprocess.Popen[str], began: float) -> dict[str, object]:
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
         page = browser.new_page()
-        page.set_default_timeout(_PATIENCE)
+        page.set_default_timeout(_TIMEOUT_MS)
         page.goto(address)
         page.get_by_role("button", name=re.compile("^Meet ")).first.click()
-        done("page")
+        record("page")
         page.get_by_role("button", name="Absorb into weights").click()
         page.get_by_role("button", name=re.compile("^Talk with")).click()
-        done("absorbed")
+        record("absorbed")
         page.get_by_label("Your message").fill(QUESTION)
         page.get_by_label("Your message").press("Enter")
-        expect(page.locator("#status")).to_contain_text("tokens in the prompt", timeout=_PATIENCE)
-        done("answered")
-        found["answer"] = page.locator("#chat [data-testid=bot]").last.inner_text().strip()
+        expect(page.locator("#status")).to_contain_text("tokens in the prompt", timeout=_TIMEOUT_MS)
+        record("answered")
+        report["answer"] = page.locator("#chat [data-testid=bot]").last.inner_text().strip()
         browser.close()
-    return found
+    return report
 
 
 if __name__ == "__main__":

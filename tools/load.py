@@ -4,9 +4,9 @@
     python tools/load.py --out two.json --serve-args="--ray --replicas 2"
     python tools/load.py --url http://127.0.0.1:8000    # a server that runs already
 
-Each client has memories of its own, of which it remembers everything it said and taught. At the
-end it reads them back: what is missing was lost. Told, as JSON, are latencies, refusals (429),
-errors, what became of the absorbs, and the resident memory of the server's processes over time,
+Each client has memories of its own, and remembers everything it said to them and taught them. At
+the end it reads them back: what is missing was lost. The report, as JSON, has latencies, refusals
+(429), errors, how the absorbs ended, and the resident memory of the server's processes over time,
 shared pages counted once for each process. Exit status 1: there were errors, or something was lost.
 """
 
@@ -28,6 +28,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import httpx
 
@@ -55,39 +56,44 @@ PLACES = (
     "island",
     "school",
 )
-PAGE = 4096
-SAY_SECONDS = 30
+PAGE_BYTES = 4096
+REPORT_SECONDS = 30
+Message: TypeAlias = dict[str, str]
 
 
 class Tally:
-    """Latencies by kind, and what went wrong."""
+    """Latencies by kind, counts of statuses, and errors, of all clients together."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.times = defaultdict(list)
-        self.statuses = Counter()
-        self.errors = []
+        self.times: defaultdict[str, list[float]] = defaultdict(list)
+        self.statuses: Counter[int] = Counter()
+        self.errors: list[str] = []
 
-    def add(self, kind: str, seconds: float) -> None:
+    def add_time(self, kind: str, seconds: float) -> None:
+        """Add a latency."""
         with self._lock:
             self.times[kind].append(seconds)
 
-    def status(self, status: int) -> None:
+    def add_status(self, status: int) -> None:
+        """Count a status."""
         with self._lock:
             self.statuses[status] += 1
 
-    def error(self, what: str) -> None:
+    def add_error(self, message: str) -> None:
+        """Add an error, cut to a readable length."""
         with self._lock:
-            self.errors.append(what[:300])
+            self.errors.append(message[:300])
 
     def line(self, seconds: float) -> str:
+        """Return the counts so far in a line."""
         with self._lock:
             counts = ", ".join(f"{kind} {len(times)}" for kind, times in sorted(self.times.items()))
             return f"{seconds:.0f} s: {counts}; errors {len(self.errors)}"
 
 
 class Client:
-    """Talks with memories of its own, and teaches them."""
+    """A client in a thread of its own, which talks with its memories and teaches them."""
 
     def __init__(
         self,
@@ -105,11 +111,12 @@ class Client:
         self._base = base
         self._tally = tally
         self._args = args
-        self.talks = {name: [] for name in names}
-        self.taught = {name: [] for name in names}
-        self.jobs = []
+        self.conversations: dict[str, list[Message]] = {name: [] for name in names}
+        self.documents: dict[str, list[str]] = {name: [] for name in names}
+        self.jobs: list[str] = []
 
     def run(self, deadline: float) -> None:
+        """Send one request after the other until the deadline."""
         with httpx.Client(base_url=self._url, timeout=330) as client:
             while time.monotonic() < deadline:
                 name = self._random.choice(self._names)
@@ -117,7 +124,7 @@ class Client:
                 try:
                     (self._teach if teach else self._talk)(client, name, deadline)
                 except httpx.HTTPError as error:
-                    self._tally.error(f"{type(error).__name__}: {error}")
+                    self._tally.add_error(f"{type(error).__name__}: {error}")
                 if self._args.think:
                     time.sleep(self._random.uniform(0, 2 * self._args.think))
 
@@ -126,168 +133,180 @@ class Client:
         return f"{name} keeps {self._random.randint(2, 99)} {noun} in the {place}."
 
     def _teach(self, client: httpx.Client, name: str, deadline: float) -> None:
-        text = f"Note {len(self.taught[name])}: {self._sentence(name)}"
-        began = time.monotonic()
-        found = self._sent(client, deadline, f"/v1/memories/{name}/absorb", {"text": text})
-        if found is not None and found.status_code == 202:
-            self._tally.add("absorb accepted", time.monotonic() - began)
-            self.taught[name].append(text)
-            self.jobs.append(found.json()["id"])
+        text = f"Note {len(self.documents[name])}: {self._sentence(name)}"
+        start_time = time.monotonic()
+        response = self._post(client, deadline, f"/v1/memories/{name}/absorb", {"text": text})
+        if response is not None and response.status_code == 202:
+            self._tally.add_time("absorb accepted", time.monotonic() - start_time)
+            self.documents[name].append(text)
+            self.jobs.append(response.json()["id"])
 
     def _talk(self, client: httpx.Client, name: str, deadline: float) -> None:
-        talk = self.talks[name]
-        asked = {"role": "user", "content": f"{self._sentence(name)} Where are they?"}
+        conversation = self.conversations[name]
+        question = {"role": "user", "content": f"{self._sentence(name)} Where are they?"}
         body = {
             "model": f"{self._base}:{name}",
-            "messages": [*talk, asked],
+            "messages": [*conversation, question],
             "max_tokens": self._args.tokens,
             "stream": True,
         }
         while True:
-            began, first, said = time.monotonic(), None, []
-            with client.stream("POST", "/v1/chat/completions", json=body) as answer:
-                self._tally.status(answer.status_code)
-                if answer.status_code == 429:
-                    answer.read()
-                elif answer.status_code != 200:
-                    self._tally.error(f"{answer.status_code}: {answer.read().decode()}")
+            start_time, first_piece_seconds = time.monotonic(), None
+            pieces: list[str] = []
+            with client.stream("POST", "/v1/chat/completions", json=body) as response:
+                self._tally.add_status(response.status_code)
+                if response.status_code == 429:
+                    response.read()
+                elif response.status_code != 200:
+                    self._tally.add_error(f"{response.status_code}: {response.read().decode()}")
                     return
                 else:
-                    for line in answer.iter_lines():
+                    for line in response.iter_lines():
                         if not line.startswith("data: {"):
                             continue
                         event = json.loads(line[6:])
                         if "error" in event:
-                            self._tally.error(f"in a stream: {event['error']}")
+                            self._tally.add_error(f"in a stream: {event['error']}")
                             return
                         for choice in event["choices"]:
                             if piece := choice["delta"].get("content"):
-                                first = first or time.monotonic() - began
-                                said.append(piece)
+                                first_piece_seconds = (
+                                    first_piece_seconds or time.monotonic() - start_time
+                                )
+                                pieces.append(piece)
                     break
             if time.monotonic() > deadline:
                 return
             time.sleep(self._random.uniform(0.2, 1.0))
-        if first is not None:
-            self._tally.add("first piece", first)
-        self._tally.add("reply", time.monotonic() - began)
-        self.talks[name] = [*talk, asked, {"role": "assistant", "content": "".join(said)}]
+        if first_piece_seconds is not None:
+            self._tally.add_time("first piece", first_piece_seconds)
+        self._tally.add_time("reply", time.monotonic() - start_time)
+        answer = {"role": "assistant", "content": "".join(pieces)}
+        self.conversations[name] = [*conversation, question, answer]
 
-    def _sent(
+    def _post(
         self, client: httpx.Client, deadline: float, path: str, body: dict[str, str]
     ) -> httpx.Response | None:
+        """Send a request until it is not refused; None: refused until the deadline."""
         while True:
-            found = client.post(path, json=body)
-            self._tally.status(found.status_code)
-            if found.status_code != 429:
-                if found.status_code >= 400:
-                    self._tally.error(f"{found.status_code}: {found.text}")
-                return found
+            response = client.post(path, json=body)
+            self._tally.add_status(response.status_code)
+            if response.status_code != 429:
+                if response.status_code >= 400:
+                    self._tally.add_error(f"{response.status_code}: {response.text}")
+                return response
             if time.monotonic() > deadline:
                 return None
             time.sleep(self._random.uniform(0.2, 1.0))
 
-    def ended(self, client: httpx.Client) -> list[str]:
-        """The state of each absorb; "gone" where the server does not remember it."""
+    def job_states(self, client: httpx.Client) -> list[str]:
+        """Return the state of each absorb; "gone" where the server does not remember it."""
         states = []
         for job in self.jobs:
-            found = client.get(f"/v1/jobs/{job}")
-            known = found.status_code == httpx.codes.OK
-            states.append(found.json()["state"] if known else "gone")
+            response = client.get(f"/v1/jobs/{job}")
+            known = response.status_code == httpx.codes.OK
+            states.append(response.json()["state"] if known else "gone")
         return states
 
-    def lost(self, client: httpx.Client) -> list[str]:
-        """What the server does not have of what it acknowledged."""
-        missing = []
+    def lost_texts(self, client: httpx.Client) -> list[str]:
+        """Return what the server does not have of what it acknowledged."""
+        lost = []
         for name in self._names:
-            if not (self.talks[name] or self.taught[name]):
+            if not (self.conversations[name] or self.documents[name]):
                 continue
-            told = client.get(f"/v1/memories/{name}/text").json()
-            texts = [one["text"] for one in told["documents"]]
-            missing += [text for text in self.taught[name] if text not in texts]
-            said = [one["content"] for one in told["messages"]]
-            mine = [one["content"] for one in self.talks[name]]
-            if said[: len(mine)] != mine:
-                missing.append(f"{name}: the conversation differs")
-        return missing
+            transcript = client.get(f"/v1/memories/{name}/text").json()
+            documents = [document["text"] for document in transcript["documents"]]
+            lost += [text for text in self.documents[name] if text not in documents]
+            messages = [message["content"] for message in transcript["messages"]]
+            sent = [message["content"] for message in self.conversations[name]]
+            if messages[: len(sent)] != sent:
+                lost.append(f"{name}: the conversation differs")
+        return lost
 
 
-class Watch(threading.Thread):
-    """Resident memory of a process and all its children, in MB, every few seconds."""
+class MemoryWatch(threading.Thread):
+    """A thread that samples the resident memory of a process and all its children, in MB."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self._pid = pid
-        self._stop_now = threading.Event()
-        self.megabytes = []
+        self._stopped = threading.Event()
+        self.megabytes: list[int] = []
 
     def run(self) -> None:
-        while not self._stop_now.wait(2):
-            self.megabytes.append(self._resident())
+        """Take a sample every two seconds."""
+        while not self._stopped.wait(2):
+            self.megabytes.append(self._resident_megabytes())
 
     def stop(self) -> None:
-        self._stop_now.set()
+        """End the thread."""
+        self._stopped.set()
         self.join()
 
-    def _resident(self) -> int:
-        children, pages = defaultdict(list), {}
+    def _resident_megabytes(self) -> int:
+        children: defaultdict[int, list[int]] = defaultdict(list)
+        pages: dict[int, int] = {}
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError, ValueError, IndexError):
                 stat = (entry / "stat").read_text().rsplit(")", 1)[1].split()
                 children[int(stat[1])].append(int(entry.name))
                 pages[int(entry.name)] = int((entry / "statm").read_text().split()[1])
-        waiting, total = [self._pid], 0
-        while waiting:
-            pid = waiting.pop()
+        unvisited, total = [self._pid], 0
+        while unvisited:
+            pid = unvisited.pop()
             total += pages.get(pid, 0)
-            waiting += children[pid]
-        return round(total * PAGE / 1e6)
+            unvisited += children[pid]
+        return round(total * PAGE_BYTES / 1e6)
 
 
 @contextlib.contextmanager
-def running(args: argparse.Namespace) -> Iterator[tuple[str, int | None]]:
-    """A server's address and process id."""
+def running_server(args: argparse.Namespace) -> Iterator[tuple[str, int | None]]:
+    """Yield the address and process id of a server; of one that runs already, no process id."""
     if args.url:
         yield args.url, None
         return
     with tempfile.TemporaryDirectory() as root:
         command = [
-            Path(sys.executable).with_name("templora"), "serve", "--port", "0", "--root", root,
+            str(Path(sys.executable).with_name("templora")), "serve", "--port", "0", "--root", root,
             *shlex.split(args.serve_args),
         ]  # fmt: skip
         process = subprocess.Popen(  # noqa: S603  # our own program
             command, stderr=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
         )
+        stderr = process.stderr
+        assert stderr is not None  # noqa: S101  # it is a pipe
         try:
-            said = []
-            for line in process.stderr:
-                said.append(line)
-                if found := re.search(r"http://[\w.:]+\d", line):
+            lines = []
+            for line in stderr:
+                lines.append(line)
+                if match := re.search(r"http://[\w.:]+\d", line):
                     break
             else:
-                sys.exit("".join(said))
-            drain = threading.Thread(target=process.stderr.read, daemon=True)
-            drain.start()
-            yield found[0], process.pid
+                sys.exit("".join(lines))
+            # a full pipe would stop the server
+            threading.Thread(target=stderr.read, daemon=True).start()
+            yield match[0], process.pid
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(120)
 
 
 def percentiles(times: list[float]) -> dict[str, float]:
-    every = sorted(times)
+    """Return the count, percentiles and maximum of latencies in seconds."""
+    ordered = sorted(times)
     return {
-        "count": len(every),
+        "count": len(ordered),
         **{
-            f"p{p}": round(every[min(len(every) - 1, len(every) * p // 100)], 3)
+            f"p{p}": round(ordered[min(len(ordered) - 1, len(ordered) * p // 100)], 3)
             for p in (50, 95, 99)
         },
-        "most": round(every[-1], 3),
+        "most": round(ordered[-1], 3),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Run the load and print the report."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--url", help="server that runs already, without /v1")
     parser.add_argument("--serve-args", default="", help="options for `templora serve`")
     parser.add_argument("--seconds", type=float, default=600)
@@ -300,7 +319,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file for the report, beside the output")
     args = parser.parse_args()
     tally = Tally()
-    with running(args) as (url, pid), httpx.Client(base_url=url, timeout=330) as reader:
+    with running_server(args) as (url, pid), httpx.Client(base_url=url, timeout=330) as reader:
         base = reader.get("/v1/models").json()["data"][0]["id"]
         shares = [
             [f"load{n}" for n in range(number, args.memories, args.clients)]
@@ -311,24 +330,25 @@ def main() -> None:
             for number, names in enumerate(shares)
             if names
         ]
-        watch = Watch(pid) if pid else None
+        watch = MemoryWatch(pid) if pid else None
         if watch:
             watch.start()
-        began = time.monotonic()
+        start_time = time.monotonic()
         threads = [
-            threading.Thread(target=one.run, args=(began + args.seconds,)) for one in clients
+            threading.Thread(target=client.run, args=(start_time + args.seconds,))
+            for client in clients
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             while thread.is_alive():
-                thread.join(SAY_SECONDS)
-                print(tally.line(time.monotonic() - began), file=sys.stderr, flush=True)
-        seconds = time.monotonic() - began
+                thread.join(REPORT_SECONDS)
+                print(tally.line(time.monotonic() - start_time), file=sys.stderr, flush=True)
+        seconds = time.monotonic() - start_time
         if watch:
             watch.stop()
-        lost = [text for one in clients for text in one.lost(reader)]
-        absorbs = Counter(state for one in clients for state in one.ended(reader))
+        lost = [text for client in clients for text in client.lost_texts(reader)]
+        absorbs = Counter(state for client in clients for state in client.job_states(reader))
     megabytes = watch.megabytes if watch else []
     half = megabytes[len(megabytes) // 2 :]
     report = {

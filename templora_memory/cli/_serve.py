@@ -129,18 +129,18 @@ def serve(
         raise InvalidSetting("Give --keys or --api-key (TEMPLORA_API_KEY), not both.")
     known = None
     if keys is not None:
-        known = server.Keys.load(keys)
+        known = server.ApiKeys.load(keys)
     elif api_key is not None:
-        known = server.Keys.of({api_key: "default"})
+        known = server.ApiKeys.of({api_key: "default"})
     settings = server.ServerSettings(
         name=name,
-        running=running,
-        waiting=waiting,
+        max_running=running,
+        max_waiting=waiting,
         reply_seconds=float(timeout),
         grace_seconds=float(grace),
         origins=tuple(origin or ()),
     )
-    observer = server.observers(metrics_port=metrics_port, traces=traces)
+    observer = server.make_observers(metrics_port=metrics_port, traces=traces)
     from templora_memory.backends.local import LocalBackend  # noqa: PLC0415  # torch loads here
 
     common = call.common
@@ -182,7 +182,7 @@ def serve(
                 host=host,
                 port=port,
                 gpus=gpus,
-                started=started,
+                on_started=started,
             )
             return
         server.serve(
@@ -196,7 +196,7 @@ def serve(
             observer=observer,
             objects=objects,
             encryption=common.key,
-            started=started,
+            on_started=started,
         )
     finally:
         log.removeHandler(handler)

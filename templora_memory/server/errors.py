@@ -34,11 +34,11 @@ from templora_memory.errors import (
 )
 
 _log = logging.getLogger("templora_memory.server")
-_SERVER = 500
+_SERVER_ERROR = 500
 
 
 class ApiError(HTTPException):
-    """An answer that is an error object.
+    """An error that the server answers with an error object.
 
     Args:
         status: HTTP status.
@@ -46,6 +46,7 @@ class ApiError(HTTPException):
         code: a short name for programs.
         param: the request's field that was wrong.
         retry_after: seconds after which trying again makes sense.
+        headers: further headers of the response.
     """
 
     def __init__(
@@ -58,39 +59,45 @@ class ApiError(HTTPException):
         retry_after: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        every = dict(headers or {})
+        all_headers = dict(headers or {})
         if retry_after is not None:
-            every["retry-after"] = str(retry_after)
-        super().__init__(status, detail=message, headers=every)
+            all_headers["retry-after"] = str(retry_after)
+        super().__init__(status, detail=message, headers=all_headers)
         self.code = code
         self.param = param
 
     def body(self) -> dict[str, Any]:
+        """Return the error object."""
         return error_body(self.status_code, str(self.detail), code=self.code, param=self.param)
 
     def response(self) -> JSONResponse:
+        """Return the response with status, headers and the error object."""
         return JSONResponse(self.body(), self.status_code, headers=dict(self.headers or {}))
 
 
 def internal_error() -> ApiError:
-    """What is said of a fault that nobody foresaw."""
-    return ApiError(_SERVER, "Something went wrong; see the server's log.", code="internal_error")
+    """Return the error for a fault that nobody foresaw."""
+    return ApiError(
+        _SERVER_ERROR, "Something went wrong; see the server's log.", code="internal_error"
+    )
 
 
-_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 def error_body(
     status: int, message: str, *, code: str | None, param: str | None = None
 ) -> dict[str, Any]:
-    """The error object of a status."""
-    kind = _KINDS.get(status, "server_error" if status >= _SERVER else "invalid_request_error")
-    shown = message.encode("utf-8", "replace").decode()  # what a client sent may hold surrogates
-    return {"error": {"message": shown, "type": kind, "param": param, "code": code}}
+    """Return the error object for a status."""
+    default = "server_error" if status >= _SERVER_ERROR else "invalid_request_error"
+    error_type = _ERROR_TYPES.get(status, default)
+    encodable = message.encode("utf-8", "replace").decode()  # clients may send surrogates
+    return {"error": {"message": encodable, "type": error_type, "param": param, "code": code}}
 
 
-# the first that fits, from special to general; None: the message is not for the caller
-_STATUS: tuple[tuple[type[TemploraError], int, str, str | None], ...] = (
+# (type, status, code, message): the first type that fits counts, so special ones come before
+# general ones. An empty message stands for the error's own; None: that one is not for the caller.
+_RESPONSES: tuple[tuple[type[TemploraError], int, str, str | None], ...] = (
     (PromptTooLong, 400, "context_length_exceeded", ""),
     (InputError, 400, "invalid_value", ""),
     (UnknownMemory, 404, "memory_not_found", "There is no such memory, or it has learned nothing."),
@@ -123,21 +130,27 @@ _STATUS: tuple[tuple[type[TemploraError], int, str, str | None], ...] = (
 
 
 def as_api_error(error: TemploraError) -> ApiError:
-    """How an error of the service is answered."""
-    unexpected = (TemploraError, _SERVER, "internal_error", None)
-    _, status, code, said = next((row for row in _STATUS if isinstance(error, row[0])), unexpected)
-    if status >= _SERVER:
+    """Return the HTTP error for an error of the service; faults of this machine are logged."""
+    unexpected = (TemploraError, _SERVER_ERROR, "internal_error", None)
+    _, status, code, public = next(
+        (row for row in _RESPONSES if isinstance(error, row[0])), unexpected
+    )
+    if status >= _SERVER_ERROR:
         _log.error("%s: %s", type(error).__name__, error)
-    message = str(error) if said == "" else said or "Something went wrong; see the server's log."
+    message = public or "Something went wrong; see the server's log."
+    if public == "":
+        message = str(error)
     return ApiError(status, message, code=code, retry_after=1 if error.retry else None)
 
 
 async def on_templora_error(_: Request, error: Exception) -> JSONResponse:
+    """Answer an error of the service."""
     assert isinstance(error, TemploraError)  # noqa: S101  # registered for these
     return as_api_error(error).response()
 
 
 async def on_http_error(_: Request, error: Exception) -> JSONResponse:
+    """Answer an `ApiError`, or an error of the framework such as 404 for an unknown path."""
     assert isinstance(error, HTTPException)  # noqa: S101  # registered for these
     if isinstance(error, ApiError):
         return error.response()
@@ -147,16 +160,18 @@ async def on_http_error(_: Request, error: Exception) -> JSONResponse:
 
 
 async def on_invalid_request(_: Request, error: Exception) -> JSONResponse:
-    """Say which field is wrong and why; never send back what it held."""
+    """Answer a request that breaks the schema: which field and why, never its value."""
     assert isinstance(error, RequestValidationError)  # noqa: S101  # registered for these
     # where a field may be one of several things, the deepest error is about the one that was meant
-    found = max(error.errors(), key=lambda one: len(one["loc"]))
-    where = _field(found["loc"])
-    body = error_body(400, f"{where or 'body'}: {found['msg']}.", code=found["type"], param=where)
+    deepest = max(error.errors(), key=lambda detail: len(detail["loc"]))
+    name = _field_name(deepest["loc"])
+    message = f"{name or 'body'}: {deepest['msg']}."
+    body = error_body(400, message, code=deepest["type"], param=name)
     return JSONResponse(body, 400)
 
 
-async def on_failure(_: Request, error: Exception) -> JSONResponse:
+async def on_unexpected_error(_: Request, error: Exception) -> JSONResponse:
+    """Answer an exception that nobody foresaw; the log gets its type only."""
     _log.error("a request failed with %s", type(error).__name__)
     return internal_error().response()
 
@@ -165,6 +180,7 @@ def _slug(phrase: str) -> str:
     return phrase.lower().replace(" ", "_").replace("'", "")
 
 
-def _field(place: Sequence[str | int]) -> str | None:
-    parts = [str(part) for part in place[1:]]
+def _field_name(location: Sequence[str | int]) -> str | None:
+    """Join a location such as ("body", "messages", 0) to "messages.0"; None: the body itself."""
+    parts = [str(part) for part in location[1:]]
     return ".".join(parts).encode("utf-8", "replace").decode() or None

@@ -1,6 +1,6 @@
 """Absorbs as jobs with ids that outlive the process.
 
-A job is noted in a small file before its id is handed out, and the file is removed once the job
+A job is recorded in a small file before its id is handed out, and the file is removed once the job
 has ended. The file holds no text: the text is in the memory's journal. A file that is left when
 the server starts belongs to a job that a kill or a shutdown interrupted, which then goes on under
 its old id; what was committed by then is not learned again. A lock beside the file tells other
@@ -34,28 +34,28 @@ from templora_memory.errors import (
 from templora_memory.fs.files import make_folder, replace_file
 from templora_memory.fs.locks import hold
 from templora_memory.server.errors import ApiError
-from templora_memory.server.ray.routing import number_of
+from templora_memory.server.ray.routing import routing_key
 from templora_memory.service.jobs import Job
 from templora_memory.service.parametric_memory import ParametricMemory
 
 _log = logging.getLogger("templora_memory.server")
-_ID = re.compile(r"job-[0-9a-f]{24}")
-Kind: TypeAlias = Literal["documents", "messages", "rebuild"]
-State: TypeAlias = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-REMEMBERED = 1000
-"""How many ended jobs can still be asked for."""
+_JOB_ID = re.compile(r"job-[0-9a-f]{24}")
+JobKind: TypeAlias = Literal["documents", "messages", "rebuild"]
+JobState: TypeAlias = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+MAX_ENDED_JOBS = 1000
+"""Ended jobs that can still be asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
-    """What is on disk about a job that has not ended.
+class JobRecord:
+    """The file of a job that has not ended.
 
-    `after`, `messages` and `digest` say which part of the conversation it learns; the digest tells
-    whether the conversation is still the same when the job is taken up again.
+    `after`, `messages` and `digest` say which part of the conversation it learns. The digest shows
+    whether the conversation is still the same when the job is resumed.
     """
 
     id: str
-    kind: Kind
+    kind: JobKind
     memory: str
     created: float
     after: int | None = None
@@ -63,43 +63,44 @@ class Note:
     digest: str = ""
 
     @classmethod
-    def read(cls, path: Path) -> Note:
-        """The note in a file.
+    def read(cls, path: Path) -> JobRecord:
+        """Read the record in a file.
 
         Raises:
-            FileNotFoundError: it is gone.
+            FileNotFoundError: the file is gone.
             ValueError: it is damaged.
         """
         body = json.loads(path.read_bytes())
         try:
-            note = cls(**body)
-            parse_id(note.memory)
+            record = cls(**body)
+            parse_id(record.memory)
         except (TypeError, InvalidId) as error:
             raise ValueError(str(error)) from error
-        whole = (note.messages, 0 if note.after is None else note.after)
+        counts = (record.messages, 0 if record.after is None else record.after)
         if (
-            note.id != path.stem
-            or note.kind not in get_args(Kind)
-            or not (isinstance(note.created, float) and math.isfinite(note.created))
-            or not isinstance(note.digest, str)
-            or any(type(number) is not int or number < 0 for number in whole)
+            record.id != path.stem
+            or record.kind not in get_args(JobKind)
+            or not (isinstance(record.created, float) and math.isfinite(record.created))
+            or not isinstance(record.digest, str)
+            or any(type(count) is not int or count < 0 for count in counts)
         ):
             raise ValueError("a field is not what a server writes")
-        return note
+        return record
 
 
 @dataclass(slots=True, kw_only=True)
-class Entry:
-    """A job under its id."""
+class JobEntry:
+    """A job in the registry: its record, the running job, and the lock on its file."""
 
-    note: Note
+    record: JobRecord
     job: Job
     resumed: bool = False
     erased: bool = False
     locks: ExitStack = field(default_factory=ExitStack)
 
     @property
-    def state(self) -> State:
+    def state(self) -> JobState:
+        """State of the job, as clients see it."""
         if not self.job.done:
             return "running" if self.job.begun else "queued"
         if self.job.error is None:
@@ -107,20 +108,20 @@ class Entry:
         return "cancelled" if isinstance(self.job.error, Cancelled) else "failed"
 
 
-class JobBook:
-    """The jobs of one namespace.
+class JobRegistry:
+    """The jobs of one namespace, safe to use from several threads.
 
     Args:
-        folder: where notes lie.
-        service: what learns.
-        most: jobs that may wait or run at once.
+        folder: folder of the job records.
+        service: service that learns.
+        max_jobs: jobs that may wait or run at once.
     """
 
-    def __init__(self, folder: Path, service: ParametricMemory, *, most: int) -> None:
+    def __init__(self, folder: Path, service: ParametricMemory, *, max_jobs: int) -> None:
         self._folder = folder
         self._service = service
-        self._most = most
-        self._entries: dict[str, Entry] = {}
+        self._max_jobs = max_jobs
+        self._entries: dict[str, JobEntry] = {}
         self._starting = 0
         self._closing = False
         self._lock = threading.Lock()
@@ -131,50 +132,54 @@ class JobBook:
         text: Sequence[Document] | Sequence[Message],
         *,
         after: int | None = None,
-    ) -> Entry:
-        """Journal a text and learn it; returns once both text and job are on disk.
+    ) -> JobEntry:
+        """Journal a text and start to learn it; returns once both text and job are on disk.
 
         Raises:
             ApiError: 429, too many jobs are under way.
             TemploraError: as `ParametricMemory.absorb`.
         """
-        body = dialogue(item for item in text if isinstance(item, Message))
-        note = Note(
+        messages = dialogue(item for item in text if isinstance(item, Message))
+        record = JobRecord(
             id=_new_id(memory_id),
-            kind="messages" if body else "documents",
+            kind="messages" if messages else "documents",
             memory=memory_id,
             created=time.time(),
             after=after,
-            messages=len(body),
-            digest=_digest(body),
+            messages=len(messages),
+            digest=_digest(messages),
         )
-        with self._room():
+        with self._reserve():
             job = self._service.absorb(memory_id, text, after=after, wait=False)
-            return self._enter(note, job)
+            return self._register(record, job)
 
-    def rebuild(self, memory_id: str) -> Entry:
-        """Learn a memory again from its journal.
+    def rebuild(self, memory_id: str) -> JobEntry:
+        """Start to learn a memory again from its journal.
 
         Raises:
-            ApiError: 429.
-            UnknownMemory.
+            ApiError: 429, too many jobs are under way.
+            UnknownMemory: there is no such memory.
         """
-        note = Note(
+        record = JobRecord(
             id=_new_id(memory_id),
             kind="rebuild",
             memory=memory_id,
             created=time.time(),
         )
-        with self._room():
-            return self._enter(note, self._service.rebuild(memory_id, wait=False))
+        with self._reserve():
+            return self._register(record, self._service.rebuild(memory_id, wait=False))
 
     @contextmanager
-    def _room(self) -> Iterator[None]:
-        """Room for one more job, kept while it is being made."""
+    def _reserve(self) -> Iterator[None]:
+        """Count one more job while it is being made.
+
+        Raises:
+            ApiError: 429.
+        """
         self.sweep()
         with self._lock:
             busy = self._starting + sum(not entry.job.done for entry in self._entries.values())
-            if busy >= self._most:
+            if busy >= self._max_jobs:
                 raise ApiError(
                     429,
                     f"{busy} absorbs are under way, the most there may be: try again later.",
@@ -188,29 +193,29 @@ class JobBook:
             with self._lock:
                 self._starting -= 1
 
-    def _enter(self, note: Note, job: Job) -> Entry:
-        entry = Entry(note=note, job=job)
-        entry.locks.enter_context(hold(self._file(note, ".lock"), seconds=1))
-        replace_file(self._file(note, ".json"), json.dumps(asdict(note)).encode())
+    def _register(self, record: JobRecord, job: Job) -> JobEntry:
+        entry = JobEntry(record=record, job=job)
+        entry.locks.enter_context(hold(self._file(record, ".lock"), seconds=1))
+        replace_file(self._file(record, ".json"), json.dumps(asdict(record)).encode())
         with self._lock:
-            self._entries[note.id] = entry
+            self._entries[record.id] = entry
         return entry
 
-    def _file(self, note: Note, suffix: str) -> Path:
-        return self._folder / f"{note.id}{suffix}"
+    def _file(self, record: JobRecord, suffix: str) -> Path:
+        return self._folder / f"{record.id}{suffix}"
 
     # --- asking --------------------------------------------------------------------------------
 
-    def get(self, job_id: str) -> Entry:
-        """A job of this namespace; one whose server has died is taken over.
+    def get(self, job_id: str) -> JobEntry:
+        """Return a job of this namespace, after taking it over if its server has died.
 
         Raises:
             ApiError: 404; 503, another server is at work on it.
         """
         with self._lock:
             entry = self._entries.get(job_id)
-        if entry is None and _ID.fullmatch(job_id):
-            entry = self._taken_over(self._folder / f"{job_id}.json")
+        if entry is None and _JOB_ID.fullmatch(job_id):
+            entry = self._take_over(self._folder / f"{job_id}.json")
         if entry is None:
             raise ApiError(
                 404,
@@ -220,10 +225,10 @@ class JobBook:
             )
         return entry
 
-    def _taken_over(self, path: Path) -> Entry | None:
+    def _take_over(self, path: Path) -> JobEntry | None:
         if not path.exists():
             return None
-        if not self._take_up(path) and path.exists():
+        if not self._resume_file(path) and path.exists():
             raise ApiError(
                 503,
                 "Another server on this folder is at work on the job: ask again.",
@@ -234,96 +239,97 @@ class JobBook:
         with self._lock:
             return self._entries.get(path.stem)
 
-    def all(self, memory_id: str | None = None) -> list[Entry]:
-        """Jobs under way and the newest that have ended, oldest first."""
+    def all(self, memory_id: str | None = None) -> list[JobEntry]:
+        """Return jobs under way and the newest that have ended, oldest first."""
         with self._lock:
             entries = list(self._entries.values())
-        return [e for e in entries if memory_id is None or e.note.memory == memory_id]
+        return [e for e in entries if memory_id is None or e.record.memory == memory_id]
 
     # --- upkeep --------------------------------------------------------------------------------
 
     def sweep(self) -> None:
-        """Remove the notes of jobs that have ended, and forget the oldest of them."""
+        """Remove the records of jobs that have ended, and forget the oldest of them."""
         with self._lock:
             if self._closing:
                 return  # what is cancelled by closing goes on at the next start
             ended = [entry for entry in self._entries.values() if entry.job.done]
-            for entry in ended[: max(0, len(ended) - REMEMBERED)]:
-                del self._entries[entry.note.id]
+            for entry in ended[: max(0, len(ended) - MAX_ENDED_JOBS)]:
+                del self._entries[entry.record.id]
             for entry in ended:
                 self._erase(entry)
 
-    def _erase(self, entry: Entry) -> None:
+    def _erase(self, entry: JobEntry) -> None:
         if entry.erased:
             return
         entry.erased = True
-        self._file(entry.note, ".json").unlink(missing_ok=True)
-        self._file(entry.note, ".lock").unlink(missing_ok=True)
+        self._file(entry.record, ".json").unlink(missing_ok=True)
+        self._file(entry.record, ".lock").unlink(missing_ok=True)
         entry.locks.close()
 
     def drop(self, memory_ids: Iterable[str]) -> None:
         """Forget every job of these memories, also from disk."""
-        gone = set(memory_ids)
+        forgotten = set(memory_ids)
         with self._lock:
-            entries = [e for e in self._entries.values() if e.note.memory in gone]
+            entries = [e for e in self._entries.values() if e.record.memory in forgotten]
             for entry in entries:
-                del self._entries[entry.note.id]
+                del self._entries[entry.record.id]
                 self._erase(entry)
 
     def resume(self) -> int:
-        """Take up the jobs that were interrupted; returns how many."""
+        """Start the jobs that were interrupted; return how many."""
         make_folder(self._folder)
-        return sum(self._take_up(path) for path in sorted(self._folder.glob("job-*.json")))
+        return sum(self._resume_file(path) for path in sorted(self._folder.glob("job-*.json")))
 
-    def _take_up(self, path: Path) -> bool:
+    def _resume_file(self, path: Path) -> bool:
+        """Start the job of a record; return False if it cannot or need not be started here."""
         with ExitStack() as stack:
             try:
                 stack.enter_context(hold(path.with_suffix(".lock"), seconds=0))
-                note = Note.read(path)
+                record = JobRecord.read(path)
             except (TimeoutError, FileNotFoundError):
                 return False  # another server works on it, or has just ended it
             except (ValueError, RecursionError) as error:
-                # it holds nothing that the journal lacks: one bad note must not stop the server
+                # it holds nothing that the journal lacks: a bad record must not stop the server
                 _log.error("%s is damaged (%s) and removed: absorb again, or resume", path, error)
                 path.unlink(missing_ok=True)
                 path.with_suffix(".lock").unlink(missing_ok=True)
                 return False
             try:
-                job = self._again(note)
+                job = self._restart(record)
             except TemploraError as error:  # another base model, a damaged file: for a later start
-                _log.warning("job %s of %r cannot go on: %s", note.id, note.memory, error)
+                _log.warning("job %s of %r cannot go on: %s", record.id, record.memory, error)
                 return False
             if job is None:
                 path.unlink(missing_ok=True)
                 path.with_suffix(".lock").unlink(missing_ok=True)
                 return False
-            entry = Entry(note=note, job=job, resumed=True, locks=stack.pop_all())
+            entry = JobEntry(record=record, job=job, resumed=True, locks=stack.pop_all())
         with self._lock:
-            self._entries[note.id] = entry
+            self._entries[record.id] = entry
         return True
 
-    def _again(self, note: Note) -> Job | None:
+    def _restart(self, record: JobRecord) -> Job | None:
         """Start a job once more; None if there is nothing left that it could learn."""
         with suppress(UnknownMemory, InvalidText):
-            if note.kind == "documents":
-                return self._service.resume(note.memory)
-            if note.kind == "rebuild":
-                return self._service.rebuild(note.memory, wait=False)
-            begin = note.after or 0
-            messages = self._service.transcript(note.memory).messages
-            part = messages[begin : begin + note.messages]
-            if _digest(part) == note.digest:
-                return self._service.absorb(note.memory, part, after=note.after, wait=False)
+            if record.kind == "documents":
+                return self._service.resume(record.memory)
+            if record.kind == "rebuild":
+                return self._service.rebuild(record.memory, wait=False)
+            begin = record.after or 0
+            messages = self._service.transcript(record.memory).messages
+            part = messages[begin : begin + record.messages]
+            if _digest(part) == record.digest:
+                return self._service.absorb(record.memory, part, after=record.after, wait=False)
         return None
 
     def close(self) -> None:
-        """Keep the notes of jobs that have not ended, for the next start."""
+        """Keep the records of jobs that have not ended, for the next start."""
         self.sweep()
         with self._lock:
             self._closing = True
 
-    def closed(self) -> None:
-        """Let go of the locks, once the service has stopped."""
+    def release_locks(self) -> None:
+        """Release the locks on all records, once the service has stopped."""
         with self._lock:
             entries = list(self._entries.values())
         for entry in entries:
@@ -331,8 +337,8 @@ class JobBook:
 
 
 def _new_id(memory_id: str) -> str:
-    """Begins with what tells the replica of this memory from others."""
-    return f"job-{number_of(memory_id)}{secrets.token_hex(10)}"
+    """Make a job id. It begins with the memory's routing key, which says which replica has it."""
+    return f"job-{routing_key(memory_id)}{secrets.token_hex(10)}"
 
 
 def _digest(messages: Sequence[Message]) -> str:

@@ -1,6 +1,6 @@
-"""What a server tells about its work: counts and times, never text, ids or names.
+"""Counts and times of a server's work, for Prometheus and OpenTelemetry; never text, ids or names.
 
-Prometheus (extra ``metrics``) and OpenTelemetry (extra ``traces``) are two listeners; each library
+Prometheus (extra ``metrics``) and OpenTelemetry (extra ``traces``) are two observers; each library
 is imported only where it is asked for.
 """
 
@@ -15,84 +15,94 @@ from templora_memory.errors import InvalidSetting
 
 
 class Observer(Protocol):
-    """Is told about every request and reply. Methods must be quick and must not raise."""
+    """A listener to every request and reply. Its methods must be quick and must not raise."""
 
-    def request(self, *, method: str, route: str, status: int, seconds: float) -> None:
-        """A request ended; `route` is its pattern, without the ids in it."""
+    def on_request(self, *, method: str, route: str, status: int, seconds: float) -> None:
+        """Record a request that ended; `route` is its pattern, without the ids in it."""
         ...
 
-    def reply(self, reply: Reply, *, first: float, seconds: float) -> None:
-        """A reply was made: `first` seconds to its first piece, `seconds` in all."""
+    def on_reply(self, reply: Reply, *, first_piece_seconds: float, seconds: float) -> None:
+        """Record a finished reply: the time to its first piece of text, and the time in all."""
         ...
 
 
-class Observers:
-    """Tells several; or nobody."""
+class ObserverGroup:
+    """Several observers as one; also none.
+
+    Args:
+        observers: those that are called, in this order.
+    """
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         self._observers = tuple(observers)
 
-    def request(self, *, method: str, route: str, status: int, seconds: float) -> None:
-        for one in self._observers:
-            one.request(method=method, route=route, status=status, seconds=seconds)
+    def on_request(self, *, method: str, route: str, status: int, seconds: float) -> None:
+        """Pass a request on to each."""
+        for observer in self._observers:
+            observer.on_request(method=method, route=route, status=status, seconds=seconds)
 
-    def reply(self, reply: Reply, *, first: float, seconds: float) -> None:
-        for one in self._observers:
-            one.reply(reply, first=first, seconds=seconds)
+    def on_reply(self, reply: Reply, *, first_piece_seconds: float, seconds: float) -> None:
+        """Pass a reply on to each."""
+        for observer in self._observers:
+            observer.on_reply(reply, first_piece_seconds=first_piece_seconds, seconds=seconds)
 
 
-def observers(*, metrics_port: int | None, traces: bool) -> Observers:
-    """The listeners that are asked for.
+def make_observers(*, metrics_port: int | None, traces: bool) -> ObserverGroup:
+    """Make the observers that are asked for.
 
     Args:
-        metrics_port: Prometheus reads ``http://127.0.0.1:PORT/metrics``; beside the server, so
-            that no key sees what others do. None: no metrics.
+        metrics_port: port for Prometheus, which reads ``http://127.0.0.1:PORT/metrics``. It is
+            not the server's own, so that no key sees what others do. None: no metrics.
         traces: OpenTelemetry spans, exported as the application or the environment has set up.
 
     Raises:
         InvalidSetting: the extra is not installed, or the port cannot be bound.
     """
-    chosen: list[Observer] = []
+    observers: list[Observer] = []
     if metrics_port is not None:
-        metrics = Metrics()
-        metrics.listen(metrics_port)
-        chosen.append(metrics)
+        prometheus = PrometheusObserver()
+        prometheus.listen(metrics_port)
+        observers.append(prometheus)
     if traces:
-        chosen.append(Traces())
-    return Observers(chosen)
+        observers.append(OpenTelemetryObserver())
+    return ObserverGroup(observers)
 
 
-class Metrics:
-    """Counters and histograms of Prometheus, in a registry of their own."""
+class PrometheusObserver:
+    """Counters and histograms of Prometheus, in a registry of their own.
+
+    Raises:
+        InvalidSetting: the extra ``metrics`` is not installed.
+    """
 
     def __init__(self) -> None:
         try:
             import prometheus_client as prometheus  # noqa: PLC0415  # an extra
         except ModuleNotFoundError as error:
             raise _missing("prometheus_client", "metrics") from error
-        self._serve = prometheus.start_http_server
+        self._start_http_server = prometheus.start_http_server
         self._stop: Callable[[], None] = lambda: None
         self.port = 0
         self.registry = prometheus.CollectorRegistry()
-        self._requests = prometheus.Histogram(
+        self._request_seconds = prometheus.Histogram(
             "templora_request_seconds",
             "Time of a request",
             ("method", "route", "status"),
             registry=self.registry,
         )
-        self._first = prometheus.Histogram(
+        self._first_piece_seconds = prometheus.Histogram(
             "templora_first_piece_seconds", "Time to a reply's first text", registry=self.registry
         )
-        self._whole = prometheus.Histogram(
+        self._reply_seconds = prometheus.Histogram(
             "templora_reply_seconds", "Time of a reply", registry=self.registry
         )
-        self._prompt = prometheus.Counter(
+        self._prompt_tokens = prometheus.Counter(
             "templora_prompt_tokens", "Tokens the model was shown", registry=self.registry
         )
-        self._made = prometheus.Counter(
+        self._completion_tokens = prometheus.Counter(
             "templora_completion_tokens", "Tokens the model made", registry=self.registry
         )
-        self._absorbed = prometheus.Histogram(
+        self._absorbed_tokens = prometheus.Histogram(
             "templora_absorbed_tokens",
             "Tokens in weights instead of the prompt, of each reply",
             buckets=[10**n for n in range(8)],
@@ -106,7 +116,7 @@ class Metrics:
             InvalidSetting: the port cannot be bound.
         """
         try:
-            server, thread = self._serve(port, addr="127.0.0.1", registry=self.registry)
+            server, thread = self._start_http_server(port, addr="127.0.0.1", registry=self.registry)
         except (OSError, OverflowError) as error:
             raise InvalidSetting(f"Metrics cannot listen on port {port}: {error}.") from error
         self.port = server.server_port
@@ -122,19 +132,25 @@ class Metrics:
         """Close the port."""
         self._stop()
 
-    def request(self, *, method: str, route: str, status: int, seconds: float) -> None:
-        self._requests.labels(method, route, str(status)).observe(seconds)
+    def on_request(self, *, method: str, route: str, status: int, seconds: float) -> None:
+        """Add a request to its histogram."""
+        self._request_seconds.labels(method, route, str(status)).observe(seconds)
 
-    def reply(self, reply: Reply, *, first: float, seconds: float) -> None:
-        self._first.observe(first)
-        self._whole.observe(seconds)
-        self._prompt.inc(reply.prompt_tokens)
-        self._made.inc(reply.completion_tokens)
-        self._absorbed.observe(reply.absorbed_tokens)
+    def on_reply(self, reply: Reply, *, first_piece_seconds: float, seconds: float) -> None:
+        """Add a reply to the histograms and counters."""
+        self._first_piece_seconds.observe(first_piece_seconds)
+        self._reply_seconds.observe(seconds)
+        self._prompt_tokens.inc(reply.prompt_tokens)
+        self._completion_tokens.inc(reply.completion_tokens)
+        self._absorbed_tokens.observe(reply.absorbed_tokens)
 
 
-class Traces:
-    """A span for every request and every reply, made when it has ended."""
+class OpenTelemetryObserver:
+    """A span for every request and every reply, made when it has ended.
+
+    Raises:
+        InvalidSetting: the extra ``traces`` is not installed.
+    """
 
     def __init__(self) -> None:
         try:
@@ -143,8 +159,9 @@ class Traces:
             raise _missing("opentelemetry", "traces") from error
         self._tracer = trace.get_tracer("templora_memory.server")
 
-    def request(self, *, method: str, route: str, status: int, seconds: float) -> None:
-        self._span(
+    def on_request(self, *, method: str, route: str, status: int, seconds: float) -> None:
+        """Make the span of a request."""
+        self._make_span(
             f"{method} {route}",
             seconds,
             {
@@ -154,20 +171,23 @@ class Traces:
             },
         )
 
-    def reply(self, reply: Reply, *, first: float, seconds: float) -> None:
-        self._span(
+    def on_reply(self, reply: Reply, *, first_piece_seconds: float, seconds: float) -> None:
+        """Make the span of a reply."""
+        self._make_span(
             "reply",
             seconds,
             {
                 "gen_ai.usage.input_tokens": reply.prompt_tokens,
                 "gen_ai.usage.output_tokens": reply.completion_tokens,
                 "templora.absorbed_tokens": reply.absorbed_tokens,
-                "templora.first_piece_seconds": first,
+                "templora.first_piece_seconds": first_piece_seconds,
                 "templora.finish_reason": reply.finish_reason,
             },
         )
 
-    def _span(self, name: str, seconds: float, attributes: dict[str, str | int | float]) -> None:
+    def _make_span(
+        self, name: str, seconds: float, attributes: dict[str, str | int | float]
+    ) -> None:
         end = time.time_ns()
         span = self._tracer.start_span(
             name, start_time=end - round(seconds * 1e9), attributes=attributes

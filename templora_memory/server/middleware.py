@@ -1,4 +1,4 @@
-"""The first to see a request: who calls, from where, how much, how fast.
+"""The guard before the application: keys, origins, sizes and speed of requests; and their log.
 
 Knows nothing of memories. Written against ASGI itself, so that streams pass through untouched.
 """
@@ -16,65 +16,74 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from templora_memory.server.errors import ApiError
 from templora_memory.server.settings import is_loopback
-from templora_memory.server.state import Runtime, stopping
+from templora_memory.server.state import ServerState, shutting_down
 
 _log = logging.getLogger("templora_memory.server")
-OPEN = frozenset({"/healthz", "/readyz", "/openapi.json"})
-"""Paths that need no key: they tell nothing about memories."""
+PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
+"""Paths that need no key: their answers hold nothing about memories."""
+IMPORT_PATH = "/v1/memories/import"
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"})
-IMPORT = "/v1/memories/import"
 
 
-class Guard:
-    """Refuses requests without a key, from strange web pages, too large or too slow.
+class RequestGuard:
+    """Middleware that refuses requests without a key, from unknown web pages, too large or slow.
 
     Args:
-        app: what is guarded.
-        runtime: keys and limits.
+        app: the application behind it.
+        state: keys and limits.
     """
 
-    def __init__(self, app: ASGIApp, *, runtime: Runtime) -> None:
+    def __init__(self, app: ASGIApp, *, state: ServerState) -> None:
         self._app = app
-        self._runtime = runtime
+        self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a request, or pass it on with a limited body; then report it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        watch = _Watch(scope, send)
+        recorder = _ResponseRecorder(scope, send)
         try:
             headers = Headers(scope=scope)
-            self._admit(scope, headers)
-            body = _Body(receive, headers, self._limit(scope), self._runtime.settings.body_seconds)
-        except ApiError as error:
-            await error.response()(scope, receive, watch.send)
-        else:
-            await self._app(scope, body.receive, watch.send)
-        finally:
-            seconds = time.monotonic() - watch.began
-            # the path holds memory ids, the route does not
-            route = getattr(scope.get("route"), "path", "unknown")
-            method = scope["method"] if scope["method"] in _METHODS else "other"
-            _log.info("%s %s %d %.0f ms %s", method, route, watch.status, 1e3 * seconds, watch.id)
-            self._runtime.observer.request(
-                method=method, route=route, status=watch.status, seconds=seconds
+            self._authorize(scope, headers)
+            body = _LimitedBody(
+                receive,
+                headers,
+                max_bytes=self._max_bytes(scope),
+                max_pause=self._state.settings.body_seconds,
             )
+        except ApiError as error:
+            await error.response()(scope, receive, recorder.send)
+        else:
+            await self._app(scope, body.receive, recorder.send)
+        finally:
+            self._report(scope, recorder)
 
-    def _admit(self, scope: Scope, headers: Headers) -> None:
-        """Note the namespace of the caller.
+    def _report(self, scope: Scope, recorder: _ResponseRecorder) -> None:
+        """Log a request and tell the observer."""
+        seconds = time.monotonic() - recorder.start_time
+        # the path holds memory ids, the route does not
+        route = getattr(scope.get("route"), "path", "unknown")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        milliseconds, status = 1e3 * seconds, recorder.status
+        _log.info("%s %s %d %.0f ms %s", method, route, status, milliseconds, recorder.request_id)
+        self._state.observer.on_request(method=method, route=route, status=status, seconds=seconds)
+
+    def _authorize(self, scope: Scope, headers: Headers) -> None:
+        """Check who calls, and write their namespace into the scope's state.
 
         Raises:
             ApiError: 401, 403, 503.
         """
         scope.setdefault("state", {})["namespace"] = None
-        keys = self._runtime.keys
+        keys = self._state.keys
         if keys is None:
-            self._check_page(headers)
-        if scope["path"] in OPEN:
+            self._check_web_page(headers)
+        if scope["path"] in PUBLIC_PATHS:
             return
         if keys is not None:
-            kind, _, key = headers.get("authorization", "").partition(" ")
-            namespace = keys.namespace(key.strip()) if kind.lower() == "bearer" else None
+            scheme, _, key = headers.get("authorization", "").partition(" ")
+            namespace = keys.namespace(key.strip()) if scheme.lower() == "bearer" else None
             if namespace is None:
                 raise ApiError(
                     401,
@@ -83,14 +92,18 @@ class Guard:
                     headers={"www-authenticate": "Bearer"},
                 )
             scope["state"]["namespace"] = namespace
-        if self._runtime.draining:
-            raise stopping()
+        if self._state.draining:
+            raise shutting_down()
 
-    def _check_page(self, headers: Headers) -> None:
-        """Without keys, let no web page of elsewhere talk to this machine through its browser.
+    def _check_web_page(self, headers: Headers) -> None:
+        """Refuse foreign web pages on a server without keys.
 
-        Such a page reveals itself by its origin, or, where its own name was made to point here,
-        by the host it asked for.
+        Such a page talks to this machine through the browser of a person on it. It reveals itself
+        by its origin, or, where its own name was made to point here (DNS rebinding), by the host
+        that it asked for.
+
+        Raises:
+            ApiError: 403.
         """
         try:
             host = urlsplit(f"//{headers.get('host', 'localhost')}").hostname or ""
@@ -103,76 +116,86 @@ class Guard:
                 code="host_not_allowed",
             )
         origin = headers.get("origin")
-        if origin is not None and origin not in self._runtime.settings.origins:
+        if origin is not None and origin not in self._state.settings.origins:
             raise ApiError(
                 403,
                 f"The web page {origin[:80]!r} may not call this server: allow it with --origin.",
                 code="origin_not_allowed",
             )
 
-    def _limit(self, scope: Scope) -> int:
-        settings = self._runtime.settings
-        return settings.import_bytes if scope["path"] == IMPORT else settings.body_bytes
+    def _max_bytes(self, scope: Scope) -> int:
+        settings = self._state.settings
+        return (
+            settings.max_import_bytes if scope["path"] == IMPORT_PATH else settings.max_body_bytes
+        )
 
 
-class _Watch:
-    """Notes the status, and gives the answer the id that stands in the log."""
+class _ResponseRecorder:
+    """Records the status of a response, and adds the request id that the log has."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        self.id = f"req-{secrets.token_hex(8)}"
-        self.began = time.monotonic()
+        self.request_id = f"req-{secrets.token_hex(8)}"
+        self.start_time = time.monotonic()
         self.status = 0
         self._send = send
-        scope.setdefault("state", {})["request_id"] = self.id
+        scope.setdefault("state", {})["request_id"] = self.request_id
 
     async def send(self, message: Message) -> None:
+        """Send a message of ASGI on."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             MutableHeaders(scope=message).update(
-                {"x-request-id": self.id, "x-content-type-options": "nosniff"}
+                {"x-request-id": self.request_id, "x-content-type-options": "nosniff"}
             )
         await self._send(message)
 
 
-class _Body:
-    """A request's body, counted and timed.
+class _LimitedBody:
+    """The body of a request, with a limit on its size and on the pauses in it.
 
     Raises:
         ApiError: 413 at once if the declared length is too large.
     """
 
-    def __init__(self, receive: Receive, headers: Headers, most: int, seconds: float) -> None:
+    def __init__(
+        self, receive: Receive, headers: Headers, *, max_bytes: int, max_pause: float
+    ) -> None:
         self._receive = receive
-        self._most = most
-        self._seconds = seconds
+        self._max_bytes = max_bytes
+        self._max_pause = max_pause
         self._size = 0
-        self._more = True
+        self._more_body = True
         declared = headers.get("content-length", "")
-        if declared.isdecimal() and int(declared[:20]) > most:
+        if declared.isdecimal() and int(declared[:20]) > max_bytes:
             raise self._too_large()
 
     async def receive(self) -> Message:
-        if not self._more:
+        """Receive the next message of ASGI.
+
+        Raises:
+            ApiError: 408, 413.
+        """
+        if not self._more_body:
             return await self._receive()  # a disconnect, whenever it comes
         try:
-            message = await asyncio.wait_for(self._receive(), self._seconds)
+            message = await asyncio.wait_for(self._receive(), self._max_pause)
         except TimeoutError as error:
             raise ApiError(
                 408,
-                f"Nothing of the body came for {self._seconds:g} seconds.",
+                f"Nothing of the body came for {self._max_pause:g} seconds.",
                 code="request_timeout",
                 headers={"connection": "close"},
             ) from error
-        self._more = bool(message.get("more_body"))
+        self._more_body = bool(message.get("more_body"))
         self._size += len(message.get("body", b""))
-        if self._size > self._most:
+        if self._size > self._max_bytes:
             raise self._too_large()
         return message
 
     def _too_large(self) -> ApiError:
         return ApiError(
             413,
-            f"The request is larger than {self._most:,} bytes, the limit: send less.",
+            f"The request is larger than {self._max_bytes:,} bytes, the limit: send less.",
             code="request_too_large",
             headers={"connection": "close"},
         )

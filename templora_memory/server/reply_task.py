@@ -1,8 +1,8 @@
-"""A reply under way: a thread that computes it, and pieces that reach the event loop.
+"""A reply under way: a thread that generates it, and a queue that brings it to the event loop.
 
-The thread runs to the end whether or not anybody still reads, so a slow client holds up nobody,
-and what follows a reply (journal, background absorb) happens in one place. Giving an answer up
-stops the model at its next token.
+The thread runs to the end whether or not anybody still reads, so a slow client delays nobody, and
+what follows a reply (journal, background absorb) happens in one place. Cancelling a reply stops
+the model at its next token.
 """
 
 from __future__ import annotations
@@ -18,86 +18,88 @@ from templora_memory.domain.results import Reply
 from templora_memory.server.errors import ApiError
 from templora_memory.service.streams import ReplyStream
 
-Event: TypeAlias = str | Reply | BaseException | None
+ReplyEvent: TypeAlias = str | Reply | BaseException | None
+"""A piece of text, the finished reply, an error, or None: generation has started."""
 PING_SECONDS = 15.0
 
 
-class Answer:
-    """One reply; made on the event loop's thread.
+class ReplyTask:
+    """One reply that a thread of `executor` generates; create it on the event loop's thread.
 
     Args:
-        begin: starts the stream; may block (absorbing first) and raise.
-        executor: whose thread computes it.
-        seconds: time for the whole.
-        ended: called on the loop's thread once the computing thread is free again.
+        open_stream: starts the stream; may block (an absorb comes first) and raise.
+        executor: pool that lends the thread.
+        timeout: seconds for the whole reply.
+        on_done: called on the event loop's thread once the generating thread is free again.
     """
 
     def __init__(
         self,
-        begin: Callable[[], ReplyStream],
+        open_stream: Callable[[], ReplyStream],
         executor: Executor,
         *,
-        seconds: float,
-        ended: Callable[[], None],
+        timeout: float,
+        on_done: Callable[[], None],
     ) -> None:
-        self._begin = begin
+        self._open_stream = open_stream
         self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + seconds
-        self._seconds = seconds
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._deadline = self._loop.time() + timeout
+        self._timeout = timeout
+        self._events: asyncio.Queue[ReplyEvent] = asyncio.Queue()
+        # guards _stream and _cancel_error, which both threads use
         self._lock = threading.Lock()
         self._stream: ReplyStream | None = None
-        self._given_up: ApiError | None = None
-        self._ended = ended
+        self._cancel_error: ApiError | None = None
+        self._on_done = on_done
         self.reply: Reply | None = None
-        executor.submit(self._run)
+        executor.submit(self._generate)
 
-    # --- on the computing thread ---------------------------------------------------------------
+    # --- on the generating thread --------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _generate(self) -> None:
         try:
-            stream = self._begin()
+            stream = self._open_stream()
             with self._lock:
                 self._stream = stream
-                given_up = self._given_up is not None
-            if given_up:
+                cancelled = self._cancel_error is not None
+            if cancelled:
                 stream.close()
             with stream:
-                self._post(None)  # it has begun
+                self._post(None)
                 for piece in stream:
                     self._post(piece)
                 self._post(stream.reply)
         except BaseException as error:  # noqa: BLE001  # raised again where the reply is read
             self._post(error)
         finally:
-            with suppress(RuntimeError):  # the loop is closed: nobody counts places any more
-                self._loop.call_soon_threadsafe(self._ended)
+            with suppress(RuntimeError):  # the loop is closed: nobody counts slots any more
+                self._loop.call_soon_threadsafe(self._on_done)
 
-    def _post(self, event: Event) -> None:
+    def _post(self, event: ReplyEvent) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody reads any more
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     # --- on the event loop ---------------------------------------------------------------------
 
-    async def begun(self) -> None:
-        """Wait until the model has taken it up; errors that have a status come from here.
+    async def wait_started(self) -> None:
+        """Wait until generation starts; errors that can still become a status come from here.
 
         Raises:
-            ApiError: 504, or why it was given up.
+            ApiError: 504, or the error that the reply was cancelled with.
             TemploraError: as `ParametricMemory.stream`.
         """
-        await self._next(self._seconds)
+        await self._next_event(self._timeout)
 
     async def pieces(self) -> AsyncIterator[str | None]:
-        """Text as it comes; None where there was none for a while. `reply` is set at the end.
+        """Yield text as it comes, and None after `PING_SECONDS` without any; then set `reply`.
 
         Raises:
-            ApiError: 504, or why it was given up.
+            ApiError: 504, or the error that the reply was cancelled with.
             TemploraError: whatever went wrong while generating.
         """
         while True:
             try:
-                event = await self._next(PING_SECONDS)
+                event = await self._next_event(PING_SECONDS)
             except TimeoutError:
                 yield None
                 continue
@@ -107,33 +109,33 @@ class Answer:
             if event:
                 yield event
 
-    async def _next(self, patience: float) -> str | Reply | None:
-        left = self._deadline - self._loop.time()
+    async def _next_event(self, patience: float) -> str | Reply | None:
+        remaining = self._deadline - self._loop.time()
         try:
-            event = await asyncio.wait_for(self._events.get(), max(0.0, min(left, patience)))
+            event = await asyncio.wait_for(self._events.get(), max(0.0, min(remaining, patience)))
         except TimeoutError:
-            if left > patience:
+            if remaining > patience:
                 raise
-            self.give_up(_late(self._seconds))
-            raise _late(self._seconds) from None
+            self.cancel(_timed_out(self._timeout))
+            raise _timed_out(self._timeout) from None
         if isinstance(event, Reply) and event.finish_reason == "cancelled":
-            raise self._given_up or ApiError(
+            raise self._cancel_error or ApiError(
                 409, "The memory was forgotten while it answered.", code="cancelled"
             )
         if isinstance(event, BaseException):
             raise event
         return event
 
-    def give_up(self, why: ApiError) -> None:
-        """Stop the model; whoever still reads gets `why`. After the end it does nothing."""
+    def cancel(self, error: ApiError) -> None:
+        """Stop the model and raise `error` to the reader. After the end it does nothing."""
         with self._lock:
-            self._given_up = self._given_up or why
+            self._cancel_error = self._cancel_error or error
             stream = self._stream
         if stream is not None:
             stream.close()
 
 
-def _late(seconds: float) -> ApiError:
+def _timed_out(seconds: float) -> ApiError:
     return ApiError(
         504, f"The reply was not ready after {seconds:g} seconds: ask for less.", code="timeout"
     )

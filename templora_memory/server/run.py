@@ -1,4 +1,4 @@
-"""`serve`: one process, one port, a clean end."""
+"""One server in one process on one port, which stops cleanly when it is told to."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from fastapi import FastAPI
 from templora_memory.domain.settings import Policy
 from templora_memory.errors import InvalidSetting
 from templora_memory.ports import Backend
-from templora_memory.server.api_keys import Keys
+from templora_memory.server.api_keys import ApiKeys
 from templora_memory.server.app import create_app
 from templora_memory.server.metrics import Observer
 from templora_memory.server.settings import ServerSettings, is_loopback
-from templora_memory.server.state import Runtime
+from templora_memory.server.state import ServerState
 from templora_memory.stores import Key
 
-_SPARE_SECONDS = 5
+_SPARE_SECONDS = 5  # replies that the grace period ends must still send their error
 
 
 def serve(
@@ -31,12 +31,12 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     policy: Policy | None = None,
-    keys: Keys | None = None,
+    keys: ApiKeys | None = None,
     settings: ServerSettings | None = None,
     observer: Observer | None = None,
     objects: str | None = None,
     encryption: Key | None = None,
-    started: Callable[[str], None] = lambda _: None,
+    on_started: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve until told to stop (SIGINT, SIGTERM).
 
@@ -55,7 +55,7 @@ def serve(
         observer: as for `create_app`.
         objects: as for `create_app`.
         encryption: as for `create_app`.
-        started: is called with the address once requests are taken.
+        on_started: called with the address once requests are taken.
 
     Raises:
         InvalidSetting: an address beyond this machine without keys, or one that cannot be bound.
@@ -77,26 +77,25 @@ def serve(
         objects=objects,
         encryption=encryption,
     )
-    bound = _bind(host, port)
-    with bound:
-        runtime: Runtime = app.state.runtime
-        runtime.tenants.open()  # before uvicorn, which would end with a traceback if this fails
-        _Server(app, settings, started).run(sockets=[bound])
+    with _bind(host, port) as listener:
+        state: ServerState = app.state.server
+        state.tenants.open()  # before uvicorn, which would end with a traceback if this fails
+        _UvicornServer(app, settings, on_started).run(sockets=[listener])
 
 
 def _bind(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError) as error:  # OverflowError: a port beyond 65535
         raise InvalidSetting(f"Cannot listen on {host!r}, port {port}: {error}.") from error
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, which tells the application when it is asked to stop."""
+class _UvicornServer(uvicorn.Server):
+    """uvicorn's server, which also tells the application when it is asked to stop."""
 
     def __init__(
-        self, app: FastAPI, settings: ServerSettings, started: Callable[[str], None]
+        self, app: FastAPI, settings: ServerSettings, on_started: Callable[[str], None]
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -107,21 +106,24 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=int(settings.grace_seconds) + _SPARE_SECONDS,
             )
         )
-        self._runtime: Runtime = app.state.runtime
-        self._grace = settings.grace_seconds
-        self._started = started
+        self._state: ServerState = app.state.server
+        self._grace_seconds = settings.grace_seconds
+        self._on_started = on_started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start uvicorn and report the address."""
         await super().startup(sockets)
-        for bound in sockets or ():
-            host, port = bound.getsockname()[:2]
-            self._started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+        for listener in sockets or ():
+            host, port = listener.getsockname()[:2]
+            self._on_started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._runtime.drain()
+        """Handle SIGINT and SIGTERM: new requests are refused from now on."""
+        self._state.drain()
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop uvicorn, and end replies that are longer under way than the grace period."""
         loop = asyncio.get_running_loop()
-        loop.call_later(self._grace, self._runtime.cut_off)
+        loop.call_later(self._grace_seconds, self._state.cancel_replies)
         await super().shutdown(sockets)

@@ -1,4 +1,7 @@
-"""What goes over the wire, with examples for the OpenAPI schema. Unknown fields are refused."""
+"""Bodies of requests and responses, with examples for the OpenAPI schema.
+
+Requests with unknown fields are refused.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from templora_memory.domain.results import (
 )
 from templora_memory.errors import TemploraError
 from templora_memory.server.errors import ApiError, as_api_error, internal_error
-from templora_memory.server.job_registry import Entry, Kind, State
+from templora_memory.server.job_registry import JobEntry, JobKind, JobState
 from templora_memory.service.jobs import Job
 
 MemoryName: TypeAlias = Annotated[
@@ -42,12 +45,14 @@ RevisionName: TypeAlias = Annotated[
 ]
 
 
-class _Model(BaseModel):
+class _StrictModel(BaseModel):
+    """A request body that refuses unknown fields, NaN and infinity."""
+
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong."""
+    """An error in OpenAI's form."""
 
     message: str
     type: str
@@ -80,7 +85,10 @@ class ChatMessage(BaseModel):
     tool_calls: list[dict[str, Any]] | None = None
 
     def as_message(self) -> Message:
-        """The message of this package; what an assistant said to a tool is never learned."""
+        """Return it as a message of this package.
+
+        An assistant's message with tool calls gets the role "call", which is never learned.
+        """
         content = self.content or ""
         if not isinstance(content, str):
             content = "".join(part.text for part in content)
@@ -98,12 +106,12 @@ class ChatMessage(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells beside the text."""
+    """Options of a streamed answer."""
 
     include_usage: bool = False
 
 
-class ChatRequest(_Model):
+class ChatRequest(_StrictModel):
     """A conversation to answer.
 
     `model` is the base model's name, or that name, a colon and a memory id.
@@ -144,7 +152,7 @@ class ChatRequest(_Model):
     tools: Annotated[list[Any] | None, Field(max_length=0)] = None
     tool_choice: Literal["none", "auto"] | None = None
     response_format: TextFormat | None = None
-    # accepted and ignored: notes of clients to other services
+    # accepted and ignored: meant for other services
     parallel_tool_calls: bool | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
@@ -155,6 +163,7 @@ class ChatRequest(_Model):
 
     @property
     def stops(self) -> tuple[str, ...]:
+        """Texts that end the answer."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
@@ -173,15 +182,15 @@ class Usage(BaseModel):
 
 
 class MemoryUse(BaseModel):
-    """Which memory answered: its revision, and how many tokens live in weights instead."""
+    """The memory that answered: its revision, and how many tokens live in weights instead."""
 
     memory: str | None
     revision: str | None
     absorbed_tokens: int
 
 
-class AnswerMessage(BaseModel):
-    """The answer."""
+class AssistantMessage(BaseModel):
+    """The message of an answer."""
 
     role: Literal["assistant"] = "assistant"
     content: str
@@ -189,16 +198,16 @@ class AnswerMessage(BaseModel):
 
 
 class Choice(BaseModel):
-    """The one answer."""
+    """The only choice of an answer."""
 
     index: Literal[0] = 0
-    message: AnswerMessage
+    message: AssistantMessage
     finish_reason: Literal["stop", "length"]
     logprobs: None = None
 
 
-class Completion(BaseModel):
-    """A whole answer."""
+class ChatCompletion(BaseModel):
+    """A whole answer in OpenAI's form."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -210,7 +219,8 @@ class Completion(BaseModel):
     templora: MemoryUse
 
 
-def usage(reply: Reply) -> Usage:
+def usage_of(reply: Reply) -> Usage:
+    """Return the token counts of a reply."""
     return Usage(
         prompt_tokens=reply.prompt_tokens,
         completion_tokens=reply.completion_tokens,
@@ -218,7 +228,8 @@ def usage(reply: Reply) -> Usage:
     )
 
 
-def memory_use(memory_id: str | None, reply: Reply) -> MemoryUse:
+def memory_use_of(memory_id: str | None, reply: Reply) -> MemoryUse:
+    """Return which memory and revision a reply came from."""
     return MemoryUse(
         memory=memory_id, revision=reply.revision, absorbed_tokens=reply.absorbed_tokens
     )
@@ -243,14 +254,14 @@ class ModelList(BaseModel):
 # --- memories ----------------------------------------------------------------------------------
 
 
-class CreateRequest(_Model):
+class CreateRequest(_StrictModel):
     """A new memory; `base` is another one to start from."""
 
     id: MemoryName
     base: MemoryName | None = None
 
 
-class NewDocument(_Model):
+class NewDocument(_StrictModel):
     """A text to learn as it is."""
 
     text: Annotated[str, Field(min_length=1)]
@@ -258,8 +269,8 @@ class NewDocument(_Model):
     continues: bool = False
 
 
-class AbsorbRequest(_Model):
-    """What to learn: one of `text`, `documents` and `messages`."""
+class AbsorbRequest(_StrictModel):
+    """A text to learn: one of `text`, `documents` and `messages`."""
 
     text: Annotated[
         str | None, Field(min_length=1, examples=["Ada keeps bees on the roof of the observatory."])
@@ -275,29 +286,29 @@ class AbsorbRequest(_Model):
     ] = None
 
     def items(self) -> list[Document] | list[Message]:
-        """What is given.
+        """Return the documents or messages to learn.
 
         Raises:
-            ApiError: nothing or several.
-            InvalidText.
+            ApiError: 400, none or several of the three fields are given.
+            InvalidText: a text that cannot be learned.
         """
         given = [name for name in ("text", "documents", "messages") if getattr(self, name)]
         if len(given) != 1:
-            found = ", ".join(given) or "none"
+            names = ", ".join(given) or "none"
             raise ApiError(
                 400,
-                f"Give one of text, documents and messages, not {found}.",
+                f"Give one of text, documents and messages, not {names}.",
                 code="invalid_value",
                 param="text",
             )
         if self.messages:
             return [message.as_message() for message in self.messages]
         if self.documents:
-            return [Document(one.text, one.title, one.continues) for one in self.documents]
+            return [Document(d.text, d.title, d.continues) for d in self.documents]
         return [Document(self.text or "")]
 
 
-class ProbeRequest(_Model):
+class ProbeRequest(_StrictModel):
     """A question, or a conversation that ends in one, and the answer to measure."""
 
     question: Annotated[str | None, Field(min_length=1, examples=["Where do you live?"])] = None
@@ -306,14 +317,14 @@ class ProbeRequest(_Model):
     strength: Strength = 1.0
 
 
-class ForkRequest(_Model):
-    """Where to copy a memory, and as of which revision."""
+class ForkRequest(_StrictModel):
+    """The target of a copy, and the revision to copy."""
 
     target: MemoryName
     revision: RevisionName | None = None
 
 
-class RollbackRequest(_Model):
+class RollbackRequest(_StrictModel):
     """The revision to go back to."""
 
     revision: RevisionName
@@ -339,11 +350,12 @@ class MemoryCard(BaseModel):
 
     @classmethod
     def of(cls, status: Status) -> MemoryCard:
-        return cls(**{**status.as_dict(), "last_error": _public(status.last_error)})
+        """Make it from the service's status."""
+        return cls(**{**status.as_dict(), "last_error": _public_failure(status.last_error)})
 
 
-def _public(failure: str | None) -> str | None:
-    """The failure of a background absorb, without what only the server's operator may see."""
+def _public_failure(failure: str | None) -> str | None:
+    """Remove from the failure of an absorb what only the server's operator may see."""
     if failure is None or failure.startswith(("LearningFailed", "Unhealthy")):
         return failure
     return f"{failure.partition(':')[0]}: see the server's log."
@@ -366,7 +378,7 @@ class MemoryList(BaseModel):
 
 
 class RevisionCard(BaseModel):
-    """A revision."""
+    """A revision of a memory at a glance."""
 
     name: str
     parent: str | None
@@ -377,15 +389,16 @@ class RevisionCard(BaseModel):
     bytes: int
 
     @classmethod
-    def of(cls, one: Revision) -> RevisionCard:
+    def of(cls, revision: Revision) -> RevisionCard:
+        """Make it from a revision of the manifest."""
         return cls(
-            name=one.name,
-            parent=one.parent,
-            messages=one.messages,
-            documents=len(one.documents),
-            tokens=one.tokens,
-            created=one.created,
-            bytes=one.bytes,
+            name=revision.name,
+            parent=revision.parent,
+            messages=revision.messages,
+            documents=len(revision.documents),
+            tokens=revision.tokens,
+            created=revision.created,
+            bytes=revision.bytes,
         )
 
 
@@ -418,15 +431,16 @@ class TranscriptBody(BaseModel):
     messages: list[TranscriptMessage]
 
     @classmethod
-    def of(cls, text: Transcript) -> TranscriptBody:
+    def of(cls, transcript: Transcript) -> TranscriptBody:
+        """Make it from the service's transcript."""
         return cls(
             documents=[
                 TranscriptDocument(text=d.text, title=d.title, continues=d.continues)
-                for d in text.documents
+                for d in transcript.documents
             ],
             messages=[
                 TranscriptMessage(role=m.role, content=m.content, name=m.name)
-                for m in text.messages
+                for m in transcript.messages
             ],
         )
 
@@ -443,21 +457,22 @@ class ProbeBody(BaseModel):
 
     @classmethod
     def of(cls, probe: Probe) -> ProbeBody:
+        """Make it from the service's probe."""
         return cls(**probe.as_dict())
 
 
-class Removed(BaseModel):
-    """A file that is gone."""
+class RemovedFile(BaseModel):
+    """A file that was removed."""
 
     path: str
     bytes: int
 
 
-class Receipt(BaseModel):
-    """What was removed."""
+class ForgetBody(BaseModel):
+    """The receipt of a forget: memories and files that were removed."""
 
     ids: list[str]
-    files: list[Removed]
+    files: list[RemovedFile]
     forks: list[str] = Field(description="Memories that are left and were copied from these.")
     remote: list[str] = Field(
         description="Adapters that a server which answers may hold until it needs the place."
@@ -465,7 +480,8 @@ class Receipt(BaseModel):
     bytes: int
 
     @classmethod
-    def of(cls, receipt: ForgetReceipt) -> Receipt:
+    def of(cls, receipt: ForgetReceipt) -> ForgetBody:
+        """Make it from the service's receipt."""
         return cls(**receipt.as_dict())
 
 
@@ -473,7 +489,7 @@ class Receipt(BaseModel):
 
 
 class ProgressBody(BaseModel):
-    """How far a job is."""
+    """Progress of a job."""
 
     chunk: int
     chunks: int
@@ -496,17 +512,18 @@ class AbsorbBody(BaseModel):
 
     @classmethod
     def of(cls, report: AbsorbReport) -> AbsorbBody:
+        """Make it from the service's report."""
         return cls(**report.as_dict())
 
 
 class JobBody(BaseModel):
-    """An absorb: its state, how far it is, and its receipt or error once it has ended."""
+    """An absorb: its state and progress, and its receipt or error once it has ended."""
 
     id: str
     object: Literal["job"] = "job"
-    kind: Kind
+    kind: JobKind
     memory: str
-    state: State
+    state: JobState
     created: float
     resumed: bool
     progress: ProgressBody | None
@@ -514,17 +531,20 @@ class JobBody(BaseModel):
     error: ErrorDetail | None
 
     @classmethod
-    def of(cls, entry: Entry) -> JobBody:
+    def of(cls, entry: JobEntry) -> JobBody:
+        """Make it from an entry of the registry."""
+        # the state first: a job that ends in between is then shown as running, never as one that
+        # has ended without a report
         job, state = entry.job, entry.state
-        now = job.progress
+        progress = job.progress
         return cls(
-            id=entry.note.id,
-            kind=entry.note.kind,
-            memory=entry.note.memory,
+            id=entry.record.id,
+            kind=entry.record.kind,
+            memory=entry.record.memory,
             state=state,
-            created=entry.note.created,
+            created=entry.record.created,
             resumed=entry.resumed,
-            progress=None if now is None else ProgressBody(**asdict(now)),
+            progress=None if progress is None else ProgressBody(**asdict(progress)),
             report=AbsorbBody.of(job.wait(0)) if state == "succeeded" else None,
             error=_job_error(job) if state in {"failed", "cancelled"} else None,
         )

@@ -1,4 +1,4 @@
-"""What every request of one server shares: its memories, its limits, its threads."""
+"""The parts that all requests of one server share: memories, keys, limits and threads."""
 
 from __future__ import annotations
 
@@ -12,39 +12,42 @@ from weakref import WeakSet
 
 from fastapi import Depends, Request
 
-from templora_memory.server.api_keys import Keys
-from templora_memory.server.concurrency import Gate
+from templora_memory.server.api_keys import ApiKeys
+from templora_memory.server.concurrency import RequestLimiter
 from templora_memory.server.errors import ApiError
 from templora_memory.server.metrics import Observer
-from templora_memory.server.reply_task import Answer
+from templora_memory.server.reply_task import ReplyTask
 from templora_memory.server.settings import ServerSettings
 from templora_memory.server.tenants import Tenant, Tenants
 from templora_memory.service.streams import ReplyStream
 
 T = TypeVar("T")
-_FILES = 16
+_FILE_THREADS = 16
 
 
-def stopping() -> ApiError:
+def shutting_down() -> ApiError:
+    """Return the error that a server gives while it stops."""
     return ApiError(
         503, "The server is shutting down: send this again.", code="shutting_down", retry_after=5
     )
 
 
-class Runtime:
-    """One server's shared parts; on the event loop's thread, but for `tenants`.
+class ServerState:
+    """Everything that the requests of one server share; also the owner of its thread pools.
+
+    Belongs to the event loop's thread; only `tenants` is used on other threads.
 
     Args:
-        tenants: the memories.
-        keys: None: nobody needs one.
+        tenants: the memories, by namespace.
+        keys: API keys; None: no key is needed.
         settings: limits.
-        observer: is told about requests and replies.
+        observer: receives counts and times of requests and replies.
     """
 
     def __init__(
         self,
         tenants: Tenants,
-        keys: Keys | None,
+        keys: ApiKeys | None,
         settings: ServerSettings,
         observer: Observer,
     ) -> None:
@@ -53,88 +56,107 @@ class Runtime:
         self.settings = settings
         self.observer = observer
         self.draining = False
-        self.started = int(time.time())
-        self.replies = Gate(
-            running=settings.running,
-            waiting=settings.waiting,
-            per_key=settings.per_key,
-            seconds=settings.queue_seconds,
+        self.start_time = int(time.time())
+        self.reply_limiter = RequestLimiter(
+            max_running=settings.max_running,
+            max_waiting=settings.max_waiting,
+            max_per_key=settings.max_per_key,
+            queue_seconds=settings.queue_seconds,
         )
-        self.files = Gate(
-            running=_FILES,
-            waiting=settings.waiting,
-            per_key=settings.per_key,
-            seconds=settings.queue_seconds,
+        # looking and forgetting must work while all replies are busy: a limit of their own
+        self.file_limiter = RequestLimiter(
+            max_running=_FILE_THREADS,
+            max_waiting=settings.max_waiting,
+            max_per_key=settings.max_per_key,
+            queue_seconds=settings.queue_seconds,
         )
-        self._replying = ThreadPoolExecutor(settings.running, thread_name_prefix="templora-reply")
-        self._filing = ThreadPoolExecutor(_FILES, thread_name_prefix="templora-files")
-        self.answers: WeakSet[Answer] = WeakSet()
+        # as many threads as slots: work that holds a slot never waits in a pool's queue
+        self._reply_threads = ThreadPoolExecutor(
+            settings.max_running, thread_name_prefix="templora-reply"
+        )
+        self._file_threads = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="templora-files")
+        self.reply_tasks: WeakSet[ReplyTask] = WeakSet()
 
     @property
-    def name(self) -> str:
-        """What clients call the base model."""
+    def model_name(self) -> str:
+        """The name by which clients call the base model."""
         return self.settings.name or self.tenants.base.name
 
-    async def answer(self, tenant: Tenant, begin: Callable[[], ReplyStream]) -> Answer:
-        """Start a reply once there is a place for it.
+    async def start_reply(
+        self, tenant: Tenant, open_stream: Callable[[], ReplyStream]
+    ) -> ReplyTask:
+        """Start a reply on a thread once it has a slot.
 
         Raises:
             ApiError: 429, 503.
         """
-        place = await self.replies.enter(tenant.key)
+        slot = await self.reply_limiter.acquire(tenant.key)
         if self.draining:
-            place.leave()
-            raise stopping()
-        answer = Answer(
-            begin,
-            self._replying,
-            seconds=self.settings.reply_seconds,
-            ended=place.leave,
+            slot.release()
+            raise shutting_down()
+        task = ReplyTask(
+            open_stream,
+            self._reply_threads,
+            timeout=self.settings.reply_seconds,
+            on_done=slot.release,
         )
-        self.answers.add(answer)
-        return answer
+        self.reply_tasks.add(task)
+        return task
 
-    async def compute(self, tenant: Tenant, work: Callable[..., T], *args: object) -> T:
-        """Run what needs the model, on a thread, once there is a place for it."""
-        async with self.replies.place(tenant.key):
-            return await self._on_thread(self._replying, work, *args)
+    async def run_model_work(self, tenant: Tenant, work: Callable[..., T], *args: object) -> T:
+        """Run a function that needs the model, on a reply thread.
 
-    async def file(self, tenant: Tenant, work: Callable[..., T], *args: object) -> T:
-        """Run what reads and writes files or waits for absorbs, on a thread."""
-        async with self.files.place(tenant.key):
-            return await self._on_thread(self._filing, work, *args)
+        It waits for a slot first.
+
+        Raises:
+            ApiError: 429.
+        """
+        async with self.reply_limiter.slot(tenant.key):
+            return await self._run_in(self._reply_threads, work, *args)
+
+    async def run_file_work(self, tenant: Tenant, work: Callable[..., T], *args: object) -> T:
+        """Run a function that uses files or waits for absorbs, on a file thread.
+
+        It waits for a slot first.
+
+        Raises:
+            ApiError: 429.
+        """
+        async with self.file_limiter.slot(tenant.key):
+            return await self._run_in(self._file_threads, work, *args)
 
     @staticmethod
-    async def _on_thread(pool: ThreadPoolExecutor, work: Callable[..., T], *args: object) -> T:
+    async def _run_in(pool: ThreadPoolExecutor, work: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, partial(work, *args))
 
     def drain(self) -> None:
         """Take no new work; replies under way go on."""
         self.draining = True
 
-    def cut_off(self) -> None:
-        """End the replies that are still under way, each with a clean error."""
-        for answer in list(self.answers):
-            answer.give_up(stopping())
+    def cancel_replies(self) -> None:
+        """End the replies that are still under way, each with the error of a server that stops."""
+        for task in list(self.reply_tasks):
+            task.cancel(shutting_down())
 
     async def close(self) -> None:
         """Stop everything; returns once no thread works any more."""
         self.drain()
-        self.cut_off()
+        self.cancel_replies()
         await asyncio.to_thread(self.tenants.close)
-        for pool in (self._replying, self._filing):
+        for pool in (self._reply_threads, self._file_threads):
             await asyncio.to_thread(pool.shutdown)
 
 
-def runtime(request: Request) -> Runtime:
-    found: Runtime = request.app.state.runtime
-    return found
+def get_state(request: Request) -> ServerState:
+    """Return the state of the server that received a request."""
+    state: ServerState = request.app.state.server
+    return state
 
 
-def tenant(request: Request) -> Tenant:
-    """Whose request this is; the guard has checked the key."""
-    return runtime(request).tenants[request.state.namespace]
+def get_tenant(request: Request) -> Tenant:
+    """Return the tenant of a request; `RequestGuard` has checked its key."""
+    return get_state(request).tenants[request.state.namespace]
 
 
-TheRuntime = Annotated[Runtime, Depends(runtime)]
-TheTenant = Annotated[Tenant, Depends(tenant)]
+StateDep = Annotated[ServerState, Depends(get_state)]
+TenantDep = Annotated[Tenant, Depends(get_tenant)]

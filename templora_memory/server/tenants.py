@@ -6,80 +6,77 @@ another store. Without keys there is one namespace, the root itself, as the comm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 
 from templora_memory.domain.manifest import ModelIdentity
-from templora_memory.domain.messages import Message
-from templora_memory.domain.results import AbsorbProgress, ForgetReceipt, LearnStats
-from templora_memory.domain.settings import ModelLimits, Policy, Sampling
+from templora_memory.domain.results import ForgetReceipt
+from templora_memory.domain.settings import Policy
 from templora_memory.errors import UnknownMemory
 from templora_memory.fs.files import make_folder
 from templora_memory.fs.staging import clear, temporary
-from templora_memory.ports import (
-    Adapter,
-    Backend,
-    GenerateRequest,
-    LearnRequest,
-    ScoreRequest,
-    Store,
-    TextSession,
-    TokenStream,
-)
+from templora_memory.ports import Backend, Store
 from templora_memory.server.api_keys import check_namespace
-from templora_memory.server.job_registry import JobBook
+from templora_memory.server.job_registry import JobRegistry
+from templora_memory.server.namespaced_backend import NamespacedBackend
 from templora_memory.service.parametric_memory import ParametricMemory
 from templora_memory.stores import DirectoryStore, Key, ObjectStore
 
-NAMESPACES, JOBS, TRANSFER, COPIES = ".namespaces", ".jobs", ".transfer", ".copies"
+NAMESPACES_FOLDER = ".namespaces"
+_JOBS_FOLDER, _TRANSFER_FOLDER, _CACHE_FOLDER = ".jobs", ".transfer", ".copies"
 
 
 def namespace_root(root: Path, namespace: str | None) -> Path:
-    """The folder of a namespace; None: the root itself."""
-    return root if namespace is None else root / NAMESPACES / check_namespace(namespace)
+    """Return the folder of a namespace; None: the root itself.
+
+    Raises:
+        InvalidSetting: an unusable namespace.
+    """
+    return root if namespace is None else root / NAMESPACES_FOLDER / check_namespace(namespace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
-    """What one namespace has: its service, its jobs, its folder for files on their way."""
+    """One namespace: its service, its jobs, its folder for files in transfer."""
 
     namespace: str | None
     service: ParametricMemory
-    jobs: JobBook
-    transfer: Path
+    jobs: JobRegistry
+    transfer_folder: Path
 
     @property
     def key(self) -> str:
-        """What limits count by."""
+        """The key by which `RequestLimiter` counts this tenant's requests."""
         return self.namespace or ""
 
     def forget(self, memory_id: str | None, user: str | None) -> ForgetReceipt:
-        """Forget, with every note about it; see `ParametricMemory.forget`."""
+        """Forget memories and their jobs; see `ParametricMemory.forget`."""
         receipt = self.service.forget(memory_id, user=user)
         self.jobs.drop(receipt.ids)
-        self.clear_transfer()
+        self.clear_transfers()
         return receipt
 
     @contextmanager
-    def on_its_way(self) -> Iterator[Path]:
-        """Where a file may stand that is sent or received; gone afterwards.
+    def transfer_file(self) -> Iterator[Path]:
+        """Yield a path for a file that is sent or received; the file is removed afterwards.
 
         If this process is killed, the next start and the next forget remove it.
         """
-        folder = self.transfer / token_hex(16)
+        folder = self.transfer_folder / token_hex(16)
         with temporary(folder):
             make_folder(folder)
             yield folder / "memory"
 
-    def clear_transfer(self) -> None:
-        """Remove files that killed servers left on their way."""
-        for entry in sorted(self.transfer.glob("*")):
+    def clear_transfers(self) -> None:
+        """Remove files that killed servers left in transfer."""
+        for entry in sorted(self.transfer_folder.glob("*")):
             clear(entry)
 
     def exists(self, memory_id: str) -> bool:
+        """Return True if there is a memory with this id."""
         with suppress(UnknownMemory):
             self.service.head(memory_id)
             return True
@@ -87,17 +84,17 @@ class Tenant:
 
 
 class Tenants:
-    """All namespaces of a server.
+    """All namespaces of a server, by name.
 
     Args:
         backend: the base model that they share.
         root: folder of all memories.
         policy: how to learn; None: the defaults.
         namespaces: those that have keys; None: no keys, one namespace that is the root.
-        jobs: absorbs that may wait or run at once in one namespace.
+        max_jobs: absorbs that may wait or run at once in one namespace.
         objects: bucket and prefix (`ObjectStore`) that hold the memories; then `root` has only
-            copies and notes of this machine. None: the memories are in `root`.
-        encryption: what the memories are encrypted with; None: they are not.
+            copies and job records of this machine. None: the memories are in `root`.
+        encryption: key that the memories are encrypted with; None: they are not encrypted.
     """
 
     def __init__(
@@ -107,7 +104,7 @@ class Tenants:
         *,
         policy: Policy | None = None,
         namespaces: Sequence[str] | None = None,
-        jobs: int = 64,
+        max_jobs: int = 64,
         objects: str | None = None,
         encryption: Key | None = None,
     ) -> None:
@@ -116,26 +113,26 @@ class Tenants:
         self._encryption = encryption
         self.root = root
         names: Sequence[str | None] = (None,) if namespaces is None else namespaces
-        self._tenants = {name: self._make(name, policy, jobs) for name in names}
-        self._opened = False
+        self._tenants = {name: self._make_tenant(name, policy, max_jobs) for name in names}
+        self._is_open = False
 
-    def _make(self, namespace: str | None, policy: Policy | None, jobs: int) -> Tenant:
+    def _make_tenant(self, namespace: str | None, policy: Policy | None, max_jobs: int) -> Tenant:
         root = namespace_root(self.root, namespace)
-        shared = SharedBackend(self._backend, namespace or "")
-        service = ParametricMemory(shared, self._store(root, namespace), policy)
+        backend = NamespacedBackend(self._backend, namespace or "")
+        service = ParametricMemory(backend, self._make_store(root, namespace), policy)
         return Tenant(
             namespace=namespace,
             service=service,
-            jobs=JobBook(root / JOBS, service, most=jobs),
-            transfer=root / TRANSFER,
+            jobs=JobRegistry(root / _JOBS_FOLDER, service, max_jobs=max_jobs),
+            transfer_folder=root / _TRANSFER_FOLDER,
         )
 
-    def _store(self, root: Path, namespace: str | None) -> Store:
+    def _make_store(self, root: Path, namespace: str | None) -> Store:
         if self._objects is None:
             return DirectoryStore(root, key=self._encryption)
-        below = "" if namespace is None else f"/{NAMESPACES}/{namespace}"
-        url = self._objects.rstrip("/") + below
-        return ObjectStore(url, cache=root / COPIES, key=self._encryption)
+        subfolder = "" if namespace is None else f"/{NAMESPACES_FOLDER}/{namespace}"
+        url = self._objects.rstrip("/") + subfolder
+        return ObjectStore(url, cache=root / _CACHE_FOLDER, key=self._encryption)
 
     def __repr__(self) -> str:
         return f"Tenants({self._backend!r}, {len(self._tenants)} namespaces)"
@@ -144,130 +141,41 @@ class Tenants:
         return self._tenants[namespace]
 
     def all(self) -> tuple[Tenant, ...]:
+        """Return every tenant."""
         return tuple(self._tenants.values())
 
     @property
     def base(self) -> ModelIdentity:
-        """Which base model this is; it must be open."""
+        """Identity of the base model; the backend must be open."""
         return self._backend.identity
 
     def open(self) -> int:
-        """Load the model, open every store, take up interrupted jobs; returns how many.
+        """Load the model, open every store, resume interrupted jobs; return how many.
 
         Calling it again does nothing.
 
         Raises:
             ModelError, StoreError, InvalidSetting: with what to do.
         """
-        if self._opened:
+        if self._is_open:
             return 0
         resumed = 0
         for tenant in self.all():
             make_folder(namespace_root(self.root, tenant.namespace))
             tenant.service.load()
-            make_folder(tenant.transfer)
-            tenant.clear_transfer()
+            make_folder(tenant.transfer_folder)
+            tenant.clear_transfers()
             resumed += tenant.jobs.resume()
-        self._opened = True
+        self._is_open = True
         return resumed
 
     def close(self) -> None:
-        """Stop learning between two steps and give the model back; jobs go on at the next start."""
+        """Stop learning between two steps and close the model; jobs go on at the next start."""
+        # registries first: the jobs that the services cancel next must keep their records, unlike
+        # those that a client cancels
         for tenant in self.all():
             tenant.jobs.close()
         for tenant in self.all():
             tenant.service.close(cancel=True)
-            tenant.jobs.closed()
+            tenant.jobs.release_locks()
         self._backend.close()
-
-
-class SharedBackend:
-    """One base model for several services; who made it opens and closes it.
-
-    Adapters are known to it under versions that begin with the namespace, so nothing that is
-    cached for one namespace is ever found by another, not even for equal files.
-    """
-
-    def __init__(self, backend: Backend, namespace: str) -> None:
-        self._backend = backend
-        self._prefix = f"{namespace}/"
-
-    def __repr__(self) -> str:
-        return repr(self._backend)
-
-    def open(self) -> None:
-        self._backend.open()
-
-    def close(self) -> None:
-        """Nothing: the others go on."""
-
-    @property
-    def identity(self) -> ModelIdentity:
-        return self._backend.identity
-
-    @property
-    def limits(self) -> ModelLimits:
-        return self._backend.limits
-
-    def release(self, prefix: str) -> tuple[str, ...]:
-        return self._backend.release(self._prefix + prefix)
-
-    def _named(self, adapter: Adapter | None) -> Adapter | None:
-        return adapter and replace(adapter, version=self._prefix + adapter.version)
-
-    def learn(
-        self,
-        request: LearnRequest,
-        *,
-        into: Path,
-        progress: Callable[[AbsorbProgress], None],
-        cancelled: Callable[[], bool],
-        urgent: Callable[[], bool],
-    ) -> LearnStats:
-        named = replace(request, start=self._named(request.start))
-        return self._backend.learn(
-            named, into=into, progress=progress, cancelled=cancelled, urgent=urgent
-        )
-
-    def stream(self, request: GenerateRequest) -> TokenStream:
-        return self._backend.stream(replace(request, adapter=self._named(request.adapter)))
-
-    def open_text(self, prompt: str, *, window: int) -> TextSession:
-        return _SharedText(self._backend.open_text(prompt, window=window), self._named)
-
-    def count(self, messages: Sequence[Message]) -> int:
-        return self._backend.count(messages)
-
-    def split(self, text: str, tokens: int) -> tuple[str, ...]:
-        return self._backend.split(text, tokens)
-
-    def score(self, requests: Sequence[ScoreRequest]) -> tuple[tuple[float, ...], ...]:
-        return self._backend.score([replace(r, adapter=self._named(r.adapter)) for r in requests])
-
-
-class _SharedText:
-    def __init__(
-        self, session: TextSession, named: Callable[[Adapter | None], Adapter | None]
-    ) -> None:
-        self._session = session
-        self._named = named
-
-    def generate(
-        self,
-        *,
-        adapter: Adapter | None,
-        strength: float,
-        sampling: Sampling,
-        max_tokens: int,
-        reuse: bool,
-    ) -> TokenStream:
-        return self._session.generate(
-            adapter=self._named(adapter),
-            strength=strength,
-            sampling=sampling,
-            max_tokens=max_tokens,
-            reuse=reuse,
-        )
-
-    def close(self) -> None:
-        self._session.close()

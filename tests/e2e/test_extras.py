@@ -24,8 +24,8 @@ from templora_memory.evaluation._plots import bars
 bars(Path("x.svg"), {"a": (1.0, 1.0, 1.0)}, title="t", y="y")
 """
 OBSERVE = """
-from templora_memory.server import observers
-observers(metrics_port=0, traces=False)
+from templora_memory.server import make_observers
+make_observers(metrics_port=0, traces=False)
 """
 SCHEMA = """
 from templora_memory import Message, ParametricMemory, Sampling

@@ -7,8 +7,8 @@ import pytest
 
 from templora_memory import Message, ParametricMemory, Policy
 from templora_memory.errors import InvalidSetting
-from templora_memory.server.api_keys import Keys, add_key
-from templora_memory.server.job_registry import JobBook
+from templora_memory.server.api_keys import ApiKeys, add_key
+from templora_memory.server.job_registry import JobRegistry
 from templora_memory.stores import DirectoryStore
 from templora_memory.testing import FakeBackend
 
@@ -32,7 +32,7 @@ def test_a_bit_flips_in_the_keys(trials, tmp_path):
             path.write_bytes(flipped(whole, place, bit))
             told = f"byte {place}, bit {bit}"
             with trials.one("bit flip in API keys", told), suppress(InvalidSetting):
-                known = Keys.load(path)
+                known = ApiKeys.load(path)
                 for name, key in keys.items():
                     assert known.namespace(key) not in set(keys) - {name}
 
@@ -45,7 +45,7 @@ def test_a_bit_flips_in_the_note_of_a_job(kind, trials, rng, places, tmp_path):
     ) as service:
         service.absorb("ada", TALK)
         told = service.transcript("ada").messages
-        book = JobBook(tmp_path / "jobs", service, most=4)
+        registry = JobRegistry(tmp_path / "jobs", service, max_jobs=4)
         note = {
             "id": f"job-{'0' * 24}", "kind": kind, "memory": "ada", "created": 1795623215.5,
             "after": None, "messages": len(TALK), "digest": "5e" * 32,
@@ -57,14 +57,14 @@ def test_a_bit_flips_in_the_note_of_a_job(kind, trials, rng, places, tmp_path):
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(flipped(whole, place, bit))
             with trials.one("bit flip in the note of a job", f"{kind}, byte {place}, bit {bit}"):
-                book = JobBook(tmp_path / "jobs", service, most=4)
+                registry = JobRegistry(tmp_path / "jobs", service, max_jobs=4)
                 try:
-                    book.resume()
+                    registry.resume()
                 except Exception as error:  # noqa: BLE001  # any of them would stop the server
                     trials.unclear_error(error)
                 service.wait()
-                book.close()
-                book.closed()
+                registry.close()
+                registry.release_locks()
                 assert service.transcript("ada").messages == told
             for left in path.parent.iterdir():
                 left.unlink()
@@ -88,6 +88,6 @@ def test_a_note_that_no_server_writes_is_put_away(wrong, tmp_path, caplog):
         path = tmp_path / "jobs" / f"{note['id']}.json"
         path.parent.mkdir()
         path.write_text(json.dumps(note | wrong))
-        assert JobBook(path.parent, service, most=4).resume() == 0
+        assert JobRegistry(path.parent, service, max_jobs=4).resume() == 0
     assert list(path.parent.iterdir()) == []
     assert f"{path} is damaged" in caplog.text

@@ -68,6 +68,19 @@ def slow():
     return SlowBackend
 
 
+@pytest.fixture
+def until():
+    """`until(check)` waits until the check holds."""
+
+    def wait(check):
+        end = time.monotonic() + 30
+        while not check():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    return wait
+
+
 class Server:
     """An application under uvicorn, in a thread of this process, on a free port."""
 

@@ -42,7 +42,7 @@ def main(root, pause="0", learning="0", grace="10"):
         port=0,
         policy=Policy(window=96, reply_tokens=24, chunk=16),
         settings=ServerSettings(grace_seconds=float(grace)),
-        started=lambda url: print(url, flush=True),  # noqa: T201  # the test reads it
+        on_started=lambda url: print(url, flush=True),  # noqa: T201  # the test reads it
     )
 
 

@@ -57,11 +57,11 @@ def main(root, learning="0"):
             serve.run(application(spec, replicas=count), name=APP, route_prefix="/")
             say(f"replicas {count}")
 
-    def started(url):
+    def on_started(url):
         say(url)
         threading.Thread(target=scale, daemon=True).start()
 
-    serve_with_ray(spec, replicas=2, port=0, started=started)
+    serve_with_ray(spec, replicas=2, port=0, on_started=on_started)
     say("stopped")
 
 

@@ -7,7 +7,7 @@ from langchain_openai import ChatOpenAI
 from llama_index.core.llms import ChatMessage
 from llama_index.llms.openai_like import OpenAILike
 
-from templora_memory.server import Keys
+from templora_memory.server import ApiKeys
 
 pytestmark = pytest.mark.enable_socket
 KEY = "templora-" + "k" * 32
@@ -17,7 +17,7 @@ ASKED = [{"role": "user", "content": "Who keeps bees?"}]
 
 @pytest.fixture
 def server(start):
-    server = start(keys=Keys.of({KEY: "alice"}))
+    server = start(keys=ApiKeys.of({KEY: "alice"}))
     with httpx.Client(
         base_url=server.url, timeout=60, headers={"authorization": f"Bearer {KEY}"}
     ) as client:

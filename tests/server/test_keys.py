@@ -1,12 +1,9 @@
 """Keys: what one of them sees, nobody else learns of."""
 
-import json
-
 import pytest
 from starlette.testclient import TestClient
 
-from templora_memory.errors import InvalidSetting
-from templora_memory.server import Keys, add_key
+from templora_memory.server import ApiKeys
 
 ALICE, BOB = "alice-" + "a" * 32, "bob-" + "b" * 32
 WORDS = "Zanzibar is the password of alice."
@@ -19,7 +16,7 @@ def auth(key):
 
 @pytest.fixture
 def app(make_app):
-    return make_app(keys=Keys.of({ALICE: "alice", BOB: "bob"}))
+    return make_app(keys=ApiKeys.of({ALICE: "alice", BOB: "bob"}))
 
 
 @pytest.fixture
@@ -135,64 +132,3 @@ def test_nothing_works_without_a_key_but_health_and_schema(app, client):
                 assert found.status_code == (200 if path in {"/healthz", "/readyz"} else 401)
                 assert "treasure" not in found.text
     assert client.get("/openapi.json").is_success
-
-
-@pytest.mark.usefixtures("job")
-def test_caches_of_two_keys_are_never_shared(client, app):
-    file = client.get("/v1/memories/treasure/export", headers=auth(ALICE)).content
-    kind = {"content-type": "application/octet-stream", **auth(BOB)}
-    assert client.post("/v1/memories/import", content=file, headers=kind).status_code == 201
-    asked = {"model": "fake:treasure", "messages": [{"role": "user", "content": "What?"}]}
-    for key in (ALICE, BOB):
-        assert client.post("/v1/chat/completions", json=asked, headers=auth(key)).is_success
-    backend = app.state.runtime.tenants["alice"].service.backend
-    versions = [request.adapter.version for request in backend._backend.requests]
-    assert [version.partition("/")[0] for version in versions] == ["alice", "bob"]
-
-
-# --- the file of keys -----------------------------------------------------------------------------
-
-
-def test_a_file_of_keys_holds_digests_only(tmp_path):
-    path = tmp_path / "keys.json"
-    made = [add_key(path, "alice"), add_key(path, "alice"), add_key(path, "bob")]
-    assert len(set(made)) == 3
-    assert not any(key in path.read_text() for key in made)
-    assert path.stat().st_mode & 0o077 == 0
-    keys = Keys.load(path)
-    assert [keys.namespace(key) for key in made] == ["alice", "alice", "bob"]
-    assert keys.namespace("wrong") is None
-    assert keys.namespaces == ("alice", "bob")
-    assert "alice" not in repr(keys)
-
-
-@pytest.mark.parametrize("name", ["", "Alice", "../x", "a/b", "a" * 65, "-a", ".a", "a.b"])
-def test_namespaces_are_plain(tmp_path, name):
-    with pytest.raises(InvalidSetting, match="unusable: use 1 to 64"):
-        add_key(tmp_path / "keys.json", name)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("{", "not a file of keys"),
-        ("[]", "must map each namespace"),
-        ('{"a": "b"}', "must map each namespace"),
-        ('{"a": ["b"]}', "not a SHA-256"),
-        ("{}", "no API key"),
-        (json.dumps({"a": ["0" * 64], "b": ["0" * 64]}), "one key to 'a' and to 'b'"),
-    ],
-)
-def test_a_file_that_is_none_is_refused(tmp_path, text, said):
-    path = tmp_path / "keys.json"
-    path.write_text(text)
-    with pytest.raises(InvalidSetting, match=said):
-        Keys.load(path)
-
-
-def test_a_missing_file_and_a_weak_key_are_refused(tmp_path):
-    with pytest.raises(InvalidSetting, match="cannot be read"):
-        Keys.load(tmp_path / "none.json")
-    with pytest.raises(InvalidSetting, match="at least 16"):
-        Keys.of({"short": "alice"})

@@ -50,7 +50,9 @@ class Client:
 @pytest.mark.slow
 @pytest.mark.enable_socket
 def test_many_clients_lose_nothing(start):
-    server = start(settings={"running": 4, "waiting": CLIENTS, "queue_seconds": 300.0, "jobs": 500})
+    server = start(
+        settings={"max_running": 4, "max_waiting": CLIENTS, "queue_seconds": 300.0, "max_jobs": 500}
+    )
     clients = [Client(server.url, number) for number in range(CLIENTS)]
     threads = [threading.Thread(target=client.run) for client in clients]
     for thread in threads:
@@ -72,4 +74,4 @@ def test_many_clients_lose_nothing(start):
         ]
     assert {job["state"] for job in jobs} == {"succeeded"}
     assert len(jobs) == MEMORIES * ROUNDS
-    assert server.app.state.runtime.replies.held == 0
+    assert server.app.state.server.reply_limiter.in_flight == 0

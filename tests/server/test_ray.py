@@ -135,7 +135,7 @@ def test_every_request_of_a_memory_reaches_one_replica(cluster):
     assert [cluster.learned(name) for name in names] == [[f"{name} keeps bees."] for name in names]
 
 
-def test_the_openai_client_streams_through_the_front(cluster):
+def test_the_openai_client_streams_through_the_ingress(cluster):
     asked = [{"role": "user", "content": "Who keeps bees?"}]
     with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0) as client:
         with client.chat.completions.create(
@@ -151,7 +151,7 @@ def test_the_openai_client_streams_through_the_front(cluster):
     assert [one["content"] for one in told] == ["Who keeps bees?", "".join(said)]
 
 
-def test_a_body_that_is_too_large_stops_at_the_front(cluster):
+def test_a_body_that_is_too_large_stops_at_the_ingress(cluster):
     found = cluster.client.post("/v1/chat/completions", content=b"x" * (9 << 20))
     assert found.status_code == 413
 

@@ -1,13 +1,13 @@
-"""Which memory a request is about."""
+"""The routing keys of requests."""
 
 import json
 
 import pytest
 
 from templora_memory.server.job_registry import _new_id
-from templora_memory.server.ray.routing import number_of, route
+from templora_memory.server.ray.routing import request_routing_key, routing_key
 
-ADA = number_of("ada")
+ADA = routing_key("ada")
 
 
 @pytest.mark.parametrize(
@@ -24,8 +24,8 @@ ADA = number_of("ada")
         (f"/v1/jobs/{_new_id('ada')}/events", "", {}),
     ],
 )
-def test_every_request_about_a_memory_has_its_number(path, query, body):
-    assert route(path, query, json.dumps(body).encode(), "a/base") == ADA
+def test_every_request_about_a_memory_has_its_routing_key(path, query, body):
+    assert request_routing_key(path, query, json.dumps(body).encode(), "a/base") == ADA
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_every_request_about_a_memory_has_its_number(path, query, body):
     ],
 )
 def test_others_go_anywhere(path, query, body):
-    assert route(path, query, body, "a/base") is None
+    assert request_routing_key(path, query, body, "a/base") is None
 
 
 def test_memories_spread():
-    assert len({number_of(f"memory {n}") for n in range(200)}) > 190
+    assert len({routing_key(f"memory {n}") for n in range(200)}) > 190

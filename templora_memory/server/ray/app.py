@@ -1,11 +1,12 @@
-"""The same application on Ray Serve: several replicas, and for each memory one of them.
+"""The application on Ray Serve: several replicas, of which each memory has one.
 
 Needs the extra ``ray``. ``templora serve --ray`` starts it on this machine; `build` is what the
 import path of a Serve config file names.
 
-A front takes every request and hands it to the replica that a consistent hash of the memory's id
-names. When replicas come and go, some ids move. Nothing depends on where an id is: all state is in
-the store, and a commit of whoever had it before is refused by its epoch.
+An ingress deployment takes every request and forwards it to the replica that a consistent hash of
+the memory's id chooses. When replicas come and go, some ids move. Nothing depends on where an id
+is: all state is in the store, and a commit of the replica that had it before is refused by its
+epoch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before Ray is imported: it tells nobody anything
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before Ray is imported: it reports nothing
 
 from fastapi import FastAPI
 from ray import serve
@@ -32,31 +33,31 @@ from starlette.responses import Response, StreamingResponse
 from templora_memory.domain.settings import Policy
 from templora_memory.errors import InvalidSetting
 from templora_memory.ports import Backend
-from templora_memory.server.api_keys import Keys
+from templora_memory.server.api_keys import ApiKeys
 from templora_memory.server.app import create_app
 from templora_memory.server.errors import ApiError
-from templora_memory.server.middleware import IMPORT
-from templora_memory.server.ray.routing import route
+from templora_memory.server.middleware import IMPORT_PATH
+from templora_memory.server.ray.routing import request_routing_key
 from templora_memory.server.settings import ServerSettings
 from templora_memory.stores import Key
 
 APP, NAMESPACE = "templora", "templora"
 REPLICA_HEADER = b"x-templora-replica"
 _ROUTER = "ray.serve.experimental.consistent_hash_router:ConsistentHashRouter"
-_QUEUE = 64
-_TRIES = 4
-_PAUSE = 0.25
-_SCOPE = ("method", "path", "raw_path", "query_string", "headers", "http_version", "scheme")
+_QUEUE_LENGTH = 64
+_ATTEMPTS = 4
+_PAUSE_SECONDS = 0.25
+_SCOPE_FIELDS = ("method", "path", "raw_path", "query_string", "headers", "http_version", "scheme")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppSpec:
-    """What every replica makes its application from; it travels to other processes.
+    """The arguments of `create_app` for every replica, in a form that can be pickled.
 
     Args:
-        backend: makes the backend.
+        backend: function that makes the backend.
         root: folder of the memories, which every replica sees; with `objects` this machine's
-            folder for copies and notes.
+            folder for copies and job records.
         policy: as for `create_app`.
         keys: as for `create_app`.
         settings: as for `create_app`.
@@ -67,12 +68,13 @@ class AppSpec:
     backend: Callable[[], Backend]
     root: Path
     policy: Policy | None = None
-    keys: Keys | None = None
+    keys: ApiKeys | None = None
     settings: ServerSettings = field(default_factory=ServerSettings)
     objects: str | None = None
     encryption: Key | None = None
 
-    def make(self) -> FastAPI:
+    def create_app(self) -> FastAPI:
+        """Create the application of one replica."""
         return create_app(
             self.backend(),
             self.root,
@@ -85,33 +87,34 @@ class AppSpec:
 
 
 class Replica:
-    """One application in one process of Ray's."""
+    """Deployment that runs the application; Ray starts each replica in a process of its own."""
 
     async def __init__(self, spec: AppSpec) -> None:  # type: ignore[misc]  # Ray awaits it
-        self._app = spec.make()
-        self._life = self._app.router.lifespan_context(self._app)
-        await self._life.__aenter__()
+        self._app = spec.create_app()
+        self._lifespan = self._app.router.lifespan_context(self._app)
+        await self._lifespan.__aenter__()
         self._id = serve.get_replica_context().replica_id.unique_id.encode()
 
     async def __del__(self) -> None:
         """Ray calls it once requests under way have ended."""
-        await self._life.__aexit__(None, None, None)
+        await self._lifespan.__aexit__(None, None, None)
 
-    async def name(self) -> str:
-        """What clients call the base model."""
-        return str(self._app.state.runtime.name)
+    async def model_name(self) -> str:
+        """Return the name by which clients call the base model."""
+        return str(self._app.state.server.model_name)
 
     async def answer(self, scope: Mapping[str, Any], body: bytes) -> AsyncIterator[dict[str, Any]]:
-        """The messages of ASGI that answer a request.
+        """Yield the ASGI messages that answer a request.
 
-        A front that goes away cancels it, as a client that goes away does.
+        An ingress that goes away cancels it, as a client that goes away does.
         """
-        sent: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_QUEUE)
-        waiting = [{"type": "http.request", "body": body, "more_body": False}]
+        # bounded: a client that reads slowly slows down the sending route, not the model
+        sent: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_QUEUE_LENGTH)
+        unread = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive() -> dict[str, Any]:
-            if waiting:
-                return waiting.pop()
+            if unread:
+                return unread.pop()
             await asyncio.Event().wait()  # for ever: the end comes as a cancellation
             raise AssertionError
 
@@ -135,75 +138,85 @@ class Replica:
                 await task
 
 
-class Front:
-    """Takes requests and hands each to the replica of its memory."""
+class Ingress:
+    """Deployment that takes all requests and forwards each to the replica of its memory."""
 
     def __init__(self, replicas: DeploymentHandle, settings: ServerSettings) -> None:
         self._replicas = replicas
         self._settings = settings
-        self._base: str | None = None
+        self._model_name: str | None = None
 
     async def __call__(self, request: Request) -> Response:
+        """Forward a request and answer with the replica's response."""
         try:
-            return await self._forwarded(request)
+            return await self._forward(request)
         except ApiError as error:
             return error.response()
 
-    async def _forwarded(self, request: Request) -> Response:
-        body = await self._body(request)
+    async def _forward(self, request: Request) -> Response:
+        body = await self._read_body(request)
         scope = _scope(request)
-        number = route(scope["path"], request.url.query, body, await self._name())
-        for attempt in range(_TRIES):
-            messages = self._ask(scope, body, number)
+        key = request_routing_key(
+            scope["path"], request.url.query, body, await self._base_model_name()
+        )
+        for attempt in range(_ATTEMPTS):
+            messages = self._call_replica(scope, body, key)
             try:
                 start = await anext(messages)
                 break
             except RayActorError as error:
-                if attempt + 1 == _TRIES or not _may_repeat(scope):
+                if attempt + 1 == _ATTEMPTS or not _may_repeat(scope):
                     raise _replica_lost() from error
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(_PAUSE_SECONDS)
         response = StreamingResponse(_rest(messages, start), start["status"])
         response.raw_headers = list(start["headers"])
         return response
 
-    async def _name(self) -> str:
-        if self._base is None:
-            self._base = str(await self._replicas.name.remote())
-        return self._base
+    async def _base_model_name(self) -> str:
+        if self._model_name is None:
+            self._model_name = str(await self._replicas.model_name.remote())
+        return self._model_name
 
-    def _ask(
-        self, scope: Mapping[str, Any], body: bytes, number: str | None
+    def _call_replica(
+        self, scope: Mapping[str, Any], body: bytes, key: str | None
     ) -> AsyncIterator[dict[str, Any]]:
         handle = self._replicas.options(stream=True)
-        if number is not None:
-            handle = handle.options(session_id=number)
+        if key is not None:
+            handle = handle.options(session_id=key)
         return aiter(handle.answer.remote(scope, body))
 
-    async def _body(self, request: Request) -> bytes:
+    async def _read_body(self, request: Request) -> bytes:
+        """Read a whole body, which may name the memory.
+
+        Raises:
+            ApiError: 413.
+        """
         settings = self._settings
-        most = settings.import_bytes if request.url.path == IMPORT else settings.body_bytes
+        importing = request.url.path == IMPORT_PATH
+        max_bytes = settings.max_import_bytes if importing else settings.max_body_bytes
         body = bytearray()
         async for piece in request.stream():
             body += piece
-            if len(body) > most:
+            if len(body) > max_bytes:
                 raise ApiError(
                     413,
-                    f"The request is larger than {most:,} bytes, the limit: send less.",
+                    f"The request is larger than {max_bytes:,} bytes, the limit: send less.",
                     code="request_too_large",
                 )
         return bytes(body)
 
 
 def _scope(request: Request) -> dict[str, Any]:
-    scope = {name: request.scope[name] for name in _SCOPE if name in request.scope}
+    """Return the parts of an ASGI scope that can travel to another process."""
+    scope = {name: request.scope[name] for name in _SCOPE_FIELDS if name in request.scope}
     version = {"version": "3.0", "spec_version": "2.3"}
     return {"type": "http", "asgi": version, "root_path": "", "extensions": {}, **scope}
 
 
 def _may_repeat(scope: Mapping[str, Any]) -> bool:
-    """Whether a request may be sent again: what a memory knows is not learned twice."""
-    again = ("/chat/completions", "/absorb", "/probe")
-    return scope["method"] in {"GET", "HEAD"} or scope["path"].endswith(again)
+    """Return True if a request may be sent again."""
+    repeatable = ("/chat/completions", "/absorb", "/probe")  # nothing is learned twice
+    return scope["method"] in {"GET", "HEAD"} or scope["path"].endswith(repeatable)
 
 
 def _replica_lost() -> ApiError:
@@ -218,15 +231,15 @@ def _replica_lost() -> ApiError:
 async def _rest(
     messages: AsyncIterator[dict[str, Any]], start: Mapping[str, Any]
 ) -> AsyncIterator[bytes]:
-    """The body of an answer; one that breaks off says so, if it is a stream of events."""
-    kinds = {name.lower(): value for name, value in start["headers"]}
-    events = kinds.get(b"content-type", b"").startswith(b"text/event-stream")
+    """Yield the body of a response; a stream of events that breaks off ends with an error event."""
+    headers = {name.lower(): value for name, value in start["headers"]}
+    is_event_stream = headers.get(b"content-type", b"").startswith(b"text/event-stream")
     try:
         async for message in messages:
             if message["type"] == "http.response.body":
                 yield message.get("body", b"")
     except RayActorError:
-        if not events:
+        if not is_event_stream:
             raise
         yield b"data: " + bytes(_replica_lost().response().body) + b"\n\n"
 
@@ -235,22 +248,26 @@ async def _rest(
 
 
 def application(spec: AppSpec, *, replicas: int = 2, gpus: float = 0) -> serve.Application:
-    """The front and its replicas, for `serve.run`.
+    """Return the ingress and its replicas, for `serve.run`.
 
     Args:
-        spec: what every replica serves.
-        replicas: how many of them.
+        spec: arguments of the application of every replica.
+        replicas: number of replicas.
         gpus: GPUs for each, also a part of one.
+
+    Raises:
+        InvalidSetting: fewer than one replica.
     """
     if replicas < 1:
         raise InvalidSetting(f"replicas is {replicas!r}: at least one must serve.")
     settings = spec.settings
-    most = 2 * (settings.running + settings.waiting) + 64  # the application itself says 429
-    backs = serve.deployment(
+    # more than the limits of the application, so that it is the application that answers 429
+    max_requests = 2 * (settings.max_running + settings.max_waiting) + 64
+    replica_deployment = serve.deployment(
         Replica,
         name="Replica",
         num_replicas=replicas,
-        max_ongoing_requests=most,
+        max_ongoing_requests=max_requests,
         graceful_shutdown_timeout_s=settings.grace_seconds + 10,
         health_check_period_s=2,
         ray_actor_options={"num_cpus": 0, "num_gpus": gpus},
@@ -258,17 +275,17 @@ def application(spec: AppSpec, *, replicas: int = 2, gpus: float = 0) -> serve.A
             request_router_class=_ROUTER, request_router_kwargs={"num_fallback_replicas": 0}
         ),
     )
-    front = serve.deployment(
-        Front,
-        name="Front",
-        max_ongoing_requests=most * replicas,
+    ingress = serve.deployment(
+        Ingress,
+        name="Ingress",
+        max_ongoing_requests=max_requests * replicas,
         ray_actor_options={"num_cpus": 0},
     )
-    return front.bind(backs.bind(spec), settings)
+    return ingress.bind(replica_deployment.bind(spec), settings)
 
 
 def build(args: dict[str, str]) -> serve.Application:
-    """The application for a Serve config file: ``templora_memory.server.ray.app:build``.
+    """Return the application for a Serve config file: ``templora_memory.server.ray.app:build``.
 
     Args:
         args: ``root``, and if wanted ``model``, ``device``, ``dtype``, ``objects``, ``keys`` (a
@@ -279,7 +296,6 @@ def build(args: dict[str, str]) -> serve.Application:
         InvalidSetting: an unknown one, or no root.
     """
     from templora_memory.backends.local import LocalBackend  # noqa: PLC0415  # torch loads here
-    from templora_memory.backends.local.scheduler import SHARE  # noqa: PLC0415
 
     known = {
         "root", "model", "device", "dtype", "objects", "keys", "encryption_key", "name",
@@ -292,13 +308,14 @@ def build(args: dict[str, str]) -> serve.Application:
         args.get("model", "templora/tiny"),
         device=args.get("device"),
         dtype=args.get("dtype"),
-        learning_share=float(args.get("learning_share", SHARE)),
     )
-    backend()  # loads nothing; a wrong setting is told here, not by replicas that fail
+    if "learning_share" in args:
+        backend = partial(backend, learning_share=float(args["learning_share"]))
+    backend()  # loads nothing, but refuses a wrong setting here instead of in failing replicas
     spec = AppSpec(
         backend=backend,
         root=Path(args["root"]),
-        keys=Keys.load(Path(args["keys"])) if "keys" in args else None,
+        keys=ApiKeys.load(Path(args["keys"])) if "keys" in args else None,
         settings=ServerSettings(name=args.get("name")),
         objects=args.get("objects"),
         encryption=(

@@ -1,4 +1,4 @@
-"""Ray Serve on this machine alone: what ``templora serve --ray`` runs. Needs the extra ``ray``."""
+"""Ray Serve on this machine alone, for ``templora serve --ray``. Needs the extra ``ray``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-# before Ray is imported: it tells nobody anything, and calls itself 127.0.0.1, which keeps most
+# before Ray is imported: it reports nothing, and takes 127.0.0.1 as its address, which keeps most
 # of its ports on this machine (the setting is named after the systems that have it by default)
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -31,20 +31,20 @@ def serve_with_ray(
     host: str = "127.0.0.1",
     port: int = 8000,
     gpus: float = 0,
-    started: Callable[[str], None] = lambda _: None,
+    on_started: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Start Ray on this machine and serve until told to stop (SIGINT, SIGTERM).
 
-    Ray calls itself 127.0.0.1, its dashboard is off and it reports nothing to anybody. What Serve
-    2.60 opens on all addresses all the same is an internal port of each replica.
+    Ray takes 127.0.0.1 as its address, its dashboard is off and it reports nothing. Serve 2.60
+    still opens an internal port of each replica on all addresses.
 
     Args:
-        spec: what every replica serves.
-        replicas: how many of them; each loads the model.
+        spec: arguments of the application of every replica.
+        replicas: number of replicas; each loads the model.
         host: address to bind. Other than this machine's own (loopback) ones need keys.
         port: 0 takes a free one.
         gpus: GPUs for each replica, also a part of one.
-        started: is called with the address once requests are taken.
+        on_started: called with the address once requests are taken.
 
     Raises:
         InvalidSetting: an address beyond this machine without keys, or one that cannot be bound.
@@ -56,13 +56,13 @@ def serve_with_ray(
             "`templora key NAMESPACE --keys FILE` and start with --keys FILE, or keep to 127.0.0.1."
         )
     app = application(spec, replicas=replicas, gpus=gpus)
-    port = _free(host, port)
+    port = _free_port(host, port)
     stop = threading.Event()
 
-    def note(_: int, __: FrameType | None) -> None:
+    def on_signal(_: int, __: FrameType | None) -> None:
         stop.set()
 
-    before: dict[signal.Signals, Any] = {}
+    old_handlers: dict[signal.Signals, Any] = {}
     try:
         ray.init(
             address="local",
@@ -72,9 +72,9 @@ def serve_with_ray(
         )
         serve.start(http_options={"host": host, "port": port})
         serve.run(app, name=APP, route_prefix="/")
-        for one in (signal.SIGINT, signal.SIGTERM):  # after Ray, which has handlers of its own
-            before[one] = signal.signal(one, note)
-        started(f"http://{host}:{port}")
+        for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, which has handlers of its own
+            old_handlers[number] = signal.signal(number, on_signal)
+        on_started(f"http://{host}:{port}")
         stop.wait()
     except RuntimeError as error:
         raise TemploraError(f"Ray Serve did not start: {error}") from error
@@ -82,11 +82,16 @@ def serve_with_ray(
         with suppress(Exception):
             serve.shutdown()
         ray.shutdown()
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for number, handler in old_handlers.items():
+            signal.signal(number, handler)
 
 
-def _free(host: str, port: int) -> int:
+def _free_port(host: str, port: int) -> int:
+    """Return the port, or a free one for 0.
+
+    Raises:
+        InvalidSetting: it cannot be bound.
+    """
     try:
         with socket.create_server((host, port)) as bound:
             return int(bound.getsockname()[1])

@@ -1,7 +1,7 @@
-"""Which memory a request is about, so that all requests of one memory reach one replica.
+"""Routing keys of requests, so that all requests of one memory reach one replica.
 
-A memory is routed by a number made from its id, and a job's id begins with that number: so who
-asks for a job needs not say whose it is. Knows nothing of Ray.
+A memory is routed by a key made from its id, and a job's id begins with that key, so a request for
+a job need not name the memory. Knows nothing of Ray.
 """
 
 from __future__ import annotations
@@ -14,52 +14,54 @@ from urllib.parse import parse_qs
 from templora_memory.domain.ids import parse_id
 from templora_memory.errors import InvalidId
 
-_JOB = re.compile(r"/v1/jobs/job-([0-9a-f]{4})[0-9a-f]{20}(/|$)")
-_MEMORY = re.compile(r"/v1/memories/([^/]+)(/|$)")
-_FIELDS = {"/v1/memories/import": "memory_id", "/v1/jobs": "memory"}
-_BODIES = frozenset({"/v1/chat/completions", "/v1/memories"})
-_NUMBER = 4
+_JOB_PATH = re.compile(r"/v1/jobs/job-([0-9a-f]{4})[0-9a-f]{20}(/|$)")
+_MEMORY_PATH = re.compile(r"/v1/memories/([^/]+)(/|$)")
+_QUERY_FIELDS = {"/v1/memories/import": "memory_id", "/v1/jobs": "memory"}
+_PATHS_WITH_BODY = frozenset({"/v1/chat/completions", "/v1/memories"})
+_KEY_LENGTH = 4
 
 
-def number_of(memory_id: str) -> str:
-    """The number of a memory: four hexadecimal digits."""
-    return hashlib.sha256(memory_id.encode("utf-8", "surrogatepass")).hexdigest()[:_NUMBER]
+def routing_key(memory_id: str) -> str:
+    """Return the routing key of a memory: four hexadecimal digits of a hash of its id."""
+    return hashlib.sha256(memory_id.encode("utf-8", "surrogatepass")).hexdigest()[:_KEY_LENGTH]
 
 
-def route(path: str, query: str, body: bytes, base: str) -> str | None:
-    """The number of the memory that a request is about; None: any replica will do.
+def request_routing_key(path: str, query: str, body: bytes, base: str) -> str | None:
+    """Return the routing key of the memory that a request names; None: any replica will do.
 
     Args:
         path: decoded path.
         query: the part behind the question mark.
         body: the whole body.
-        base: what clients call the base model.
+        base: the name by which clients call the base model.
     """
-    if found := _JOB.match(path):
-        return found[1]
-    named = _named(path, parse_qs(query), body, base)
-    if named is None:
+    if match := _JOB_PATH.match(path):
+        return match[1]
+    name = _memory_name(path, parse_qs(query), body, base)
+    if name is None:
         return None
     try:
-        return number_of(str(parse_id(named)))
+        return routing_key(str(parse_id(name)))
     except InvalidId:
-        return None  # whoever gets it refuses it
+        return None  # whichever replica gets it refuses it
 
 
-def _named(path: str, query: dict[str, list[str]], body: bytes, base: str) -> str | None:
-    if field := _FIELDS.get(path):
+def _memory_name(path: str, query: dict[str, list[str]], body: bytes, base: str) -> str | None:
+    if field := _QUERY_FIELDS.get(path):
         return next(iter(query.get(field, ())), None)
-    if found := _MEMORY.match(path):
-        return found[1]
-    return _in_body(body, base) if path in _BODIES else None
+    if match := _MEMORY_PATH.match(path):
+        return match[1]
+    return _memory_name_in_body(body, base) if path in _PATHS_WITH_BODY else None
 
 
-def _in_body(body: bytes, base: str) -> str | None:
+def _memory_name_in_body(body: bytes, base: str) -> str | None:
     try:
-        asked = json.loads(body)
-        name = asked.get("memory") or asked.get("id") or asked.get("model")
+        fields = json.loads(body)
+        name = fields.get("memory") or fields.get("id") or fields.get("model")
     except (ValueError, AttributeError, RecursionError):
+        return None  # no object: whichever replica gets it refuses it
+    if not isinstance(name, str):
         return None
-    if not isinstance(name, str) or name != asked.get("model"):
-        return name if isinstance(name, str) else None
+    if name != fields.get("model"):
+        return name
     return name.removeprefix(f"{base}:") if name.startswith(f"{base}:") else None

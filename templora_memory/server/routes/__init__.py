@@ -1,1 +1,1 @@
-"""What the server answers over HTTP."""
+"""Routes of the HTTP server."""

@@ -265,9 +265,9 @@ def test_a_server_keeps_its_memories_in_a_bucket(encryption, tmp_path, keys, s3,
     pytest.importorskip("fastapi", reason="the extra serve is not installed")
     from starlette.testclient import TestClient  # noqa: PLC0415  # an extra
 
-    from templora_memory.server import Keys, create_app  # noqa: PLC0415
+    from templora_memory.server import ApiKeys, create_app  # noqa: PLC0415
 
-    known = Keys.of({"a-key-of-alice-1": "alice", "a-key-of-bob-0001": "bob"})
+    known = ApiKeys.of({"a-key-of-alice-1": "alice", "a-key-of-bob-0001": "bob"})
     alice, bob = (
         {"authorization": f"Bearer {key}"} for key in ("a-key-of-alice-1", "a-key-of-bob-0001")
     )

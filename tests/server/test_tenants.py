@@ -1,4 +1,4 @@
-"""Encrypted memories behind a server."""
+"""Tenants: every namespace has an encrypted store of its own."""
 
 from templora_memory import Document, Policy
 from templora_memory.server.tenants import Tenants

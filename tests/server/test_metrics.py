@@ -11,8 +11,8 @@ from prometheus_client import generate_latest
 from starlette.testclient import TestClient
 
 from templora_memory.errors import InvalidSetting
-from templora_memory.server import observers
-from templora_memory.server.metrics import Metrics, Observers, Traces
+from templora_memory.server import make_observers
+from templora_memory.server.metrics import ObserverGroup, OpenTelemetryObserver, PrometheusObserver
 
 NAME, SECRET = "zanzibar", "Quetzalcoatl keeps bees."
 
@@ -30,7 +30,7 @@ def use(app):
 
 
 def test_metrics_count_without_telling_what(make_app):
-    metrics = Metrics()
+    metrics = PrometheusObserver()
     use(make_app(observer=metrics))
     told = generate_latest(metrics.registry).decode()
     assert 'route="/v1/chat/completions",status="200"' in told
@@ -45,9 +45,9 @@ def test_metrics_count_without_telling_what(make_app):
 def test_traces_have_spans_without_text(make_app):
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    traces = Traces()
+    traces = OpenTelemetryObserver()
     traces._tracer = provider.get_tracer("test")
-    use(make_app(observer=Observers([traces])))
+    use(make_app(observer=ObserverGroup([traces])))
     spans = exporter.get_finished_spans()
     names = [span.name for span in spans]
     assert names.count("reply") == 2
@@ -71,16 +71,16 @@ def test_the_log_tells_routes_not_paths(make_app, caplog):
 
 @pytest.mark.enable_socket
 def test_metrics_have_a_port_of_their_own():
-    found = observers(metrics_port=0, traces=False)
+    found = make_observers(metrics_port=0, traces=False)
     metrics = found._observers[0]
-    found.request(method="GET", route="/x", status=200, seconds=0.1)
+    found.on_request(method="GET", route="/x", status=200, seconds=0.1)
     with httpx.Client() as client:
         told = client.get(f"http://127.0.0.1:{metrics.port}/metrics").text
     assert 'route="/x"' in told
     with pytest.raises(InvalidSetting, match=f"Metrics cannot listen on port {metrics.port}"):
-        observers(metrics_port=metrics.port, traces=False)
+        make_observers(metrics_port=metrics.port, traces=False)
     metrics.stop()
 
 
 def test_nobody_listens_unless_asked():
-    assert observers(metrics_port=None, traces=False)._observers == ()
+    assert make_observers(metrics_port=None, traces=False)._observers == ()

@@ -1,0 +1,64 @@
+"""Slots for requests: in order, with a short queue, and fairly among keys."""
+
+import asyncio
+
+import pytest
+
+from templora_memory.server.concurrency import RequestLimiter
+from templora_memory.server.errors import ApiError
+
+
+def make_limiter(**limits):
+    defaults = {"max_running": 1, "max_waiting": 1, "max_per_key": 9, "queue_seconds": 30}
+    return RequestLimiter(**(defaults | limits))
+
+
+def test_slots_are_given_in_order_and_the_queue_is_short():
+    async def scenario():
+        limiter = make_limiter()
+        first = await limiter.acquire("a")
+        second = asyncio.create_task(limiter.acquire("b"))
+        await asyncio.sleep(0)
+        with pytest.raises(ApiError, match="1 requests wait already") as caught:
+            await limiter.acquire("c")
+        assert (caught.value.status_code, caught.value.headers["retry-after"]) == (429, "1")
+        assert (limiter.in_flight, limiter.waiting) == (2, 1)
+        first.release()
+        first.release()
+        (await second).release()
+        assert (limiter.in_flight, limiter.waiting) == (0, 0)
+        (await limiter.acquire("c")).release()
+
+    asyncio.run(scenario())
+
+
+def test_one_key_cannot_take_all_slots():
+    async def scenario():
+        limiter = make_limiter(max_running=4, max_per_key=2)
+        held = [await limiter.acquire("a"), await limiter.acquire("a")]
+        with pytest.raises(ApiError, match="This key has 2 requests"):
+            await limiter.acquire("a")
+        (await limiter.acquire("b")).release()
+        held[0].release()
+        (await limiter.acquire("a")).release()
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_too_long_or_goes_away_leaves_the_queue():
+    async def scenario():
+        limiter = make_limiter(queue_seconds=0.01)
+        held = await limiter.acquire("a")
+        with pytest.raises(ApiError, match="No place became free within"):
+            await limiter.acquire("b")
+        gone = asyncio.create_task(limiter.acquire("b"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        assert (limiter.in_flight, limiter.waiting) == (1, 0)
+        held.release()
+        (await limiter.acquire("c")).release()
+        assert limiter.in_flight == 0
+
+    asyncio.run(scenario())
