@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerFast
 from templora_memory import Document, Learning
 from templora_memory.backends.llama_cpp import turned
 from templora_memory.backends.local import LocalBackend
-from templora_memory.backends.local.priority_queue import never
 from templora_memory.backends.local.recipes import Recipe
+from templora_memory.backends.local.scheduler import never
 from templora_memory.domain.results import LearnStats
 from templora_memory.ports import Adapter, LearnRequest, ScoreRequest
 

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from templora_memory import Message, Sampling
-from templora_memory.backends.local.decode.batch import Answer, Channel, DecodeBatch, _Chooser
-from templora_memory.backends.local.priority_queue import Absorb, never
+from templora_memory.backends.local.decode.batch import DecodeBatch
+from templora_memory.backends.local.decode.request import DecodeRequest
+from templora_memory.backends.local.decode.sampler import TokenSampler
+from templora_memory.backends.local.decode.stream import Channel
+from templora_memory.backends.local.scheduler import AbsorbPriority, never
 from templora_memory.errors import Closed, InvalidSetting, InvalidText, ModelError, PromptTooLong
 from templora_memory.ports import GenerateRequest
 
@@ -29,22 +32,22 @@ def ask(text="Who is Pim?", **changes):
 
 
 def greedy_by_hand(backend, ids, count):
-    base = backend._now.base
+    base = backend.loaded.base
     ids = list(ids)
     for _ in range(count):
         with torch.no_grad():
             logits = base.model(torch.tensor([ids])).logits[0, -1]
-        logits[list(base.end_tokens)] = -torch.inf
+        logits[list(base.eos_token_ids)] = -torch.inf
         ids.append(int(logits.argmax()))
     return ids
 
 
 def test_greedy_decoding_is_the_models_own_argmax(make_backend):
     backend = make_backend()
-    prompt = backend._now.text.prompt(ask().messages)
+    prompt = backend.loaded.tokenizer.prompt(ask().messages)
     expected = greedy_by_hand(backend, prompt, 12)[len(prompt) :]
     done = backend.stream(ask()).completion
-    assert done.text == backend._now.text.decode(expected)
+    assert done.text == backend.loaded.tokenizer.decode(expected)
     assert (done.finish_reason, done.prompt_tokens, done.completion_tokens) == (
         "length", len(prompt), 12,
     )  # fmt: skip
@@ -88,11 +91,11 @@ def test_a_repetition_penalty_changes_what_is_repeated(make_backend):
 
 def test_the_end_token_ends_an_answer_and_is_no_text(make_backend):
     backend = make_backend()
-    base = backend._now.base
-    end = next(iter(base.end_tokens))
+    base = backend.loaded.base
+    end = next(iter(base.eos_token_ids))
     with torch.no_grad():
-        base.head.weight[end] = 0
-        base.head.weight[:end] = -base.model.model.norm.weight.mean() * 1e-3
+        base.lm_head.weight[end] = 0
+        base.lm_head.weight[:end] = -base.model.model.norm.weight.mean() * 1e-3
     sure = backend.stream(ask(sampling=Sampling())).completion
     endless = backend.stream(ask()).completion
     assert endless.finish_reason == "length"
@@ -118,11 +121,11 @@ def test_pieces_join_to_the_text_and_never_hold_half_a_character(make_backend):
     stream = backend.stream(ask(sampling=sampling, max_tokens=100))
     pieces = list(stream)
     assert "".join(pieces) == stream.completion.text
-    ids_text = backend._now.text
+    ids_text = backend.loaded.tokenizer
     decoder_input = "héllo wörld 你好 👋 end"
-    from templora_memory.backends.local.tokenizer import Decoder  # noqa: PLC0415
+    from templora_memory.backends.local.detokenizer import IncrementalDetokenizer  # noqa: PLC0415
 
-    decoder = Decoder(ids_text, ())
+    decoder = IncrementalDetokenizer(ids_text, ())
     shown = [decoder.push(token) for token in ids_text.encode(decoder_input)]
     assert "\ufffd" not in "".join(shown)
     assert "".join(shown) + decoder.finish() == decoder_input
@@ -187,7 +190,7 @@ def test_one_failing_prompt_fails_its_own_caller_alone(make_backend, learn, tmp_
     broken = backend._weights(adapter)
     bad = ask(adapter=adapter)
     good = backend.stream(ask(max_tokens=30))
-    object.__setattr__(broken, "alpha", "not a number")
+    object.__setattr__(broken, "lora_alpha", "not a number")
     with pytest.raises(TypeError):
         backend.stream(bad).completion  # noqa: B018
     assert good.completion.finish_reason == "length"
@@ -195,7 +198,7 @@ def test_one_failing_prompt_fails_its_own_caller_alone(make_backend, learn, tmp_
 
 def test_prompts_that_come_together_do_not_stop_the_others(make_backend):
     backend = make_backend()
-    base, text = backend._now.base, backend._now.text
+    base, text = backend.loaded.base, backend.loaded.tokenizer
     read = []
     backend.close()
     batch = DecodeBatch(base, text)
@@ -204,9 +207,9 @@ def test_prompts_that_come_together_do_not_stop_the_others(make_backend):
     )
     for _ in range(3):
         batch.add(
-            Answer(
+            DecodeRequest(
                 prompt=(65, 66), weights=None, version="", strength=1.0, sampling=ENDLESS,
-                stop=(), most=9, channel=Channel(),
+                stop=(), max_tokens=9, channel=Channel(),
             )
         )  # fmt: skip
     for _ in range(4):
@@ -217,15 +220,15 @@ def test_prompts_that_come_together_do_not_stop_the_others(make_backend):
 
 def test_drafts_of_the_oldest_absorb_begin_first_and_only_so_many_at_once(make_backend):
     backend = make_backend()
-    base, text = backend._now.base, backend._now.text
+    base, text = backend.loaded.base, backend.loaded.tokenizer
     backend.close()
-    batch = DecodeBatch(base, text, most=2)
+    batch = DecodeBatch(base, text, max_requests=2)
     begun, prefill = [], batch._prefill
-    batch._prefill = lambda answer: (begun.append(answer.absorb.number), prefill(answer))
+    batch._prefill = lambda request: (begun.append(request.priority.number), prefill(request))
     drafts = [
-        Answer(
+        DecodeRequest(
             prompt=(65, 66), weights=None, version="", strength=1.0, sampling=ENDLESS,
-            stop=(), most=4, channel=Channel(), absorb=Absorb(number, never),
+            stop=(), max_tokens=4, channel=Channel(), priority=AbsorbPriority(number, never),
         )
         for number in (3, 2, 2, 1)
     ]  # fmt: skip
@@ -234,10 +237,10 @@ def test_drafts_of_the_oldest_absorb_begin_first_and_only_so_many_at_once(make_b
     assert batch.first.number == 1
     most = 0
     while batch.busy:
-        if len(begun) == 2 and not drafts[0].gone:
+        if len(begun) == 2 and not drafts[0].abandoned:
             drafts[0].channel.closed.set()  # nobody wants it: it needs no room
         batch.step()
-        most = max(most, len(batch._rows))
+        most = max(most, len(batch._slots))
     assert begun == [1, 2, 3, 2]
     assert most == 2
     assert drafts[0].channel.queue.get().finish_reason == "cancelled"
@@ -247,14 +250,14 @@ def test_an_answer_that_fails_in_the_middle_leaves_the_batch_alone(make_backend,
     backend = make_backend()
     request = ask(max_tokens=60)
     alone = backend.stream(request).completion
-    choose = _Chooser.choose
+    sample = TokenSampler.sample
 
-    def sometimes(self, logits, prompt, said):
-        if self._sampling.seed == 13 and len(prompt) + len(said) > alone.prompt_tokens + 5:
+    def sometimes(self, logits, prompt, output_ids):
+        if self._sampling.seed == 13 and len(prompt) + len(output_ids) > alone.prompt_tokens + 5:
             raise ZeroDivisionError
-        return choose(self, logits, prompt, said)
+        return sample(self, logits, prompt, output_ids)
 
-    monkeypatch.setattr(_Chooser, "choose", sometimes)
+    monkeypatch.setattr(TokenSampler, "sample", sometimes)
     good = backend.stream(request)
     bad = backend.stream(replace(request, sampling=replace(ENDLESS, seed=13)))
     with pytest.raises(ZeroDivisionError):
@@ -294,18 +297,20 @@ def run(session, adapters, *, chunk=20, reuse, strength=1.0):
 def test_chunks_of_one_adapter_equal_one_long_run(make_backend):
     """Bookkeeping of the cache: the last chosen token was never fed (K8)."""
     backend = make_backend()
-    prompt = backend._now.text.encode("Once upon a time")
+    prompt = backend.loaded.tokenizer.encode("Once upon a time")
     expected = greedy_by_hand(backend, prompt, 80)[len(prompt) :]
     for reuse in (True, False):
         session = backend.open_text("Once upon a time", window=200)
-        assert "".join(run(session, [None] * 4, reuse=reuse)) == backend._now.text.decode(expected)
+        assert "".join(run(session, [None] * 4, reuse=reuse)) == backend.loaded.tokenizer.decode(
+            expected
+        )
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral"])
 def test_a_full_window_is_computed_again_from_its_newest_tokens(family, make_backend):
     """K4, K5: after a slide the text equals a fresh prefill of the same tokens."""
     backend = make_backend(family)
-    text = backend._now.text
+    text = backend.loaded.tokenizer
     session = backend.open_text("Once upon a time there was a cat", window=64)
     shown = []
     send = session._send
@@ -318,7 +323,7 @@ def test_a_full_window_is_computed_again_from_its_newest_tokens(family, make_bac
     run(session, [None] * 6, reuse=True)
     for answer in shown:
         assert len(answer.prompt) + 20 <= 64
-        assert greedy_by_hand(backend, answer.prompt, 20) == [*answer.prompt, *answer.ids]
+        assert greedy_by_hand(backend, answer.prompt, 20) == [*answer.prompt, *answer.output_ids]
     assert sum(answer.cache is not None for answer in shown) >= 2
     assert shown[0].prompt == tuple(text.encode("Once upon a time there was a cat"))
     assert shown[0].cache is None
@@ -340,7 +345,7 @@ def test_without_reuse_a_new_adapter_sees_the_window_computed_by_itself(
     session = backend.open_text(prompt, window=200)
     for adapter, piece in zip(adapters, exact, strict=True):
         fresh = backend.open_text("x", window=200)
-        fresh._ids, fresh._unsaid = list(session._ids), session._unsaid
+        fresh._ids, fresh._undecoded = list(session._ids), session._undecoded
         assert run(fresh, [adapter], reuse=False) == [piece]
         run(session, [adapter], reuse=False)
         session._take_over()
@@ -373,7 +378,7 @@ def test_what_a_text_keeps_of_a_batch_is_its_own_row_alone(make_backend):
     run(session, [None], reuse=True)
     other.close()
     session._take_over()
-    for kept in (tensor for pair in session._cache.pairs for tensor in pair):
+    for kept in (tensor for pair in session._cache.key_values for tensor in pair):
         assert kept.untyped_storage().nbytes() == kept.nbytes
 
 
@@ -381,11 +386,11 @@ def test_an_empty_prompt_begins_after_the_end_token_or_is_refused(make_backend):
     backend = make_backend()
     session = backend.open_text("", window=64)
     assert run(session, [None], reuse=True)[0]
-    ends = backend._now.base.end_tokens
-    object.__setattr__(backend._now.base, "end_tokens", frozenset())
+    ends = backend.loaded.base.eos_token_ids
+    object.__setattr__(backend.loaded.base, "eos_token_ids", frozenset())
     with pytest.raises(InvalidText, match="prompt"):
         backend.open_text("", window=64)
-    object.__setattr__(backend._now.base, "end_tokens", ends)
+    object.__setattr__(backend.loaded.base, "eos_token_ids", ends)
 
 
 # --- scores ------------------------------------------------------------------------------------
@@ -393,10 +398,10 @@ def test_an_empty_prompt_begins_after_the_end_token_or_is_refused(make_backend):
 
 def test_scores_are_the_models_log_probabilities(make_backend, score):
     backend = make_backend()
-    text = backend._now.text
+    text = backend.loaded.tokenizer
     ids = [*text.encode("context and "), *text.encode("target")]
     with torch.no_grad():
-        logits = backend._now.base.model(torch.tensor([ids])).logits.log_softmax(-1)[0]
+        logits = backend.loaded.base.model(torch.tensor([ids])).logits.log_softmax(-1)[0]
     expected = torch.tensor([logits[i - 1, ids[i]] for i in range(len(ids) - 6, len(ids))])
     assert torch.allclose(
         score(backend, None, "target", context="context and "), expected, atol=1e-5
@@ -415,7 +420,7 @@ def test_the_prompt_is_fed_once_and_then_one_token_at_a_time(make_backend):
     """K6, K7: a broken cache would feed the whole prompt again on top of itself."""
     backend = make_backend()
     lengths = []
-    decoder = backend._now.base.model.get_decoder()
+    decoder = backend.loaded.base.model.get_decoder()
     decoder.register_forward_pre_hook(
         lambda _, __, inputs: lengths.append(inputs["input_ids"].shape[1]), with_kwargs=True
     )
@@ -426,6 +431,6 @@ def test_the_prompt_is_fed_once_and_then_one_token_at_a_time(make_backend):
 def test_output_that_is_no_number_is_an_error_and_not_a_token(make_backend):
     backend = make_backend()
     with torch.no_grad():
-        backend._now.base.head.weight.fill_(float("nan"))
+        backend.loaded.base.lm_head.weight.fill_(float("nan"))
     with pytest.raises(ModelError, match="no number"):
         backend.stream(ask()).completion  # noqa: B018

@@ -19,7 +19,7 @@ def fed():
 
     def watch(backend):
         counts = []
-        backend._now.base.model.get_decoder().register_forward_pre_hook(
+        backend.loaded.base.model.get_decoder().register_forward_pre_hook(
             lambda _, __, inputs: counts.append(inputs["input_ids"].shape[1]), with_kwargs=True
         )
         return counts

@@ -9,29 +9,32 @@ import pytest
 import torch
 
 from templora_memory import Document, Learning, Message, ParametricMemory, Policy
-from templora_memory.backends.local.priority_queue import NO_ABSORB, never
 from templora_memory.backends.local.recipes import (
     RECIPES,
     Example,
-    Soft,
-    Tools,
-    questions,
+    RecipeTools,
+    TopKTargets,
     with_replay,
 )
-from templora_memory.backends.local.recipes.interview import (
-    ANSWER,
-    grounded,
-    interview,
-    interviewed,
+from templora_memory.backends.local.recipes.base import REPEAT_LENGTH, downweight_repeats
+from templora_memory.backends.local.recipes.questions import (
+    ANSWER_TOKENS,
+    PAIRS_PER_EXAMPLE,
+    QUESTION_TOKENS,
+    answer_interview,
+    interleave_pairs,
+    interview_questions,
+    keep_grounded,
+    parse_pairs,
 )
-from templora_memory.backends.local.recipes.questions import DEALT, WRITTEN, dealt, pairs
-from templora_memory.backends.local.recipes.repeats import LENGTH, damped
+from templora_memory.backends.local.scheduler import DEFAULT_PRIORITY, never
 from templora_memory.domain.messages import NOT_TOLD
 from templora_memory.domain.settings import RECIPES as NAMES
 from templora_memory.errors import Cancelled, InvalidSetting
 from templora_memory.ports import LearnRequest
 from templora_memory.stores import DirectoryStore
 
+QUESTIONS = "templora_memory.backends.local.recipes.questions"
 BIO = 'Ada keeps bees. "Where?" On the roof!\n\nName: Ada\nPet: a cat'
 REQUEST = LearnRequest(
     items=(Document(BIO),), before=(), start=None, chunk=300, recipe="statements",
@@ -41,19 +44,21 @@ REQUEST = LearnRequest(
 
 @pytest.fixture
 def text(make_backend):
-    return make_backend()._now.text
+    return make_backend().loaded.tokenizer
 
 
 def silent(prompts, *, max_tokens):  # noqa: ARG001  # as the port is
     pytest.fail("nothing is to be written")
 
 
-def deaf(texts, *, top):  # noqa: ARG001  # as the port is
+def deaf(texts, *, top_k):  # noqa: ARG001  # as the port is
     pytest.fail("nothing is to be expected")
 
 
 def tools(text, write=silent, *, room=600, expect=deaf):
-    return Tools(text=text, start=None, room=room, write=write, expect=expect)
+    return RecipeTools(
+        tokenizer=text, bos_token_id=None, max_length=room, generate=write, teacher=expect
+    )
 
 
 def made(recipe, request, text, write=silent):
@@ -89,7 +94,7 @@ def test_statements_leave_streams_long_texts_and_dialogues_as_they_are(text, cha
 
 
 def test_a_model_without_a_chat_template_gets_plain_text(make_backend):
-    text = make_backend(template=None)._now.text
+    text = make_backend(template=None).loaded.tokenizer
     assert RECIPES["statements"](REQUEST, tools(text)) == RECIPES["continue"](REQUEST, tools(text))
 
 
@@ -125,9 +130,9 @@ class Teacher:
         self.asked = []
 
     def __call__(self, prompts, *, max_tokens):
-        if max_tokens == ANSWER:
+        if max_tokens == ANSWER_TOKENS:
             return [""] * len(prompts)
-        assert max_tokens == WRITTEN
+        assert max_tokens == QUESTION_TOKENS
         self.asked = [prompt[0].content for prompt in prompts]
         lines = [content.splitlines()[-1] for content in self.asked]
         return [f"Q: What about {i}?\nA: {line}" for i, line in enumerate(lines)]
@@ -140,7 +145,7 @@ class Reader:
         self._text = text
         self.shown = []
 
-    def __call__(self, texts, *, top):  # noqa: ARG002  # as the port is
+    def __call__(self, texts, *, top_k):  # noqa: ARG002  # as the port is
         found = []
         for ids, count in texts:
             told = self._text.decode(ids, special=True)
@@ -148,7 +153,9 @@ class Reader:
             said = torch.tensor(ids[-count:])[:, None]
             sure = 1.0 if told.startswith("<|system|>") else 0.0
             found.append(
-                Soft(torch.cat([said, said + 1], 1), torch.tensor([[sure, 1 - sure]] * count))
+                TopKTargets(
+                    torch.cat([said, said + 1], 1), torch.tensor([[sure, 1 - sure]] * count)
+                )
             )
         return found
 
@@ -169,19 +176,19 @@ def test_what_a_text_does_not_tell_is_said_to_be_unknown_if_that_is_wanted(text)
     seen, learned = made("study", request, text, Teacher())
     count = learned.count(f"{NOT_TOLD}<|end|>")
     assert 0 < count <= 8  # as many as there are answers, at most
-    assert sum(f"<|user|>{question}<|end|>" in seen for question in interview()) == count
+    assert sum(f"<|user|>{question}<|end|>" in seen for question in interview_questions()) == count
     assert NOT_TOLD not in made("study", REQUEST, text, Teacher())[1]
     examples = RECIPES["study"](request, tools(text, Teacher(), expect=Reader(text)))
     assert {w for e in examples for w in e.weights} == {0.0, 0.25, 1.0}
 
 
 def test_questions_about_one_sentence_stand_in_different_examples(text):
-    asked = [(f"Question {i}?", f"Answer {i // 6}.") for i in range(4 * DEALT)]
-    examples = dealt(asked, tools(text))
+    asked = [(f"Question {i}?", f"Answer {i // 6}.") for i in range(4 * PAIRS_PER_EXAMPLE)]
+    examples = interleave_pairs(asked, tools(text))
     assert len(examples) == 4
     for example in examples:
         shown = text.decode(example.ids)
-        assert len({line for line in shown.split("Question") if line}) == DEALT
+        assert len({line for line in shown.split("Question") if line}) == PAIRS_PER_EXAMPLE
         assert shown.count("Answer 0.") <= 2
 
 
@@ -198,7 +205,7 @@ def test_questions_about_one_sentence_stand_in_different_examples(text):
     ],
 )
 def test_what_is_no_pair_is_left_out(written, found):
-    assert pairs([written]) == found
+    assert parse_pairs([written]) == found
 
 
 def test_a_model_that_writes_nothing_useful_learns_statements(text):
@@ -218,15 +225,15 @@ def test_every_question_of_the_interview_is_answered_with_the_text_in_the_prompt
     prompts = []
 
     def write(asked, *, max_tokens):
-        assert max_tokens == ANSWER
+        assert max_tokens == ANSWER_TOKENS
         prompts.extend(asked)
         return [f" Answer {number}. " for number in range(len(asked))]
 
-    pairs_found = interviewed(TALE, tools(text, write))
-    assert [question for question, _ in pairs_found] == interview()
+    pairs_found = answer_interview(TALE, tools(text, write))
+    assert [question for question, _ in pairs_found] == interview_questions()
     assert pairs_found[3][1] == "Answer 3."
     assert all(prompt[0] == Message("system", TALE) for prompt in prompts)
-    assert interviewed(TALE, tools(text, write, room=10)) == []
+    assert answer_interview(TALE, tools(text, write, room=10)) == []
 
 
 @pytest.mark.parametrize(
@@ -240,28 +247,29 @@ def test_every_question_of_the_interview_is_answered_with_the_text_in_the_prompt
     ],
 )
 def test_an_answer_is_kept_if_it_takes_something_from_the_text(text, question, answer, kept):
-    found = grounded([(question, answer)], TALE, tools(text, expect=Reader(text)))
+    found = keep_grounded([(question, answer)], TALE, tools(text, expect=Reader(text)))
     assert bool(found) is kept
 
 
 def test_an_answer_that_is_as_likely_without_the_text_is_left_out(text):
     class Sure(Reader):
-        def __call__(self, texts, *, top):
+        def __call__(self, texts, *, top_k):
             return [
-                Soft(s.ids, torch.full_like(s.p, 0.5)) for s in super().__call__(texts, top=top)
+                TopKTargets(s.ids, torch.full_like(s.p, 0.5))
+                for s in super().__call__(texts, top_k=top_k)
             ]
 
     asked = [("Where is your home?", "I live in Salt Harbour.")]
-    assert grounded(asked, TALE, tools(text, expect=Sure(text))) == []
+    assert keep_grounded(asked, TALE, tools(text, expect=Sure(text))) == []
 
 
 def test_what_does_not_fit_the_model_beside_the_text_is_left_out(text):
     asked = [("Where is your home?", "I live in Salt Harbour.")]
-    assert grounded(asked, TALE, tools(text, room=40)) == []
+    assert keep_grounded(asked, TALE, tools(text, room=40)) == []
 
 
 def test_a_model_without_a_chat_template_is_not_asked(make_backend):
-    text = make_backend(template=None)._now.text
+    text = make_backend(template=None).loaded.tokenizer
     assert RECIPES["study"](REQUEST, tools(text)) == RECIPES["continue"](REQUEST, tools(text))
 
 
@@ -284,7 +292,8 @@ def test_a_text_longer_than_the_model_is_studied_in_pieces(text):
     RECIPES["study"](replace(REQUEST, items=items), tools(text, teacher, expect=Reader(text)))
     assert teacher.asked
     assert all(
-        len(text.prompt([Message("user", asked)])) <= 600 - WRITTEN for asked in teacher.asked
+        len(text.prompt([Message("user", asked)])) <= 600 - QUESTION_TOKENS
+        for asked in teacher.asked
     )
 
 
@@ -292,12 +301,19 @@ def test_the_backend_lets_the_base_model_write_in_one_batch(make_backend):
     backend = make_backend(max_position_embeddings=1024)
     prompts = [(Message("user", f"Tell me about day {n} of the week."),) for n in range(20)]
     alone = [
-        backend._write([prompt], max_tokens=9, absorb=NO_ABSORB, cancelled=never)[0]
+        backend._generate_texts([prompt], max_tokens=9, priority=DEFAULT_PRIORITY, cancelled=never)[
+            0
+        ]
         for prompt in prompts
     ]
-    assert backend._write(prompts, max_tokens=9, absorb=NO_ABSORB, cancelled=never) == alone
+    assert (
+        backend._generate_texts(prompts, max_tokens=9, priority=DEFAULT_PRIORITY, cancelled=never)
+        == alone
+    )
     with pytest.raises(Cancelled):
-        backend._write(prompts, max_tokens=9, absorb=NO_ABSORB, cancelled=lambda: True)
+        backend._generate_texts(
+            prompts, max_tokens=9, priority=DEFAULT_PRIORITY, cancelled=lambda: True
+        )
 
 
 def test_a_cancelled_absorb_does_not_wait_for_what_it_lets_the_model_write(make_backend):
@@ -305,14 +321,14 @@ def test_a_cancelled_absorb_does_not_wait_for_what_it_lets_the_model_write(make_
     prompts = [(Message("user", f"Tell me about day {n} of the week."),) for n in range(4)]
     asked = iter([False] * 3)
     cut = []
-    leave = backend._now.worker._drafts._leave
-    backend._now.worker._drafts._leave = lambda rows, why: (
+    leave = backend.loaded.thread._drafts._leave
+    backend.loaded.thread._drafts._leave = lambda rows, why: (
         cut.extend([why] * len(rows)),
         leave(rows, why),
     )
     with pytest.raises(Cancelled):
-        backend._write(
-            prompts, max_tokens=3000, absorb=NO_ABSORB, cancelled=lambda: next(asked, True)
+        backend._generate_texts(
+            prompts, max_tokens=3000, priority=DEFAULT_PRIORITY, cancelled=lambda: next(asked, True)
         )
     backend.close()  # ends what is left, also the draft that was cut off
     assert "length" not in cut
@@ -322,7 +338,7 @@ def test_a_cancelled_absorb_does_not_wait_for_what_it_lets_the_model_write(make_
 
 
 def shouted(request, tools):
-    ids = tuple(tools.text.encode(request.items[0].text.upper())[: request.chunk])
+    ids = tuple(tools.tokenizer.encode(request.items[0].text.upper())[: request.chunk])
     return [Example(context=(), ids=ids, weights=(1.0,) * len(ids))]
 
 
@@ -347,45 +363,51 @@ def test_answers_are_learned_as_the_model_expects_them_with_the_text_before_it(
     make_backend, monkeypatch
 ):
     backend = make_backend(max_position_embeddings=1024)
-    text = backend._now.text
+    text = backend.loaded.tokenizer
     shown = []
 
-    def expect(texts, *, top):
+    def expect(texts, *, top_k):
         shown.extend(text.decode(ids, special=True) for ids, _ in texts)
-        return backend._expect(texts, top=top, absorb=NO_ABSORB, cancelled=never)
+        return backend._teacher_targets(
+            texts, top_k=top_k, priority=DEFAULT_PRIORITY, cancelled=never
+        )
 
     ready = tools(text, Teacher(), room=1024, expect=expect)
-    monkeypatch.setattr(questions, "grounded", lambda asked, *_: asked)
+    monkeypatch.setattr(f"{QUESTIONS}.keep_grounded", lambda asked, *_: asked)
     soft, plain = RECIPES["distill"](REQUEST, ready), RECIPES["study"](REQUEST, ready)
     assert [(e.ids, e.weights) for e in soft] == [(e.ids, e.weights) for e in plain]
     assert all(seen.startswith(f"<|system|>{BIO}<|end|><|user|>What about") for seen in shown)
-    taught = [example for example in soft if example.soft is not None]
+    taught = [example for example in soft if example.top_k_targets is not None]
     assert taught
     for example in taught:
         assert "What about" not in text.decode(
             [i for i, w in zip(example.ids, example.weights, strict=True) if w], special=True
         )
         learned = torch.tensor(example.weights) > 0
-        assert torch.allclose(example.soft.p.sum(1)[learned], torch.ones(int(learned.sum())))
-    assert all(e.soft is None for e in soft if "What about" not in text.decode(e.ids))
+        assert torch.allclose(
+            example.top_k_targets.p.sum(1)[learned], torch.ones(int(learned.sum()))
+        )
+    assert all(e.top_k_targets is None for e in soft if "What about" not in text.decode(e.ids))
 
 
 def test_what_the_base_model_expects_is_the_same_with_and_without_a_shared_beginning(make_backend):
     backend = make_backend(max_position_embeddings=1024)
-    encode = backend._now.text.encode
+    encode = backend.loaded.tokenizer.encode
     texts = [(encode(f"Ada keeps bees. {end}"), 5) for end in ("They buzz.", "Where? There.")]
-    both = backend._expect(texts, top=7, absorb=NO_ABSORB, cancelled=never)
+    both = backend._teacher_targets(texts, top_k=7, priority=DEFAULT_PRIORITY, cancelled=never)
     for (ids, count), found in zip(texts, both, strict=True):
-        (alone,) = backend._expect([(ids, count)], top=7, absorb=NO_ABSORB, cancelled=never)
+        (alone,) = backend._teacher_targets(
+            [(ids, count)], top_k=7, priority=DEFAULT_PRIORITY, cancelled=never
+        )
         assert found.ids.shape == (5, 7)
         assert torch.equal(found.ids, alone.ids)
         assert torch.allclose(found.p, alone.p, atol=1e-5)
         given = torch.tensor([ids])
-        logits = backend._now.base.logits(given, last=False, use_cache=False)[0, -6:-1]
+        logits = backend.loaded.base.logits(given, last=False, use_cache=False)[0, -6:-1]
         best = logits.softmax(-1).topk(7).values
         assert torch.allclose(found.p, best / best.sum(-1, keepdim=True), atol=1e-5)
     with pytest.raises(Cancelled):
-        backend._expect(texts, top=7, absorb=NO_ABSORB, cancelled=lambda: True)
+        backend._teacher_targets(texts, top_k=7, priority=DEFAULT_PRIORITY, cancelled=lambda: True)
 
 
 def test_distilling_moves_the_student_towards_the_teacher(make_backend, tmp_path):
@@ -415,13 +437,13 @@ def test_pairs_learn_only_what_the_assistant_says(text):
 
 
 def test_a_repeated_run_weighs_less_each_time():
-    run = list(range(LENGTH))
-    weights = damped([*run, *run, *run], [1.0] * (3 * LENGTH))
-    assert weights[: 2 * LENGTH - 1] == (1.0,) * (2 * LENGTH - 1)
-    assert weights[2 * LENGTH - 1] == 0.5
+    run = list(range(REPEAT_LENGTH))
+    weights = downweight_repeats([*run, *run, *run], [1.0] * (3 * REPEAT_LENGTH))
+    assert weights[: 2 * REPEAT_LENGTH - 1] == (1.0,) * (2 * REPEAT_LENGTH - 1)
+    assert weights[2 * REPEAT_LENGTH - 1] == 0.5
     assert weights[-1] == pytest.approx(1 / 3)
-    assert damped(list(range(50)), [1.0] * 50) == (1.0,) * 50
-    assert damped([1, 2], [1.0, 0.0]) == (1.0, 0.0)
+    assert downweight_repeats(list(range(50)), [1.0] * 50) == (1.0,) * 50
+    assert downweight_repeats([1, 2], [1.0, 0.0]) == (1.0, 0.0)
 
 
 def test_what_stood_before_counts_as_said(text):
@@ -457,9 +479,9 @@ def test_earlier_text_stands_at_even_distances_and_does_not_count(text):
     )  # fmt: skip
     own = RECIPES["continue"](request, tools(text))
     mixed = with_replay(own, request, tools(text))
-    assert [example.counted for example in mixed] == [True, True, False] * 2
-    assert [example for example in mixed if example.counted] == list(own)
-    told = [text.decode(e.ids, special=True) for e in mixed if not e.counted]
+    assert [example.in_receipt for example in mixed] == [True, True, False] * 2
+    assert [example for example in mixed if example.in_receipt] == list(own)
+    told = [text.decode(e.ids, special=True) for e in mixed if not e.in_receipt]
     assert told[0] == "<|assistant|>Ada keeps bees.<|end|>"
     assert "Hi" in told[1]
     assert with_replay(own, replace(request, replay=()), tools(text)) == own
@@ -467,7 +489,7 @@ def test_earlier_text_stands_at_even_distances_and_does_not_count(text):
 
 def test_a_part_of_a_long_text_is_replayed_as_text(text):
     request = replace(REQUEST, replay=((Document("Ada keeps bees.", continues=True),),))
-    (again,) = [e for e in with_replay([], request, tools(text)) if not e.counted]
+    (again,) = [e for e in with_replay([], request, tools(text)) if not e.in_receipt]
     assert text.decode(again.ids, special=True) == "Ada keeps bees."
 
 

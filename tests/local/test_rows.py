@@ -12,7 +12,20 @@ import torch
 from torch import nn
 
 from templora_memory import Learning, Message, Sampling
-from templora_memory.backends.local.lora import batched
+from templora_memory.backends.local.lora.batched import (
+    LoraLayout,
+    adapter_batch,
+    choose_targets,
+    init_weights,
+    linear_layers,
+    use_adapters,
+)
+from templora_memory.backends.local.lora.peft_files import (
+    CONFIG,
+    WEIGHTS,
+    load_weights,
+    peft_target_modules,
+)
 from templora_memory.errors import StoreDamaged, UnknownRevision, UnsupportedModel
 from templora_memory.ports import GenerateRequest
 
@@ -22,9 +35,9 @@ def weights_of(backend, adapter):
 
 
 def logits(backend, chosen, ids):
-    base = backend._now.base
-    rows = batched.rows_of(chosen, base.dtype)
-    with torch.no_grad(), batched.using(rows):
+    base = backend.loaded.base
+    rows = adapter_batch(chosen, base.dtype)
+    with torch.no_grad(), use_adapters(rows):
         return base.logits(ids, last=False, use_cache=False)
 
 
@@ -55,7 +68,7 @@ def test_a_mixed_batch_equals_single_calls_and_its_base_rows_are_the_base(two):
 def test_rows_are_unset_after_an_error_in_the_middle_of_a_forward(two):
     """PEFT's mixed batches leave hooks behind that answer for somebody else."""
     backend, first, second, _ = two
-    base = backend._now.base
+    base = backend.loaded.base
     before = logits(backend, [None], IDS)
     hooks = sum(len(m._forward_hooks) for m in base.model.modules())
     broken = list(base.layers.values())[-1].register_forward_pre_hook(_raise)
@@ -115,7 +128,7 @@ def test_the_base_never_trains_never_wants_gradients_and_never_changes(
     make_backend, learn, score, tmp_path
 ):
     backend = make_backend()
-    model = backend._now.base.model
+    model = backend.loaded.base.model
 
     def digest():
         raw = b"".join(p.detach().numpy().tobytes() for p in model.parameters())
@@ -135,11 +148,11 @@ def test_the_base_never_trains_never_wants_gradients_and_never_changes(
 
 def test_input_that_mixes_rows_is_refused_with_the_name_of_the_layer(two):
     backend, first, _, _ = two
-    name, layer = next(iter(backend._now.base.layers.items()))
-    rows = batched.rows_of([(first, 1.0)], torch.float32)
-    with batched.using(rows), pytest.raises(UnsupportedModel, match=name):
+    name, layer = next(iter(backend.loaded.base.layers.items()))
+    rows = adapter_batch([(first, 1.0)], torch.float32)
+    with use_adapters(rows), pytest.raises(UnsupportedModel, match=name):
         layer(torch.zeros(7, 32))
-    with batched.using(rows), pytest.raises(UnsupportedModel, match="mixes the rows"):
+    with use_adapters(rows), pytest.raises(UnsupportedModel, match="mixes the rows"):
         layer(torch.zeros(2, 7, 32))
 
 
@@ -174,7 +187,7 @@ def test_loaded_adapters_keep_within_their_bytes_and_leave_nothing_behind(
     backend = make_backend()
     adapters = [learn(backend, tmp_path / str(i), f"text {i}")[0] for i in range(4)]
     size = weights_of(backend, adapters[0]).bytes
-    backend._most = 2 * size
+    backend._max_adapter_bytes = 2 * size
     expected = [score(backend, adapter) for adapter in adapters]
     assert len(backend._adapters) == 2
     assert all(torch.equal(score(backend, a), e) for a, e in zip(adapters, expected, strict=True))
@@ -201,26 +214,26 @@ def test_loaded_adapters_keep_within_their_bytes_and_leave_nothing_behind(
 )
 def test_targets_name_layers_and_never_the_head(targets, endings, make_backend):
     layers = backend_layers(make_backend("llama"))
-    chosen = batched.choose_targets(layers, targets)
+    chosen = choose_targets(layers, targets)
     assert {target.name.rsplit(".", 1)[-1] for target in chosen} == endings
-    assert set(batched.peft_target_modules(layers, chosen)) == endings
+    assert set(peft_target_modules(layers, chosen)) == endings
 
 
 def test_target_endings_that_would_catch_other_layers_are_made_longer(make_backend):
     layers = backend_layers(make_backend("gpt2"))
-    chosen = batched.choose_targets(layers, "mlp")
-    assert batched.peft_target_modules(layers, chosen) == ["c_fc", "mlp.c_proj"] or set(
-        batched.peft_target_modules(layers, chosen)
+    chosen = choose_targets(layers, "mlp")
+    assert peft_target_modules(layers, chosen) == ["c_fc", "mlp.c_proj"] or set(
+        peft_target_modules(layers, chosen)
     ) == {"mlp.c_fc", "mlp.c_proj"}
 
 
 def backend_layers(backend):
-    return backend._now.base.layers
+    return backend.loaded.base.layers
 
 
 def test_unknown_targets_are_refused_with_the_layers_there_are(make_backend):
     with pytest.raises(UnsupportedModel, match="q_proj"):
-        batched.choose_targets(backend_layers(make_backend()), ("nonsense",))
+        choose_targets(backend_layers(make_backend()), ("nonsense",))
 
 
 def test_a_model_without_linear_layers_is_refused():
@@ -232,7 +245,7 @@ def test_a_model_without_linear_layers_is_refused():
             return None
 
     with pytest.raises(UnsupportedModel, match="no linear layers"):
-        batched.linear_layers(Empty())
+        linear_layers(Empty())
 
 
 # --- files -------------------------------------------------------------------------------------
@@ -263,7 +276,7 @@ def test_revisions_keep_float32_so_that_small_updates_survive_the_disk(
 def test_a_damaged_adapter_is_refused_with_its_folder(damage, make_backend, learn, tmp_path):
     backend = make_backend()
     adapter, _ = learn(backend, tmp_path / "a")
-    weights, config = (adapter.folder / name for name in (batched.WEIGHTS, batched.CONFIG))
+    weights, config = (adapter.folder / name for name in (WEIGHTS, CONFIG))
     raw = weights.read_bytes()
     if damage == "cut":
         weights.write_bytes(raw[: len(raw) // 2])
@@ -274,7 +287,7 @@ def test_a_damaged_adapter_is_refused_with_its_folder(damage, make_backend, lear
     elif damage == "foreign":
         other = make_backend("llama", hidden_size=64)
         stranger, _ = learn(other, tmp_path / "other")
-        weights.write_bytes((stranger.folder / batched.WEIGHTS).read_bytes())
+        weights.write_bytes((stranger.folder / WEIGHTS).read_bytes())
     elif damage == "header":
         weights.write_bytes((2**60).to_bytes(8, "little") + raw[8:])
     else:
@@ -293,14 +306,14 @@ def test_an_adapter_released_while_it_is_loaded_is_not_kept(
 ):
     backend = make_backend()
     adapter, _ = learn(backend, tmp_path / "a")
-    load = batched.load_weights
+    load = load_weights
 
     def meanwhile(*given):
         weights = load(*given)
         backend.release("m/")
         return weights
 
-    monkeypatch.setattr(batched, "load_weights", meanwhile)
+    monkeypatch.setattr("templora_memory.backends.local.backend.load_weights", meanwhile)
     score(backend, adapter)
     assert not backend._adapters
 
@@ -311,19 +324,19 @@ def test_an_adapter_with_settings_for_single_layers_is_refused(
 ):
     backend = make_backend()
     adapter, _ = learn(backend, tmp_path / "a")
-    path = adapter.folder / batched.CONFIG
+    path = adapter.folder / CONFIG
     path.write_text(json.dumps({**json.loads(path.read_text()), setting: {"q_proj": 2}}))
     with pytest.raises(StoreDamaged, match="does not describe"):
         backend._weights(adapter)
 
 
 def test_fresh_adapters_change_nothing_and_depend_on_their_seed_alone(make_backend):
-    base = make_backend()._now.base
-    targets = batched.choose_targets(base.layers, "all-linear")
-    layout = batched.Layout(targets, 4)
+    base = make_backend().loaded.base
+    targets = choose_targets(base.layers, "all-linear")
+    layout = LoraLayout(targets, 4)
 
     def fresh(seed):
-        return batched.fresh_weights(layout, Learning(seed=seed), base.device)
+        return init_weights(layout, Learning(seed=seed), base.device)
 
     assert torch.equal(fresh(1).flat, fresh(1).flat)
     assert not torch.equal(fresh(1).flat, fresh(2).flat)

@@ -12,11 +12,19 @@ import torch
 from peft import PeftModel
 
 from templora_memory import Document, Learning, Message
-from templora_memory.backends.local.base_model import pairs_of, stored_cache
-from templora_memory.backends.local.lora import batched
-from templora_memory.backends.local.priority_queue import never
-from templora_memory.backends.local.recipes import Example, Soft
-from templora_memory.backends.local.train import loss as loss_module, step as step_module
+from templora_memory.backends.local.kv_cache import cached_key_values, dynamic_cache
+from templora_memory.backends.local.lora.batched import LoraLayout, choose_targets, init_weights
+from templora_memory.backends.local.lora.peft_files import WEIGHTS, save_weights
+from templora_memory.backends.local.recipes import Example, TopKTargets
+from templora_memory.backends.local.scheduler import never
+from templora_memory.backends.local.train.loss import LossTargets, _pieces, weighted_loss
+from templora_memory.backends.local.train.optimizer import (
+    OPTIMIZER,
+    TrainableAdapter,
+    lr_factor,
+    trainable_batch,
+)
+from templora_memory.backends.local.train.step import batch_loss, collate, prepare_inputs
 from templora_memory.errors import Cancelled, InvalidSetting, LearningFailed, StoreDamaged
 from templora_memory.ports import LearnRequest
 
@@ -26,12 +34,12 @@ TARGET_NAMES = "all-linear"
 
 @pytest.fixture
 def base(make_backend):
-    return make_backend()._now.base
+    return make_backend().loaded.base
 
 
 def fresh(base, settings=SETTINGS):
-    targets = batched.choose_targets(base.layers, settings.target_modules)
-    return batched.fresh_weights(batched.Layout(targets, settings.r), settings, base.device)
+    targets = choose_targets(base.layers, settings.target_modules)
+    return init_weights(LoraLayout(targets, settings.r), settings, base.device)
 
 
 def example(text, context=""):
@@ -39,13 +47,13 @@ def example(text, context=""):
 
 
 def prepared(base, states, examples):
-    return [step_module.prepare(base, e, s) for e, s in zip(examples, states, strict=True)]
+    return [prepare_inputs(base, e, s) for e, s in zip(examples, states, strict=True)]
 
 
 def gradients(base, states, examples):
     """Backward for every row of one batch; returns the batch and its losses."""
-    batch = step_module.collate(base, prepared(base, states, examples))
-    loss, nll = step_module.batch_loss(base, batch, step_module.rows_of(states))
+    batch = collate(base, prepared(base, states, examples))
+    loss, nll = batch_loss(base, batch, trainable_batch(states))
     loss.backward()
     return batch, loss, nll
 
@@ -69,10 +77,10 @@ def test_memories_learn_together_exactly_what_they_learn_alone(base):
     texts = ["the red house by the river", "blue birds sing", "five grey cats in the rain"]
     ready = []
     for index in range(3):  # different step counts: 2, 1, 0
-        ready.append(step_module.TrainingRow(fresh(base, replace(SETTINGS, seed=index)), SETTINGS))
+        ready.append(TrainableAdapter(fresh(base, replace(SETTINGS, seed=index)), SETTINGS))
         for _ in range(2 - index):
             step(base, ready[-1:], [example(texts[index])])
-    together = [step_module.TrainingRow(state.weights(), SETTINGS) for state in ready]
+    together = [TrainableAdapter(state.weights(), SETTINGS) for state in ready]
     for new, old in zip(together, ready, strict=True):
         kept = old.optimizer.state[old.parameter]
         new.optimizer.state[new.parameter] = {key: value.clone() for key, value in kept.items()}
@@ -87,8 +95,7 @@ def test_memories_learn_together_exactly_what_they_learn_alone(base):
 def test_contexts_of_different_length_share_a_batch(base):
     """Padding before a prefix is masked: gradients are those of each memory alone."""
     states = [
-        step_module.TrainingRow(fresh(base, replace(SETTINGS, seed=seed)), SETTINGS)
-        for seed in range(3)
+        TrainableAdapter(fresh(base, replace(SETTINGS, seed=seed)), SETTINGS) for seed in range(3)
     ]
     examples = [
         example("the chunk", "what stood before it, at some length"),
@@ -98,7 +105,7 @@ def test_contexts_of_different_length_share_a_batch(base):
     for state, own in zip(states, examples, strict=True):
         step(base, [state], [own])  # B is not zero any more
     batch, _, together = gradients(base, states, examples)
-    assert batch.mask is not None
+    assert batch.attention_mask is not None
     found = [state._grad.clone() for state in states]
     for state in states:
         state.clear()
@@ -111,7 +118,7 @@ def test_contexts_of_different_length_share_a_batch(base):
 
 def test_gradients_land_in_one_buffer_in_every_step(base):
     """L1 and T8: leaves are views made outside the graph, their gradients views of one tensor."""
-    state = step_module.TrainingRow(fresh(base), SETTINGS)
+    state = TrainableAdapter(fresh(base), SETTINGS)
     grad = state._grad
     for _ in range(2):
         gradients(base, [state], [example("some text")])
@@ -126,15 +133,12 @@ def test_gradients_land_in_one_buffer_in_every_step(base):
 
 def test_a_label_of_one_memory_moves_no_gradient_of_another(base):
     states = [
-        step_module.TrainingRow(fresh(base, replace(SETTINGS, seed=seed)), SETTINGS)
-        for seed in range(2)
+        TrainableAdapter(fresh(base, replace(SETTINGS, seed=seed)), SETTINGS) for seed in range(2)
     ]
-    batch = step_module.collate(
-        base, prepared(base, states, [example("red"), example("blue birds")])
-    )
+    batch = collate(base, prepared(base, states, [example("red"), example("blue birds")]))
     weight = torch.where(torch.arange(len(batch.targets.labels)) < 2, 1.0, 0.0)
-    silent = replace(batch, targets=replace(batch.targets, weight=weight))
-    loss, _ = step_module.batch_loss(base, silent, step_module.rows_of(states))
+    silent = replace(batch, targets=replace(batch.targets, weights=weight))
+    loss, _ = batch_loss(base, silent, trainable_batch(states))
     loss.backward()
     assert states[0]._grad.any()
     assert not states[1]._grad.any()
@@ -144,12 +148,10 @@ def test_a_label_of_one_memory_moves_no_gradient_of_another(base):
 
 
 def test_the_stored_prefix_neither_grows_nor_wants_gradients(base):
-    state = step_module.TrainingRow(fresh(base), SETTINGS)
-    batch = step_module.collate(
-        base, prepared(base, [state], [example("the chunk", "what stood before")])
-    )
+    state = TrainableAdapter(fresh(base), SETTINGS)
+    batch = collate(base, prepared(base, [state], [example("the chunk", "what stood before")]))
     for _ in range(2):
-        loss, _ = step_module.batch_loss(base, batch, step_module.rows_of([state]))
+        loss, _ = batch_loss(base, batch, trainable_batch([state]))
         loss.backward()
         assert all(k.shape[2] == v.shape[2] == 16 for k, v in batch.prefix)
         assert not any(t.requires_grad for pair in batch.prefix for t in pair)
@@ -157,7 +159,7 @@ def test_the_stored_prefix_neither_grows_nor_wants_gradients(base):
 
 def test_the_prefix_is_seen_in_the_exact_training_configuration(base):
     """P10: a prefix that is silently dropped would give the loss without it."""
-    state = step_module.TrainingRow(fresh(base), SETTINGS)
+    state = TrainableAdapter(fresh(base), SETTINGS)
 
     def first_losses(context):
         return gradients(base, [state], [example("the chunk", context)])[2]
@@ -170,9 +172,9 @@ def test_a_context_in_the_graph_gives_the_gradients_of_masked_labels(base, make_
     """T3: the published form equals a plain model with -100 on the context."""
     settings = replace(SETTINGS, context_gradient=True)
     start = fresh(base)
-    state = step_module.TrainingRow(start, settings)
+    state = TrainableAdapter(start, settings)
     step(base, [state], [example("warm up, so that B is not zero")])
-    batched.save_weights(state.weights(), tmp_path, layers=base.layers, base="x", dropout=0.0)
+    save_weights(state.weights(), tmp_path, layers=base.layers, base="x", dropout=0.0)
     peft = PeftModel.from_pretrained(make_model(), tmp_path, is_trainable=True)
     context, chunk = b"what stood before", b"the chunk itself"
     ids = torch.tensor([list(context + chunk)])
@@ -191,8 +193,8 @@ def test_a_context_in_the_graph_gives_the_gradients_of_masked_labels(base, make_
 
 def test_a_chunk_and_its_context_never_exceed_the_model(base):
     long = example("x" * 200, "y" * 200)
-    (row,) = prepared(base, [step_module.TrainingRow(fresh(base), SETTINGS)], [long])
-    assert row.seen.end + len(row.ids) <= base.context
+    (row,) = prepared(base, [TrainableAdapter(fresh(base), SETTINGS)], [long])
+    assert row.prefix.end + len(row.input_ids) <= base.max_length
 
 
 # --- loss --------------------------------------------------------------------------------------
@@ -205,8 +207,8 @@ def test_the_loss_in_pieces_is_the_models_loss_with_the_same_gradient():
     head.requires_grad_(requires_grad=False)
     labels = torch.randint(50, (700,))
     weight = torch.rand(700)
-    targets = loss_module.Targets(labels, weight, labels[:, None], torch.ones(700, 1))
-    loss, nll = loss_module.weighted_loss(hidden, head, targets, [300, 400])
+    targets = LossTargets(labels, weight, labels[:, None], torch.ones(700, 1))
+    loss, nll = weighted_loss(hidden, head, targets, [300, 400])
     loss.backward()
     again = hidden.detach().requires_grad_()
     plain = torch.nn.functional.cross_entropy(head(again), labels, reduction="none")
@@ -223,8 +225,8 @@ def test_expectations_give_the_cross_entropy_with_them_and_its_gradient():
     ids = torch.stack([torch.randperm(50)[:5] for _ in range(300)])
     p = torch.rand(300, 5).softmax(-1)
     weight = torch.rand(300)
-    targets = loss_module.Targets(ids[:, 0], weight, ids, p)
-    loss, nll = loss_module.weighted_loss(hidden, head, targets, [300])
+    targets = LossTargets(ids[:, 0], weight, ids, p)
+    loss, nll = weighted_loss(hidden, head, targets, [300])
     loss.backward()
     again = hidden.detach().requires_grad_()
     whole = torch.zeros(300, 50).scatter(1, ids, p)
@@ -238,13 +240,12 @@ def test_expectations_give_the_cross_entropy_with_them_and_its_gradient():
 
 def test_expectations_of_one_memory_change_no_gradient_of_another(base):
     states = [
-        step_module.TrainingRow(fresh(base, replace(SETTINGS, seed=seed)), SETTINGS)
-        for seed in range(2)
+        TrainableAdapter(fresh(base, replace(SETTINGS, seed=seed)), SETTINGS) for seed in range(2)
     ]
     hard, other = example("red birds"), example("a blue cup")
     count = len(other.ids)
     ids = torch.arange(4)[None].repeat(count, 1) + 97
-    soft = replace(other, soft=Soft(ids, torch.full((count, 4), 0.25)))
+    soft = replace(other, top_k_targets=TopKTargets(ids, torch.full((count, 4), 0.25)))
     alone = gradients(base, states[:1], [hard])[2]
     single = states[0]._grad.clone()
     states[0].clear()
@@ -258,7 +259,7 @@ def test_expectations_of_one_memory_change_no_gradient_of_another(base):
 
 
 def test_one_certain_expectation_is_a_label(base):
-    state = step_module.TrainingRow(fresh(base), SETTINGS)
+    state = TrainableAdapter(fresh(base), SETTINGS)
     hard = example("a blue cup", "before it ")
     count = len(hard.ids)
     ids = torch.tensor(hard.ids)[:, None].repeat(1, 3)
@@ -266,18 +267,18 @@ def test_one_certain_expectation_is_a_label(base):
     _, loss, _ = gradients(base, [state], [hard])
     grad = state._grad.clone()
     state.clear()
-    _, same, _ = gradients(base, [state], [replace(hard, soft=Soft(ids, p))])
+    _, same, _ = gradients(base, [state], [replace(hard, top_k_targets=TopKTargets(ids, p))])
     assert same.item() == pytest.approx(loss.item(), rel=1e-6)
     assert torch.allclose(state._grad, grad, atol=1e-7)
 
 
 def test_pieces_never_span_two_rows():
-    cuts = loss_module._pieces([300, 10, 256])
+    cuts = _pieces([300, 10, 256])
     assert [(cut.start, cut.stop) for cut in cuts] == [(0, 256), (256, 300), (300, 310), (310, 566)]
 
 
 def test_nothing_labelled_gives_no_loss_and_no_gradient(base):
-    state = step_module.TrainingRow(fresh(base), SETTINGS)
+    state = TrainableAdapter(fresh(base), SETTINGS)
     masked = Example((), tuple(b"seen only"), (0.0,) * 9)
     batch, loss, nll = gradients(base, [state], [masked])
     assert len(batch.targets.labels) == 0
@@ -302,7 +303,7 @@ def test_dropout_is_the_same_again_for_the_same_seed(make_backend, learn, tmp_pa
     torch.rand(5)  # somebody else draws in between
     two, _ = learn(backend, tmp_path / "two", lora_dropout=0.3)
     three, _ = learn(backend, tmp_path / "three", lora_dropout=0.3, seed=1)
-    name = batched.WEIGHTS
+    name = WEIGHTS
     assert (one.folder / name).read_bytes() == (two.folder / name).read_bytes()
     assert (one.folder / name).read_bytes() != (three.folder / name).read_bytes()
 
@@ -333,13 +334,13 @@ def test_a_carried_optimizer_goes_on_as_if_it_had_never_stopped(make_backend, le
 
 def test_only_the_preset_that_says_so_keeps_optimizer_state(make_backend, learn, tmp_path):
     adapter, _ = learn(make_backend(), tmp_path / "a")
-    assert not (adapter.folder / step_module.OPTIMIZER).exists()
+    assert not (adapter.folder / OPTIMIZER).exists()
 
 
 def test_damaged_optimizer_state_is_refused(make_backend, learn, tmp_path):
     backend = make_backend()
     first, _ = learn(backend, tmp_path / "first", carry_optimizer=True)
-    (first.folder / step_module.OPTIMIZER).write_bytes(b"nonsense")
+    (first.folder / OPTIMIZER).write_bytes(b"nonsense")
     with pytest.raises(StoreDamaged, match="optimizer"):
         learn(backend, tmp_path / "second", start=first, carry_optimizer=True)
 
@@ -350,21 +351,19 @@ def test_the_released_schedule_leaves_the_first_chunk_unlearned(
     backend = make_backend()
     adapter, _ = learn(backend, tmp_path / "a", "x" * 30, lr_scheduler_type="released")
     assert torch.equal(score(backend, adapter), score(backend, None))
-    assert [
-        step_module.rate_factor(Learning(lr_scheduler_type="released"), n) for n in range(4)
-    ] == [
+    assert [lr_factor(Learning(lr_scheduler_type="released"), n) for n in range(4)] == [
         0,
         0.5,
         1,
         1,
     ]
-    assert step_module.rate_factor(Learning(), 0) == 1
+    assert lr_factor(Learning(), 0) == 1
 
 
 def test_a_short_chunk_moves_the_adapter_by_its_share(base):
     moved = []
     for share in (1.0, 0.25):
-        state = step_module.TrainingRow(fresh(base), SETTINGS)
+        state = TrainableAdapter(fresh(base), SETTINGS)
         step(base, [state], [example("some text")], factor=share)
         moved.append((flat(state) - fresh(base).flat).abs().max().item())
     assert moved[1] == pytest.approx(moved[0] / 4, rel=1e-3)
@@ -381,7 +380,7 @@ def test_a_short_document_is_passed_over_until_it_had_its_steps(
 
 
 def test_system_and_tool_messages_are_seen_but_never_learned(make_backend):
-    text = make_backend()._now.text
+    text = make_backend().loaded.tokenizer
     marked = text.dialogue(
         [
             Message("user", "What is the weather?"),
@@ -407,14 +406,14 @@ def test_only_tool_text_cannot_be_learned(make_backend, learn, tmp_path):
 def test_a_loss_that_is_no_number_stops_learning(make_backend, learn, tmp_path):
     backend = make_backend()
     with torch.no_grad():
-        backend._now.base.head.weight.fill_(float("nan"))
-    with pytest.raises(LearningFailed, match=r"learning\.rate"):
+        backend.loaded.base.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(LearningFailed, match=r"learning\.learning_rate"):
         learn(backend, tmp_path / "a")
     assert not list((tmp_path / "a").iterdir())
 
 
 def test_a_diverging_loss_stops_learning(make_backend, learn, tmp_path):
-    with pytest.raises(LearningFailed, match=r"Lower learning\.rate"):
+    with pytest.raises(LearningFailed, match=r"Lower learning\.learning_rate"):
         learn(make_backend(), tmp_path / "a", learning_rate=50.0, steps_per_chunk=8)
 
 
@@ -457,9 +456,9 @@ def test_cancelling_takes_effect_between_steps(make_backend, tmp_path):
 
 def test_what_a_reply_waits_for_goes_before_older_absorbs(make_backend, tmp_path, monkeypatch):
     backend = make_backend()
-    worker, seen = backend._now.worker, []
-    learn, waited = worker.learn, threading.Event()
-    monkeypatch.setattr(worker, "learn", lambda lesson: (seen.append(lesson.absorb), learn(lesson)))
+    thread, seen = backend.loaded.thread, []
+    learn, waited = thread.learn, threading.Event()
+    monkeypatch.setattr(thread, "learn", lambda run: (seen.append(run.priority), learn(run)))
     request = LearnRequest(
         items=(Document("word " * 20),), before=(), start=None, chunk=32, recipe="continue",
         settings=SETTINGS,
@@ -476,7 +475,7 @@ def test_what_a_reply_waits_for_goes_before_older_absorbs(make_backend, tmp_path
 def test_the_receipt_counts_tokens_and_what_is_now_recalled(make_backend, learn, score, tmp_path):
     backend = make_backend()
     with torch.no_grad():
-        backend._now.base.head.weight.mul_(10)  # so that a token can be certain at all
+        backend.loaded.base.lm_head.weight.mul_(10)  # so that a token can be certain at all
     text = "abc " * 15
     adapter, stats = learn(
         backend, tmp_path / "a", text, steps_per_chunk=150, chunk=60, learning_rate=3e-3
@@ -491,13 +490,13 @@ def test_the_receipt_counts_tokens_and_what_is_now_recalled(make_backend, learn,
 
 
 def test_a_fresh_cache_holds_what_it_was_given_and_no_more(base):
-    cache = stored_cache(None)
-    base.hidden(torch.tensor([[1, 2, 3]]), past_key_values=cache, use_cache=True)
-    pairs = pairs_of(cache)
-    again = stored_cache(pairs)
-    base.hidden(
+    cache = dynamic_cache(None)
+    base.hidden_states(torch.tensor([[1, 2, 3]]), past_key_values=cache, use_cache=True)
+    pairs = cached_key_values(cache)
+    again = dynamic_cache(pairs)
+    base.hidden_states(
         torch.tensor([[4]]), past_key_values=again, use_cache=True,
         position_ids=torch.tensor([[3]]),
     )  # fmt: skip
     assert pairs[0][0].shape[2] == 3
-    assert pairs_of(again)[0][0].shape[2] == 4
+    assert cached_key_values(again)[0][0].shape[2] == 4
