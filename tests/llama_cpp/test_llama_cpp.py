@@ -13,7 +13,7 @@ import torch
 
 import templora_memory
 from templora_memory import Learning, Message, Sampling
-from templora_memory.backends.llama_cpp import ARCHITECTURES, export_lora, turned
+from templora_memory.backends.llama_cpp import ARCHITECTURES, export_lora, permute_heads
 from templora_memory.backends.local import LocalBackend
 from templora_memory.backends.local.decode.stream import LocalStream
 from templora_memory.backends.local.lora.batched import LoraLayout, choose_targets, init_weights
@@ -74,7 +74,7 @@ def base_file(model, config, path):
         if name == "lm_head.weight" and config["tie_word_embeddings"]:
             continue  # llama.cpp takes the embedding where there is no head
         stem = name.removesuffix(".weight")
-        weight = turned(value.float().numpy(), stem, config)
+        weight = permute_heads(value.float().numpy(), stem, config)
         writer.add_tensor(f"{names.get_name(stem)}.weight", np.ascontiguousarray(weight))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
