@@ -283,7 +283,7 @@ class ModelThread:
             Closed: no more work is taken.
         """
         if threading.current_thread() is self._thread:
-            raise RuntimeError("the worker cannot wait for itself")
+            raise RuntimeError("the model thread cannot wait for itself")
         pending = _PendingTask(task, priority or DEFAULT_PRIORITY)
         tasks = self._caller_tasks if priority is None else self._recipe_tasks
         self._put(lambda: tasks.add(pending))

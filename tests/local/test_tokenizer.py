@@ -5,14 +5,8 @@ from __future__ import annotations
 import threading
 
 import pytest
-from tokenizers import Tokenizer
-from tokenizers.decoders import Metaspace as MetaspaceDecoder
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Metaspace
-from transformers import PreTrainedTokenizerFast
 
 from templora_memory import Document, Message
-from templora_memory.backends.local.detokenizer import IncrementalDetokenizer
 from templora_memory.backends.local.tokenizer import PLAIN_STOP, ChatTokenizer
 from templora_memory.errors import InvalidText
 
@@ -20,15 +14,12 @@ U, A, S, T = (
     (lambda text, role=role: Message(role, text))
     for role in ("user", "assistant", "system", "tool")
 )
-
 STRICT = (
     "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate') }}{% endif %}"
     "<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-
-
 THOUGHTFUL = (
     "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}"
     "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}LEAD"
@@ -135,17 +126,6 @@ def test_split_pieces_join_to_the_text(text, content):
         assert "".join(text.split(content, tokens)) == content
 
 
-def test_a_stop_text_is_held_back_only_as_long_as_it_may_come(text):
-    decoder = IncrementalDetokenizer(text, ("END",))
-    shown = [decoder.push(token) for token in text.encode("xENyEND")]
-    assert shown == ["x", "", "", "ENy", "", "", ""]
-    assert decoder.stopped
-    assert decoder.finish() == ""
-    open_end = IncrementalDetokenizer(text, ("END",))
-    assert "".join(open_end.push(token) for token in text.encode("xEN")) == "x"
-    assert open_end.finish() == "EN"
-
-
 def test_answers_are_decoded_while_a_long_text_is_encoded(text):
     ids = text.encode("some words")
     decoded = []
@@ -154,40 +134,6 @@ def test_answers_are_decoded_while_a_long_text_is_encoded(text):
         reader.start()
         reader.join(5)
         assert decoded == ["some words"]
-
-
-def in_chunks(text, ids, size):
-    """What is shown of a text that is generated in chunks."""
-    shown, before, undecoded = "", ids[:1], 0
-    for begin in range(1, len(ids), size):
-        decoder = IncrementalDetokenizer(text, (), before=before, undecoded=undecoded)
-        for token in ids[begin : begin + size]:
-            shown += decoder.push(token)
-        shown += decoder.finish(hold=True)
-        before, undecoded = ids[: begin + size], decoder.held
-    return shown
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_a_character_over_two_chunks_of_text_is_whole(text, size):
-    content = "xhéllo 你好 👋👋 ok"
-    assert in_chunks(text, text.encode(content), size) == content[1:]
-
-
-def test_a_space_between_two_chunks_of_text_is_kept():
-    words = ["?", "\u2581one", "\u2581two", "\u2581three"]
-    raw = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, words[0]))
-    raw.pre_tokenizer, raw.decoder = Metaspace(), MetaspaceDecoder()
-    text = ChatTokenizer(PreTrainedTokenizerFast(tokenizer_object=raw, unk_token=words[0]))
-    assert in_chunks(text, [1, 2, 3, 2], 1) == " two three two"
-
-
-def test_text_that_is_no_character_is_not_held_for_ever(text):
-    decoder = IncrementalDetokenizer(text, (), before=text.encode("a"))
-    broken = text.encode("你")[1:] * 2
-    assert "".join(decoder.push(token) for token in broken) == ""
-    assert decoder.finish(hold=True) == "\ufffd" * 4
-    assert decoder.held == 0
 
 
 def test_a_long_tool_loop_is_rendered_in_parts_with_the_same_tokens(text):
@@ -246,3 +192,22 @@ def test_a_template_with_a_switch_is_told_whether_to_think(make_tokenizer, think
     text = ChatTokenizer(make_tokenizer(SWITCH), thinking=thinking)
     prompt = text.decode(text.prompt([Message("user", "Hello!")]))
     assert prompt.endswith("ANSWER:") is not thinking
+
+
+def test_system_and_tool_messages_are_seen_but_never_learned(make_backend):
+    text = make_backend().loaded.tokenizer
+    marked = text.dialogue(
+        [
+            Message("user", "What is the weather?"),
+            Message("assistant", ""),
+            Message("tool", "SECRET rain"),
+            Message("assistant", "It rains."),
+        ],
+        lead=True,
+    )
+    learned = text.decode([i for i, w in zip(marked.ids, marked.weights, strict=True) if w])
+    seen = text.decode(marked.ids)
+    assert "SECRET" in seen
+    assert "SECRET" not in learned
+    assert "What is the weather?" in learned
+    assert "It rains." in learned

@@ -8,26 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from templora_memory import Document, Learning
+from templora_memory import Learning
 from templora_memory.backends.local.lora.batched import (
     LoraLayout,
-    LoraWeights,
     choose_targets,
     init_weights,
-    use_adapters,
 )
 from templora_memory.backends.local.recipes import Example
 from templora_memory.backends.local.scheduler import ModelThread
-from templora_memory.backends.local.train.kl_regularizer import (
-    PIECE_TOKENS,
-    NeutralText,
-    bundled_conversation,
-    bundled_text,
-)
-from templora_memory.backends.local.train.optimizer import TrainableAdapter, trainable_batch
 from templora_memory.backends.local.train.runs import TrainingBatcher, TrainingRun
 from templora_memory.backends.local.train.step import (
-    KVPrefix,
     _prefill_context,
     batch_loss,
     collate,
@@ -102,7 +92,7 @@ def test_memories_that_learn_together_end_where_they_end_alone(base):
             assert left.nll_after == pytest.approx(right.nll_after, abs=1e-3)
 
 
-def test_one_lesson_at_a_time_while_somebody_waits_for_an_answer(base):
+def test_one_run_at_a_time_while_somebody_waits_for_an_answer(base):
     own = [new_run(base, [example("blue birds sing")], seed=i) for i in range(3)]
     assert run(base, *own, short=True) == 3 * SETTINGS.steps_per_chunk + 1  # the last one hands out
 
@@ -200,7 +190,7 @@ def test_an_error_goes_to_the_one_whose_example_caused_it(base, monkeypatch):
     assert good.result.result().stats.tokens == 10
 
 
-def test_an_error_of_a_listener_ends_its_own_lesson_alone(base):
+def test_an_error_of_a_listener_ends_its_own_run_alone(base):
     class Listener(list):
         def append(self, _):
             raise ValueError("the listener is gone")
@@ -212,7 +202,7 @@ def test_an_error_of_a_listener_ends_its_own_lesson_alone(base):
     assert good.result.result()
 
 
-def test_a_closed_worker_ends_lessons_with_an_error(base):
+def test_a_closed_thread_ends_runs_with_an_error(base):
     class NoAnswers:
         busy = False
 
@@ -221,15 +211,12 @@ def test_a_closed_worker_ends_lessons_with_an_error(base):
         def fail(self, error): ...
 
     batcher = TrainingBatcher(base, NoPull, max_tokens=512)
-    worker = ModelThread(NoAnswers(), NoAnswers(), batcher)
+    thread = ModelThread(NoAnswers(), NoAnswers(), batcher)
     long = new_run(base, [example("x" * 100)], least=10_000)
-    worker.learn(long)
-    worker.close()
+    thread.learn(long)
+    thread.close()
     with pytest.raises(Closed):
         long.result.result(timeout=10)
-
-
-# --- context taken over ------------------------------------------------------------------------
 
 
 def following(text, size, context):
@@ -273,62 +260,6 @@ def test_context_is_run_again_when_the_models_positions_are_used_up(base, monkey
     run(base, new_run(base, following("once upon a time " * 60, 60, 60)))
     assert max(ends) <= base.max_length
     assert len(ends) > base.max_length // 60 + 2
-
-
-def test_other_text_in_between_is_never_taken_for_context():
-    keys = torch.zeros(1, 1, 4, 2)
-    prefix = KVPrefix((1, 2, 3, 4), 10, [(keys, keys)])
-    assert prefix.suffix((3, 4), max_end=100).start == 12
-    assert prefix.suffix((3, 4), max_end=100).key_values[0][0].shape[2] == 2
-    assert prefix.suffix((2, 4), max_end=100) is None
-    assert prefix.suffix((0, 1, 2, 3, 4), max_end=100) is None
-    assert prefix.suffix((3, 4), max_end=13) is None
-
-
-# --- neutral text ------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def neutral(make_backend):
-    loaded = make_backend().loaded
-    return loaded.base, NeutralText(loaded.base, loaded.tokenizer, bundled_text()[:1000])
-
-
-def loud(base):
-    """An adapter that changes a lot."""
-    layout = LoraLayout(choose_targets(base.layers, "all-linear"), 4)
-    flat = torch.randn(layout.size, generator=torch.Generator().manual_seed(0)) * 0.1
-    return TrainableAdapter(LoraWeights(layout, flat, 8.0, use_rslora=False), SETTINGS)
-
-
-def test_an_adapter_that_changes_nothing_diverges_by_nothing(neutral):
-    base, text = neutral
-    state = loud(base)
-    assert text.kl_penalty([0], trainable_batch([state])).item() > 1e-3
-    with torch.no_grad():
-        state._flat.zero_()
-    assert text.kl_penalty([0], trainable_batch([state])).item() == pytest.approx(0, abs=1e-6)
-
-
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_the_divergence_is_that_of_the_models_own_logits(make_backend, family):
-    """Also of a model that changes its logits after the head."""
-    loaded = make_backend(family).loaded
-    text = NeutralText(loaded.base, loaded.tokenizer, bundled_text()[:1000])
-    state = loud(loaded.base)
-    found = text.kl_penalty([1], trainable_batch([state]))
-    found.backward()
-    gradient = state._grad.clone()
-    state.clear()
-    ids = text._ids[text._training[1]][None]
-    with torch.no_grad():
-        wanted = loaded.base.model(ids).logits.log_softmax(-1)
-    with use_adapters(trainable_batch([state])):
-        got = loaded.base.model(ids).logits.log_softmax(-1)
-    own = (wanted.exp() * (wanted - got)).sum(-1).mean()
-    own.backward()
-    assert found.item() == pytest.approx(own.item(), rel=1e-3)
-    assert torch.allclose(gradient, state._grad, atol=1e-5)
 
 
 def test_only_additional_passes_are_held_back(base):
@@ -390,98 +321,6 @@ def test_a_context_is_taken_over_from_the_last_pass_or_run_again_the_same_way(ba
     moved = (found[2] - start).norm()
     assert (found[0] - found[1]).norm() < 0.2 * moved
     assert (found[0] - found[2]).norm() < 0.2 * moved
-
-
-def test_neutral_text_stays_likely_while_a_short_one_is_learned(
-    make_backend, learn, score, tmp_path
-):
-    backend, drift = make_backend(), {}
-    other = bundled_text()[300:420]
-    for weight in (0.0, 2.0):
-        adapter, _ = learn(
-            backend, tmp_path / str(weight), least_steps=30, kl_weight=weight, learning_rate=3e-3
-        )
-        drift[weight] = (score(backend, adapter, other) - score(backend, None, other)).mean()
-        assert score(backend, adapter).mean() > score(backend, None).mean()
-    assert drift[2.0].abs() < drift[0.0].abs() / 2
-
-
-def test_the_bundled_text_fills_several_pieces(make_backend):
-    loaded = make_backend().loaded
-    pieces = NeutralText(loaded.base, loaded.tokenizer, bundled_text())._ids
-    assert pieces.shape[1] == PIECE_TOKENS
-    assert len(pieces) > 8
-
-
-def test_a_chat_model_reads_a_conversation_too(make_backend):
-    loaded = make_backend().loaded
-    prose = NeutralText(loaded.base, loaded.tokenizer, bundled_text())._ids
-    mixed = NeutralText(loaded.base, loaded.tokenizer, bundled_text(), bundled_conversation())._ids
-    marked = (mixed >= 256).any(dim=1)  # control tokens of the template
-    assert 0 < marked.sum() == len(mixed) - len(prose)
-    assert not marked[0]
-    assert not marked[-1]  # they come in between
-    said = [loaded.tokenizer.decode(row.tolist()) for row in mixed[marked]]
-    assert any("How are you today?" in text for text in said)
-
-
-def test_a_model_without_a_chat_template_reads_prose_alone(make_backend):
-    loaded = make_backend(template=None).loaded
-    prose = NeutralText(loaded.base, loaded.tokenizer, bundled_text())._ids
-    mixed = NeutralText(loaded.base, loaded.tokenizer, bundled_text(), bundled_conversation())._ids
-    assert torch.equal(mixed, prose)
-
-
-def test_the_bundled_conversation_goes_by_turns():
-    roles = [message.role for message in bundled_conversation()]
-    assert roles == ["user", "assistant"] * (len(roles) // 2)
-    assert len(roles) > 40
-
-
-def test_a_short_text_is_one_piece(make_backend):
-    loaded = make_backend().loaded
-    assert NeutralText(loaded.base, loaded.tokenizer, "A few words.")._ids.shape[0] == 1
-
-
-def test_nobody_reads_neutral_text_before_it_is_needed(make_backend, learn, tmp_path, monkeypatch):
-    monkeypatch.setattr(f"{RUNS}.NeutralText", lambda *_: pytest.fail("read too early"))
-    learn(make_backend(), tmp_path / "a", measure=False)
-
-
-def test_the_items_of_a_request_are_learned_beside_others(make_backend, learn, score, tmp_path):
-    """Through the backend, from several threads."""
-    backend, done = make_backend(), {}
-    texts = [
-        f"The {name} is number {n}." for n, name in enumerate(["goose", "lamp", "boat", "hat"])
-    ]
-
-    def absorb(n):
-        done[n] = learn(backend, tmp_path / str(n), items=(Document(texts[n]),), steps_per_chunk=8)[
-            0
-        ]
-
-    threads = [threading.Thread(target=absorb, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for n, text in enumerate(texts):
-        own = score(backend, done[n], text).mean()
-        assert own > score(backend, None, text).mean()
-        assert own > score(backend, done[(n + 1) % 4], text).mean()
-
-
-def test_receipts_are_measured_on_pieces_that_are_never_read(make_backend):
-    loaded = make_backend().loaded
-    text = NeutralText(loaded.base, loaded.tokenizer, bundled_text(), bundled_conversation())
-    assert len(text._held_out) >= 3
-    assert not set(text._held_out) & set(text._training)
-    assert len(text._held_out) + len(text._training) == len(text._ids)
-    state = loud(loaded.base)
-    wanted = [
-        text._kl_divergence([piece], trainable_batch([state])).item() for piece in text._held_out
-    ]
-    assert text.kl_to_base(trainable_batch([state])) == pytest.approx(sum(wanted) / len(wanted))
 
 
 def test_the_receipt_says_how_much_other_text_changed(base):

@@ -14,7 +14,7 @@ FIRST = AbsorbPriority(1, never)
 
 
 class Desk:
-    """A worker whose work takes the time that it says, and is noted down."""
+    """A model thread whose work takes the time that it says, and is noted down."""
 
     def __init__(self, share=0.5):
         self.now = 0.0
@@ -39,14 +39,14 @@ class Desk:
         self.log.append(name)
         self.now += seconds
 
-    def slices(self, name, count):
+    def task(self, name, count):
         for _ in range(count):
             self.took(name, SLICE)
             yield
 
     def measure(self, name, count, **options):
         thread = threading.Thread(
-            target=lambda: self.thread.run(self.slices(name, count), **options), daemon=True
+            target=lambda: self.thread.run(self.task(name, count), **options), daemon=True
         )
         queued = self.thread._inbox.qsize()
         thread.start()
@@ -70,7 +70,7 @@ class Desk:
 
 
 class Part:
-    """Answers, drafts or lessons: so many units of so many seconds."""
+    """Answers, drafts or training runs: so many units of so many seconds."""
 
     def __init__(self, desk, name, seconds):
         self._desk, self._name, self._seconds = desk, name, seconds

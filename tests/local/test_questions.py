@@ -1,4 +1,4 @@
-"""What the recipes make of text."""
+"""Recipes that learn questions and answers about a text."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from templora_memory import Document, Learning, Message, ParametricMemory, Policy
+from templora_memory import Document, Learning, Message
 from templora_memory.backends.local.recipes import (
     RECIPES,
-    Example,
     RecipeTools,
     TopKTargets,
-    with_replay,
 )
-from templora_memory.backends.local.recipes.base import REPEAT_LENGTH, downweight_repeats
 from templora_memory.backends.local.recipes.questions import (
     ANSWER_TOKENS,
     PAIRS_PER_EXAMPLE,
@@ -29,10 +26,7 @@ from templora_memory.backends.local.recipes.questions import (
 )
 from templora_memory.backends.local.scheduler import DEFAULT_PRIORITY, never
 from templora_memory.domain.messages import NOT_TOLD
-from templora_memory.domain.settings import RECIPES as NAMES
-from templora_memory.errors import Cancelled, InvalidSetting
 from templora_memory.ports import LearnRequest
-from templora_memory.stores import DirectoryStore
 
 QUESTIONS = "templora_memory.backends.local.recipes.questions"
 BIO = 'Ada keeps bees. "Where?" On the roof!\n\nName: Ada\nPet: a cat'
@@ -69,58 +63,6 @@ def made(recipe, request, text, write=silent):
         for e in examples
     )
     return seen, learned
-
-
-def test_statements_teach_a_short_document_as_what_the_assistant_says(text):
-    sentences = ["Ada keeps bees.", '"Where?"', "On the roof!", "Name: Ada", "Pet: a cat"]
-    seen, learned = made("statements", REQUEST, text)
-    assert seen == "".join(f"<|assistant|>{sentence}<|end|>" for sentence in sentences)
-    assert learned == "".join(f"{sentence}<|end|>" for sentence in sentences)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"least_steps": 0},  # a stream
-        {"chunk": 1},  # a long text
-        {"items": (Message("user", "Hi"), Message("assistant", "Hello."))},
-    ],
-)
-def test_statements_leave_streams_long_texts_and_dialogues_as_they_are(text, changes):
-    request = replace(REQUEST, **changes)
-    if "items" in changes:
-        request = replace(request, least_steps=0)
-    assert RECIPES["statements"](request, tools(text)) == RECIPES["continue"](request, tools(text))
-
-
-def test_a_model_without_a_chat_template_gets_plain_text(make_backend):
-    text = make_backend(template=None).loaded.tokenizer
-    assert RECIPES["statements"](REQUEST, tools(text)) == RECIPES["continue"](REQUEST, tools(text))
-
-
-def test_continue_cuts_even_chunks_each_after_what_stood_before(text):
-    request = replace(
-        REQUEST, items=(Document("x" * 100),), chunk=40, least_steps=0,
-        before=(Document("what stood before "),),
-    )  # fmt: skip
-    examples = RECIPES["continue"](request, tools(text))
-    assert [len(example.ids) for example in examples] == [33, 33, 34]
-    assert text.decode(examples[0].context) == "what stood before \n\n"[:18]
-    assert text.decode(examples[1].context).endswith("x" * 33)
-    assert all(len(example.context) <= 64 for example in examples)
-
-
-def test_the_released_form_cuts_exact_chunks_and_lets_a_rest_stand(text):
-    settings = Learning(even_chunks=False, context=64)
-    request = replace(REQUEST, items=(Document("x" * 100),), chunk=40, settings=settings)
-    assert [len(e.ids) for e in RECIPES["continue"](request, tools(text))] == [40, 40, 20]
-
-
-def test_the_policy_knows_every_recipe():
-    assert sorted(RECIPES) == sorted(NAMES)
-
-
-# --- study -------------------------------------------------------------------------------------
 
 
 class Teacher:
@@ -216,8 +158,6 @@ def test_a_model_that_writes_nothing_useful_learns_statements(text):
     assert RECIPES["study"](REQUEST, tools(text, write, expect=Reader(text))) == list(want)
 
 
-# --- the interview, and what is taken from the text --------------------------------------------
-
 TALE = "Ada keeps bees. Ada lives in Salt Harbour. Ada fears wasps. Ada is old. Ada is a baker."
 
 
@@ -297,68 +237,6 @@ def test_a_text_longer_than_the_model_is_studied_in_pieces(text):
     )
 
 
-def test_the_backend_lets_the_base_model_write_in_one_batch(make_backend):
-    backend = make_backend(max_position_embeddings=1024)
-    prompts = [(Message("user", f"Tell me about day {n} of the week."),) for n in range(20)]
-    alone = [
-        backend._generate_texts([prompt], max_tokens=9, priority=DEFAULT_PRIORITY, cancelled=never)[
-            0
-        ]
-        for prompt in prompts
-    ]
-    assert (
-        backend._generate_texts(prompts, max_tokens=9, priority=DEFAULT_PRIORITY, cancelled=never)
-        == alone
-    )
-    with pytest.raises(Cancelled):
-        backend._generate_texts(
-            prompts, max_tokens=9, priority=DEFAULT_PRIORITY, cancelled=lambda: True
-        )
-
-
-def test_a_cancelled_absorb_does_not_wait_for_what_it_lets_the_model_write(make_backend):
-    backend = make_backend(max_position_embeddings=4096)
-    prompts = [(Message("user", f"Tell me about day {n} of the week."),) for n in range(4)]
-    asked = iter([False] * 3)
-    cut = []
-    leave = backend.loaded.thread._drafts._leave
-    backend.loaded.thread._drafts._leave = lambda rows, why: (
-        cut.extend([why] * len(rows)),
-        leave(rows, why),
-    )
-    with pytest.raises(Cancelled):
-        backend._generate_texts(
-            prompts, max_tokens=3000, priority=DEFAULT_PRIORITY, cancelled=lambda: next(asked, True)
-        )
-    backend.close()  # ends what is left, also the draft that was cut off
-    assert "length" not in cut
-
-
-# --- a recipe of one's own ---------------------------------------------------------------------
-
-
-def shouted(request, tools):
-    ids = tuple(tools.tokenizer.encode(request.items[0].text.upper())[: request.chunk])
-    return [Example(context=(), ids=ids, weights=(1.0,) * len(ids))]
-
-
-def test_a_recipe_of_ones_own_is_used(make_backend, tmp_path):
-    backend = make_backend(recipes={"shouted": shouted})
-    policy = Policy(recipe="shouted", learning=Learning(r=4, lora_alpha=8), window=64, chunk=32)
-    with ParametricMemory(backend, DirectoryStore(tmp_path), policy) as memory:
-        assert memory.absorb("ada", "Ada keeps bees.").tokens == len("Ada keeps bees.") - 1
-
-
-def test_an_unknown_recipe_is_refused_when_the_service_is_opened(make_backend, tmp_path):
-    policy = Policy(recipe="shouted")
-    service = ParametricMemory(make_backend(), DirectoryStore(tmp_path), policy)
-    with pytest.raises(InvalidSetting, match="recipe is 'shouted': use one of"):
-        service.load()
-
-
-# --- distill -----------------------------------------------------------------------------------
-
-
 def test_answers_are_learned_as_the_model_expects_them_with_the_text_before_it(
     make_backend, monkeypatch
 ):
@@ -390,26 +268,6 @@ def test_answers_are_learned_as_the_model_expects_them_with_the_text_before_it(
     assert all(e.top_k_targets is None for e in soft if "What about" not in text.decode(e.ids))
 
 
-def test_what_the_base_model_expects_is_the_same_with_and_without_a_shared_beginning(make_backend):
-    backend = make_backend(max_position_embeddings=1024)
-    encode = backend.loaded.tokenizer.encode
-    texts = [(encode(f"Ada keeps bees. {end}"), 5) for end in ("They buzz.", "Where? There.")]
-    both = backend._teacher_targets(texts, top_k=7, priority=DEFAULT_PRIORITY, cancelled=never)
-    for (ids, count), found in zip(texts, both, strict=True):
-        (alone,) = backend._teacher_targets(
-            [(ids, count)], top_k=7, priority=DEFAULT_PRIORITY, cancelled=never
-        )
-        assert found.ids.shape == (5, 7)
-        assert torch.equal(found.ids, alone.ids)
-        assert torch.allclose(found.p, alone.p, atol=1e-5)
-        given = torch.tensor([ids])
-        logits = backend.loaded.base.logits(given, last=False, use_cache=False)[0, -6:-1]
-        best = logits.softmax(-1).topk(7).values
-        assert torch.allclose(found.p, best / best.sum(-1, keepdim=True), atol=1e-5)
-    with pytest.raises(Cancelled):
-        backend._teacher_targets(texts, top_k=7, priority=DEFAULT_PRIORITY, cancelled=lambda: True)
-
-
 def test_distilling_moves_the_student_towards_the_teacher(make_backend, tmp_path):
     backend = make_backend(max_position_embeddings=1024)
     request = replace(
@@ -422,87 +280,3 @@ def test_distilling_moves_the_student_towards_the_teacher(make_backend, tmp_path
     )
     assert told[-1].chunk == told[-1].chunks
     assert all(math.isfinite(chunk.nll_after) for chunk in stats.chunks)
-
-
-# --- translation, repetitions, replay ----------------------------------------------------------
-
-
-def test_pairs_learn_only_what_the_assistant_says(text):
-    said = (Message("user", "Guten Tag"), Message("assistant", "Good day"))
-    request = replace(REQUEST, items=said, least_steps=0)
-    seen, learned = made("pairs", request, text)
-    assert "Guten Tag" in seen
-    assert "Guten Tag" not in learned
-    assert "Good day" in learned
-
-
-def test_a_repeated_run_weighs_less_each_time():
-    run = list(range(REPEAT_LENGTH))
-    weights = downweight_repeats([*run, *run, *run], [1.0] * (3 * REPEAT_LENGTH))
-    assert weights[: 2 * REPEAT_LENGTH - 1] == (1.0,) * (2 * REPEAT_LENGTH - 1)
-    assert weights[2 * REPEAT_LENGTH - 1] == 0.5
-    assert weights[-1] == pytest.approx(1 / 3)
-    assert downweight_repeats(list(range(50)), [1.0] * 50) == (1.0,) * 50
-    assert downweight_repeats([1, 2], [1.0, 0.0]) == (1.0, 0.0)
-
-
-def test_what_stood_before_counts_as_said(text):
-    request = replace(
-        REQUEST, items=(Document("I do not know that. "),), least_steps=0,
-        before=(Document("I do not know that. "),),
-    )  # fmt: skip
-    (again,) = RECIPES["continue"](request, tools(text))
-    (first,) = RECIPES["continue"](replace(request, before=()), tools(text))
-    assert sum(again.weights) < 0.8 * sum(first.weights)
-    plain = replace(request, settings=replace(request.settings, damp_repeats=False))
-    (kept,) = RECIPES["continue"](plain, tools(text))
-    assert set(kept.weights) == {1.0}
-
-
-def test_a_chunk_of_loops_moves_the_adapter_less(make_backend, learn, tmp_path):
-    backend, moved = make_backend(), {}
-    for damp in (True, False):
-        adapter, _ = learn(
-            backend, tmp_path / str(damp), "Yes, yes, yes. " * 2, damp_repeats=damp,
-            steps_per_chunk=1, learning_rate=1e-3,
-        )  # fmt: skip
-        start = backend._weights(adapter)
-        b = [start.layout.views(start.flat[None])[t.name][1] for t in start.layout.targets]
-        moved[damp] = max(part.abs().max().item() for part in b)
-    assert moved[True] < 0.9 * moved[False]
-
-
-def test_earlier_text_stands_at_even_distances_and_does_not_count(text):
-    request = replace(
-        REQUEST, items=(Document("x" * 120),), chunk=30, least_steps=0,
-        replay=((Document("Ada keeps bees."),), (Message("user", "Hi"), Message("assistant", "x"))),
-    )  # fmt: skip
-    own = RECIPES["continue"](request, tools(text))
-    mixed = with_replay(own, request, tools(text))
-    assert [example.in_receipt for example in mixed] == [True, True, False] * 2
-    assert [example for example in mixed if example.in_receipt] == list(own)
-    told = [text.decode(e.ids, special=True) for e in mixed if not e.in_receipt]
-    assert told[0] == "<|assistant|>Ada keeps bees.<|end|>"
-    assert "Hi" in told[1]
-    assert with_replay(own, replace(request, replay=()), tools(text)) == own
-
-
-def test_a_part_of_a_long_text_is_replayed_as_text(text):
-    request = replace(REQUEST, replay=((Document("Ada keeps bees.", continues=True),),))
-    (again,) = [e for e in with_replay([], request, tools(text)) if not e.in_receipt]
-    assert text.decode(again.ids, special=True) == "Ada keeps bees."
-
-
-def test_receipts_are_of_the_new_text_alone(make_backend, learn, tmp_path):
-    backend = make_backend()
-    _, stats = learn(backend, tmp_path / "a", "some new text")
-    request = LearnRequest(
-        items=(Document("some new text"),), before=(), start=None, chunk=32, recipe="continue",
-        settings=Learning(r=4, lora_alpha=8, learning_rate=1e-2, context=32),
-        replay=((Document("earlier text"),),),
-    )  # fmt: skip
-    (tmp_path / "b").mkdir()
-    again = backend.learn(
-        request, into=tmp_path / "b", progress=lambda _: None, cancelled=never, urgent=never
-    )
-    assert [c.tokens for c in again.chunks] == [c.tokens for c in stats.chunks]
