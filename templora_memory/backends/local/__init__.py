@@ -19,7 +19,8 @@ Notation: these letters stand for the same sizes in every shape in this package,
 ``N``  numbers in an adapter's flat buffer: the sum of r * (I + O) over its layers
 =====  ===========================================================================================
 
-A list of keys and values (`kv_cache.KeyValues`) has L pairs of tensors [B, H, P, E].
+A small letter is the same size of a single row, or of a piece: s input tokens, t labels. A list of
+keys and values (`kv_cache.KeyValues`) has L pairs of tensors [B, H, P, E].
 """
 
 from templora_memory.backends.local.backend import LocalBackend
