@@ -170,7 +170,7 @@ class LocalBackend:
     def of(
         cls, model: Any, tokenizer: Any, *, name: str = "model", **settings: Any
     ) -> LocalBackend:
-        """A backend over a model and tokenizer that are loaded already; they become its own.
+        """Return a backend over a model and tokenizer that are loaded already; they become its own.
 
         `settings`: adapter_bytes, prefix_bytes, batch_tokens, learning_share, checkpointing,
         compiled, thinking, recipes.

@@ -221,8 +221,8 @@ def prepare(
             raise UnsupportedModel(f"{type(model).__name__} is not a causal language model.")
     if not getattr(tokenizer, "is_fast", False):
         raise UnsupportedModel(
-            f"{type(tokenizer).__name__} is not a fast tokenizer: without the offsets of its tokens "
-            "text cannot be cut, and control tokens in it cannot be kept text."
+            f"{type(tokenizer).__name__} is not a fast tokenizer: without the offsets of its "
+            "tokens text cannot be cut, and control tokens in it cannot be kept text."
         )
     layers = linear_layers(model)
     embeddings = model.get_input_embeddings().weight  # [V, D]
