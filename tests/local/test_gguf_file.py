@@ -131,6 +131,20 @@ def test_files_load_at_once_and_leave_gguf_as_it_was(file):
     assert before == (gguf.GGUFReader, gguf.get_tensor_name_map, gguf_file.reading.tqdm)
 
 
+def test_a_file_is_parsed_once_and_its_table_of_names_is_made_once(file, monkeypatch):
+    parsed, tables = [], []
+    parse, make_names = gguf.GGUFReader, gguf.get_tensor_name_map
+    monkeypatch.setattr(gguf, "GGUFReader", lambda path: parsed.append(path) or parse(path))
+    monkeypatch.setattr(
+        gguf, "get_tensor_name_map", lambda *names: tables.append(names) or make_names(*names)
+    )
+    backend = LocalBackend(file, dtype="float32")
+    backend.open()
+    backend.close()
+    assert len(parsed) == 1
+    assert len(tables) == 1
+
+
 def test_no_bar_is_drawn_for_a_local_file(file, capfd):
     backend = LocalBackend(file, dtype="float32")
     backend.open()
