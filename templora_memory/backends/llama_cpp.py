@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-"""What llama.cpp calls a model, by the `model_type` of its config.json."""
-TURNED = frozenset({"llama", "mistral"})
-"""Models whose queries and keys llama.cpp holds in another order, see `turned`."""
+"""llama.cpp's names of architectures, by the `model_type` of config.json."""
+PERMUTED = frozenset({"llama", "mistral"})
+"""Models whose queries and keys llama.cpp holds in another order, see `permute_heads`."""
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
@@ -64,7 +64,7 @@ def export_lora(adapter: Path, into: Path, *, model: Mapping[str, Any]) -> Path:
             raise UnsupportedModel(f"llama.cpp has no name for the layer {layer!r} of a {kind!r}.")
         a, b = (tensors[f"{layer}.lora_{part}.weight"] for part in "AB")
         writer.add_tensor(f"{name}.weight.lora_a", a)
-        writer.add_tensor(f"{name}.weight.lora_b", turned(b, layer, model))
+        writer.add_tensor(f"{name}.weight.lora_b", permute_heads(b, layer, model))
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -76,14 +76,14 @@ def export_lora(adapter: Path, into: Path, *, model: Mapping[str, Any]) -> Path:
     return into
 
 
-def turned(weight: NDArray[Any], layer: str, model: Mapping[str, Any]) -> NDArray[Any]:
-    """The rows of a layer's weight in the order in which llama.cpp holds them.
+def permute_heads(weight: NDArray[Any], layer: str, model: Mapping[str, Any]) -> NDArray[Any]:
+    """Return the rows of a layer's weight in the order in which llama.cpp holds them.
 
     Its llama turns pairs of neighbours by the position, transformers' the first half of a head
     against the second: so the rows of queries and keys change places within each head.
     """
     part = layer.rsplit(".", 1)[-1]
-    if model["model_type"] not in TURNED or part not in {"q_proj", "k_proj"}:
+    if model["model_type"] not in PERMUTED or part not in {"q_proj", "k_proj"}:
         return weight
     heads = int(model["num_attention_heads"])
     if part == "k_proj":
@@ -93,16 +93,16 @@ def turned(weight: NDArray[Any], layer: str, model: Mapping[str, Any]) -> NDArra
 
 
 def _read(adapter: Path) -> tuple[float, dict[str, NDArray[Any]]]:
-    """What llama.cpp divides by the rank to get the factor of the branch, and A and B by name."""
+    """Return the alpha that llama.cpp divides by the rank, and A and B by name."""
     from safetensors import SafetensorError  # noqa: PLC0415  # as gguf: only where it is needed
     from safetensors.numpy import load_file  # noqa: PLC0415
 
     try:
         config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
-        found = load_file(adapter / WEIGHTS)
+        tensors = load_file(adapter / WEIGHTS)
         alpha, rank = float(config["lora_alpha"]), int(config["r"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise StoreDamaged(f"{adapter} holds no adapter in PEFT's format: {error}.") from error
     if config.get("use_rslora"):
         alpha *= math.sqrt(rank)
-    return alpha, {name.removeprefix(_PREFIX): value for name, value in found.items()}
+    return alpha, {name.removeprefix(_PREFIX): value for name, value in tensors.items()}

@@ -216,13 +216,13 @@ class _Bench:
 
     def __enter__(self) -> None:
         service = self._service.load()
-        base = self._backend._now.base  # noqa: SLF001  # the reference loop wants the model itself
+        base = self._backend.loaded.base  # the reference loop wants the model itself
         self._base = base
-        room = base.context - self._settings.chunk
+        room = base.max_length - self._settings.chunk
         if self._settings.context > room:
             raise InvalidSetting(
                 f"A chunk of {self._settings.chunk} and {self._settings.context} tokens of context "
-                f"are more than the model's {base.context}."
+                f"are more than the model's {base.max_length}."
             )
         self.report.model = base.name
         self.report.parameters = sum(p.numel() for p in base.model.parameters())
@@ -241,7 +241,7 @@ class _Bench:
         if text is None:
             draw = torch.Generator().manual_seed(0)
             ids = torch.randint(300, len(self._base.tokenizer), (need,), generator=draw)
-            text = self._backend._now.text.decode(ids.tolist())  # noqa: SLF001
+            text = self._backend.loaded.tokenizer.decode(ids.tolist())
         pieces = self._backend.split(text, self._settings.chunk)
         if self._given is not None and len(pieces) * self._settings.chunk < self._settings.book:
             raise InvalidText(
@@ -292,7 +292,7 @@ class _Bench:
             report = self._service.absorb(name, more)
             own.append((time.perf_counter() - began) / report.tokens)
             loop = ReferenceLoop(self._base.model, learning)
-            ids = self._backend._now.text.encode(  # noqa: SLF001
+            ids = self._backend.loaded.tokenizer.encode(
                 self._document(first + learned, start=repeat * learned).text
             )
             spent = [
@@ -327,7 +327,7 @@ class _Bench:
         name = self._new()
         self._service.absorb(name, Document(text))
         loop = ReferenceLoop(self._base.model, self._service.policy.learning)
-        ids = self._backend._now.text.encode(text)  # noqa: SLF001
+        ids = self._backend.loaded.tokenizer.encode(text)
         for before, chunk in chunks(ids, settings.chunk, settings.context):
             loop.learn(before, chunk)
         with tempfile.TemporaryDirectory() as folder:
@@ -441,9 +441,9 @@ class _Bench:
     def full_history(self) -> None:
         """The same turn with more and more history in the prompt instead."""
         settings, points = self._settings, []
-        most = self._base.context - ANSWER - 2 * SMALL_CHUNK
+        most = self._base.max_length - ANSWER - 2 * SMALL_CHUNK
         words = "".join(self._words)
-        whole = self._service.policy.changed(window=self._base.context)
+        whole = self._service.policy.changed(window=self._base.max_length)
         service = ParametricMemory(self._backend, self._store, whole).load()
         size = min(256, most)
         while size <= most:

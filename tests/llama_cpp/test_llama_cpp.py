@@ -13,10 +13,11 @@ import torch
 
 import templora_memory
 from templora_memory import Learning, Message, Sampling
-from templora_memory.backends.llama_cpp import ARCHITECTURES, export_lora, turned
+from templora_memory.backends.llama_cpp import ARCHITECTURES, export_lora, permute_heads
 from templora_memory.backends.local import LocalBackend
-from templora_memory.backends.local.decode.batch import LocalStream
-from templora_memory.backends.local.lora import batched
+from templora_memory.backends.local.decode.stream import LocalStream
+from templora_memory.backends.local.lora.batched import LoraLayout, choose_targets, init_weights
+from templora_memory.backends.local.lora.peft_files import save_weights
 from templora_memory.errors import StoreDamaged, UnsupportedModel
 from templora_memory.ports import Adapter
 
@@ -39,17 +40,15 @@ def backend():
 @pytest.fixture(scope="module")
 def adapters(backend, tmp_path_factory):
     """Folders of two adapters, of different rank and scale, that change what is said."""
-    made, base = {}, backend._now.base
+    made, base = {}, backend.loaded.base
     for name, settings in MEMORIES.items():
-        targets = batched.choose_targets(base.layers, "all-linear")
-        weights = batched.fresh_weights(
-            batched.Layout(targets, settings.r), settings, torch.device("cpu")
-        )
+        targets = choose_targets(base.layers, "all-linear")
+        weights = init_weights(LoraLayout(targets, settings.r), settings, torch.device("cpu"))
         random = torch.Generator().manual_seed(settings.seed)
         for _, b in weights.layout.views(weights.flat[None]).values():
             b.normal_(0, 0.03, generator=random)
         folder = tmp_path_factory.mktemp(name)
-        batched.save_weights(weights, folder, layers=base.layers, base="templora/tiny", dropout=0.0)
+        save_weights(weights, folder, layers=base.layers, base="templora/tiny", dropout=0.0)
         made[name] = Adapter(folder=folder, version=f"{name}/1")
     return made
 
@@ -75,7 +74,7 @@ def base_file(model, config, path):
         if name == "lm_head.weight" and config["tie_word_embeddings"]:
             continue  # llama.cpp takes the embedding where there is no head
         stem = name.removesuffix(".weight")
-        weight = turned(value.float().numpy(), stem, config)
+        weight = permute_heads(value.float().numpy(), stem, config)
         writer.add_tensor(f"{names.get_name(stem)}.weight", np.ascontiguousarray(weight))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -135,14 +134,14 @@ def engine(backend, tmp_path_factory):
 
 def ours(backend, adapter, asked):
     """Prompt, and the tokens that our engine says to it."""
-    prompt = backend._now.text.prompt([Message("user", asked)])
-    answer = backend._answer_to(prompt, TOKENS, sampling=Sampling(ignore_end=True))
+    prompt = backend.loaded.tokenizer.prompt([Message("user", asked)])
+    request = backend._decode_request(prompt, TOKENS, sampling=Sampling(ignore_end=True))
     if adapter is not None:
-        answer.weights, answer.strength = backend._weights(adapter), 1.0
-    stream = LocalStream(answer.channel)
-    backend._now.worker.answer(answer)
+        request.weights, request.strength = backend._weights(adapter), 1.0
+    stream = LocalStream(request.channel)
+    backend.loaded.thread.answer(request)
     assert stream.completion.completion_tokens == TOKENS
-    return prompt, answer.ids
+    return prompt, request.output_ids
 
 
 @pytest.fixture
@@ -156,7 +155,7 @@ def lora(adapters, tmp_path):
 @pytest.mark.parametrize("asked", ASKED)
 def test_base_and_memories_say_the_same_tokens_in_llama_cpp(backend, adapters, engine, lora, asked):
     prompt, base = ours(backend, None, asked)
-    ends = backend._now.base.end_tokens
+    ends = backend.loaded.base.eos_token_ids
     assert engine.greedy(prompt, TOKENS, ends) == base
     said = [base]
     for name, adapter in adapters.items():

@@ -16,10 +16,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from templora_memory import Document, Learning
-from templora_memory.backends.llama_cpp import turned
+from templora_memory.backends.llama_cpp import permute_heads
 from templora_memory.backends.local import LocalBackend
-from templora_memory.backends.local.priority_queue import never
 from templora_memory.backends.local.recipes import Recipe
+from templora_memory.backends.local.scheduler import never
 from templora_memory.domain.results import LearnStats
 from templora_memory.ports import Adapter, LearnRequest, ScoreRequest
 
@@ -219,7 +219,7 @@ def _write_gguf(
         if name == "lm_head.weight" and config["tie_word_embeddings"]:
             continue
         stem = name.removesuffix(".weight")
-        weight = np.ascontiguousarray(turned(value.float().numpy(), stem, config))
+        weight = np.ascontiguousarray(permute_heads(value.float().numpy(), stem, config))
         chosen = precision if weight.ndim > 1 else gguf.GGMLQuantizationType.F32
         packed = gguf.quantize(weight, chosen)
         writer.add_tensor(f"{names.get_name(stem)}.weight", packed, raw_dtype=chosen)

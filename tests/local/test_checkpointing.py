@@ -7,9 +7,10 @@ import torch
 
 from templora_memory import Learning
 from templora_memory.backends.local import LocalBackend
-from templora_memory.backends.local.lora import batched
+from templora_memory.backends.local.lora.batched import LoraLayout, LoraWeights, choose_targets
 from templora_memory.backends.local.recipes import Example
-from templora_memory.backends.local.train import step
+from templora_memory.backends.local.train.optimizer import TrainableAdapter, trainable_batch
+from templora_memory.backends.local.train.step import batch_loss, collate, prepare_inputs
 from templora_memory.errors import UnsupportedModel
 
 SETTINGS = Learning(r=4, lora_alpha=8, learning_rate=1e-2, context=16, context_gradient=True)
@@ -32,25 +33,25 @@ def pair(request, make_model, make_tokenizer):
 
 def kept_and_gradient(base):
     """Bytes that the graph keeps, and the gradient, of an adapter that changes something."""
-    layout = batched.Layout(batched.choose_targets(base.layers, "all-linear"), 4)
+    layout = LoraLayout(choose_targets(base.layers, "all-linear"), 4)
     flat = torch.randn(layout.size, generator=torch.Generator().manual_seed(0)) * 0.05
-    state = step.TrainingRow(batched.Weights(layout, flat, 8.0, rank_stabilised=False), SETTINGS)
-    batch = step.collate(base, [step.prepare(base, EXAMPLE, state)])
+    state = TrainableAdapter(LoraWeights(layout, flat, 8.0, use_rslora=False), SETTINGS)
+    batch = collate(base, [prepare_inputs(base, EXAMPLE, state)])
     kept = []
 
     def pack(tensor):
         kept.append(tensor.nbytes)
         return tensor
 
-    rows, hooks = step.rows_of([state]), torch.autograd.graph.saved_tensors_hooks
-    with hooks(pack, lambda tensor: tensor), base.learning(rows):
-        loss, _ = step.batch_loss(base, batch, rows)
+    adapters, hooks = trainable_batch([state]), torch.autograd.graph.saved_tensors_hooks
+    with hooks(pack, lambda tensor: tensor), base.learning(adapters):
+        loss, _ = batch_loss(base, batch, adapters)
     loss.backward()
     return sum(kept), state._grad
 
 
 def test_the_gradients_are_the_same_and_less_is_kept(pair):
-    (much, plain), (little, again) = (kept_and_gradient(b._now.base) for b in pair)
+    (much, plain), (little, again) = (kept_and_gradient(b.loaded.base) for b in pair)
     assert torch.allclose(plain, again, atol=1e-6)
     assert plain.any()
     assert little < much / 2
@@ -68,7 +69,7 @@ def test_a_memory_learns_with_its_context_in_the_graph(
     backend.open()
     adapter, _ = learn(backend, tmp_path / "a", "a keeper of bees " * 8, least_steps=12)
     assert score(backend, adapter).mean() > score(backend, None).mean()
-    assert not any(layer.training for layer in backend._now.base.model.modules())
+    assert not any(layer.training for layer in backend.loaded.base.model.modules())
     backend.close()
 
 

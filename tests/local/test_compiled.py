@@ -50,7 +50,7 @@ def test_another_memory_compiles_nothing(compiled, learn, tmp_path):
         learn(compiled, tmp_path / f"{number}")
     assert counters["stats"]["unique_graphs"] == graphs
     assert not any(
-        hook.row for layer in compiled._now.base.layers.values()
+        hook.bound for layer in compiled.loaded.base.layers.values()
         for hook in layer._forward_hooks.values()
     )  # fmt: skip
 

@@ -28,7 +28,7 @@ def test_a_family_learns_and_peft_gives_the_same_logits(
     )
 
     peft = PeftModel.from_pretrained(make_model(family), tmp_path / "a").eval()
-    tokenizer = backend._now.base.tokenizer
+    tokenizer = backend.loaded.base.tokenizer
     ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
     with torch.no_grad():
         theirs = peft(input_ids=ids).logits.float().log_softmax(-1)

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from templora_memory import Learning, Message, ParametricMemory, Policy, Sampling
-from templora_memory.backends.local.train import step as step_module
+from templora_memory.backends.local.train.step import batch_loss
 from templora_memory.errors import LearningFailed, ModelError, StoreDamaged
 from templora_memory.stores import DirectoryStore
 
+RUNS = "templora_memory.backends.local.train.runs"
 LEARNING = Learning(r=2, learning_rate=3e-3, document_steps=8, carry_optimizer=True)
 POLICY = Policy(window=200, reply_tokens=20, chunk=32, recipe="continue", learning=LEARNING)
 BIO = "Ada keeps bees on the roof of the old observatory, and her cat is grey."
@@ -66,7 +67,7 @@ def test_memory_runs_out_in_a_training_step(make_service, monkeypatch, tried, er
     service = make_service()
     service.absorb("ada", BIO)
     before, steps = service.history("ada"), {"left": step}
-    real = step_module.batch_loss
+    real = batch_loss
 
     def short(*args):
         steps["left"] -= 1
@@ -75,7 +76,7 @@ def test_memory_runs_out_in_a_training_step(make_service, monkeypatch, tried, er
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(step_module, "batch_loss", short)
+        patch.setattr(f"{RUNS}.batch_loss", short)
         with pytest.raises(LearningFailed, match=r"not enough memory.*smaller chunk"):
             service.absorb("ada", "Her sister Cora sails to Madeira.")
     tried("out of memory in a training step")
@@ -88,7 +89,7 @@ def test_another_error_of_the_model_is_not_called_a_lack_of_memory(make_service,
     def wrong(*_):
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setattr(step_module, "batch_loss", wrong)
+    monkeypatch.setattr(f"{RUNS}.batch_loss", wrong)
     with pytest.raises(RuntimeError, match="shapes differ"):
         service.absorb("ada", BIO)
 
@@ -113,7 +114,7 @@ def test_the_thread_of_the_model_dies(make_service, monkeypatch, tried):
     service = make_service()
     service.absorb("ada", BIO)
     before = service.history("ada")
-    worker = service.backend._now.worker
+    thread = service.backend.loaded.thread
     stream = service.stream("ada", [Message("user", "Hi")], sampling=ENDLESS, max_tokens=20)
     pieces = iter(stream)
     next(pieces)
@@ -137,7 +138,7 @@ def test_the_thread_of_the_model_dies(make_service, monkeypatch, tried):
     def die(**_):
         raise SystemError("a bug in the worker")
 
-    monkeypatch.setattr(worker._lessons, "step", die)
+    monkeypatch.setattr(thread._training, "step", die)
     for thread in waiting:
         thread.start()
     for thread in waiting:

@@ -8,7 +8,7 @@ from peft import get_peft_model
 
 from templora_memory import Document, Policy
 from templora_memory.backends.local import LocalBackend
-from templora_memory.backends.local.priority_queue import never
+from templora_memory.backends.local.scheduler import never
 from templora_memory.ports import Adapter, LearnRequest
 
 DEMOS = Path(__file__).parents[2] / "demos"

@@ -43,7 +43,7 @@ def test_a_memory_learns_on_a_quantised_base(make, tmp_path):
     backend = LocalBackend(folder, device="cpu", dtype="float32", quantization_config=make())
     policy = Policy(recipe="continue").changed(learning={"document_steps": 6})
     with ParametricMemory(backend, DirectoryStore(tmp_path), policy) as memory:
-        layer = next(iter(backend._now.base.layers.values()))
+        layer = next(iter(backend.loaded.base.layers.values()))
         before = bytes(layer.weight.detach().dequantize().numpy().tobytes())
         report = memory.absorb("oda", Document(BIO))
         assert report.perplexity_after < report.perplexity_before

@@ -10,9 +10,9 @@ import torch
 from peft import get_peft_model
 
 from templora_memory import Policy
-from templora_memory.backends.local.lora import batched
+from templora_memory.backends.local.lora.peft_files import load_weights
 from templora_memory.backends.local.recipes import Example
-from templora_memory.backends.local.train.runs import Lesson, Lessons
+from templora_memory.backends.local.train.runs import TrainingBatcher, TrainingRun
 
 FLAT_LOOP = Path(__file__).parents[2] / "demos" / "flat_loop.py"
 CHUNK, CONTEXT, SEED = 40, 40, 42
@@ -37,8 +37,8 @@ def test_five_chunks_have_the_losses_of_the_flat_loop(
     torch.manual_seed(SEED)  # PEFT's start values, as the loop draws them
     model = get_peft_model(make_model(), flat_loop.LORA)
     model.save_pretrained(tmp_path)
-    base = make_backend()._now.base
-    start = batched.load_weights(tmp_path, base.layers, base.device)
+    base = make_backend().loaded.base
+    start = load_weights(tmp_path, base.layers, base.device)
     settings = Policy.preset("reference", learning={"seed": SEED}).learning
     assert (settings.r, settings.lora_alpha, settings.lora_dropout) == (64, 64.0, 0.05)
 
@@ -46,15 +46,15 @@ def test_five_chunks_have_the_losses_of_the_flat_loop(
     for number, chunk in enumerate(chunks):
         before = text[max(0, number * CHUNK - CONTEXT) : number * CHUNK]
         examples.append(Example(tuple(before), tuple(chunk), (1.0,) * len(chunk)))
-    lesson = Lesson(
-        start, examples, settings, chunk=CHUNK, least_steps=0, resume=None,
+    run = TrainingRun(
+        start, examples, settings, chunk=CHUNK, min_steps=0, resume=None,
         progress=lambda _: None, cancelled=lambda: False,
     )  # fmt: skip
-    lessons, losses = Lessons(base, pytest.fail, most_tokens=2048), []
-    lessons.add(lesson)
-    while (prepared := lesson.prepared(base)) is not None:
-        (nll,), seen = lessons._gradients([(lesson, prepared)])
-        lessons._take([lesson], [nll], seen)
+    batcher, losses = TrainingBatcher(base, pytest.fail, max_tokens=2048), []
+    batcher.add(run)
+    while (inputs := run.inputs(base)) is not None:
+        (nll,), prefixes = batcher._backward([(run, inputs)])
+        batcher._update([run], [nll], prefixes)
         losses.append(nll.mean().item())
     assert losses == pytest.approx(expected, abs=1e-3)
     assert losses[-1] != pytest.approx(losses[0], abs=1e-3)

@@ -108,7 +108,7 @@ def test_two_sentences_become_more_likely(ada):
 
 def test_peft_gives_the_same_probability(memory, ada, file):
     target = memory.backend.token_ids(FACT)
-    prompt = memory.backend._now.text.prompt(ASKED)
+    prompt = memory.backend.loaded.tokenizer.prompt(ASKED)
     base = AutoModelForCausalLM.from_pretrained(
         file.parent,
         gguf_file=file.name,

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from templora_memory.backends.local.recipes.questions import ABOUT, TO
-from templora_memory.backends.local.recipes.sentences import sentences, states
+from templora_memory.backends.local.recipes.base import is_statement, sentences
+from templora_memory.backends.local.recipes.questions import ASK_ABOUT, ASK_PERSON
 from tools.train_tiny.phrasings import (
     ASK,
     FIRST,
@@ -1570,7 +1570,7 @@ def study(rng: Random) -> list[Turn]:
     """Three questions and answers to one sentence of a text, as the recipe `study` asks for them."""
     persona = draw_persona(rng, facts=(3, 12))
     text = bio(persona, rng)
-    pieces = [piece for piece in sentences(text) if states(piece)]
+    pieces = [piece for piece in sentences(text) if is_statement(piece)]
     second = rng.random() < 0.5
     key, value = rng.choice(persona.facts)
     named = [piece for piece in pieces if persona.name in piece and value not in piece][:1]
@@ -1585,7 +1585,7 @@ def study(rng: Random) -> list[Turn]:
             (question, answer(persona, key, rng, second=second))
             for question in rng.sample(sorted(asked), min(3, len(asked)))
         ]
-    form = TO if second else ABOUT
+    form = ASK_PERSON if second else ASK_ABOUT
     written = "\n".join(f"Q: {question}\nA: {said}" for question, said in rows)
     return [("user", form.format(text=text, sentence=sentence)), ("assistant", written)]
 

@@ -14,24 +14,47 @@ from typing import Any
 import torch
 
 from templora_memory import models
-from templora_memory.backends.local import base_model
-from templora_memory.backends.local.decode.batch import (
-    Answer,
-    Channel,
-    Computed,
-    DecodeBatch,
-    LocalStream,
-)
+from templora_memory.backends.local.base_model import BaseModel, label_losses, load, prepare
+from templora_memory.backends.local.decode.batch import DecodeBatch
 from templora_memory.backends.local.decode.long_text import LocalText
-from templora_memory.backends.local.lora import batched
-from templora_memory.backends.local.priority_queue import Absorb
-from templora_memory.backends.local.recipes import RECIPES, Recipe, Soft, Tools, with_replay
-from templora_memory.backends.local.scheduler import SHARE, Slices, Worker
-from templora_memory.backends.local.tokenizer import PLAIN_STOP, Text
-from templora_memory.backends.local.train import step
-from templora_memory.backends.local.train.kl_regularizer import Neutral, bundled_talk, bundled_text
-from templora_memory.backends.local.train.runs import Lesson, Lessons
-from templora_memory.backends.local.train.teacher import expected, shared_beginning
+from templora_memory.backends.local.decode.request import DecodeRequest, PrefixCache
+from templora_memory.backends.local.decode.stream import Channel, LocalStream
+from templora_memory.backends.local.lora.batched import (
+    LoraLayout,
+    LoraWeights,
+    adapter_batch,
+    choose_targets,
+    init_weights,
+    use_adapters,
+)
+from templora_memory.backends.local.lora.peft_files import load_weights, save_weights
+from templora_memory.backends.local.recipes import (
+    RECIPES,
+    Example,
+    Recipe,
+    RecipeTools,
+    TopKTargets,
+    with_replay,
+)
+from templora_memory.backends.local.scheduler import (
+    SHARE,
+    AbsorbPriority,
+    CooperativeTask,
+    ModelThread,
+)
+from templora_memory.backends.local.tokenizer import PLAIN_STOP, ChatTokenizer
+from templora_memory.backends.local.train.kl_regularizer import (
+    NeutralText,
+    bundled_conversation,
+    bundled_text,
+)
+from templora_memory.backends.local.train.optimizer import save_optimizer
+from templora_memory.backends.local.train.runs import (
+    TrainingBatcher,
+    TrainingResult,
+    TrainingRun,
+)
+from templora_memory.backends.local.train.teacher import shared_prefix, teacher_targets
 from templora_memory.domain.manifest import ModelIdentity
 from templora_memory.domain.messages import Message
 from templora_memory.domain.results import AbsorbProgress, LearnStats
@@ -47,29 +70,30 @@ from templora_memory.errors import (
 from templora_memory.ports import Adapter, GenerateRequest, LearnRequest, ScoreRequest
 
 ADAPTER_BYTES = 512 << 20
-"""How much memory loaded adapters may take; the least recently used leave first."""
+"""Memory that loaded adapters may take; the least recently used leave first."""
 PREFIX_BYTES = 256 << 20
-"""How much memory the keys and values of ended answers may take; the least recently used leave."""
+"""Memory that keys and values of ended answers may take; the least recently used leave first."""
 BATCH_TOKENS = 2048
-WRITERS = 32
+"""Tokens of one training step of several memories together."""
+MAX_DRAFTS = 32
 """Answers that recipes let the model write at once."""
 
 
-class _Loaded:
-    """A base model, its text and its worker: what exists between open and close."""
+class LoadedModel:
+    """A base model, its tokenizer and its thread: what exists between open and close."""
 
-    def __init__(
-        self, base: base_model.BaseModel, *, batch_tokens: int, thinking: bool, share: float
-    ) -> None:
+    def __init__(self, base: BaseModel, *, batch_tokens: int, thinking: bool, share: float) -> None:
         self.base = base
-        self.text = Text(base.tokenizer, thinking=thinking)
-        lessons = Lessons(
+        self.tokenizer = ChatTokenizer(base.tokenizer, thinking=thinking)
+        training = TrainingBatcher(
             base,
-            lambda: Neutral(base, self.text, bundled_text(), bundled_talk()),
-            most_tokens=batch_tokens,
+            lambda: NeutralText(base, self.tokenizer, bundled_text(), bundled_conversation()),
+            max_tokens=batch_tokens,
         )
-        answers, drafts = (DecodeBatch(base, self.text, most=n) for n in (None, WRITERS))
-        self.worker = Worker(answers, drafts, lessons, share=share)
+        answers, drafts = (
+            DecodeBatch(base, self.tokenizer, max_requests=limit) for limit in (None, MAX_DRAFTS)
+        )
+        self.thread = ModelThread(answers, drafts, training, share=share)
 
 
 class LocalBackend:
@@ -115,7 +139,7 @@ class LocalBackend:
         recipes: Mapping[str, Recipe] | None = None,
         **options: Any,
     ) -> None:
-        self._load: Callable[[], base_model.BaseModel] = lambda: base_model.load(
+        self._load: Callable[[], BaseModel] = lambda: load(
             os.fspath(model),
             device=device,
             dtype=dtype,
@@ -126,8 +150,8 @@ class LocalBackend:
         self._checkpointing, self._compiled = checkpointing, compiled
         self._recipes = {**RECIPES, **(recipes or {})}
         self._name = os.fspath(model)
-        self._most = adapter_bytes
-        self._most_prefixes = prefix_bytes
+        self._max_adapter_bytes = adapter_bytes
+        self._max_prefix_bytes = prefix_bytes
         self._batch_tokens, self._thinking = batch_tokens, thinking
         positive("learning_share", learning_share)
         if learning_share >= 1:
@@ -135,10 +159,10 @@ class LocalBackend:
                 f"learning_share is {learning_share!r}: it must be below 1 (answers need time)."
             )
         self._share = learning_share
-        self._numbers = itertools.count(1)  # of absorbs
-        self._loaded: _Loaded | None = None
-        self._adapters: OrderedDict[str, batched.Weights] = OrderedDict()
-        self._prefixes: OrderedDict[str, Computed] = OrderedDict()
+        self._absorb_numbers = itertools.count(1)
+        self._loaded: LoadedModel | None = None
+        self._adapters: OrderedDict[str, LoraWeights] = OrderedDict()
+        self._prefixes: OrderedDict[str, PrefixCache] = OrderedDict()
         self._releases = 0  # how often adapters were dropped
         self._lock = threading.RLock()
 
@@ -146,13 +170,13 @@ class LocalBackend:
     def of(
         cls, model: Any, tokenizer: Any, *, name: str = "model", **settings: Any
     ) -> LocalBackend:
-        """A backend over a model and tokenizer that are loaded already; they become its own.
+        """Return a backend over a model and tokenizer that are loaded already; they become its own.
 
         `settings`: adapter_bytes, prefix_bytes, batch_tokens, learning_share, checkpointing,
         compiled, thinking, recipes.
         """
         backend = cls(name, **settings)
-        backend._load = lambda: base_model.prepare(
+        backend._load = lambda: prepare(
             model,
             tokenizer,
             name=name,
@@ -167,9 +191,16 @@ class LocalBackend:
     # --- life ----------------------------------------------------------------------------------
 
     def open(self) -> None:
+        """Load the model and start its thread; an open backend stays as it is.
+
+        Raises:
+            ModelNotFound: no usable model under this name.
+            UnsupportedModel: it cannot carry a memory.
+            InvalidSetting: unknown device or precision.
+        """
         with self._lock:
             if self._loaded is None:
-                self._loaded = _Loaded(
+                self._loaded = LoadedModel(
                     self._load(),
                     batch_tokens=self._batch_tokens,
                     thinking=self._thinking,
@@ -177,16 +208,22 @@ class LocalBackend:
                 )
 
     def close(self) -> None:
+        """Stop the thread and let go of the model; what waits ends with `Closed`."""
         with self._lock:
             loaded, self._loaded = self._loaded, None
             self._adapters.clear()
             self._prefixes.clear()
             self._releases += 1
         if loaded is not None:
-            loaded.worker.close()
+            loaded.thread.close()
 
     @property
-    def _now(self) -> _Loaded:
+    def loaded(self) -> LoadedModel:
+        """The open model, to look at; it belongs to this backend's thread.
+
+        Raises:
+            Closed: it is not open.
+        """
         loaded = self._loaded
         if loaded is None:
             raise Closed("The model is not open: open the service first.")
@@ -194,43 +231,49 @@ class LocalBackend:
 
     @property
     def identity(self) -> ModelIdentity:
-        return self._now.base.identity
+        """Name and hashes of the base model."""
+        return self.loaded.base.identity
 
     @property
     def limits(self) -> ModelLimits:
-        base = self._now.base
+        """The model's length and size, and the recipes there are."""
+        base = self.loaded.base
         return ModelLimits(
-            context=base.context, width=base.width, recipes=tuple(sorted(self._recipes))
+            context=base.max_length, width=base.hidden_size, recipes=tuple(sorted(self._recipes))
         )
 
     @property
     def model(self) -> Any:
         """The transformers model, to look at. Its weights belong to this backend's thread."""
-        return self._now.base.model
+        return self.loaded.base.model
 
     # --- adapters ------------------------------------------------------------------------------
 
-    def _weights(self, adapter: Adapter) -> batched.Weights:
-        """An adapter from memory or disk. Loading is outside the lock: nobody waits for a disk."""
+    def _weights(self, adapter: Adapter) -> LoraWeights:
+        """Return an adapter from memory or disk.
+
+        Loading is outside the lock: nobody waits for a disk.
+        """
         with self._lock:
             if adapter.version in self._adapters:
                 self._adapters.move_to_end(adapter.version)
                 return self._adapters[adapter.version]
             releases = self._releases
-        base = self._now.base
-        weights = batched.load_weights(adapter.folder, base.layers, base.device)
+        base = self.loaded.base
+        weights = load_weights(adapter.folder, base.layers, base.device)
         with self._lock:
             if releases != self._releases:
                 return weights  # perhaps of a memory that was forgotten meanwhile: not kept
             self._adapters[adapter.version] = weights
-            while len(self._adapters) > 1 and self._held() > self._most:
+            while len(self._adapters) > 1 and self._adapter_bytes() > self._max_adapter_bytes:
                 self._adapters.popitem(last=False)
         return weights
 
-    def _held(self) -> int:
+    def _adapter_bytes(self) -> int:
         return sum(weights.bytes for weights in self._adapters.values())
 
     def release(self, prefix: str) -> tuple[str, ...]:
+        """Drop adapters and caches whose version begins with `prefix`; return () as all is gone."""
         with self._lock:
             self._releases += 1
             for version in [v for v in self._adapters if v.startswith(prefix)]:
@@ -239,26 +282,26 @@ class LocalBackend:
                 del self._prefixes[version]
         return ()
 
-    def _known_prefix(self, version: str, prompt: Sequence[int]) -> Computed | None:
-        """Keys and values that the last answer of this very version left for a prompt."""
+    def _cached_prefix(self, version: str, prompt: Sequence[int]) -> PrefixCache | None:
+        """Return keys and values that the last answer of this very version left for a prompt."""
         with self._lock:
-            found = self._prefixes.get(version)
-        return None if found is None else found.beginning(prompt)
+            cache = self._prefixes.get(version)
+        return None if cache is None else cache.common_prefix(prompt)
 
-    def _keep_prefix(self, version: str) -> Callable[[Computed], None]:
-        """What an answer calls when it ends; nothing is kept of a memory released meanwhile."""
+    def _cache_prefix(self, version: str) -> Callable[[PrefixCache], None]:
+        """Return a function that caches what an answer leaves, unless it was released since."""
         releases = self._releases
 
-        def keep(computed: Computed) -> None:
+        def store(cache: PrefixCache) -> None:
             with self._lock:
-                if releases != self._releases or computed.bytes > self._most_prefixes:
+                if releases != self._releases or cache.bytes > self._max_prefix_bytes:
                     return
-                self._prefixes[version] = computed
+                self._prefixes[version] = cache
                 self._prefixes.move_to_end(version)
-                while sum(kept.bytes for kept in self._prefixes.values()) > self._most_prefixes:
+                while sum(c.bytes for c in self._prefixes.values()) > self._max_prefix_bytes:
                     self._prefixes.popitem(last=False)
 
-        return keep
+        return store
 
     # --- learning ------------------------------------------------------------------------------
 
@@ -271,48 +314,71 @@ class LocalBackend:
         cancelled: Callable[[], bool],
         urgent: Callable[[], bool],
     ) -> LearnStats:
-        loaded = self._now
-        base, settings = loaded.base, request.settings
+        """Train an adapter on a request's items and write it into a folder; see `Learner.learn`.
+
+        Raises:
+            InvalidSetting: unknown recipe, or a chunk longer than the model.
+            LearningFailed: nothing to train on, a loss that is no number, or too little memory.
+            Cancelled: it was.
+        """
+        base, settings = self.loaded.base, request.settings
         if request.recipe not in self._recipes:
             raise InvalidSetting(
                 f"recipe is {request.recipe!r}: use one of {sorted(self._recipes)}."
             )
-        if request.chunk > base.context:
+        if request.chunk > base.max_length:
             raise InvalidSetting(
-                f"chunk is {request.chunk} tokens, more than the model's {base.context}: make it "
-                "smaller."
+                f"chunk is {request.chunk} tokens, more than the model's {base.max_length}: make "
+                "it smaller."
             )
-        absorb = Absorb(next(self._numbers), urgent)
-        tools = Tools(
-            text=loaded.text,
-            start=base.start_token,
-            room=base.context,
-            write=partial(self._write, absorb=absorb, cancelled=cancelled),
-            expect=partial(self._expect, absorb=absorb, cancelled=cancelled),
-        )
-        examples = with_replay(self._recipes[request.recipe](request, tools), request, tools)
-        if request.start is None:
-            targets = batched.choose_targets(base.layers, settings.target_modules)
-            start = batched.fresh_weights(
-                batched.Layout(targets, settings.r), settings, base.device
-            )
-        else:
-            start = self._weights(request.start)
-
-        lesson = Lesson(
-            start,
+        priority = AbsorbPriority(next(self._absorb_numbers), urgent)
+        examples = self._examples(request, priority, cancelled)
+        run = TrainingRun(
+            self._start(request),
             examples,
             settings,
             chunk=request.chunk,
-            least_steps=request.least_steps,
+            min_steps=request.least_steps,
             resume=request.start.folder if request.start else None,
             progress=progress,
             cancelled=cancelled,
-            absorb=absorb,
+            priority=priority,
         )
-        loaded.worker.learn(lesson)
+        learned = self._train(run)
+        save_weights(
+            learned.weights, into, layers=base.layers, base=base.name, dropout=settings.lora_dropout
+        )
+        if settings.carry_optimizer:
+            save_optimizer(into, learned.adapter, learned.counters)
+        return learned.stats
+
+    def _examples(
+        self, request: LearnRequest, priority: AbsorbPriority, cancelled: Callable[[], bool]
+    ) -> Sequence[Example]:
+        """Return what the recipe makes of a request."""
+        loaded = self.loaded
+        tools = RecipeTools(
+            tokenizer=loaded.tokenizer,
+            bos_token_id=loaded.base.bos_token_id,
+            max_length=loaded.base.max_length,
+            generate=partial(self._generate_texts, priority=priority, cancelled=cancelled),
+            teacher=partial(self._teacher_targets, priority=priority, cancelled=cancelled),
+        )
+        return with_replay(self._recipes[request.recipe](request, tools), request, tools)
+
+    def _start(self, request: LearnRequest) -> LoraWeights:
+        """Return the adapter to go on from, or a new one."""
+        if request.start is not None:
+            return self._weights(request.start)
+        base, settings = self.loaded.base, request.settings
+        targets = choose_targets(base.layers, settings.target_modules)
+        return init_weights(LoraLayout(targets, settings.r), settings, base.device)
+
+    def _train(self, run: TrainingRun) -> TrainingResult:
+        """Hand a run to the model thread and wait for its result."""
+        self.loaded.thread.learn(run)
         try:
-            learned = lesson.result.result()
+            return run.result.result()
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
@@ -321,169 +387,188 @@ class LocalBackend:
                 "stays, the text is in the journal. Use a smaller chunk or batch_tokens, or load "
                 "the model with checkpointing=True."
             ) from error
-        batched.save_weights(
-            learned.weights, into, layers=base.layers, base=base.name, dropout=settings.lora_dropout
-        )
-        if settings.carry_optimizer:
-            step.save_state(into, learned.state, learned.counted)
-        return learned.stats
 
-    def _write(
+    def _generate_texts(
         self,
         prompts: Sequence[Sequence[Message]],
         *,
         max_tokens: int,
-        absorb: Absorb,
+        priority: AbsorbPriority,
         cancelled: Callable[[], bool],
     ) -> list[str]:
-        """Greedy answers of the base model. The first one's keys and values serve the others."""
-        common: Computed | None = None
+        """Return greedy answers of the base model. The first one's cache serves the others."""
+        shared: PrefixCache | None = None
         streams: list[LocalStream] = []
         try:
             for messages in prompts:
-                prompt = self._now.text.prompt(messages)
-                answer = self._answer_to(prompt, max_tokens, sampling=Sampling())
-                answer.absorb, answer.keep_cache = absorb, common is None
-                answer.cache = None if common is None else common.beginning(prompt)
-                streams.append(LocalStream(answer.channel))
-                self._now.worker.draft(answer)
-                if common is None:
+                prompt = self.loaded.tokenizer.prompt(messages)
+                request = self._decode_request(prompt, max_tokens, sampling=Sampling())
+                request.priority, request.keep_cache = priority, shared is None
+                request.cache = None if shared is None else shared.common_prefix(prompt)
+                streams.append(LocalStream(request.channel))
+                self.loaded.thread.draft(request)
+                if shared is None:
                     streams[0].finish(cancelled)
-                    common = answer.computed
+                    shared = request.prefix_cache
             return [stream.finish(cancelled).text for stream in streams]
         finally:
             for stream in streams:
                 stream.close()
 
-    def _expect(
+    def _teacher_targets(
         self,
         texts: Sequence[tuple[Sequence[int], int]],
         *,
-        top: int,
-        absorb: Absorb,
+        top_k: int,
+        priority: AbsorbPriority,
         cancelled: Callable[[], bool],
-    ) -> list[Soft]:
-        """What the base model expects. What all texts begin with is computed once."""
-        base = self._now.base
+    ) -> list[TopKTargets]:
+        """Return the base model's distributions. What all texts begin with is computed once."""
+        base = self.loaded.base
 
-        def slices() -> Slices[list[Soft]]:
-            shared = shared_beginning(base, [ids[: len(ids) - count] for ids, count in texts])
-            found = []
+        def task() -> CooperativeTask[list[TopKTargets]]:
+            prefix = shared_prefix(base, [ids[: len(ids) - count] for ids, count in texts])
+            targets = []
             for ids, count in texts:
                 yield
                 if cancelled():
                     raise Cancelled("The absorb was cancelled; the old revision stays.")
-                found.append(expected(base, ids, count, shared, top=top))
-            return found
+                targets.append(teacher_targets(base, ids, count, prefix, top_k=top_k))
+            return targets
 
-        return self._now.worker.run(slices(), absorb=absorb)
+        return self.loaded.thread.run(task(), priority=priority)
 
     # --- answering -----------------------------------------------------------------------------
 
     def stream(self, request: GenerateRequest) -> LocalStream:
-        loaded = self._now
+        """Begin to answer; see `Generator.stream`.
+
+        Raises:
+            PromptTooLong: prompt and answer do not fit the model.
+            InvalidText: the chat template refuses the messages.
+            UnknownRevision: the adapter's folder is gone.
+        """
+        loaded = self.loaded
         adapter = request.adapter if request.strength else None
-        prompt = loaded.text.prompt(request.messages)
-        # nothing is shared between requests without a memory: they may come from anybody
-        kept = f"{adapter.version}*{request.strength}" if adapter and self._most_prefixes else ""
-        answer = self._answer_to(prompt, request.max_tokens, sampling=request.sampling)
+        prompt = loaded.tokenizer.prompt(request.messages)
+        decode = self._decode_request(prompt, request.max_tokens, sampling=request.sampling)
         if adapter:
-            answer.weights, answer.version = self._weights(adapter), adapter.version
-            answer.strength = request.strength
-        if kept:
-            answer.cache = self._known_prefix(kept, prompt)
-            answer.keep_cache, answer.kept = True, self._keep_prefix(kept)
-        stream = LocalStream(answer.channel)
-        loaded.worker.answer(answer)
+            decode.weights, decode.version = self._weights(adapter), adapter.version
+            decode.strength = request.strength
+            # nothing is shared between requests without a memory: they may come from anybody
+            if self._max_prefix_bytes:
+                version = f"{adapter.version}*{request.strength}"
+                decode.cache = self._cached_prefix(version, prompt)
+                decode.keep_cache, decode.on_cache = True, self._cache_prefix(version)
+        stream = LocalStream(decode.channel)
+        loaded.thread.answer(decode)
         return stream
 
-    def _answer_to(self, prompt: Sequence[int], most: int, *, sampling: Sampling) -> Answer:
-        """An answer of the base model, not yet begun.
+    def _decode_request(
+        self, prompt: Sequence[int], max_tokens: int, *, sampling: Sampling
+    ) -> DecodeRequest:
+        """Return a request to the base model, not yet begun.
 
         Raises:
             PromptTooLong: prompt and answer do not fit the model.
         """
-        base, plain = self._now.base, self._now.text.plain
-        if len(prompt) > base.context - most:
+        base, plain = self.loaded.base, self.loaded.tokenizer.uses_plain_template
+        if len(prompt) > base.max_length - max_tokens:
             raise PromptTooLong(
-                f"The prompt has {len(prompt)} tokens and the reply may have {most}: "
-                f"together more than the model's {base.context}."
+                f"The prompt has {len(prompt)} tokens and the reply may have {max_tokens}: "
+                f"together more than the model's {base.max_length}."
             )
-        return Answer(
+        return DecodeRequest(
             prompt=tuple(prompt),
             weights=None,
             version="",
             strength=0.0,
             sampling=sampling,
             stop=(*sampling.stop, PLAIN_STOP) if plain else sampling.stop,
-            most=most,
+            max_tokens=max_tokens,
             channel=Channel(),
         )
 
     def open_text(self, prompt: str, *, window: int) -> LocalText:
-        loaded = self._now
+        """Begin a text of unlimited length; see `Generator.open_text`.
+
+        Raises:
+            InvalidSetting: the window is longer than the model.
+            InvalidText: an empty prompt, and the model has no begin token.
+        """
+        loaded = self.loaded
         base = loaded.base
-        if window > base.context:
+        if window > base.max_length:
             raise InvalidSetting(
-                f"window is {window} tokens, more than the model's {base.context}: make it smaller."
+                f"window is {window} tokens, more than the model's {base.max_length}: make it "
+                "smaller."
             )
-        ids = loaded.text.encode(prompt)
-        if base.start_token is not None:
-            ids = [base.start_token, *ids]
+        ids = loaded.tokenizer.encode(prompt)
+        if base.bos_token_id is not None:
+            ids = [base.bos_token_id, *ids]
         if not ids:
-            if not base.end_tokens:
+            if not base.eos_token_ids:
                 raise InvalidText("This model has no begin token: give a prompt to go on from.")
-            ids = [min(base.end_tokens)]  # texts follow it in training data
-        return LocalText(ids, window, send=loaded.worker.answer, load=self._weights)
+            ids = [min(base.eos_token_ids)]  # texts follow it in training data
+        return LocalText(ids, window, send=loaded.thread.answer, load=self._weights)
 
     def count(self, messages: Sequence[Message]) -> int:
-        return len(self._now.text.prompt(messages))
+        """Return the tokens of a prompt."""
+        return len(self.loaded.tokenizer.prompt(messages))
 
     def split(self, text: str, tokens: int) -> tuple[str, ...]:
-        return self._now.text.split(text, tokens)
+        """Cut text into pieces of `tokens` tokens; the pieces, joined, are the text."""
+        return self.loaded.tokenizer.split(text, tokens)
 
     def token_ids(self, text: str) -> list[int]:
-        """The model's tokens of plain text; no special tokens are added."""
-        return self._now.text.encode(text)
+        """Return the model's tokens of plain text; no special tokens are added."""
+        return self.loaded.tokenizer.encode(text)
 
     def tools_text(self, tools: Sequence[Mapping[str, Any]]) -> str | None:
-        """What the model's chat template writes about tools into the system message.
+        """Return what the model's chat template writes about tools into the system message.
 
         None where it writes nothing, or not there: then any wording does.
         """
-        return self._now.text.tools(tools)
+        return self.loaded.tokenizer.tools(tools)
 
     # --- measuring -----------------------------------------------------------------------------
 
     def score(self, requests: Sequence[ScoreRequest]) -> tuple[tuple[float, ...], ...]:
-        loaded = self._now
-        ready = [self._ready_to_score(loaded, request) for request in requests]
+        """Return log-probabilities of texts' tokens; see `Scorer.score`.
 
-        def slices() -> Slices[tuple[tuple[float, ...], ...]]:
-            found = []
-            for ids, count, weights, strength in ready:
-                found.append(_score(loaded.base, ids, count, weights, strength))
+        Raises:
+            InvalidText: a text is empty.
+            PromptTooLong: context and text do not fit the model.
+        """
+        loaded = self.loaded
+        inputs = [self._score_inputs(loaded, request) for request in requests]
+
+        def task() -> CooperativeTask[tuple[tuple[float, ...], ...]]:
+            scores = []
+            for ids, count, weights, strength in inputs:
+                scores.append(_score(loaded.base, ids, count, weights, strength))
                 yield
-            return tuple(found)
+            return tuple(scores)
 
-        return loaded.worker.run(slices())
+        return loaded.thread.run(task())
 
-    def _ready_to_score(
-        self, loaded: _Loaded, request: ScoreRequest
-    ) -> tuple[list[int], int, batched.Weights | None, float]:
-        target = loaded.text.encode(request.target)
+    def _score_inputs(
+        self, loaded: LoadedModel, request: ScoreRequest
+    ) -> tuple[list[int], int, LoraWeights | None, float]:
+        """Return tokens, how many of the last ones to score, adapter and strength."""
+        target = loaded.tokenizer.encode(request.target)
         if not target:
             raise InvalidText("The text to score is empty.")
         if isinstance(request.context, str):
-            before = loaded.text.encode(request.context)
-            if loaded.base.start_token is not None:
-                before = [loaded.base.start_token, *before]
+            before = loaded.tokenizer.encode(request.context)
+            if loaded.base.bos_token_id is not None:
+                before = [loaded.base.bos_token_id, *before]
         else:
-            before = loaded.text.prompt(request.context)
-        if len(before) + len(target) > loaded.base.context:
+            before = loaded.tokenizer.prompt(request.context)
+        if len(before) + len(target) > loaded.base.max_length:
             raise PromptTooLong(
                 f"Context ({len(before)} tokens) and text to score ({len(target)}) are longer than "
-                f"the model's {loaded.base.context}."
+                f"the model's {loaded.base.max_length}."
             )
         adapter = request.adapter if request.strength else None
         weights = self._weights(adapter) if adapter else None
@@ -496,25 +581,25 @@ class LocalBackend:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Whether this is what an allocator says; torch's for CPUs has no class of its own."""
+    """Return True for what an allocator raises; torch's for CPUs has no class of its own."""
     kinds = (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
 
 
 def _score(
-    base: base_model.BaseModel,
+    base: BaseModel,
     ids: Sequence[int],
     count: int,
-    weights: batched.Weights | None,
+    weights: LoraWeights | None,
     strength: float,
 ) -> tuple[float, ...]:
-    """Log-probabilities of the last `count` tokens."""
+    """Return the log-probabilities of the last `count` tokens."""
     if count == 0:
         return ()
-    given = torch.tensor([ids[:-1]], device=base.device)
-    labels = torch.tensor(ids[-count:], device=base.device)
-    keep = torch.arange(len(ids) - 1 - count, len(ids) - 1, device=base.device)
-    rows = batched.rows_of([None if weights is None else (weights, strength)], base.dtype)
-    with batched.using(rows):
-        losses = base_model.losses(base, given, labels, keep, use_cache=False)
+    input_ids = torch.tensor([ids[:-1]], device=base.device)  # [1, S]
+    labels = torch.tensor(ids[-count:], device=base.device)  # [T]
+    positions = torch.arange(len(ids) - 1 - count, len(ids) - 1, device=base.device)  # [T]
+    choice = None if weights is None else (weights, strength)
+    with use_adapters(adapter_batch([choice], base.dtype)):
+        losses = label_losses(base, input_ids, labels, positions, use_cache=False)
     return tuple(-value for value in losses.tolist())

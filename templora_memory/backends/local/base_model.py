@@ -1,4 +1,4 @@
-"""Loading a frozen base model, and what has to be known about it."""
+"""Loading a frozen base model, and its forward passes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -18,14 +18,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.cache_utils import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from templora_memory import models
 from templora_memory.backends.local import gguf_file
-from templora_memory.backends.local.lora import batched
-from templora_memory.backends.local.train import loss
+from templora_memory.backends.local.kv_cache import cached_key_values, dynamic_cache
+from templora_memory.backends.local.lora.batched import (
+    AdapterBatch,
+    bind_adapters,
+    current_adapters,
+    install_hooks,
+    linear_layers,
+    use_adapters,
+)
+from templora_memory.backends.local.train.loss import token_losses
 from templora_memory.domain.manifest import ModelIdentity
 from templora_memory.errors import InvalidSetting, ModelError, ModelNotFound, UnsupportedModel
 
@@ -35,12 +42,12 @@ _VOLATILE = {
     "torch_dtype", "use_cache", "architectures", "_attn_implementation", "attn_implementation",
     "quantization_config",
 }  # fmt: skip
-_SAMPLE = 64
-_DEFAULT_CONTEXT = 2048
+_SAMPLE = 64  # numbers of each weight that its digest is made of
+_DEFAULT_MAX_LENGTH = 2048
 _UNBOUNDED = 10**9
 _PROBE = 8  # tokens
 _NOISE = 5e-3  # relative, float32
-_KEEPS_MORE = (
+_NO_PLAIN_CACHE = (
     "{} does not go on from stored keys and values ({}): only decoders with plain attention can "
     "carry a memory."
 )
@@ -50,11 +57,22 @@ _KEEPS_MORE = (
 class BaseModel:
     """A frozen causal language model and its tokenizer.
 
-    `own_head` says that hidden states times the head's weights are the model's logits; where a
-    model changes its logits afterwards (soft caps, scaling), its own forward makes them.
-    `checkpointed` layers compute their activations again in the backward pass instead of keeping
-    them; they cannot take stored keys and values while a gradient is wanted. `compiled` layers run
-    their compiled form while learning.
+    Args:
+        name: what people are told it is called.
+        model, tokenizer: those of transformers.
+        layers: the decoder's linear layers by path, each with a hook for LoRAs.
+        device, dtype: of the input embeddings.
+        max_length: tokens that the model can see at once.
+        hidden_size: D.
+        eos_token_ids: tokens that end an answer.
+        bos_token_id: the token that begins a text, or None.
+        identity: what has to match for an adapter to fit.
+        plain_lm_head: True if hidden states times the head's weights are the model's logits; where
+            a model changes its logits afterwards (soft caps, scaling), its own forward makes them.
+        has_logits_to_keep: True if the model's forward can leave out the logits of most positions.
+        checkpointed: layers that compute their activations again in the backward pass instead of
+            keeping them; they cannot take stored keys and values while a gradient is wanted.
+        compiled: layers, and the compiled form that each runs while learning.
     """
 
     name: str
@@ -63,44 +81,45 @@ class BaseModel:
     layers: dict[str, nn.Module]
     device: torch.device
     dtype: torch.dtype
-    context: int
-    width: int
-    end_tokens: frozenset[int]
-    start_token: int | None
+    max_length: int
+    hidden_size: int
+    eos_token_ids: frozenset[int]
+    bos_token_id: int | None
     identity: ModelIdentity
-    own_head: bool
-    keeps_logits: bool
+    plain_lm_head: bool
+    has_logits_to_keep: bool
     checkpointed: tuple[nn.Module, ...] = ()
     compiled: tuple[tuple[nn.Module, Any], ...] = ()
 
     @property
-    def head(self) -> nn.Module:
-        head: nn.Module = self.model.get_output_embeddings()
-        return head
+    def lm_head(self) -> nn.Module:
+        """The output head, a frozen linear layer from D to V."""
+        lm_head: nn.Module = self.model.get_output_embeddings()
+        return lm_head
 
-    def hidden(self, ids: Tensor, **inputs: Any) -> Tensor:
-        """Hidden states [S, T, hidden] before the head."""
-        states: Tensor = self.model.get_decoder()(input_ids=ids, **inputs).last_hidden_state
+    def hidden_states(self, input_ids: Tensor, **inputs: Any) -> Tensor:
+        """Return the hidden states [B, S, D] before the head, of input_ids [B, S]."""
+        states: Tensor = self.model.get_decoder()(input_ids=input_ids, **inputs).last_hidden_state
         return states
 
-    def logits(self, ids: Tensor, *, last: bool, **inputs: Any) -> Tensor:
-        """Logits [S, T, vocabulary], or [S, 1, vocabulary] of the last position."""
-        extra = {"logits_to_keep": 1} if last and self.keeps_logits else {}
-        logits: Tensor = self.model(input_ids=ids, **inputs, **extra).logits
+    def logits(self, input_ids: Tensor, *, last: bool, **inputs: Any) -> Tensor:
+        """Return the logits [B, S, V] of input_ids [B, S]; with `last` [B, 1, V] of the last."""
+        extra = {"logits_to_keep": 1} if last and self.has_logits_to_keep else {}
+        logits: Tensor = self.model(input_ids=input_ids, **inputs, **extra).logits
         return logits[:, -1:] if last else logits
 
     @contextmanager
-    def learning(self, rows: batched.Rows) -> Iterator[None]:
-        """Around a forward whose gradient is wanted: with these adapters, and compiled layers.
+    def learning(self, adapters: AdapterBatch) -> Iterator[None]:
+        """Make ready for a forward whose gradient is wanted, and undo it afterwards.
 
-        Checkpointed layers keep no activations.
+        Checkpointed layers keep no activations; compiled ones run compiled, with these adapters.
         """
         for layer in self.checkpointed:
             layer.training = True  # of this module alone; what is inside stays in evaluation
         for layer, call in self.compiled:
             layer._compiled_call_impl = call  # noqa: SLF001  # as Module.compile() does
         try:
-            with batched.bound(self.layers, rows) if self.compiled else nullcontext():
+            with bind_adapters(self.layers, adapters) if self.compiled else nullcontext():
                 yield
         finally:
             for layer in self.checkpointed:
@@ -125,35 +144,40 @@ def load(
         UnsupportedModel: it cannot carry a memory.
         InvalidSetting: unknown device or precision.
     """
-    place, kind = _placement(device, dtype)
+    device_map, torch_dtype = _placement(device, dtype)
     name = models.choose(name)
     path = _path(name)
     trust = bool(options.get("trust_remote_code"))  # never asked for on the terminal
-    given = {**place, **options, "trust_remote_code": trust}
+    given = {**device_map, **options, "trust_remote_code": trust}
     try:
         with _quiet(), _source(path) as (source, of_tokenizer, of_model):
-            if of_model and kind == "auto":  # a GGUF file names no precision to load it in
-                kind = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+            if of_model and torch_dtype == "auto":  # a GGUF file names no precision to load it in
+                torch_dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
             tokenizer = AutoTokenizer.from_pretrained(
                 source, trust_remote_code=trust, **of_tokenizer
             )
-            model, found = AutoModelForCausalLM.from_pretrained(
-                source, dtype=kind, use_safetensors=True, output_loading_info=True,
+            model, report = AutoModelForCausalLM.from_pretrained(
+                source, dtype=torch_dtype, use_safetensors=True, output_loading_info=True,
                 **{**of_model, **given},
             )  # fmt: skip
     except (torch.OutOfMemoryError, MemoryError, ModelError):
         raise
     except Exception as error:  # damaged files fail in every way there is
         raise ModelNotFound(_advice(name, path, error)) from error
-    if missing := sorted(found["missing_keys"]):  # they would be random numbers
+    if missing := sorted(report["missing_keys"]):  # they would be random numbers
         reason = f"{len(missing)} of its weights are missing, such as {missing[0]}"
         raise ModelNotFound(_advice(name, path, ValueError(reason)))
-    shown = public_name(name)
-    return prepare(model, tokenizer, name=shown, checkpointing=checkpointing, compiled=compiled)
+    return prepare(
+        model,
+        tokenizer,
+        name=public_name(name),
+        checkpointing=checkpointing,
+        compiled=compiled,
+    )
 
 
 def public_name(name: str) -> str:
-    """What people and clients are told a model is called: never where an operator keeps it.
+    """Return what people and clients are told a model is called: never where an operator keeps it.
 
     The stem of a GGUF file, the name of a folder (of a snapshot in the hub's cache: its hub id);
     every other name as it is.
@@ -171,7 +195,7 @@ def public_name(name: str) -> str:
 
 @contextmanager
 def _source(path: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """What `from_pretrained` is called with: a name, options of the tokenizer and of the model."""
+    """Yield a name for `from_pretrained`, options of the tokenizer, and options of the model."""
     if gguf_file.is_gguf(Path(path)):
         with gguf_file.load_options(Path(path)) as options:
             yield options
@@ -182,7 +206,7 @@ def _source(path: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
 def prepare(
     model: Any, tokenizer: Any, *, name: str, checkpointing: bool = False, compiled: bool = False
 ) -> BaseModel:
-    """Freeze a loaded model, hook its layers, and find out what has to be known.
+    """Freeze a loaded model, hook its layers, and measure what has to be known.
 
     Raises:
         InvalidSetting: `checkpointing` and `compiled` together.
@@ -192,53 +216,52 @@ def prepare(
         raise InvalidSetting("checkpointing and compiled do not go together: choose one of them.")
     model.eval()
     model.requires_grad_(requires_grad=False)
-    for asked in ("get_decoder", "get_output_embeddings"):
-        if getattr(model, asked, None) is None or getattr(model, asked)() is None:
+    for method in ("get_decoder", "get_output_embeddings"):
+        if getattr(model, method, None) is None or getattr(model, method)() is None:
             raise UnsupportedModel(f"{type(model).__name__} is not a causal language model.")
     if not getattr(tokenizer, "is_fast", False):
         raise UnsupportedModel(
-            f"{type(tokenizer).__name__} is not a fast tokenizer: without the places of its tokens "
-            "text cannot be cut, and control tokens in it cannot be kept text."
+            f"{type(tokenizer).__name__} is not a fast tokenizer: without the offsets of its "
+            "tokens text cannot be cut, and control tokens in it cannot be kept text."
         )
-    layers = batched.linear_layers(model)
-    first = model.get_input_embeddings().weight
-    _check_cache(model, first)
-    batched.install(layers)
+    layers = linear_layers(model)
+    embeddings = model.get_input_embeddings().weight  # [V, D]
+    _check_cache(model, embeddings)
+    install_hooks(layers)
     config = model.config.get_text_config()
-    end = _end_tokens(model, tokenizer)
-    start = tokenizer.bos_token_id
     return BaseModel(
         name=name,
         model=model,
         tokenizer=tokenizer,
         layers=layers,
-        device=first.device,
-        dtype=first.dtype,
-        context=_context(config, tokenizer),
-        width=int(first.shape[1]),
-        end_tokens=end,
-        start_token=start,
+        device=embeddings.device,
+        dtype=embeddings.dtype,
+        max_length=_max_length(config, tokenizer),
+        hidden_size=int(embeddings.shape[1]),
+        eos_token_ids=_eos_token_ids(model, tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
         identity=_identity(name, model, tokenizer),
-        own_head=_own_head(model, first.device),
-        keeps_logits="logits_to_keep" in inspect.signature(model.forward).parameters,
+        plain_lm_head=_plain_lm_head(model, embeddings.device),
+        has_logits_to_keep="logits_to_keep" in inspect.signature(model.forward).parameters,
         checkpointed=_checkpointed(model) if checkpointing else (),
         compiled=_compiled(model) if compiled else (),
     )
 
 
 def _decoder_layers(model: Any) -> list[Any]:
+    """Return the L layers of the decoder that may be compiled or checkpointed."""
     return [m for m in model.get_decoder().modules() if isinstance(m, GradientCheckpointingLayer)]
 
 
 def _compiled(model: Any) -> tuple[tuple[nn.Module, Any], ...]:
-    """The decoder's layers and their compiled forms; each shape is compiled when it first comes.
+    """Return the decoder's layers and their compiled forms; a shape is compiled when it comes.
 
     Layers are compiled, not the model: they share one program, which takes seconds, not minutes.
     """
-    found = _decoder_layers(model)
-    if not found:
+    layers = _decoder_layers(model)
+    if not layers:
         raise UnsupportedModel(f"{type(model).__name__} has no layers to compile: leave it out.")
-    return tuple((layer, torch.compile(layer._call_impl)) for layer in found)  # noqa: SLF001
+    return tuple((layer, torch.compile(layer._call_impl)) for layer in layers)  # noqa: SLF001
 
 
 def _checkpointed(model: Any) -> tuple[nn.Module, ...]:
@@ -249,22 +272,23 @@ def _checkpointed(model: Any) -> tuple[nn.Module, ...]:
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), batched.using(batched.current())
+        return nullcontext(), use_adapters(current_adapters())
 
-    found = _decoder_layers(model)
-    if not found:
+    layers = _decoder_layers(model)
+    if not layers:
         raise UnsupportedModel(
             f"{type(model).__name__} cannot compute its layers again: leave checkpointing out."
         )
-    for layer in found:
+    for layer in layers:
         layer.gradient_checkpointing = True
         layer._gradient_checkpointing_func = partial(  # noqa: SLF001  # its setter warns for nothing
             checkpoint, use_reentrant=False, context_fn=contexts
         )
-    return tuple(found)
+    return tuple(layers)
 
 
 def _placement(device: str | None, dtype: str | None) -> tuple[dict[str, Any], Any]:
+    """Return `device_map` as an option, and the dtype to load with or "auto"."""
     if dtype is not None and dtype not in _DTYPES:
         raise InvalidSetting(f"dtype is {dtype!r}: use one of {sorted(_DTYPES)}.")
     if device is None:
@@ -285,14 +309,14 @@ def _placement(device: str | None, dtype: str | None) -> tuple[dict[str, Any], A
 
 
 def _quick_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware; elsewhere it is very slow."""
+    """Return True if this processor multiplies bfloat16 in hardware; elsewhere it is very slow."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bar for reading local files; the caller's setting is kept."""
+    """Show no progress bar for reading local files; the caller's setting is kept."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -303,7 +327,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _path(name: str) -> str:
-    """Where a model lies, or its hub id; a model of the catalog is fetched if it is not there."""
+    """Return a model's path, or its hub id; one of the catalog is fetched if it is not there."""
     if name == models.TINY:
         with resources.as_file(resources.files("templora_memory") / "tiny") as folder:
             return str(folder)
@@ -313,6 +337,7 @@ def _path(name: str) -> str:
 
 
 def _advice(name: str, path: str, error: Exception) -> str:
+    """Return a message that says why a model cannot be loaded, and what to do."""
     reason = (
         str(error).strip().splitlines()[0].rstrip(".")
         if str(error).strip()
@@ -344,29 +369,29 @@ def _advice(name: str, path: str, error: Exception) -> str:
     )
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    found: set[int] = set()
+def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    ids: set[int] = set()
     for value in (getattr(model.generation_config, "eos_token_id", None), tokenizer.eos_token_id):
-        found |= {value} if isinstance(value, int) else set(value or ())
-    return frozenset(found)
+        ids |= {value} if isinstance(value, int) else set(value or ())
+    return frozenset(ids)
 
 
-def _context(config: Any, tokenizer: Any) -> int:
+def _max_length(config: Any, tokenizer: Any) -> int:
     for value in (getattr(config, "max_position_embeddings", None), tokenizer.model_max_length):
         if isinstance(value, int) and 0 < value < _UNBOUNDED:
             return value
-    return _DEFAULT_CONTEXT
+    return _DEFAULT_MAX_LENGTH
 
 
-def _own_head(model: Any, device: torch.device) -> bool:
-    """Whether head(hidden) gives the model's logits; measured, because families differ."""
-    head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear):
+def _plain_lm_head(model: Any, device: torch.device) -> bool:
+    """Return True if lm_head(hidden) is the model's logits; measured, because families differ."""
+    lm_head = model.get_output_embeddings()
+    if not isinstance(lm_head, nn.Linear):
         return False
     ids = torch.arange(5, device=device)[None] % model.get_input_embeddings().weight.shape[0]
     with torch.no_grad():
-        own = head(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
-        return torch.equal(own, model(input_ids=ids, use_cache=False).logits)
+        logits = lm_head(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
+        return torch.equal(logits, model(input_ids=ids, use_cache=False).logits)
 
 
 def _check_cache(model: Any, weight: Tensor) -> None:
@@ -375,49 +400,52 @@ def _check_cache(model: Any, weight: Tensor) -> None:
     Its answers would be wrong without an error, so it is measured: two halves of a text, the
     second after the stored cache of the first, give the logits of the whole.
     """
-    ids = torch.arange(_PROBE, device=weight.device)[None] * 7 % weight.shape[0]
-    places, half = torch.arange(_PROBE, device=weight.device)[None], _PROBE // 2
-    cache = stored_cache(None)
-    found: list[Tensor] = []
+    ids = torch.arange(_PROBE, device=weight.device)[None] * 7 % weight.shape[0]  # [1, S]
+    position_ids, half = torch.arange(_PROBE, device=weight.device)[None], _PROBE // 2
+    cache = dynamic_cache(None)
+    halves: list[Tensor] = []
     try:
         with torch.no_grad():
-            whole = model(input_ids=ids, use_cache=False).logits.float()
+            logits = model(input_ids=ids, use_cache=False).logits.float()  # [1, S, V]
             for part in (slice(half), slice(half, None)):
-                inputs = {"input_ids": ids[:, part], "position_ids": places[:, part]}
+                inputs = {"input_ids": ids[:, part], "position_ids": position_ids[:, part]}
                 out = model(**inputs, past_key_values=cache, use_cache=True)
-                found.append(out.logits.float())
-                cache = stored_cache(pairs_of(cache))
-            wrong = float((torch.cat(found, dim=1) - whole).norm() / whole.norm())
+                halves.append(out.logits.float())
+                cache = dynamic_cache(cached_key_values(cache))
+            error_share = float((torch.cat(halves, dim=1) - logits).norm() / logits.norm())
     except torch.OutOfMemoryError:
         raise
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UnsupportedModel(_KEEPS_MORE.format(type(model).__name__, error)) from error
+        raise UnsupportedModel(_NO_PLAIN_CACHE.format(type(model).__name__, error)) from error
     exact = weight.dtype == torch.float32 and not getattr(model, "is_quantized", False)
-    if wrong > (_NOISE if exact else 20 * _NOISE):
+    if error_share > (_NOISE if exact else 20 * _NOISE):
         raise UnsupportedModel(
-            _KEEPS_MORE.format(type(model).__name__, f"its logits change by {wrong:.1%}")
+            _NO_PLAIN_CACHE.format(type(model).__name__, f"its logits change by {error_share:.1%}")
         )
 
 
 def _identity(name: str, model: Any, tokenizer: Any) -> ModelIdentity:
+    """Return hashes of what has to stay the same for an adapter to fit."""
     config = {k: v for k, v in model.config.to_dict().items() if k not in _VOLATILE}
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        words = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+        vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)
     else:
         rules = json.loads(backend.to_str())
-        words = json.dumps({k: v for k, v in rules.items() if k not in {"padding", "truncation"}})
+        vocabulary = json.dumps(
+            {k: v for k, v in rules.items() if k not in {"padding", "truncation"}}
+        )
     return ModelIdentity(
         name=name,
         revision=getattr(model.config, "_commit_hash", None),
         config=_sha(json.dumps(config, sort_keys=True, default=str).encode()),
-        tokenizer=_sha(words.encode()),
+        tokenizer=_sha(vocabulary.encode()),
         weights=weights_digest(model),
     )
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Hash over evenly spaced samples of every weight, rounded to bfloat16."""
+    """Return a hash over evenly spaced samples of every weight, rounded to bfloat16."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):
         if weight.is_meta:  # offloaded: its values are not at hand
@@ -438,41 +466,21 @@ def _sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def stored_cache(pairs: Sequence[tuple[Tensor, Tensor]] | None) -> DynamicCache:
-    """A fresh cache over stored keys and values.
-
-    Always a new one: a forward appends to the cache it is given. Without a configuration every
-    layer keeps everything; sliding windows are the mask's business, so no token is ever dropped.
-    """
-    return DynamicCache(ddp_cache_data=list(pairs)) if pairs else DynamicCache()
-
-
-def pairs_of(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values of each layer [S, heads, T, width]."""
-    return [(layer.keys, layer.values) for layer in cache.layers]
-
-
-def pad_left(states: Tensor, width: int) -> Tensor:
-    """Keys or values [S, heads, T, size] with zeros before them, T becoming `width`."""
-    missing = width - states.shape[2]
-    if missing == 0:
-        return states
-    zeros = states.new_zeros(*states.shape[:2], missing, states.shape[3])
-    return torch.cat([zeros, states], dim=2)
-
-
-def losses(base: BaseModel, ids: Tensor, labels: Tensor, keep: Tensor, **inputs: Any) -> Tensor:
-    """Loss of the labelled positions [n] of one row, without gradient.
+def label_losses(
+    base: BaseModel, input_ids: Tensor, labels: Tensor, label_positions: Tensor, **inputs: Any
+) -> Tensor:
+    """Return the loss of each labelled position [T] of one row, without gradient.
 
     Args:
         base: the model.
-        ids: [1, T].
-        labels: next tokens of the kept positions [n].
-        keep: positions whose next token is wanted [n].
+        input_ids: [1, S].
+        labels: next tokens of these positions [T].
+        label_positions: positions whose next token is wanted [T].
         inputs: cache, mask, positions.
     """
     with torch.no_grad():
-        if base.own_head:
-            return loss.token_losses(base.hidden(ids, **inputs)[0, keep], base.head, labels)
-        rows = base.logits(ids, last=False, **inputs)[0, keep].float().log_softmax(-1)
-        return -rows.gather(1, labels[:, None]).squeeze(1)
+        if base.plain_lm_head:
+            hidden = base.hidden_states(input_ids, **inputs)[0, label_positions]  # [T, D]
+            return token_losses(hidden, base.lm_head, labels)
+        logits = base.logits(input_ids, last=False, **inputs)[0, label_positions]  # [T, V]
+        return -logits.float().log_softmax(-1).gather(1, labels[:, None]).squeeze(1)

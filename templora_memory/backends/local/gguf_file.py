@@ -1,4 +1,4 @@
-"""Base models in one GGUF file: what transformers can read of them, read once.
+"""Base models in one GGUF file, as far as transformers reads them, and each file read once.
 
 The weights are dequantised when the file is loaded: what learns and answers is an ordinary model in
 the chosen precision.
@@ -24,11 +24,11 @@ _MAGIC = b"GGUF"
 _PATCHING = threading.Lock()  # two loads at once would put back each other's replacements
 _NO_ARCHITECTURES = {"general", "tokenizer"}  # tables of transformers beside those of models
 ARCHITECTURES = tuple(sorted(set(GGUF_SUPPORTED_ARCHITECTURES) - _NO_ARCHITECTURES))
-"""What transformers reads from GGUF, by llama.cpp's names."""
+"""Architectures that transformers reads from GGUF, by llama.cpp's names."""
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a path means a GGUF file: by its name, or by its first bytes."""
+    """Return True if a path means a GGUF file: by its name, or by its first bytes."""
     if path.suffix.lower() == ".gguf":
         return True
     if not path.is_file():
@@ -39,7 +39,7 @@ def is_gguf(path: Path) -> bool:
 
 @contextmanager
 def load_options(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """For `from_pretrained`: a folder, options of the tokenizer, options of the model.
+    """Yield what `from_pretrained` needs: a folder, options of the tokenizer and of the model.
 
     Inside the ``with`` block the file is parsed once, where transformers does so three times.
 
@@ -49,8 +49,8 @@ def load_options(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, An
     """
     with _parsed_once():
         _check(path)
-        named = {"gguf_file": path.name}
-        yield str(path.parent), named, {**named, "quantization_config": GgufConfig(dequantize=True)}
+        file = {"gguf_file": path.name}
+        yield str(path.parent), file, {**file, "quantization_config": GgufConfig(dequantize=True)}
 
 
 @contextmanager

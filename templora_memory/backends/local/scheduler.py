@@ -1,17 +1,18 @@
-"""The one thread that owns the model.
+"""The one thread that owns the model, and the order in which work gets it.
 
 Work reaches it through a queue, in small units. *Answers* are decoded together, one token a round.
-*Lessons* learn together, one optimizer step a round. *Slices* (measuring) are Python generators
-that run from one `yield` to the next, one after the other. *Drafts* are answers that nobody reads:
-what a recipe lets the model write about a text. An error goes to the caller whose work caused it.
+*Training runs* learn together, one optimizer step a round. *Cooperative tasks* (measuring) are
+Python generators that run from one `yield` to the next, one after the other. *Drafts* are answers
+that nobody reads: what a recipe lets the model write about a text. An error goes to the caller
+whose work caused it.
 
-There are two sides. Answers, and slices that a caller waits for, are answering; lessons, drafts and
-what recipes measure are learning. While there is work on both sides, learning gets its share of the
-time, neither more nor less, and one absorb goes first, so that absorbs end one after the other
-instead of all of them late: an urgent one, which an answer waits for that has not come here yet, or
-the oldest. Between two tokens learning takes no longer than what the round before them earned it,
-and one unit. Where nobody waits, the kinds of learning take turns, so that lessons come together
-that can share a batch.
+There are two sides. Answers, and tasks that a caller waits for, are answering; training runs,
+drafts and what recipes measure are learning. While there is work on both sides, learning gets its
+share of the time, neither more nor less, and one absorb goes first, so that absorbs end one after
+the other instead of all of them late: an urgent one, which an answer waits for that has not come
+here yet, or the oldest. Between two tokens learning takes no longer than what the round before them
+earned it, and one unit. Where nobody waits, the kinds of learning take turns, so that training runs
+come together that can share a batch.
 """
 
 from __future__ import annotations
@@ -23,85 +24,151 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-from templora_memory.backends.local.priority_queue import NO_ABSORB, Absorb, Line
 from templora_memory.errors import Closed, ModelError
 
 _log = logging.getLogger("templora_memory")
 
 SHARE = 0.5
-"""How much of the time learning gets while somebody waits for an answer, by default."""
+"""Part of the time that learning gets while somebody waits for an answer, by default."""
 
 T = TypeVar("T")
-Slices: TypeAlias = Generator[None, None, T]
+CooperativeTask: TypeAlias = Generator[None, None, T]
+"""Work in pieces: the thread does something else between one `yield` and the next."""
 
 
-class Answers(Protocol):
-    """What is decoded, answers or drafts, as the worker sees it; on the worker's thread only."""
+# --- priorities --------------------------------------------------------------------------------
 
-    def add(self, answer: Any) -> None:
-        """Take in an answer that waits."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AbsorbPriority:
+    """The order of absorbs: what somebody waits for first, then the oldest.
+
+    `number` counts absorbs; `urgent` may begin to be true at any time.
+    """
+
+    number: int
+    urgent: Callable[[], bool]
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """A sort key; the lowest goes first."""
+        return not self.urgent(), self.number
+
+
+def never() -> bool:
+    """Return False: for what is never urgent, or never cancelled."""
+    return False
+
+
+DEFAULT_PRIORITY = AbsorbPriority(0, never)
+"""Of work that is part of no absorb."""
+
+
+class Prioritized(Protocol):
+    """Work that is done for an absorb."""
+
+    priority: AbsorbPriority
+
+
+W = TypeVar("W", bound=Prioritized)
+
+
+class PriorityQueue(Generic[W]):
+    """Work that waits, in the order of its absorbs; that of one absorb in the order it came."""
+
+    def __init__(self) -> None:
+        self._waiting: list[W] = []
+
+    def add(self, work: W) -> None:
+        """Take in work that waits."""
+        self._waiting.append(work)
+
+    @property
+    def busy(self) -> bool:
+        """True while there is work."""
+        return bool(self._waiting)
+
+    @property
+    def ordered(self) -> list[W]:
+        """All work, in its order by now: an absorb may have become urgent."""
+        return sorted(self._waiting, key=lambda work: work.priority.rank)
+
+    @property
+    def first(self) -> AbsorbPriority:
+        """The highest priority there is."""
+        return min((work.priority for work in self._waiting), key=lambda priority: priority.rank)
+
+
+# --- parts -------------------------------------------------------------------------------------
+
+
+class DecodeQueue(Protocol):
+    """Answers or drafts, as the model thread sees them; called on that thread only."""
+
+    def add(self, request: Any) -> None:
+        """Take in a request that waits."""
         ...
 
     @property
-    def busy(self) -> bool: ...
+    def busy(self) -> bool:
+        """True while there is a request."""
+        ...
 
     @property
-    def first(self) -> Absorb:
-        """The absorb whose turn it is among those that these belong to."""
+    def first(self) -> AbsorbPriority:
+        """The highest priority among the requests."""
         ...
 
     def step(self) -> None:
-        """One round: the next token of every answer. Never raises."""
+        """Run one round: the next token of every answer. Never raises."""
         ...
 
     def fail(self, error: BaseException) -> None:
-        """End every answer with this error."""
+        """End every request with this error."""
         ...
 
 
-class Lessons(Protocol):
-    """What learns, as the worker sees it; called on the worker's thread only."""
+class TrainingQueue(Protocol):
+    """Training runs, as the model thread sees them; called on that thread only."""
 
-    def add(self, lesson: Any) -> None:
-        """Take in a lesson that waits."""
+    def add(self, run: Any) -> None:
+        """Take in a run that waits."""
         ...
 
     @property
-    def busy(self) -> bool: ...
+    def busy(self) -> bool:
+        """True while there is a run."""
+        ...
 
     @property
-    def first(self) -> Absorb:
-        """The absorb whose turn it is; a short step is of this one."""
+    def first(self) -> AbsorbPriority:
+        """The highest priority among the runs; a short step is of this one."""
         ...
 
     def step(self, *, short: bool) -> None:
-        """One optimizer step, a short one if somebody waits. Never raises."""
+        """Take one optimizer step, a short one if somebody waits. Never raises."""
         ...
 
     def fail(self, error: BaseException) -> None:
-        """End every lesson with this error."""
+        """End every run with this error."""
         ...
 
 
-def _dead(error: BaseException) -> ModelError:
-    return ModelError(
-        f"The thread that owns the model died ({type(error).__name__}: {error}): close this "
-        "service and make a new one. Text is in the journal, revisions are on disk."
-    )
+class _PendingTask(Generic[T]):
+    """A cooperative task and the future of its result."""
 
-
-class _Work(Generic[T]):
-    def __init__(self, slices: Slices[T], absorb: Absorb) -> None:
-        self.slices = slices
-        self.absorb = absorb
+    def __init__(self, task: CooperativeTask[T], priority: AbsorbPriority) -> None:
+        self._task = task
+        self.priority = priority
         self.result: Future[T] = Future()
 
     def step(self) -> bool:
-        """Run to the next yield; returns whether it is done."""
+        """Run to the next yield; return True if the task has ended."""
         try:
-            next(self.slices)
+            next(self._task)
         except StopIteration as stop:
             self.result.set_result(stop.value)
         except BaseException as error:  # noqa: BLE001  # belongs to whoever waits for the result
@@ -111,56 +178,69 @@ class _Work(Generic[T]):
         return True
 
     def fail(self, error: BaseException) -> None:
-        self.slices.close()
+        """End the task with this error."""
+        self._task.close()
         if not self.result.done():
             self.result.set_exception(error)
 
 
-class _Measuring(Line[_Work[Any]]):
-    """Slices, one after the other; first those of the absorb whose turn it is."""
+class _TaskQueue(PriorityQueue[_PendingTask[Any]]):
+    """Cooperative tasks, one after the other."""
 
     def step(self) -> None:
-        work = self.ordered[0]
-        if work.step():
-            self._waiting.remove(work)
+        """Run the first task to its next yield."""
+        task = self.ordered[0]
+        if task.step():
+            self._waiting.remove(task)
 
     def fail(self, error: BaseException) -> None:
-        for work in self._waiting:
-            work.fail(error)
+        """End every task with this error."""
+        for task in self._waiting:
+            task.fail(error)
 
 
-class Worker:
-    """Runs answers, drafts, lessons and slices until it is closed.
+# --- the thread --------------------------------------------------------------------------------
+
+
+def _dead(error: BaseException) -> ModelError:
+    return ModelError(
+        f"The thread that owns the model died ({type(error).__name__}: {error}): close this "
+        "service and make a new one. Text is in the journal, revisions are on disk."
+    )
+
+
+class ModelThread:
+    """Runs answers, drafts, training runs and cooperative tasks until it is closed.
 
     Args:
         answers: what is decoded for somebody who waits for it.
-        drafts: what is decoded for lessons.
-        lessons: what learns.
+        drafts: what is decoded for training runs.
+        training: what learns.
         share: of the time, for learning while somebody waits; above 0, below 1.
         clock: seconds.
     """
 
     def __init__(
         self,
-        answers: Answers,
-        drafts: Answers,
-        lessons: Lessons,
+        answers: DecodeQueue,
+        drafts: DecodeQueue,
+        training: TrainingQueue,
         *,
         share: float = SHARE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._answers = answers
         self._drafts = drafts
-        self._lessons = lessons
+        self._training = training
         self._earned = share / (1 - share)  # by a second of answering, for learning
         self._clock = clock
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._asked = _Measuring()  # what a caller waits for
-        self._measuring = _Measuring()  # what a recipe waits for
-        self._kinds: list[tuple[Answers | Lessons | _Measuring, Callable[[], None]]] = [
+        self._caller_tasks = _TaskQueue()  # what a caller waits for
+        self._recipe_tasks = _TaskQueue()  # what a recipe waits for
+        self._kinds: list[tuple[DecodeQueue | TrainingQueue | _TaskQueue, Callable[[], None]]] = [
             (drafts, drafts.step),
-            (self._measuring, self._measuring.step),
-            (lessons, lambda: lessons.step(short=self._pressed)),
+            (self._recipe_tasks, self._recipe_tasks.step),
+            (training, lambda: training.step(short=self._pressed)),
         ]  # of learning; whichever had its turn goes to the end
         self._lock = threading.Lock()
         self._closed = False
@@ -168,41 +248,46 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="templora-model", daemon=True)
         self._thread.start()
 
-    def answer(self, answer: Any) -> None:
+    def answer(self, request: Any) -> None:
         """Queue an answer.
 
         Raises:
             Closed: no more work is taken.
         """
-        self._put(lambda: self._answers.add(answer))
+        self._put(lambda: self._answers.add(request))
 
-    def draft(self, answer: Any) -> None:
+    def draft(self, request: Any) -> None:
         """Queue an answer that learning waits for, not a person.
 
         Raises:
             Closed: no more work is taken.
         """
-        self._put(lambda: self._drafts.add(answer))
+        self._put(lambda: self._drafts.add(request))
 
-    def learn(self, lesson: Any) -> None:
-        """Queue a lesson; its own future has the result.
+    def learn(self, run: Any) -> None:
+        """Queue a training run; its own future has the result.
 
         Raises:
             Closed: no more work is taken.
         """
-        self._put(lambda: self._lessons.add(lesson))
+        self._put(lambda: self._training.add(run))
 
-    def run(self, slices: Slices[T], *, absorb: Absorb | None = None) -> T:
-        """Run slices and wait for their result; whatever they raise is raised here.
+    def run(self, task: CooperativeTask[T], *, priority: AbsorbPriority | None = None) -> T:
+        """Run a task and wait for its result; whatever it raises is raised here.
 
-        `absorb`: what they are part of; None: a caller waits for them.
+        Args:
+            task: the work.
+            priority: of the absorb that it is part of; None: a caller waits for it.
+
+        Raises:
+            Closed: no more work is taken.
         """
         if threading.current_thread() is self._thread:
-            raise RuntimeError("the worker cannot wait for itself")
-        work = _Work(slices, absorb or NO_ABSORB)
-        waiting = self._asked if absorb is None else self._measuring
-        self._put(lambda: waiting.add(work))
-        return work.result.result()
+            raise RuntimeError("the model thread cannot wait for itself")
+        pending = _PendingTask(task, priority or DEFAULT_PRIORITY)
+        tasks = self._caller_tasks if priority is None else self._recipe_tasks
+        self._put(lambda: tasks.add(pending))
+        return pending.result.result()
 
     def _put(self, message: Callable[[], None]) -> None:
         with self._lock:
@@ -234,13 +319,15 @@ class Worker:
                 while True:
                     if (message := self._inbox.get_nowait()) is not None:
                         message()
-        for part in (self._answers, self._asked, self._drafts, self._measuring, self._lessons):
+        for part in (
+            self._answers, self._caller_tasks, self._drafts, self._recipe_tasks, self._training,
+        ):  # fmt: skip
             part.fail(error)
 
     @property
     def _awaited(self) -> bool:
-        """Whether somebody waits for an answer."""
-        return self._answers.busy or self._asked.busy
+        """True while somebody waits for an answer."""
+        return self._answers.busy or self._caller_tasks.busy
 
     @property
     def _learning(self) -> bool:
@@ -248,7 +335,7 @@ class Worker:
 
     @property
     def _pressed(self) -> bool:
-        """Whether somebody waits, for an answer or for an absorb."""
+        """True while somebody waits, for an answer or for an absorb."""
         return self._awaited or any(part.busy and part.first.urgent() for part, _ in self._kinds)
 
     def _work(self) -> None:
@@ -266,13 +353,13 @@ class Worker:
                 owed = 0.0  # nobody saves time up for later
 
     def _answer(self) -> None:
-        """A unit of answering: a token of every answer, and a slice."""
-        for part in (self._answers, self._asked):
+        """Do a unit of answering: a token of every answer, and a piece of a task."""
+        for part in (self._answers, self._caller_tasks):
             if part.busy:
                 part.step()
 
     def _learn(self) -> None:
-        """A unit of learning."""
+        """Do a unit of learning."""
         ready = [kind for kind in self._kinds if kind[0].busy]
         chosen = min(ready, key=lambda kind: kind[0].first.rank) if self._pressed else ready[0]
         self._kinds.remove(chosen)
@@ -280,7 +367,7 @@ class Worker:
         chosen[1]()
 
     def _read(self) -> bool:
-        """Take in new work, waiting if there is nothing to do; False: stop."""
+        """Take in new work, waiting if there is nothing to do; return False to stop."""
         idle = not (self._awaited or self._learning)
         with contextlib.suppress(queue.Empty):
             while True:

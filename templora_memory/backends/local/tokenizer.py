@@ -1,4 +1,4 @@
-"""Text to tokens and back: the chat template, training segments, and incremental decoding.
+"""Text to tokens and back: the chat template, and tokens to train on with their loss weights.
 
 One lock guards the tokenizer: fast tokenizers refuse concurrent use from several threads. A second
 one, with its own lock, decodes, so that answers go on while a long text is encoded.
@@ -28,16 +28,21 @@ PLAIN_STOP = "\nUser:"  # such a model goes on with the other side of the conver
 
 _UNBOUNDED = 10**30
 SEPARATOR = "\n\n"  # between documents that do not continue each other
-_TAIL = 8  # tokens before a text that decide how it begins
 _SPOKEN = frozenset({"assistant", "call"})  # written by the model
-_CHARACTER = 4  # bytes, and so tokens, of the longest character
 LONG_TURN = 16  # messages
 OPENING = "Hello."  # the user's part where a template insists that the user speaks first
 
 
 @dataclass(frozen=True, slots=True)
-class Habits:
-    """What a chat template puts up with; measured on it, because templates differ silently."""
+class TemplateCapabilities:
+    """The messages that a chat template renders; measured on it, because templates differ silently.
+
+    Args:
+        system: a system message.
+        tool: a tool's result.
+        same_role_twice: two messages of one role in a row.
+        assistant_first: a conversation that the assistant begins.
+    """
 
     system: bool
     tool: bool
@@ -46,14 +51,14 @@ class Habits:
 
 
 @dataclass(frozen=True, slots=True)
-class Segments:
-    """Tokens to train on: `weights` is 1 where the token is learned, 0 where it is only seen."""
+class MaskedTokens:
+    """Tokens with a loss weight each: 1 where the token is learned, 0 where it is only seen."""
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
 
 
-class Text:
+class ChatTokenizer:
     """A tokenizer and its chat template, safe to use from any thread."""
 
     def __init__(self, tokenizer: Any, *, thinking: bool = False) -> None:
@@ -65,20 +70,20 @@ class Text:
         self._reader = copy.deepcopy(tokenizer)
         self._reading = threading.Lock()
         self._template = None if getattr(tokenizer, "chat_template", None) else PLAIN_TEMPLATE
-        self._habits = self._measure()
+        self._capabilities = self._measure()
         self._lead = self._measure_lead()
-        said = [self._render([Message("assistant", letter)]) for letter in "xy"]
-        self._opening = _common(*said)  # what stands before the text of an assistant's message
+        rendered = [self._render([Message("assistant", letter)]) for letter in "xy"]
+        self._opening = _common_length(*rendered)  # tokens before an assistant's text
 
     @property
-    def plain(self) -> bool:
-        """Whether the model has no chat template of its own."""
+    def uses_plain_template(self) -> bool:
+        """True if the model has no chat template of its own."""
         return self._template is not None
 
     # --- chat ----------------------------------------------------------------------------------
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Tokens of a conversation, up to where the assistant's answer begins.
+        """Return the tokens of a conversation, up to where the assistant's answer begins.
 
         Raises:
             InvalidText: the template refuses it.
@@ -91,8 +96,8 @@ class Text:
         *,
         lead: bool,
         roles: frozenset[str] = LEARNED_ROLES,
-    ) -> Segments:
-        """Tokens of a dialogue to train on; messages of these roles are learned.
+    ) -> MaskedTokens:
+        """Return the tokens of a dialogue to train on; messages of these roles are learned.
 
         Each turn is rendered on its own, so that the cost grows with the text and no template
         rewrites an earlier turn. `lead` keeps what the template puts before the first message.
@@ -100,25 +105,26 @@ class Text:
         ids: list[int] = []
         weights: list[float] = []
         for turn in _turns(messages):
-            known: list[int] = []
-            marks: list[float] = []
-            if turn[0].role in _SPOKEN and not self._habits.assistant_first:
-                known = self._render([Message("user", OPENING)])  # nobody said that
-                marks = [0.0] * len(known)
+            turn_ids: list[int] = []
+            turn_weights: list[float] = []
+            if turn[0].role in _SPOKEN and not self._capabilities.assistant_first:
+                turn_ids = self._render([Message("user", OPENING)])  # nobody said that
+                turn_weights = [0.0] * len(turn_ids)
             for count, message in enumerate(turn, start=1):
                 rendered = self._render(turn[:count])
-                same = _common(known, rendered)
+                same = _common_length(turn_ids, rendered)
                 learned = message.role in roles and bool(message.content.strip())
-                marks = marks[:same] + [float(learned)] * (len(rendered) - same)
-                known = rendered
-            marks[: self._lead] = [0.0] * min(self._lead, len(marks))
+                new_weights = [float(learned)] * (len(rendered) - same)
+                turn_ids, turn_weights = rendered, turn_weights[:same] + new_weights
+            turn_weights[: self._lead] = [0.0] * min(self._lead, len(turn_weights))
             skip = 0 if lead and not ids else self._lead
-            ids += known[skip:]
-            weights += marks[skip:]
-        return Segments(tuple(ids), tuple(weights))
+            ids += turn_ids[skip:]
+            weights += turn_weights[skip:]
+        return MaskedTokens(tuple(ids), tuple(weights))
 
     def _render(self, messages: Sequence[Message], *, answer: bool = False) -> list[int]:
-        rows = _as_rows(messages, self._habits)
+        """Return the tokens of messages, with `answer` up to where the assistant's begins."""
+        rows = _as_rows(messages, self._capabilities)
         try:
             return self._apply(rows, answer=answer)
         except (TemplateError, ValueError, TypeError, KeyError) as error:
@@ -142,28 +148,30 @@ class Text:
         return list(encoded["input_ids"])
 
     def tools(self, tools: Sequence[Mapping[str, Any]]) -> str | None:
-        """What the chat template itself says about tools in the system message; None: nothing."""
+        """Return what the chat template writes about tools in the system message; None: nothing."""
         mark = "alpha"
         rows = [{"role": "system", "content": mark}, {"role": "user", "content": "beta"}]
         try:
             with self._lock:
-                plain, told = (
+                without, with_tools = (
                     str(self._tokenizer.apply_chat_template(rows, tokenize=False, **extra))
                     for extra in ({}, {"tools": list(tools)})
                 )
                 special = list(self._tokenizer.all_special_tokens)
         except (TemplateError, ValueError, TypeError, KeyError):
             return None
-        begin, found, rest = plain.partition(mark)
-        before = begin + found
-        if not (found and told.startswith(before) and told[len(before) :].endswith(rest)):
-            return None  # it says it elsewhere
-        said = told[len(before) : len(told) - len(rest)].strip()
-        return None if any(token in said for token in special) else said or None
+        begin, marked, after = without.partition(mark)
+        before = begin + marked
+        if not (
+            marked and with_tools.startswith(before) and with_tools[len(before) :].endswith(after)
+        ):
+            return None  # it writes it elsewhere
+        words = with_tools[len(before) : len(with_tools) - len(after)].strip()
+        return None if any(token in words for token in special) else words or None
 
-    def _measure(self) -> Habits:
-        def shows(*rows: tuple[str, str]) -> bool:
-            """Whether the template renders these rows with all of their text."""
+    def _measure(self) -> TemplateCapabilities:
+        def renders(*rows: tuple[str, str]) -> bool:
+            """Return True if the template renders these rows with all of their text."""
             try:
                 ids = self._apply([{"role": r, "content": c} for r, c in rows], answer=False)
             except (TemplateError, ValueError, TypeError, KeyError):
@@ -171,36 +179,36 @@ class Text:
             text = self.decode(ids, special=True)
             return all(content in text for _, content in rows)
 
-        return Habits(
-            system=shows(("system", "alpha"), ("user", "beta")),
-            tool=shows(("user", "alpha"), ("assistant", "beta"), ("tool", "gamma")),
-            same_role_twice=shows(("user", "alpha"), ("user", "beta")),
-            assistant_first=shows(("assistant", "alpha"), ("user", "beta")),
+        return TemplateCapabilities(
+            system=renders(("system", "alpha"), ("user", "beta")),
+            tool=renders(("user", "alpha"), ("assistant", "beta"), ("tool", "gamma")),
+            same_role_twice=renders(("user", "alpha"), ("user", "beta")),
+            assistant_first=renders(("assistant", "alpha"), ("user", "beta")),
         )
 
     def _measure_lead(self) -> int:
-        """How many tokens the template puts before the first message."""
+        """Count the tokens that the template puts before the first message."""
         pair = [Message("user", "a"), Message("assistant", "b")]
         once, twice = self._render(pair), self._render(pair + pair)
         if twice[: len(once)] == once:
             return max(0, 2 * len(once) - len(twice))
         # The newest answer is dressed differently (an empty thought): both end in the same turn.
-        return len(once) - _common(once[::-1], twice[::-1])
+        return len(once) - _common_length(once[::-1], twice[::-1])
 
     # --- plain text ----------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of plain text: no special tokens are added or read from it."""
+        """Return the tokens of plain text: no special tokens are added or read from it."""
         with self._lock:
             encoded = self._tokenizer(
                 text, add_special_tokens=False, split_special_tokens=True, verbose=False
             )
         return list(encoded["input_ids"])
 
-    def documents(self, documents: Sequence[Document], *, start: int | None) -> Segments:
-        """Tokens of documents one after the other; every token of their text is learned.
+    def documents(self, documents: Sequence[Document], *, bos_token_id: int | None) -> MaskedTokens:
+        """Return tokens of documents one after the other; every token of their text is learned.
 
-        `start` (the model's begin token) is put before the first, unless that one continues.
+        `bos_token_id` is put before the first, unless that one continues.
         """
         ids: list[int] = []
         weights: list[float] = []
@@ -209,23 +217,23 @@ class Text:
                 gap = self.encode(SEPARATOR)
                 ids += gap
                 weights += [0.0] * len(gap)
-            elif not ids and not document.continues and start is not None:
-                ids, weights = [start], [0.0]
-            own = self.encode(document.text)
-            ids += own
-            weights += [1.0] * len(own)
-        return Segments(tuple(ids), tuple(weights))
+            elif not ids and not document.continues and bos_token_id is not None:
+                ids, weights = [bos_token_id], [0.0]
+            text_ids = self.encode(document.text)
+            ids += text_ids
+            weights += [1.0] * len(text_ids)
+        return MaskedTokens(tuple(ids), tuple(weights))
 
-    def statements(self, sentences: Sequence[str]) -> Segments:
-        """Each sentence as a message of the assistant; its text and its end are learned."""
+    def statements(self, sentences: Sequence[str]) -> MaskedTokens:
+        """Return each sentence as a message of the assistant; its text and its end are learned."""
         ids: list[int] = []
         weights: list[float] = []
         for sentence in sentences:
-            said = self._render([Message("assistant", sentence)])
+            rendered = self._render([Message("assistant", sentence)])
             skip = self._lead if ids else 0
-            ids += said[skip:]
-            weights += [0.0] * (self._opening - skip) + [1.0] * (len(said) - self._opening)
-        return Segments(tuple(ids), tuple(weights))
+            ids += rendered[skip:]
+            weights += [0.0] * (self._opening - skip) + [1.0] * (len(rendered) - self._opening)
+        return MaskedTokens(tuple(ids), tuple(weights))
 
     def split(self, text: str, tokens: int) -> tuple[str, ...]:
         """Cut text into pieces of `tokens` tokens; the pieces, joined, are the text."""
@@ -243,6 +251,7 @@ class Text:
         return tuple(piece for piece in pieces if piece)
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Return the text of tokens; control tokens are left out unless `special`."""
         with self._reading:
             text: str = self._reader.decode(
                 list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False
@@ -251,7 +260,7 @@ class Text:
 
 
 def _turns(messages: Sequence[Message]) -> list[list[Message]]:
-    """Turns; a very long one (a tool loop) in parts that begin with the assistant.
+    """Return turns; a very long one (a tool loop) in parts that begin with the assistant.
 
     Each part is rendered once per message, so its length is what rendering costs.
     """
@@ -265,7 +274,8 @@ def _turns(messages: Sequence[Message]) -> list[list[Message]]:
     return turns
 
 
-def _common(left: Sequence[int], right: Sequence[int]) -> int:
+def _common_length(left: Sequence[int], right: Sequence[int]) -> int:
+    """Return the length of what both begin with."""
     count = 0
     for a, b in zip(left, right, strict=False):
         if a != b:
@@ -274,20 +284,22 @@ def _common(left: Sequence[int], right: Sequence[int]) -> int:
     return count
 
 
-def _as_rows(messages: Sequence[Message], habits: Habits) -> list[dict[str, str]]:
-    """Rows for the template, reshaped only as far as it insists on it."""
-    rows = _calls_as_said(messages)
-    if not habits.tool:
+def _as_rows(
+    messages: Sequence[Message], capabilities: TemplateCapabilities
+) -> list[dict[str, str]]:
+    """Return rows for the template, reshaped only as far as it insists on it."""
+    rows = _join_calls(messages)
+    if not capabilities.tool:
         for row in rows:
             if row["role"] == "tool":
                 row["role"] = "user"
-    if not habits.system:
+    if not capabilities.system:
         rows = _fold_system(rows)
-    if not habits.assistant_first:
+    if not capabilities.assistant_first:
         first = next((i for i, row in enumerate(rows) if row["role"] != "system"), None)
         if first is not None and rows[first]["role"] == "assistant":
             rows.insert(first, {"role": "user", "content": OPENING})
-    if not habits.same_role_twice:
+    if not capabilities.same_role_twice:
         merged: list[dict[str, str]] = []
         for row in rows:
             if merged and merged[-1]["role"] == row["role"]:
@@ -298,7 +310,8 @@ def _as_rows(messages: Sequence[Message], habits: Habits) -> list[dict[str, str]
     return rows
 
 
-def _calls_as_said(messages: Sequence[Message]) -> list[dict[str, str]]:
+def _join_calls(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """Return rows in which a tool call is part of the assistant's message before it."""
     rows: list[dict[str, str]] = []
     for message in messages:
         if message.role != "call":
@@ -311,6 +324,7 @@ def _calls_as_said(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 def _fold_system(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return rows with the system messages at the beginning of the user's first."""
     system = "\n\n".join(row["content"] for row in rows if row["role"] == "system")
     others = [row for row in rows if row["role"] != "system"]
     if not system:
@@ -319,71 +333,3 @@ def _fold_system(rows: list[dict[str, str]]) -> list[dict[str, str]]:
         first = {"role": "user", "content": f"{system}\n\n{others[0]['content']}"}
         return [first, *others[1:]]
     return [{"role": "user", "content": system}, *others]
-
-
-class Decoder:
-    """Text from tokens as they come, and where to stop.
-
-    A piece is held back while it ends inside a character (U+FFFD) or could be the beginning of a
-    stop text. Where the tokens go on with a text, `before` is that text, of whose last `unsaid`
-    tokens nothing was given out yet.
-    """
-
-    def __init__(
-        self, text: Text, stop: Sequence[str], *, before: Sequence[int] = (), unsaid: int = 0
-    ) -> None:
-        self._text = text
-        self._stop = tuple(stop)
-        self._ids = list(before[-_TAIL:])
-        self._from = 0  # decoding starts here: a token's text may depend on the one before
-        self._done = len(self._ids) - unsaid  # text of these is in `_pending` or was given out
-        self._pending = ""
-        self.stopped = False
-
-    def push(self, token: int) -> str:
-        """Take in a token; returns text that is certain by now."""
-        self._ids.append(token)
-        before = self._text.decode(self._ids[self._from : self._done])
-        after = self._text.decode(self._ids[self._from :])
-        if after.endswith("\ufffd") or len(after) <= len(before):
-            return ""
-        self._from, self._done = self._done, len(self._ids)
-        return self._give(after[len(before) :])
-
-    def _give(self, fresh: str) -> str:
-        self._pending += fresh
-        ends = [at for stop in self._stop if (at := self._pending.find(stop)) >= 0]
-        if ends:
-            self.stopped = True
-            text, self._pending = self._pending[: min(ends)], ""
-            return text
-        keep = max((_overlap(self._pending, stop) for stop in self._stop), default=0)
-        cut = len(self._pending) - keep
-        text, self._pending = self._pending[:cut], self._pending[cut:]
-        return text
-
-    @property
-    def held(self) -> int:
-        """How many of the last tokens no text was made of yet."""
-        return len(self._ids) - self._done
-
-    def finish(self, *, hold: bool = False) -> str:
-        """The rest: text that was held back; with `hold` all but a character that may go on."""
-        rest = ""
-        if not hold or self.held >= _CHARACTER:
-            before = self._text.decode(self._ids[self._from : self._done])
-            after = self._text.decode(self._ids[self._from :])
-            self._done = len(self._ids)
-            rest = self._give(after[len(before) :]) if len(after) > len(before) else ""
-        if self.stopped:
-            return rest
-        rest, self._pending = rest + self._pending, ""
-        return rest
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0

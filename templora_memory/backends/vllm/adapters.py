@@ -1,4 +1,4 @@
-"""Which adapters a vLLM server knows, under which names.
+"""The names under which a vLLM server knows adapters.
 
 Every content has a name and a path of its own and is never loaded again in place: vLLM caches
 keys and values by name and path, so another content under a known name would be answered with
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from templora_memory.backends.vllm.client import Client, Refused
+from templora_memory.backends.vllm.client import Client, HttpError
 from templora_memory.errors import InvalidSetting, ModelError, UnknownRevision
 from templora_memory.ports import Adapter
 
@@ -28,12 +28,12 @@ SUFFIXES = frozenset({".json", ".safetensors"})
 
 
 def adapter_name(version: str) -> str:
-    """What vLLM calls the adapter with this version."""
+    """Return the name that vLLM is given for the adapter with this version."""
     return f"templora-{hashlib.sha256(version.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
 
 
-class Adapters:
-    """The adapters that were registered here.
+class AdapterRegistry:
+    """The adapters that this process has registered with a server.
 
     Args:
         client: the server.
@@ -104,7 +104,7 @@ class Adapters:
             return False
 
     def lost(self, name: str) -> None:
-        """Note that the server does not know a name any more: unloaded by another, or restarted."""
+        """Drop a name that the server does not know any more: unloaded by another, or restarted."""
         with self._lock:
             self._known.pop(name, None)
 
@@ -113,7 +113,7 @@ class Adapters:
         body = {"lora_name": name, "lora_path": self._path(adapter.folder)}
         try:
             self._client.call("POST", "/v1/load_lora_adapter", body)
-        except Refused as error:
+        except HttpError as error:
             if error.status == _MISSING and not adapter.folder.is_dir():
                 raise UnknownRevision(f"{adapter.folder} is gone.") from error
             # the name says what the content is: somebody else's registration will do
@@ -129,18 +129,18 @@ class Adapters:
             self._left.pop(name, None)
 
     def served(self) -> dict[str, int | None]:
-        """The names of all models and adapters of the server, with the length of a model."""
-        found = json.loads(self._client.call("GET", "/v1/models"))
-        return {str(one["id"]): one.get("max_model_len") for one in found["data"]}
+        """Return the names of all models and adapters of the server, with the length of a model."""
+        listed = json.loads(self._client.call("GET", "/v1/models"))
+        return {str(model["id"]): model.get("max_model_len") for model in listed["data"]}
 
     def _check(self, folder: Path) -> None:
         """Look before the server does: only what it may parse, no larger than it is meant to be."""
         try:
             files = {path.name: path.lstat().st_size for path in folder.iterdir()}
-            strange = [name for name in files if Path(name).suffix not in SUFFIXES]
-            if strange or any(path.is_symlink() for path in folder.iterdir()):
+            unknown = [name for name in files if Path(name).suffix not in SUFFIXES]
+            if unknown or any(path.is_symlink() for path in folder.iterdir()):
                 raise InvalidSetting(
-                    f"{folder} holds {(strange or ['a link'])[0]!r}: only JSON and safetensors are "
+                    f"{folder} holds {(unknown or ['a link'])[0]!r}: only JSON and safetensors are "
                     "handed to a server."
                 )
             if (size := sum(files.values())) > self._max_bytes:
@@ -205,7 +205,7 @@ class Adapters:
     def _unload(self, name: str) -> None:
         try:
             self._client.call("POST", "/v1/unload_lora_adapter", {"lora_name": name})
-        except Refused as error:
+        except HttpError as error:
             if error.status != _MISSING:  # another client has unloaded it already
                 _log.warning("vLLM does not unload %s: %s", name, error)
         except ModelError as error:

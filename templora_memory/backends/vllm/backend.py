@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from templora_memory.backends.vllm.adapters import Adapters
-from templora_memory.backends.vllm.client import Answer, Client, Refused
+from templora_memory.backends.vllm.adapters import AdapterRegistry
+from templora_memory.backends.vllm.client import Client, HttpError, ResponseStream
 from templora_memory.domain.manifest import ModelIdentity
 from templora_memory.domain.messages import Message
 from templora_memory.domain.results import AbsorbProgress, FinishReason, LearnStats
@@ -41,7 +41,7 @@ _TOOL_ROLES = {"tool": "user", "call": "assistant"}
 
 
 class VllmBackend:
-    """Learns, counts and measures with `trainer`, answers with a vLLM server.
+    """Experimental: answers with a vLLM server; learns, counts and measures with `trainer`.
 
     **Not run against a real vLLM**: neither the project's tests nor its authors have had one. The
     calls are those of vLLM 0.33 as its source and documentation describe them, and the tests run
@@ -92,7 +92,7 @@ class VllmBackend:
             raise InvalidSetting(f"keep is {keep!r}: at least one revision must be registered.")
         self._trainer = trainer
         self._client = Client(url, key=key, seconds=seconds)
-        self._adapters = Adapters(
+        self._adapters = AdapterRegistry(
             self._client, keep=keep, max_rank=max_rank, max_bytes=max_bytes, path=path
         )
         self._model = model
@@ -107,11 +107,16 @@ class VllmBackend:
     # --- life ----------------------------------------------------------------------------------
 
     def open(self) -> None:
+        """Ask the server for its base model, and open the trainer.
+
+        Raises:
+            ModelNotFound: it does not answer, or serves no such model.
+        """
         if self._base is not None:
             return
         try:
             served = self._adapters.served()
-        except (Refused, ModelError) as error:
+        except (HttpError, ModelError) as error:
             raise ModelNotFound(
                 f"vLLM at {self._client.url} does not say what it serves: {error}"
             ) from error
@@ -127,6 +132,7 @@ class VllmBackend:
         self._base = name
 
     def close(self) -> None:
+        """End streams under way, unload the adapters, and close the trainer."""
         with self._lock:
             base, self._base = self._base, None
             streams = list(self._streams)
@@ -138,10 +144,12 @@ class VllmBackend:
 
     @property
     def identity(self) -> ModelIdentity:
+        """Name and hashes of the trainer's model."""
         return self._trainer.identity
 
     @property
     def limits(self) -> ModelLimits:
+        """The trainer's limits; the length is the shorter of the two."""
         limits = self._trainer.limits
         return replace(limits, context=min(limits.context, self._length or limits.context))
 
@@ -156,11 +164,20 @@ class VllmBackend:
         return self._adapters.pending
 
     def release(self, prefix: str) -> tuple[str, ...]:
+        """Drop adapters whose version begins with `prefix`; return what may be left elsewhere."""
         return (*self._trainer.release(prefix), *self._adapters.release(prefix))
 
     # --- answering -----------------------------------------------------------------------------
 
     def stream(self, request: GenerateRequest) -> TokenStream:
+        """Begin to answer; see `Generator.stream`.
+
+        Raises:
+            UnknownRevision: the adapter's folder is gone.
+            InvalidSetting: a strength between 0 and 1, or an adapter over a limit.
+            InvalidText: the server refuses the request.
+            ModelError: the server cannot answer.
+        """
         if request.adapter is not None and not request.adapter.folder.is_dir():
             raise UnknownRevision(f"{request.adapter.folder} is gone.")
         if request.strength not in {0.0, 1.0}:
@@ -176,15 +193,15 @@ class VllmBackend:
             self._streams.add(stream)
         return stream
 
-    def _ask(self, request: GenerateRequest, base: str, stack: ExitStack) -> Answer:
-        """Send a request; what it holds until its end is on the stack."""
+    def _ask(self, request: GenerateRequest, base: str, stack: ExitStack) -> ResponseStream:
+        """Send a request; put on the stack what it holds until its end."""
         for attempt in range(_TRIES):
             model = base
             if request.adapter is not None and request.strength:
                 model = stack.enter_context(self._adapters.use(request.adapter))
             try:
                 return self._client.stream("/v1/chat/completions", _body(request, model))
-            except Refused as error:
+            except HttpError as error:
                 if error.status == _MISSING and model != base and attempt + 1 < _TRIES:
                     self._adapters.lost(model)  # unloaded by another client: register it again
                     continue
@@ -213,20 +230,25 @@ class VllmBackend:
         cancelled: Callable[[], bool],
         urgent: Callable[[], bool],
     ) -> LearnStats:
+        """Learn with the trainer; see `Learner.learn`."""
         return self._trainer.learn(
             request, into=into, progress=progress, cancelled=cancelled, urgent=urgent
         )
 
     def open_text(self, prompt: str, *, window: int) -> TextSession:
+        """Begin a text of unlimited length, written by the trainer."""
         return self._trainer.open_text(prompt, window=window)
 
     def count(self, messages: Sequence[Message]) -> int:
+        """Return the tokens of a prompt, as the trainer counts them."""
         return self._trainer.count(messages)
 
     def split(self, text: str, tokens: int) -> tuple[str, ...]:
+        """Cut text into pieces of `tokens` tokens; the pieces, joined, are the text."""
         return self._trainer.split(text, tokens)
 
     def score(self, requests: Sequence[ScoreRequest]) -> tuple[tuple[float, ...], ...]:
+        """Return log-probabilities of texts' tokens, as the trainer scores them."""
         return self._trainer.score(requests)
 
 
@@ -239,24 +261,24 @@ def _body(request: GenerateRequest, model: str) -> dict[str, Any]:
         "temperature": sampling.temperature,
         "stream": True,
         "stream_options": {"include_usage": True},
-        **_chosen(sampling),
+        **_sampling_options(sampling),
     }
     return body
 
 
-def _chosen(sampling: Sampling) -> dict[str, Any]:
-    """What is not as the server would choose it anyway."""
-    chosen: dict[str, Any] = {"repetition_penalty": sampling.repetition_penalty}
+def _sampling_options(sampling: Sampling) -> dict[str, Any]:
+    """Return what differs from the server's defaults."""
+    options: dict[str, Any] = {"repetition_penalty": sampling.repetition_penalty}
     if sampling.temperature:
-        chosen |= {"top_p": sampling.top_p, "top_k": sampling.top_k or -1, "seed": sampling.seed}
+        options |= {"top_p": sampling.top_p, "top_k": sampling.top_k or -1, "seed": sampling.seed}
     if sampling.stop:
-        chosen["stop"] = list(sampling.stop)
+        options["stop"] = list(sampling.stop)
     if sampling.ignore_end:
-        chosen["ignore_eos"] = True
+        options["ignore_eos"] = True
     if sampling.schema is not None:
         schema = {"name": "answer", "schema": json.loads(sampling.schema)}
-        chosen["response_format"] = {"type": "json_schema", "json_schema": schema}
-    return chosen
+        options["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return options
 
 
 def _message(message: Message) -> dict[str, str]:
@@ -268,7 +290,7 @@ class VllmStream:
     """An answer of vLLM, as text and as a completion."""
 
     def __init__(
-        self, answer: Answer, held: ExitStack, ended: Callable[[VllmStream], None]
+        self, answer: ResponseStream, held: ExitStack, ended: Callable[[VllmStream], None]
     ) -> None:
         self._answer = answer
         self._events = answer.events()
@@ -328,18 +350,20 @@ class VllmStream:
 
     @property
     def completion(self) -> Completion:
+        """The whole answer; waits for its end, and raises what ended it."""
         while self._next() is not None:
             pass
         prompt, tokens = self._usage or (0, len(self._given))
-        whole = self._reason is not None and not self._waiting
+        complete = self._reason is not None and not self._waiting
         return Completion(
             text="".join(self._given),
-            finish_reason=self._reason if self._reason and whole else "cancelled",
+            finish_reason=self._reason if self._reason and complete else "cancelled",
             prompt_tokens=prompt,
-            completion_tokens=tokens if whole else len(self._given),
+            completion_tokens=tokens if complete else len(self._given),
         )
 
     def close(self) -> None:
+        """Stop the answer; safe from any thread, and twice."""
         self._closed = True
         self._answer.stop()
         with self._lock:  # a thread that reads has seen the end by now

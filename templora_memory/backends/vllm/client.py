@@ -1,4 +1,4 @@
-"""The few HTTP calls that a vLLM server is asked for. Knows nothing of memories.
+"""HTTP calls to a vLLM server, without any knowledge of memories.
 
 Only the standard library: a stream is ended from another thread by shutting its socket.
 """
@@ -19,11 +19,11 @@ _OK = 200
 _SHOWN = 300
 
 
-class Refused(Exception):  # caught where the status is understood
-    """An answer that is not a success."""
+class HttpError(Exception):  # caught where the status is understood
+    """A response whose status is not a success."""
 
-    def __init__(self, status: int, said: str) -> None:
-        super().__init__(f"HTTP {status}: {said[:_SHOWN]}")
+    def __init__(self, status: int, body: str) -> None:
+        super().__init__(f"HTTP {status}: {body[:_SHOWN]}")
         self.status = status
 
 
@@ -52,36 +52,41 @@ class Client:
         self._seconds = seconds
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> str:
-        """A request and its whole answer.
+        """Send a request and return its whole response.
 
         Raises:
-            Refused: the answer is not a success.
-            ModelError: there is no answer.
+            HttpError: the response is not a success.
+            ModelError: there is no response.
         """
         with contextlib.closing(self._send(method, path, body)) as asked:
             return asked.read()
 
-    def stream(self, path: str, body: Mapping[str, Any]) -> Answer:
-        """A request whose answer is read piece by piece."""
+    def stream(self, path: str, body: Mapping[str, Any]) -> ResponseStream:
+        """Send a request whose response is read piece by piece.
+
+        Raises:
+            HttpError: the response is not a success.
+            ModelError: there is no response.
+        """
         return self._send("POST", path, body)
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> Answer:
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> ResponseStream:
         connection = self._make(self._host, self._port, timeout=self._seconds)
-        answer = Answer(connection, self.url)
+        response = ResponseStream(connection, self.url)
         try:
-            with answer.talking():
+            with response.talking():
                 data = None if body is None else json.dumps(body).encode()
-                answer.connect()
+                response.connect()
                 connection.request(method, self._path + path, data, self._headers)
-                answer.begin()
+                response.begin()
         except BaseException:
-            answer.close()
+            response.close()
             raise
-        return answer
+        return response
 
 
-class Answer:
-    """An answer under way."""
+class ResponseStream:
+    """A response under way."""
 
     def __init__(self, connection: http.client.HTTPConnection, url: str) -> None:
         self._connection = connection
@@ -91,6 +96,7 @@ class Answer:
         self._stopped = False
 
     def connect(self) -> None:
+        """Open the socket, which `stop` may shut."""
         self._connection.connect()
         self._bound = self._connection.sock  # which the connection forgets once an answer has begun
 
@@ -98,14 +104,15 @@ class Answer:
         """Read status and headers.
 
         Raises:
-            Refused: not a success.
+            HttpError: not a success.
         """
         response = self._response = self._connection.getresponse()
         if response.status != _OK:
-            raise Refused(response.status, response.read().decode("utf-8", "replace"))
+            raise HttpError(response.status, response.read().decode("utf-8", "replace"))
 
     @contextlib.contextmanager
     def talking(self) -> Iterator[None]:
+        """Turn what a socket raises into `ModelError`, unless the response was stopped."""
         try:
             yield
         except (OSError, http.client.HTTPException) as error:
@@ -116,6 +123,7 @@ class Answer:
                 ) from error
 
     def read(self) -> str:
+        """Return all of the body."""
         body = b""
         with self.talking():
             assert self._response is not None  # noqa: S101  # it has begun
@@ -123,7 +131,7 @@ class Answer:
         return body.decode("utf-8", "replace")
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The server-sent events, until the last or until it is stopped."""
+        """Yield the server-sent events, until the last or until it is stopped."""
         with self.talking():
             assert self._response is not None  # noqa: S101  # it has begun
             for line in self._response:
@@ -132,7 +140,7 @@ class Answer:
                     yield json.loads(data)
 
     def stop(self) -> None:
-        """End the answer, from any thread: whoever reads it sees its end."""
+        """End the response, from any thread: whoever reads it sees its end."""
         self._stopped = True
         if self._bound is not None:
             with contextlib.suppress(OSError):

@@ -1,1 +1,1 @@
-"""Answering: many requests with adapters of their own in one batch."""
+"""Decoding: many requests with adapters of their own in one batch."""

@@ -19,15 +19,15 @@ from templora_memory.errors import InvalidSetting
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
-class Schemas:
-    """Makes grammars for one model; its vocabulary is read once, on the worker's thread."""
+class GrammarFactory:
+    """Makes grammars for one model; its vocabulary is read once, on the model thread."""
 
     def __init__(self, base: BaseModel) -> None:
         self._base = base
         self._vocabulary: Any = None
 
-    def grammar(self, schema: str) -> Grammar:
-        """A fresh grammar.
+    def grammar(self, schema: str) -> JsonGrammar:
+        """Return a fresh grammar for a JSON schema.
 
         Raises:
             InvalidSetting: llguidance is missing, or cannot follow this schema.
@@ -40,8 +40,8 @@ class Schemas:
                 "sampling.schema needs llguidance: pip install 'templora-memory[json]'."
             ) from error
         if self._vocabulary is None:
-            size = int(self._base.model.get_input_embeddings().weight.shape[0])
-            ends = sorted(self._base.end_tokens)
+            size = int(self._base.model.get_input_embeddings().weight.shape[0])  # V
+            ends = sorted(self._base.eos_token_ids)
             self._vocabulary = from_tokenizer(self._base.tokenizer, n_vocab=size, eos_token=ends)
         text = llguidance.LLMatcher.grammar_from_json_schema(
             json.dumps({**json.loads(schema), "x-guidance": _STYLE})
@@ -51,24 +51,24 @@ class Schemas:
             raise InvalidSetting(
                 f"sampling.schema cannot be followed: {matcher.get_error()}. Simplify the schema."
             )
-        return Grammar(matcher)
+        return JsonGrammar(matcher)
 
 
-class Grammar:
-    """How far one answer has come in its schema."""
+class JsonGrammar:
+    """The state of one answer in its schema."""
 
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher
 
     def forbidden(self, size: int) -> Tensor:
-        """Which of the first `size` token ids may not come next."""
+        """Return a mask [V] of the token ids that may not come next; `size` is V."""
         bits = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
-        allowed = (bits[:, None] >> torch.arange(8)) & 1
+        allowed = (bits[:, None] >> torch.arange(8)) & 1  # [V / 8, 8], the lowest bit first
         flat = allowed.flatten()[:size].bool()
         forbidden = torch.ones(size, dtype=torch.bool)
         forbidden[: len(flat)] = ~flat
         return forbidden
 
-    def take(self, token: int) -> None:
-        """Note the token that was chosen."""
+    def accept(self, token: int) -> None:
+        """Go on by the token that was chosen."""
         self._matcher.consume_token(token)

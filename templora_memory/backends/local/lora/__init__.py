@@ -1,1 +1,1 @@
-"""Adapters as values, one for each row of a batch, and PEFT's files."""
+"""LoRA: an adapter as a value, a different one for every row of a batch, and PEFT's files."""

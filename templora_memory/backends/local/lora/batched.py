@@ -1,368 +1,303 @@
-"""An adapter as a value, and a different adapter for every row of a batch.
+"""A LoRA as a value, and a different LoRA for every row of a batch.
 
 One forward hook stands on each linear layer for the life of the model. On a call it looks up
-which adapter each row of the batch has and adds ``strength * (x A^T) B^T``; where nothing is set,
-the base output passes untouched. Nothing is merged, no global state names an "active" adapter.
-The files are those of PEFT.
+which adapter each row of the batch has and adds that row's low-rank branch to the layer's output.
+With a frozen weight W [O, I], and for row b an A [r, I], a B [O, r] and a scaling s (LoRA, arXiv
+2106.09685, section 4.1; the factor alpha / r is PEFT's)::
+
+    y[b] = W x[b] + s[b] * B[b] (A[b] x[b])
+    s[b] = strength[b] * lora_alpha / r           (rsLoRA: lora_alpha / sqrt(r))
+
+Where nothing is set, the base output passes untouched. Nothing is merged, and no global state
+names an "active" adapter.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from templora_memory.domain.settings import Learning
-from templora_memory.errors import StoreDamaged, UnknownRevision, UnsupportedModel
+from templora_memory.errors import UnsupportedModel
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-MAX_RANK = 1024
 _ATTENTION = frozenset({"attn", "self_attn", "attention", "self_attention"})
 _MLP = frozenset({"mlp", "feed_forward", "ffn", "feedforward", "ff"})
-_PREFIX = "base_model.model."
 
-# --- which layers ------------------------------------------------------------------------------
+# --- target modules ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """A linear layer that can carry a branch: its path in the model and its widths."""
+class TargetModule:
+    """A linear layer that can carry a LoRA: its path in the model and its sizes I and O."""
 
     name: str
-    inputs: int
-    outputs: int
+    in_features: int
+    out_features: int
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Every linear layer of the text decoder but the output head, by path, in model order.
+    """Return every linear layer of the text decoder but the LM head, by path, in model order.
 
     Raises:
         UnsupportedModel: there is none.
     """
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    inside = set(model.get_decoder().modules())  # type: ignore[operator]
-    found = {
+    lm_head = model.get_output_embeddings()  # type: ignore[operator]
+    decoder = set(model.get_decoder().modules())  # type: ignore[operator]
+    layers = {
         name: module
         for name, module in model.named_modules()
-        if module in inside and module is not head and isinstance(module, (nn.Linear, Conv1D))
+        if module in decoder and module is not lm_head and isinstance(module, (nn.Linear, Conv1D))
     }
-    if not found:
+    if not layers:
         raise UnsupportedModel(
             f"{type(model).__name__} has no linear layers in its decoder: it cannot carry a memory."
         )
-    return found
+    return layers
 
 
-def _target(name: str, module: nn.Module) -> Target:
+def target_module(name: str, module: nn.Module) -> TargetModule:
+    """Return the sizes of a linear layer; Conv1D, GPT-2's, holds its weight transposed."""
     if isinstance(module, Conv1D):
-        return Target(name, module.nx, module.nf)
-    return Target(name, int(module.in_features), int(module.out_features))  # type: ignore[arg-type]
+        return TargetModule(name, module.nx, module.nf)
+    return TargetModule(name, int(module.in_features), int(module.out_features))  # type: ignore[arg-type]
 
 
 def choose_targets(
-    layers: Mapping[str, nn.Module], wanted: str | Sequence[str]
-) -> tuple[Target, ...]:
-    """The layers that `Learning.target_modules` names.
+    layers: Mapping[str, nn.Module], target_modules: str | Sequence[str]
+) -> tuple[TargetModule, ...]:
+    """Return the layers that `Learning.target_modules` names.
+
+    Args:
+        layers: the model's linear layers by path.
+        target_modules: "all-linear", "attention", "mlp", or endings of paths.
 
     Raises:
         UnsupportedModel: it names none; the message lists what there is.
     """
-    if wanted == "all-linear":
+    if target_modules == "all-linear":
         chosen = list(layers)
-    elif isinstance(wanted, str):
-        parts = _ATTENTION if wanted == "attention" else _MLP
+    elif isinstance(target_modules, str):
+        parts = _ATTENTION if target_modules == "attention" else _MLP
         chosen = [name for name in layers if parts & set(name.split("."))]
     else:
-        chosen = [n for n in layers if any(n == end or n.endswith(f".{end}") for end in wanted)]
+        chosen = [
+            name
+            for name in layers
+            if any(name == end or name.endswith(f".{end}") for end in target_modules)
+        ]
     if not chosen:
         endings = sorted({name.rsplit(".", 1)[-1] for name in layers})
         raise UnsupportedModel(
-            f"targets {wanted!r} name no linear layer of this model. Its layers end in {endings}."
+            f"targets {target_modules!r} name no linear layer of this model. Its layers end in "
+            f"{endings}."
         )
-    return tuple(_target(name, layers[name]) for name in chosen)
-
-
-def peft_target_modules(layers: Mapping[str, nn.Module], targets: Sequence[Target]) -> list[str]:
-    """The shortest endings that name exactly these layers, as portable as PEFT allows."""
-    names = {target.name for target in targets}
-    for length in (1, 2):
-        endings = {".".join(name.split(".")[-length:]) for name in names}
-        if {n for n in layers if any(n == e or n.endswith(f".{e}") for e in endings)} == names:
-            return sorted(endings)
-    return sorted(names)
+    return tuple(target_module(name, layers[name]) for name in chosen)
 
 
 # --- an adapter as a value ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Where A [rank, inputs] and B [outputs, rank] of each layer lie in a flat buffer."""
+class LoraLayout:
+    """Offsets of A [r, I] and B [O, r] of each target module in a flat buffer [N]."""
 
-    targets: tuple[Target, ...]
-    rank: int
+    targets: tuple[TargetModule, ...]
+    r: int
 
     @property
     def size(self) -> int:
-        return sum(self.rank * (target.inputs + target.outputs) for target in self.targets)
+        """N, the length of the buffer."""
+        return sum(self.r * (target.in_features + target.out_features) for target in self.targets)
 
     def views(self, flat: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Views of rows [S, size]: for each layer A [S, rank, inputs] and B [S, outputs, rank]."""
+        """Return views into rows [B, N]: for each module A [B, r, I] and B [B, O, r]."""
         views, start = {}, 0
         for target in self.targets:
-            middle = start + self.rank * target.inputs
-            stop = middle + self.rank * target.outputs
+            middle = start + self.r * target.in_features
+            stop = middle + self.r * target.out_features
             views[target.name] = (
-                flat[:, start:middle].view(-1, self.rank, target.inputs),
-                flat[:, middle:stop].view(-1, target.outputs, self.rank),
+                flat[:, start:middle].view(-1, self.r, target.in_features),  # [B, r, I]
+                flat[:, middle:stop].view(-1, target.out_features, self.r),  # [B, O, r]
             )
             start = stop
         return views
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Weights:
-    """One adapter in memory: a flat float32 buffer [size] and what it means.
+class LoraWeights:
+    """One adapter in memory: a flat float32 buffer [N], its layout, and PEFT's scaling settings."""
 
-    `alpha` and `rank_stabilised` give the factor of the branch as in PEFT.
-    """
-
-    layout: Layout
+    layout: LoraLayout
     flat: Tensor
-    alpha: float
-    rank_stabilised: bool
+    lora_alpha: float
+    use_rslora: bool
 
     @property
-    def scale(self) -> float:
-        rank = self.layout.rank
-        return self.alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
+    def scaling(self) -> float:
+        """The factor of the branch at strength 1: lora_alpha / r, or / sqrt(r) with rsLoRA."""
+        r = self.layout.r
+        return self.lora_alpha / (math.sqrt(r) if self.use_rslora else r)
 
     @property
     def bytes(self) -> int:
+        """Memory that the buffer takes."""
         return self.flat.nbytes
 
 
-def fresh_weights(layout: Layout, settings: Learning, device: torch.device) -> Weights:
-    """A new adapter that changes nothing yet: A uniform as PEFT draws it, B zero."""
+def init_weights(layout: LoraLayout, settings: Learning, device: torch.device) -> LoraWeights:
+    """Return a new adapter that changes nothing yet: A uniform as PEFT draws it, B zero."""
     generator = torch.Generator().manual_seed(settings.seed)
-    flat = torch.zeros(layout.size)
+    flat = torch.zeros(layout.size)  # [N]
     for target in layout.targets:
         a, _ = layout.views(flat[None])[target.name]
-        bound = 1 / math.sqrt(target.inputs)  # Kaiming with a = sqrt(5)
+        bound = 1 / math.sqrt(target.in_features)  # Kaiming with a = sqrt(5)
         a.uniform_(-bound, bound, generator=generator)
-    return Weights(layout, flat.to(device), settings.lora_alpha, settings.use_rslora)
+    return LoraWeights(layout, flat.to(device), settings.lora_alpha, settings.use_rslora)
 
 
-# --- rows --------------------------------------------------------------------------------------
+# --- adapters of a batch -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Row:
-    """A, B and factor of one layer for all rows: [S, r, in], [S, out, r], [S, 1, 1]."""
+class LoraBatch:
+    """The LoRAs of one layer for all rows of a batch.
 
-    a: Tensor
-    b: Tensor
-    strength: Tensor
+    Args:
+        lora_A: [B, r, I].
+        lora_B: [B, O, r].
+        scaling: factor of each row's branch [B, 1, 1]; 0: the base model.
+        dropout: probability with which an input of the branch is dropped, while training.
+    """
+
+    lora_A: Tensor  # noqa: N815  # PEFT's name
+    lora_B: Tensor  # noqa: N815  # PEFT's name
+    scaling: Tensor
     dropout: float
 
 
-Rows: TypeAlias = Mapping[str, Row]
-_ROWS: ContextVar[Rows | None] = ContextVar("templora_rows", default=None)
+AdapterBatch: TypeAlias = Mapping[str, LoraBatch]
+"""One adapter for every row of a batch: the path of each layer, and its LoRAs."""
+
+_CURRENT: ContextVar[AdapterBatch | None] = ContextVar("templora_adapters", default=None)
 
 
 @contextmanager
-def using(rows: Rows | None) -> Iterator[None]:
+def use_adapters(adapters: AdapterBatch | None) -> Iterator[None]:
     """Use these adapters for one forward (and its backward); never hold this across a yield."""
-    token = _ROWS.set(rows)
+    token = _CURRENT.set(adapters)
     try:
         yield
     finally:
-        _ROWS.reset(token)
+        _CURRENT.reset(token)
 
 
-def current() -> Rows | None:
-    """The adapters that are in use here."""
-    return _ROWS.get()
+def current_adapters() -> AdapterBatch | None:
+    """Return the adapters that are in use in this context."""
+    return _CURRENT.get()
 
 
-def install(layers: Mapping[str, nn.Module]) -> None:
+def install_hooks(layers: Mapping[str, nn.Module]) -> None:
     """Put the hook on every layer, once for the life of the model; again changes nothing."""
     for name, module in layers.items():
-        if not any(isinstance(hook, _Branch) for hook in module._forward_hooks.values()):  # noqa: SLF001  # torch has no other way to ask
-            module.register_forward_hook(_Branch(name))
+        if not any(isinstance(hook, _LoraHook) for hook in module._forward_hooks.values()):  # noqa: SLF001  # torch has no other way to ask
+            module.register_forward_hook(_LoraHook(name))
 
 
 @contextmanager
-def bound(layers: Mapping[str, nn.Module], rows: Rows | None) -> Iterator[None]:
-    """Tell every layer's hook its row, for code that is compiled: it cannot read a context."""
-    branches = [
+def bind_adapters(layers: Mapping[str, nn.Module], adapters: AdapterBatch | None) -> Iterator[None]:
+    """Hand every layer's hook its LoRAs, for code that is compiled: it cannot read a context."""
+    hooks = [
         hook
         for module in layers.values()
-        for hook in module._forward_hooks.values()  # noqa: SLF001  # as in `install`
-        if isinstance(hook, _Branch)
+        for hook in module._forward_hooks.values()  # noqa: SLF001  # as in `install_hooks`
+        if isinstance(hook, _LoraHook)
     ]
-    for branch in branches:
-        branch.row = None if rows is None else rows.get(branch.name)
+    for hook in hooks:
+        hook.bound = None if adapters is None else adapters.get(hook.name)
     try:
         yield
     finally:
-        for branch in branches:
-            branch.row = None
+        for hook in hooks:
+            hook.bound = None
 
 
-class _Branch:
-    """The hook of one layer; `row` is looked at by compiled code only."""
+class _LoraHook:
+    """The forward hook of one layer; only compiled code looks at `bound`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.row: Row | None = None
+        self.bound: LoraBatch | None = None
 
     def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         if torch.compiler.is_compiling():
-            row = self.row
+            lora = self.bound
         else:
-            rows = _ROWS.get()
-            row = None if rows is None else rows.get(self.name)
-        if row is None:
+            adapters = _CURRENT.get()
+            lora = None if adapters is None else adapters.get(self.name)
+        if lora is None:
             return None  # the base, bit for bit
-        x = inputs[0]
-        if x.ndim != 3 or x.shape[0] != row.a.shape[0]:  # noqa: PLR2004
+        x = inputs[0]  # [B, S, I]
+        if x.ndim != 3 or x.shape[0] != lora.lora_A.shape[0]:  # noqa: PLR2004
             raise UnsupportedModel(
-                f"Layer {self.name} sees input of shape {tuple(x.shape)} for {row.a.shape[0]} "
-                "rows: it mixes the rows of a batch. Leave it out: targets='attention'."
+                f"Layer {self.name} sees input of shape {tuple(x.shape)} for "
+                f"{lora.lora_A.shape[0]} rows: it mixes the rows of a batch. Leave it out: "
+                "targets='attention'."
             )
-        if row.dropout:
-            x = functional.dropout(x, row.dropout)
-        kind, device = output.dtype, output.device
-        inner = torch.bmm(x.to(kind), row.a.to(device, kind).mT) * row.strength.to(device, kind)
-        return torch.baddbmm(output, inner, row.b.to(device, kind).mT)
+        if lora.dropout:
+            x = functional.dropout(x, lora.dropout)
+        dtype, device = output.dtype, output.device
+        # y = W x + s * B (A x), transposed, because x holds its tokens as rows
+        ax = torch.bmm(x.to(dtype), lora.lora_A.to(device, dtype).mT)  # [B, S, r]
+        ax = ax * lora.scaling.to(device, dtype)
+        return torch.baddbmm(output, ax, lora.lora_B.to(device, dtype).mT)  # [B, S, O]
 
 
-def rows_of(chosen: Sequence[tuple[Weights, float] | None], dtype: torch.dtype) -> Rows | None:
-    """The rows for a batch of (adapter, strength) or None; None if every row is the base.
+def adapter_batch(
+    choices: Sequence[tuple[LoraWeights, float] | None], dtype: torch.dtype
+) -> AdapterBatch | None:
+    """Return the adapters of a batch, one (adapter, strength) or None for each row.
 
     Adapters of different rank or layers may share a batch: what one lacks is zero.
+
+    Returns:
+        None if every row is the base model.
     """
-    used = [item for item in chosen if item is not None and item[1] != 0]
+    used = [choice for choice in choices if choice is not None and choice[1] != 0]
     if not used:
         return None
-    if len(chosen) == 1:
+    if len(choices) == 1:  # no copy into a larger tensor
         weights, strength = used[0]
-        factor = torch.full((1, 1, 1), weights.scale * strength, device=weights.flat.device)
+        scaling = torch.full((1, 1, 1), weights.scaling * strength, device=weights.flat.device)
         return {
-            name: Row(a.to(dtype), b.to(dtype), factor, 0.0)
+            name: LoraBatch(a.to(dtype), b.to(dtype), scaling, 0.0)
             for name, (a, b) in weights.layout.views(weights.flat[None]).items()
         }
     device = used[0][0].flat.device
-    factor = torch.zeros(len(chosen), 1, 1, device=device)
+    scaling = torch.zeros(len(choices), 1, 1, device=device)  # [B, 1, 1]
     views: list[dict[str, tuple[Tensor, Tensor]]] = []
-    for index, item in enumerate(chosen):
-        active = item is not None and item[1] != 0
-        views.append(item[0].layout.views(item[0].flat[None]) if item and active else {})
-        factor[index] = item[0].scale * item[1] if item and active else 0.0
-    rank = max(weights.layout.rank for weights, _ in used)
+    for row, choice in enumerate(choices):
+        active = choice is not None and choice[1] != 0
+        views.append(choice[0].layout.views(choice[0].flat[None]) if choice and active else {})
+        scaling[row] = choice[0].scaling * choice[1] if choice and active else 0.0
+    r = max(weights.layout.r for weights, _ in used)
     targets = {target.name: target for weights, _ in used for target in weights.layout.targets}
-    rows = {}
+    adapters = {}
     for name, target in targets.items():
-        a = torch.zeros(len(chosen), rank, target.inputs, device=device, dtype=dtype)
-        b = torch.zeros(len(chosen), target.outputs, rank, device=device, dtype=dtype)
-        for index, view in enumerate(views):
+        lora_a = torch.zeros(len(choices), r, target.in_features, device=device, dtype=dtype)
+        lora_b = torch.zeros(len(choices), target.out_features, r, device=device, dtype=dtype)
+        for row, view in enumerate(views):
             if name in view:
-                own_a, own_b = view[name]
-                a[index, : own_a.shape[1]] = own_a[0]
-                b[index, :, : own_b.shape[2]] = own_b[0]
-        rows[name] = Row(a, b, factor, 0.0)
-    return rows
-
-
-# --- files -------------------------------------------------------------------------------------
-
-
-def save_weights(
-    weights: Weights, folder: Path, *, layers: Mapping[str, nn.Module], base: str, dropout: float
-) -> None:
-    """Write an adapter as PEFT does: weights in float32, and its configuration."""
-    from peft import LoraConfig  # noqa: PLC0415  # slow to import, needed only here
-
-    tensors = {}
-    for name, (a, b) in weights.layout.views(weights.flat[None].detach().cpu()).items():
-        tensors[f"{_PREFIX}{name}.lora_A.weight"] = a[0].contiguous()
-        tensors[f"{_PREFIX}{name}.lora_B.weight"] = b[0].contiguous()
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    config = LoraConfig(
-        r=weights.layout.rank,
-        lora_alpha=weights.alpha,
-        lora_dropout=dropout,
-        use_rslora=weights.rank_stabilised,
-        target_modules=peft_target_modules(layers, weights.layout.targets),
-        fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers.values()),
-        base_model_name_or_path=base,
-        inference_mode=True,
-        task_type="CAUSAL_LM",
-    )
-    config.save_pretrained(str(folder))
-
-
-def load_weights(folder: Path, layers: Mapping[str, nn.Module], device: torch.device) -> Weights:
-    """Read an adapter; shapes are checked against the model before a tensor is loaded.
-
-    Raises:
-        UnknownRevision: the folder is gone.
-        StoreDamaged: not an adapter that this backend writes, or not for this model.
-    """
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        with safe_open(folder / WEIGHTS, "pt") as file:
-            layout = _checked_layout(file, layers, folder)
-            rank, alpha = layout.rank, config["lora_alpha"]
-            strange = any(config.get(key) for key in ("use_dora", "alpha_pattern", "rank_pattern"))
-            if config["r"] != rank or config["peft_type"] != "LORA" or strange:
-                raise StoreDamaged(f"{folder / CONFIG} does not describe {WEIGHTS} beside it.")
-            if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
-                raise StoreDamaged(f"{folder / CONFIG}: lora_alpha is {alpha!r}, not a number.")
-            flat = torch.empty(layout.size)
-            for name, (a, b) in layout.views(flat[None]).items():
-                a[0] = file.get_tensor(f"{_PREFIX}{name}.lora_A.weight")
-                b[0] = file.get_tensor(f"{_PREFIX}{name}.lora_B.weight")
-    except FileNotFoundError as error:
-        raise UnknownRevision(f"The adapter in {folder} was removed meanwhile.") from error
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise StoreDamaged(
-            f"The adapter in {folder} is damaged: {error}. Rebuild the memory."
-        ) from error
-    if not torch.isfinite(flat).all():
-        raise StoreDamaged(f"The adapter in {folder} holds values that are not finite.")
-    return Weights(layout, flat.to(device), float(alpha), bool(config.get("use_rslora")))
-
-
-def _checked_layout(file: Any, layers: Mapping[str, nn.Module], folder: Path) -> Layout:
-    shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    names = [name for name in layers if f"{_PREFIX}{name}.lora_A.weight" in shapes]
-    ranks = {shapes[f"{_PREFIX}{name}.lora_A.weight"][0] for name in names}
-    if len(ranks) != 1 or len(shapes) != 2 * len(names) or not 0 < min(ranks) <= MAX_RANK:
-        raise StoreDamaged(
-            f"The adapter in {folder} does not fit this model: other layers or mixed ranks."
-        )
-    layout = Layout(tuple(_target(name, layers[name]) for name in names), ranks.pop())
-    for target in layout.targets:
-        wanted = {"A": (layout.rank, target.inputs), "B": (target.outputs, layout.rank)}
-        for part, shape in wanted.items():
-            found = shapes.get(f"{_PREFIX}{target.name}.lora_{part}.weight")
-            if found != shape:
-                raise StoreDamaged(
-                    f"The adapter in {folder} does not fit this model: lora_{part} of "
-                    f"{target.name} has shape {found}, expected {shape}."
-                )
-    return layout
+                a, b = view[name]  # [1, its r, I], [1, O, its r]
+                lora_a[row, : a.shape[1]] = a[0]
+                lora_b[row, :, : b.shape[2]] = b[0]
+        adapters[name] = LoraBatch(lora_a, lora_b, scaling, 0.0)
+    return adapters

@@ -1,21 +1,23 @@
 """Recipes: what an absorb trains on. Text in, examples with weights out.
 
-A recipe is a function of a request and tools; `_statements` is one on a page.
+A recipe is a function of a request and tools; `next_token.statements` is one on a page.
 """
 
 from templora_memory.backends.local.recipes.base import (
     Example,
-    Expect,
+    GenerateTexts,
     Recipe,
-    Soft,
-    Tools,
-    Write,
+    RecipeTools,
+    TeacherTargets,
+    TopKTargets,
 )
-from templora_memory.backends.local.recipes.distill import distill
-from templora_memory.backends.local.recipes.next_token import continue_, pairs
-from templora_memory.backends.local.recipes.questions import auto, study
-from templora_memory.backends.local.recipes.replay import with_replay
-from templora_memory.backends.local.recipes.statements import statements
+from templora_memory.backends.local.recipes.next_token import (
+    continue_,
+    pairs,
+    statements,
+    with_replay,
+)
+from templora_memory.backends.local.recipes.questions import auto, distill, study
 
 RECIPES: dict[str, Recipe] = {
     "auto": auto,
@@ -26,4 +28,13 @@ RECIPES: dict[str, Recipe] = {
     "study": study,
 }
 
-__all__ = ["RECIPES", "Example", "Expect", "Recipe", "Soft", "Tools", "Write", "with_replay"]
+__all__ = [
+    "RECIPES",
+    "Example",
+    "GenerateTexts",
+    "Recipe",
+    "RecipeTools",
+    "TeacherTargets",
+    "TopKTargets",
+    "with_replay",
+]

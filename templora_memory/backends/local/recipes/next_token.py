@@ -1,35 +1,45 @@
-"""The published recipe: next-token training, chunk after chunk (arXiv 2401.11504, section 3)."""
+"""Recipes that learn a text as it is: chunks in order, pairs, sentences, earlier text among them.
+
+`continue_` is the published recipe: next-token training, chunk after chunk (arXiv 2401.11504,
+section 3).
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
-from templora_memory.backends.local.recipes.base import Example, Tools
-from templora_memory.backends.local.recipes.repeats import damped
-from templora_memory.backends.local.tokenizer import Segments
+from templora_memory.backends.local.recipes.base import (
+    Example,
+    RecipeTools,
+    downweight_repeats,
+    sentences,
+)
+from templora_memory.backends.local.tokenizer import MaskedTokens
 from templora_memory.domain.messages import LEARNED_ROLES, Document, Item, Message
 from templora_memory.ports import LearnRequest
 
 
 def continue_(
-    request: LearnRequest, tools: Tools, *, roles: frozenset[str] = LEARNED_ROLES
+    request: LearnRequest, tools: RecipeTools, *, roles: frozenset[str] = LEARNED_ROLES
 ) -> Sequence[Example]:
-    """Chunks of the text in order, each after the tokens that stood before it.
+    """Return chunks of the text in order, each after the tokens that stood before it.
 
     Of conversations the messages of these roles are learned, the others are only seen.
     """
-    before = _segments(request.before, tools, roles, first=True)
-    own = _segments(request.items, tools, roles, first=not before.ids)
+    before = _mask_items(request.before, tools, roles, first=True)
+    tokens = _mask_items(request.items, tools, roles, first=not before.ids)
     if request.settings.damp_repeats:
-        weights = damped(before.ids + own.ids, (0.0,) * len(before.ids) + own.weights)
-        own = Segments(own.ids, weights[len(before.ids) :])
-    return examples_of(own, before.ids, request)
+        ids, weights = before.ids + tokens.ids, (0.0,) * len(before.ids) + tokens.weights
+        lowered = downweight_repeats(ids, weights)
+        tokens = MaskedTokens(tokens.ids, lowered[len(before.ids) :])
+    return chunk_examples(tokens, before.ids, request)
 
 
-def pairs(request: LearnRequest, tools: Tools) -> Sequence[Example]:
-    """Like `continue_`, but of conversations only what the assistant says is learned.
+def pairs(request: LearnRequest, tools: RecipeTools) -> Sequence[Example]:
+    """Return the examples of `continue_`, of conversations with the assistant's words learned only.
 
     For translation: the user's message is the source, the assistant's the approved translation
     (the published setting for GuoFeng: labels on the target only).
@@ -37,34 +47,37 @@ def pairs(request: LearnRequest, tools: Tools) -> Sequence[Example]:
     return continue_(request, tools, roles=frozenset({"assistant"}))
 
 
-def examples_of(own: Segments, before: tuple[int, ...], request: LearnRequest) -> Sequence[Example]:
-    """Chunks of `own`, each after as many tokens before it as the settings allow."""
-    ids, offset = before + own.ids, len(before)
+def chunk_examples(
+    tokens: MaskedTokens, before: tuple[int, ...], request: LearnRequest
+) -> Sequence[Example]:
+    """Return chunks of tokens, each after as many tokens before it as the settings allow."""
+    ids, offset = before + tokens.ids, len(before)
     examples = []
-    for begin, end in _cuts(len(own.ids), request):
+    for begin, end in _chunk_bounds(len(tokens.ids), request):
         first = max(0, offset + begin - (request.settings.context or 0))
         examples.append(
             Example(
                 context=ids[first : offset + begin],
                 ids=ids[offset + begin : offset + end],
-                weights=own.weights[begin:end],
+                weights=tokens.weights[begin:end],
             )
         )
     return examples
 
 
-def _segments(
-    items: Sequence[Item], tools: Tools, roles: frozenset[str], *, first: bool
-) -> Segments:
+def _mask_items(
+    items: Sequence[Item], tools: RecipeTools, roles: frozenset[str], *, first: bool
+) -> MaskedTokens:
     messages = [item for item in items if isinstance(item, Message)]
     if messages:
-        return tools.text.dialogue(messages, lead=first, roles=roles)
+        return tools.tokenizer.dialogue(messages, lead=first, roles=roles)
     documents = [item for item in items if isinstance(item, Document)]
-    return tools.text.documents(documents, start=tools.start if first else None)
+    bos_token_id = tools.bos_token_id if first else None
+    return tools.tokenizer.documents(documents, bos_token_id=bos_token_id)
 
 
-def _cuts(length: int, request: LearnRequest) -> list[tuple[int, int]]:
-    """Chunk borders.
+def _chunk_bounds(length: int, request: LearnRequest) -> list[tuple[int, int]]:
+    """Return begin and end of each chunk.
 
     Even chunks unless the released algorithm is asked for, which lets a short rest stand: an
     update on a handful of tokens is mostly noise.
@@ -72,7 +85,75 @@ def _cuts(length: int, request: LearnRequest) -> list[tuple[int, int]]:
     chunk = request.chunk
     if request.settings.even_chunks:
         count = math.ceil(length / chunk)
-        borders = [length * index // count for index in range(count + 1)]
+        bounds = [length * index // count for index in range(count + 1)]
     else:
-        borders = [*range(0, length, chunk), length]
-    return [(begin, end) for begin, end in pairwise(borders) if begin < end]
+        bounds = [*range(0, length, chunk), length]
+    return [(begin, end) for begin, end in pairwise(bounds) if begin < end]
+
+
+# --- sentences ---------------------------------------------------------------------------------
+
+
+def needs_extra_passes(request: LearnRequest, chunks: Sequence[Example]) -> bool:
+    """Return True if a text of these chunks is passed over more often than `steps_per_chunk`."""
+    return len(chunks) * request.settings.steps_per_chunk < request.least_steps
+
+
+def statements(request: LearnRequest, tools: RecipeTools) -> Sequence[Example]:
+    """Return short documents sentence by sentence, each as the assistant's; the rest as text.
+
+    Short is what gets additional passes. These would teach a chat model to talk on in plain text;
+    with the end of the assistant's message after every sentence it goes on to answer briefly, and
+    knows as much.
+    """
+    chunks = continue_(request, tools)
+    if tools.tokenizer.uses_plain_template or not needs_extra_passes(request, chunks):
+        return chunks
+    stated = [
+        sentence
+        for item in request.items
+        if isinstance(item, Document)
+        for sentence in sentences(item.text)
+    ]
+    return chunk_examples(tools.tokenizer.statements(stated), (), request)
+
+
+# --- earlier text ------------------------------------------------------------------------------
+
+
+def with_replay(
+    examples: Sequence[Example], request: LearnRequest, tools: RecipeTools
+) -> Sequence[Example]:
+    """Return the same examples with those of `request.replay` at even distances among them.
+
+    Whole documents come sentence by sentence, as `statements` learns them; parts of long ones, and
+    conversations, as text.
+    """
+    replayed = [_replay_example(items, request, tools) for items in request.replay]
+    earlier = [replace(example, in_receipt=False) for example in replayed if example is not None]
+    if not earlier:
+        return examples
+    placed = [
+        ((at + shift) / len(kind), example)
+        for kind, shift in ((examples, 0.0), (earlier, 0.5))
+        for at, example in enumerate(kind)
+    ]
+    return [example for _, example in sorted(placed, key=lambda item: item[0])]
+
+
+def _replay_example(
+    items: Sequence[object], request: LearnRequest, tools: RecipeTools
+) -> Example | None:
+    """Return one chunk of earlier text."""
+    alone = replace(request, items=tuple(items), before=(), replay=())  # type: ignore[arg-type]  # items
+    first = items[0]
+    if (
+        isinstance(first, Document)
+        and not first.continues
+        and not tools.tokenizer.uses_plain_template
+    ):
+        stated = tools.tokenizer.statements(sentences(first.text))
+        examples = chunk_examples(stated, (), alone)
+    else:
+        examples = continue_(alone, tools)
+    return examples[0] if examples else None

@@ -1,1 +1,1 @@
-"""Learning: examples in, a new adapter out."""
+"""Training: examples in, a new adapter out."""

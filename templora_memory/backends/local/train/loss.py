@@ -1,7 +1,17 @@
-"""Cross entropy in pieces: the tokens-by-vocabulary matrix never exists whole.
+"""Cross entropy and KL divergence in pieces: the T-by-V matrix of logits never exists whole.
 
-The head is frozen, so the gradient with respect to the hidden states is computed in forward,
-piece by piece, and only that [n, hidden] is kept.
+The LM head is frozen, so nothing but the hidden states needs a gradient, and that gradient has a
+closed form. It is computed in forward, piece by piece, and only its [T, D] is kept for backward.
+With hidden states h [T, D], the head's weight W [V, D], logits z = W h and p = softmax(z)::
+
+    cross entropy   loss = sum_t w_t * -sum_k q_tk log p_t[k]
+                    d loss / d z_t = w_t * (p_t - q_t)                 since sum_k q_tk = 1
+    divergence      KL(q || p) = sum_v q_v (log q_v - log p_v)
+                    d KL / d z_t = p_t - q_t
+    both            d / d h_t = (d / d z_t) W
+
+q is one-hot at the label, or a teacher's K likeliest tokens; of the divergence, the base model's
+whole distribution.
 """
 
 from __future__ import annotations
@@ -17,7 +27,7 @@ PIECE = 256  # positions whose logits exist at once
 
 
 def _pieces(sizes: Sequence[int]) -> list[slice]:
-    """Slices of at most PIECE positions that never span two rows.
+    """Return slices of at most PIECE positions that never span two rows.
 
     A piece over two rows would round differently from the rows alone, and Adam amplifies it.
     """
@@ -29,22 +39,44 @@ def _pieces(sizes: Sequence[int]) -> list[slice]:
     return cuts
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LossTargets:
+    """The distributions that T positions are to predict.
+
+    Args:
+        labels: the next tokens [T].
+        weights: weight of each position's loss [T], float32.
+        ids, p: what is learned: tokens and their probabilities [T, K]; of a bare token the token
+            itself with 1, and any others with 0.
+    """
+
+    labels: Tensor
+    weights: Tensor
+    ids: Tensor
+    p: Tensor
+
+    def cross_entropy(self, log_p: Tensor, cut: slice) -> Tensor:
+        """Return the cross entropy [t] of t positions, whose log-probabilities are [t, V]."""
+        return -(log_p.gather(1, self.ids[cut]) * self.p[cut]).sum(1)
+
+
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(  # torch calls it by position
-        ctx: Any, hidden: Tensor, head: nn.Module, targets: Targets, cuts: list[slice]
+        ctx: Any, hidden: Tensor, lm_head: nn.Module, targets: LossTargets, cuts: list[slice]
     ) -> tuple[Tensor, Tensor]:
-        nll = hidden.new_empty(len(targets.labels), dtype=torch.float32)
+        nll = hidden.new_empty(len(targets.labels), dtype=torch.float32)  # [T]
         loss = hidden.new_zeros((), dtype=torch.float32)
-        grad = torch.empty_like(hidden)
-        for cut in cuts:
-            logits = head(hidden[cut]).float()
+        grad = torch.empty_like(hidden)  # [T, D]
+        for cut in cuts:  # t positions
+            logits = lm_head(hidden[cut]).float()  # [t, V]
             log_p = logits.log_softmax(-1)
             nll[cut] = -log_p.gather(1, targets.labels[cut, None]).squeeze(1)
-            loss += (targets.losses(log_p, cut) * targets.weight[cut]).sum()
-            p = log_p.exp_().scatter_add_(1, targets.ids[cut], -targets.p[cut])
-            p *= targets.weight[cut, None]
-            grad[cut] = p.to(hidden.dtype) @ head.weight.to(hidden.dtype)
+            loss += (targets.cross_entropy(log_p, cut) * targets.weights[cut]).sum()
+            # p - q in place: q is zero but at K tokens
+            grad_logits = log_p.exp_().scatter_add_(1, targets.ids[cut], -targets.p[cut])  # [t, V]
+            grad_logits *= targets.weights[cut, None]
+            grad[cut] = grad_logits.to(hidden.dtype) @ lm_head.weight.to(hidden.dtype)
         ctx.save_for_backward(grad)
         ctx.mark_non_differentiable(nll)
         return loss, nll
@@ -52,58 +84,37 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, loss: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
         (grad,) = ctx.saved_tensors
-        return grad * loss.to(grad.dtype), None, None, None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Targets:
-    """What n positions are to predict.
-
-    Args:
-        labels: the next tokens [n].
-        weight: of each loss [n], float32.
-        ids, p: what is learned: tokens and their probabilities [n, k]; of a bare token the token
-            itself with 1, and any others with 0.
-    """
-
-    labels: Tensor
-    weight: Tensor
-    ids: Tensor
-    p: Tensor
-
-    def losses(self, log_p: Tensor, cut: slice) -> Tensor:
-        """Cross entropy of each of some positions, whose log-probabilities these are [m, V]."""
-        return -(log_p.gather(1, self.ids[cut]) * self.p[cut]).sum(1)
+        return grad * loss.to(grad.dtype), None, None, None  # chain rule with d / d loss
 
 
 def weighted_loss(
-    hidden: Tensor, head: nn.Module, targets: Targets, sizes: Sequence[int]
+    hidden: Tensor, lm_head: nn.Module, targets: LossTargets, sizes: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Sum of weighted losses, and the loss of each next token (not differentiable).
+    """Return the sum of weighted losses, and the loss of each label [T] (not differentiable).
 
     Args:
-        hidden: hidden states of the labelled positions only [n, hidden].
-        head: frozen output head, a linear layer.
+        hidden: hidden states of the labelled positions only [T, D].
+        lm_head: frozen output head, a linear layer.
         targets: what they are to predict.
-        sizes: how many of the n positions belong to each row of the batch, in order.
+        sizes: how many of the T positions belong to each row of the batch, in order.
     """
-    result: tuple[Tensor, Tensor] = _CrossEntropy.apply(hidden, head, targets, _pieces(sizes))  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor] = _CrossEntropy.apply(hidden, lm_head, targets, _pieces(sizes))  # type: ignore[no-untyped-call]
     return result
 
 
-class _Divergence(torch.autograd.Function):
+class _KLDivergence(torch.autograd.Function):
     @staticmethod
     def forward(  # torch calls it by position
-        ctx: Any, hidden: Tensor, teacher: Tensor, head: nn.Module, cuts: list[slice]
+        ctx: Any, hidden: Tensor, teacher: Tensor, lm_head: nn.Module, cuts: list[slice]
     ) -> Tensor:
         total = hidden.new_zeros((), dtype=torch.float32)
-        grad = torch.empty_like(hidden)
+        grad = torch.empty_like(hidden)  # [T, D]
         for cut in cuts:
-            log_p = head(hidden[cut]).float().log_softmax(-1)
-            log_q = head(teacher[cut]).float().log_softmax(-1)
+            log_p = lm_head(hidden[cut]).float().log_softmax(-1)  # [t, V], the student's
+            log_q = lm_head(teacher[cut]).float().log_softmax(-1)  # [t, V], the teacher's
             q = log_q.exp()
             total += (q * (log_q - log_p)).sum()
-            grad[cut] = (log_p.exp_() - q).to(hidden.dtype) @ head.weight.to(hidden.dtype)
+            grad[cut] = (log_p.exp_() - q).to(hidden.dtype) @ lm_head.weight.to(hidden.dtype)
         ctx.save_for_backward(grad)
         return total
 
@@ -113,25 +124,25 @@ class _Divergence(torch.autograd.Function):
         return grad * loss.to(grad.dtype), None, None, None
 
 
-def divergence(hidden: Tensor, teacher: Tensor, head: nn.Module, rows: int) -> Tensor:
-    """Sum over positions of KL(teacher || student), in nats, over the whole vocabulary.
+def kl_divergence(hidden: Tensor, teacher: Tensor, lm_head: nn.Module, rows: int) -> Tensor:
+    """Return the sum over positions of KL(teacher || student), in nats, over the whole vocabulary.
 
     Args:
-        hidden: hidden states of the student [n, hidden].
-        teacher: those of the teacher at the same positions, without gradient.
-        head: the frozen output head of both.
-        rows: how many rows of equal length the n positions are.
+        hidden: hidden states of the student [T, D].
+        teacher: those of the teacher at the same positions [T, D], without gradient.
+        lm_head: the frozen output head of both.
+        rows: how many rows of equal length the T positions are.
     """
-    result: Tensor = _Divergence.apply(  # type: ignore[no-untyped-call]
-        hidden, teacher, head, _pieces([len(hidden) // rows] * rows)
+    result: Tensor = _KLDivergence.apply(  # type: ignore[no-untyped-call]
+        hidden, teacher, lm_head, _pieces([len(hidden) // rows] * rows)
     )
     return result
 
 
-def token_losses(hidden: Tensor, head: nn.Module, labels: Tensor) -> Tensor:
-    """Loss of each position [n], without gradient."""
-    out = hidden.new_empty(len(labels), dtype=torch.float32)
+def token_losses(hidden: Tensor, lm_head: nn.Module, labels: Tensor) -> Tensor:
+    """Return the loss of each position [T], without gradient, from hidden states [T, D]."""
+    losses = hidden.new_empty(len(labels), dtype=torch.float32)
     for cut in _pieces([len(labels)]):
-        log_p = head(hidden[cut]).float().log_softmax(-1)
-        out[cut] = -log_p.gather(1, labels[cut, None]).squeeze(1)
-    return out
+        log_p = lm_head(hidden[cut]).float().log_softmax(-1)  # [t, V]
+        losses[cut] = -log_p.gather(1, labels[cut, None]).squeeze(1)
+    return losses

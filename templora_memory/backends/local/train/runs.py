@@ -1,7 +1,8 @@
 """Absorbs under way: several memories take their optimizer steps together, each its own.
 
-A `Lesson` is one memory's way through its examples; `Lessons` lets those that go together share a
-batch, on the worker's thread. One that fails or is cancelled leaves, the others go on.
+A `TrainingRun` is one memory's way through its examples; a `TrainingBatcher` lets those that go
+together share a batch, on the model thread. One that fails or is cancelled leaves, the others go
+on.
 """
 
 from __future__ import annotations
@@ -16,43 +17,65 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from templora_memory.backends.local.base_model import BaseModel, stored_cache
-from templora_memory.backends.local.lora import batched
-from templora_memory.backends.local.priority_queue import NO_ABSORB, Absorb, Line
+from templora_memory.backends.local.base_model import BaseModel
+from templora_memory.backends.local.kv_cache import dynamic_cache
+from templora_memory.backends.local.lora.batched import LoraWeights
 from templora_memory.backends.local.recipes import Example
-from templora_memory.backends.local.train import step as step_module
-from templora_memory.backends.local.train.kl_regularizer import Neutral
+from templora_memory.backends.local.scheduler import (
+    DEFAULT_PRIORITY,
+    AbsorbPriority,
+    PriorityQueue,
+)
+from templora_memory.backends.local.train.kl_regularizer import NeutralText
+from templora_memory.backends.local.train.optimizer import (
+    TrainableAdapter,
+    TrainCounters,
+    load_optimizer,
+    lr_factor,
+    trainable_batch,
+)
+from templora_memory.backends.local.train.step import (
+    EMPTY_PREFIX,
+    KVPrefix,
+    TrainInputs,
+    batch_loss,
+    collate,
+    measure,
+    prefixes_after,
+    prepare_inputs,
+)
 from templora_memory.domain.results import AbsorbProgress, ChunkStats, LearnStats
 from templora_memory.domain.settings import Learning
 from templora_memory.errors import Cancelled, LearningFailed
 
-_HALF = math.log(2)
+_RECALLED_NLL = math.log(2)  # below: the token has more than half of the probability
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Learned:
-    """What a lesson ends with."""
+class TrainingResult:
+    """The new adapter, its optimizer state and counters, and the figures of a receipt."""
 
-    weights: batched.Weights
-    state: step_module.TrainingRow
-    counted: step_module.Progress
+    weights: LoraWeights
+    adapter: TrainableAdapter
+    counters: TrainCounters
     stats: LearnStats
 
 
-class Lesson:
-    """One memory's way through its examples; after construction on the worker's thread only.
+class TrainingRun:
+    """One memory's way through its examples; after construction on the model thread only.
 
     Args:
         start: adapter to go on from.
         examples: in training order.
-        settings: rate and so on.
-        chunk: tokens of a whole chunk; shorter ones move the adapter less.
-        least_steps: optimizer steps to take in all, also if that means additional passes. These go
-            round the examples; otherwise each example gets its epochs and is not seen again.
+        settings: learning rate and so on.
+        chunk: tokens of a full chunk; shorter ones move the adapter less.
+        min_steps: optimizer steps to take in all, also if that means additional passes. These go
+            round the examples; otherwise each example gets its `steps_per_chunk` and is not seen
+            again.
         resume: folder with optimizer state to go on from.
         progress: called after each example.
         cancelled: asked before each step.
-        absorb: whose it is; while somebody waits, the one whose turn it is learns alone.
+        priority: of the absorb; while somebody waits, the first in order learns alone.
 
     Raises:
         LearningFailed: there is nothing to train on.
@@ -61,338 +84,346 @@ class Lesson:
 
     def __init__(
         self,
-        start: batched.Weights,
+        start: LoraWeights,
         examples: Sequence[Example],
         settings: Learning,
         *,
         chunk: int,
-        least_steps: int,
+        min_steps: int,
         resume: Path | None,
         progress: Callable[[AbsorbProgress], None],
         cancelled: Callable[[], bool],
-        absorb: Absorb = NO_ABSORB,
+        priority: AbsorbPriority = DEFAULT_PRIORITY,
     ) -> None:
-        self.absorb = absorb
+        self.priority = priority
         self._examples = [example for example in examples if any(example.weights)]
         if not self._examples:
             raise LearningFailed(
                 "There is nothing to train on: only system messages, tool messages or white space."
             )
         self.settings = settings
-        self.state = step_module.TrainingRow(start, settings)
-        self.counted = step_module.Progress()
+        self.adapter = TrainableAdapter(start, settings)
+        self.counters = TrainCounters()
         if settings.carry_optimizer and resume is not None:
-            self.counted = step_module.load_state(resume, self.state)
-        wanted = math.ceil(least_steps / len(self._examples))
-        more = wanted > settings.steps_per_chunk
-        self._rounds, self._passes = (wanted, 1) if more else (1, settings.steps_per_chunk)
-        self._every = 1 if more else settings.kl_every  # steps from pull to pull; 0: none
-        self.result: Future[Learned] = Future()
+            self.counters = load_optimizer(resume, self.adapter)
+        rounds = math.ceil(min_steps / len(self._examples))
+        more = rounds > settings.steps_per_chunk
+        self._rounds, self._passes = (rounds, 1) if more else (1, settings.steps_per_chunk)
+        self._kl_every = 1 if more else settings.kl_every  # steps per KL penalty; 0: none
+        self.result: Future[TrainingResult] = Future()
         self.cancelled = cancelled
         self._chunk = chunk
         self._progress = progress
         self._round = 0
         self._number = 0  # of the example
         self._pass = 0  # over it in this round
-        self._now: step_module.Prepared | None = None
-        self._seen = step_module.NOTHING  # of the example before
+        self._inputs: TrainInputs | None = None
+        self._prefix = EMPTY_PREFIX  # of the example before
         self._began = 0.0
         self._seconds = [0.0] * len(self._examples)
         self._before: dict[int, Tensor] = {}  # losses when an example was first seen
         self._after: dict[int, Tensor | None] = {}
 
     @property
-    def over(self) -> bool:
-        """Whether every example is learned."""
+    def done(self) -> bool:
+        """True once every example is learned."""
         return self._round == self._rounds
 
     @property
-    def measured(self) -> bool:
-        """Whether the example at hand is seen for the last time and wants to be measured."""
+    def measures(self) -> bool:
+        """True if the example at hand is seen for the last time and is to be measured."""
         sample = self._rounds > 1 or self._number % self.settings.measure_every == 0
         return self.settings.measure and sample and self._round == self._rounds - 1
 
     @property
-    def keeps(self) -> bool:
-        """Whether the next example may take over what the pass at hand has seen."""
+    def keeps_cache(self) -> bool:
+        """True if the next example may take over the keys and values of the pass at hand."""
         last = self._pass == self._passes - 1
-        return last and self.settings.reuse_context and not self.measured
+        return last and self.settings.reuse_context and not self.measures
 
     @property
-    def pull(self) -> float:
-        """Weight of the pull towards the base model in the step at hand; 0: none."""
-        if not self._every or (self.counted.steps + 1) % self._every:
+    def kl_weight(self) -> float:
+        """Weight of the KL penalty in the step at hand; 0: none."""
+        if not self._kl_every or (self.counters.steps + 1) % self._kl_every:
             return 0.0
-        return self.settings.kl_weight * self._every
+        return self.settings.kl_weight * self._kl_every
 
     @property
-    def pulls(self) -> int:
-        """How many pulls there were before."""
-        return self.counted.steps // max(1, self._every)
+    def kl_penalties(self) -> int:
+        """KL penalties before the step at hand."""
+        return self.counters.steps // max(1, self._kl_every)
 
     @property
-    def length(self) -> int:
+    def chunk_length(self) -> int:
         """Tokens of the example that is learned now."""
         return len(self._examples[self._number].ids)
 
-    def prepared(self, base: BaseModel) -> step_module.Prepared | None:
-        """The example to learn now; None: all are learned. Runs its context when it is new."""
-        while self._now is None and not self.over:
+    def inputs(self, base: BaseModel) -> TrainInputs | None:
+        """Return the example to learn now; None: all are learned. Runs a new one's context."""
+        while self._inputs is None and not self.done:
             self._began = time.monotonic()
             example = self._examples[self._number]
-            self._now = step_module.prepare(base, example, self.state, self._seen)
-            if not self._now.labels:  # one token without anything before it
+            self._inputs = prepare_inputs(base, example, self.adapter, self._prefix)
+            if not self._inputs.labels:  # one token without anything before it
                 self._next()
-        return self._now
+        return self._inputs
 
     def _next(self) -> None:
-        self.counted.chunks += 1
-        self._pass, self._now = 0, None
+        self.counters.chunks += 1
+        self._pass, self._inputs = 0, None
         self._number += 1
         if self._number == len(self._examples):
             self._number, self._round = 0, self._round + 1
 
     def step(self, nll: Tensor) -> bool:
-        """Take a step with the gradients at hand; returns whether this example has its passes."""
-        assert self._now is not None  # noqa: S101  # it was prepared
-        share = min(1.0, self._now.mass / self._chunk) if self.settings.scale_short else 1.0
-        factor = step_module.rate_factor(self.settings, self.counted.chunks)
-        self.state.step(factor * share)
-        self.counted.steps += 1
-        if self._examples[self._number].counted:
+        """Take a step with the gradients at hand; return True if this was the example's last."""
+        assert self._inputs is not None  # noqa: S101  # it was prepared
+        share = (
+            min(1.0, self._inputs.weight_sum / self._chunk) if self.settings.scale_short else 1.0
+        )
+        self.adapter.step(lr_factor(self.settings, self.counters.chunks) * share)
+        self.counters.steps += 1
+        if self._examples[self._number].in_receipt:
             self._before.setdefault(self._number, nll)
         self._pass += 1
         return self._pass == self._passes
 
-    def note(self, nll: Tensor, after: Tensor | None, seen: step_module.Seen) -> None:
+    def finish_example(self, nll: Tensor, after: Tensor | None, prefix: KVPrefix) -> None:
         """Go on to the next example.
 
         Args:
-            nll: losses of this one before its newest step.
-            after: its losses after it, if they were measured.
-            seen: its keys and values of the newest forward.
+            nll: losses of this one before its newest step [t].
+            after: its losses after it [t], if they were measured.
+            prefix: its keys and values of the newest forward.
         """
-        self._seen = seen if self.settings.reuse_context else step_module.NOTHING
+        self._prefix = prefix if self.settings.reuse_context else EMPTY_PREFIX
         self._seconds[self._number] += time.monotonic() - self._began
         if self._round == self._rounds - 1:
             self._after[self._number] = after
-        done = self._round * len(self._examples) + self._number + 1
+        learned = self._round * len(self._examples) + self._number + 1
         self._next()
         self._progress(
             AbsorbProgress(
-                chunk=done,
+                chunk=learned,
                 chunks=self._rounds * len(self._examples),
                 tokens=sum(len(losses) for losses in self._before.values()),
                 perplexity=math.exp(min(700.0, float((nll if after is None else after).mean()))),
             )
         )
 
-    def end(self, kl: float | None) -> None:
-        """Hand out the result; `kl` is how much the adapter changes neutral text."""
+    def finish(self, kl: float | None) -> None:
+        """Set the result; `kl` is how much the adapter changes neutral text.
+
+        Raises:
+            LearningFailed: nothing was learned, or the adapter is not finite.
+        """
         if not self._before:
             raise LearningFailed("There is nothing to train on: the text is a single token.")
-        if not self.state.finite:  # the last step is not measured by everybody
+        if not self.adapter.finite:  # the last step is not measured by everybody
             raise LearningFailed(
                 "The adapter came to hold values that are not finite; the old revision stays. "
                 "Lower learning.learning_rate."
             )
         stats = LearnStats(
             chunks=tuple(
-                _stats(before, self._after.get(number), self._seconds[number])
+                _chunk_stats(before, self._after.get(number), self._seconds[number])
                 for number, before in self._before.items()
             ),
             kl=kl,
         )
-        self.result.set_result(Learned(self.state.weights(), self.state, self.counted, stats))
+        self.result.set_result(
+            TrainingResult(self.adapter.weights(), self.adapter, self.counters, stats)
+        )
 
 
-class Lessons(Line[Lesson]):
-    """All absorbs under way, on the worker's thread.
+class TrainingBatcher(PriorityQueue[TrainingRun]):
+    """All absorbs under way, on the model thread.
 
     Args:
         base: the model.
-        neutral: makes the neutral text, when it is first needed.
-        most_tokens: of one batch, padding included, unless a single example has more.
+        neutral_text: makes the neutral text, when it is first needed.
+        max_tokens: of one batch, padding included, unless a single example has more.
     """
 
     def __init__(
-        self, base: BaseModel, neutral: Callable[[], Neutral], *, most_tokens: int
+        self, base: BaseModel, neutral_text: Callable[[], NeutralText], *, max_tokens: int
     ) -> None:
         super().__init__()
         self._base = base
-        self._make_neutral = neutral
-        self._neutral: Neutral | None = None
-        self._most = most_tokens
+        self._make_neutral_text = neutral_text
+        self._neutral_text: NeutralText | None = None
+        self._max_tokens = max_tokens
 
     def fail(self, error: BaseException) -> None:
-        """End every lesson with this error."""
-        for lesson in self._waiting:
-            if not lesson.result.done():
-                lesson.result.set_exception(error)
+        """End every run with this error."""
+        for run in self._waiting:
+            if not run.result.done():
+                run.result.set_exception(error)
         self._waiting = []
 
     def step(self, *, short: bool) -> None:
-        """One optimizer step of as many lessons as go together; never raises.
+        """Take one optimizer step of as many runs as go together; never raises.
 
-        With `short`, of one lesson only: somebody waits.
+        With `short`, of one run only: somebody waits.
         """
-        group: list[tuple[Lesson, step_module.Prepared]] = []
-        for lesson in self.ordered:
+        group: list[tuple[TrainingRun, TrainInputs]] = []
+        for run in self.ordered:
             together = [member for member, _ in group]
-            if together and not lesson.over and (short or not self._fits(lesson, together)):
+            if together and not run.done and (short or not self._can_share(run, together)):
                 continue
-            prepared = self._begin(lesson)
-            if prepared is not None:
-                group.append((lesson, prepared))
+            inputs = self._begin(run)
+            if inputs is not None:
+                group.append((run, inputs))
         if not group:
             return
         try:
-            losses, seen = self._gradients(group)
+            losses, prefixes = self._backward(group)
         except BaseException as error:  # noqa: BLE001  # belongs to whoever waits for the result
-            for lesson, _ in group:
-                lesson.state.clear()
+            for run, _ in group:
+                run.adapter.clear()
             if len(group) == 1:
-                self._leave(group[0][0], error)
+                self._fail_run(group[0][0], error)
                 return
             for member in group:  # whose fault was it? The others take their step alone
-                self._alone(member)
+                self._step_alone(member)
             return
-        self._take([lesson for lesson, _ in group], losses, seen)
+        self._update([run for run, _ in group], losses, prefixes)
 
-    def _alone(self, member: tuple[Lesson, step_module.Prepared]) -> None:
+    def _step_alone(self, member: tuple[TrainingRun, TrainInputs]) -> None:
         try:
-            losses, seen = self._gradients([member])
+            losses, prefixes = self._backward([member])
         except BaseException as error:  # noqa: BLE001  # belongs to whoever waits for the result
-            member[0].state.clear()
-            self._leave(member[0], error)
+            member[0].adapter.clear()
+            self._fail_run(member[0], error)
             return
-        self._take([member[0]], losses, seen)
+        self._update([member[0]], losses, prefixes)
 
-    def _fits(self, lesson: Lesson, group: Sequence[Lesson]) -> bool:
-        """Whether a lesson may share the batch: same layers, and little padding."""
+    def _can_share(self, run: TrainingRun, group: Sequence[TrainingRun]) -> bool:
+        """Return True if a run may share the batch: same layers, and little padding."""
         first = group[0]
-        lengths = [member.length for member in (*group, lesson)]
+        lengths = [member.chunk_length for member in (*group, run)]
         return (
-            lesson.state.start.layout == first.state.start.layout
-            and not lesson.settings.lora_dropout  # its random numbers would depend on the company
+            run.adapter.start.layout == first.adapter.start.layout
+            and not run.settings.lora_dropout  # its random numbers would depend on the company
             and not first.settings.lora_dropout
-            and lesson.settings.kl_weight == first.settings.kl_weight
-            and max(lengths) * len(lengths) <= min(self._most, 3 * sum(lengths) // 2)
+            and run.settings.kl_weight == first.settings.kl_weight
+            and max(lengths) * len(lengths) <= min(self._max_tokens, 3 * sum(lengths) // 2)
         )
 
-    def _begin(self, lesson: Lesson) -> step_module.Prepared | None:
+    def _begin(self, run: TrainingRun) -> TrainInputs | None:
+        """Return a run's next inputs; None if it has ended, well or not."""
         try:
-            if lesson.cancelled():
+            if run.cancelled():
                 raise Cancelled("The absorb was cancelled; the old revision stays.")  # noqa: TRY301
-            prepared = lesson.prepared(self._base)
-            if prepared is None:
-                lesson.end(self._drift(lesson))
-                self._waiting.remove(lesson)
+            inputs = run.inputs(self._base)
+            if inputs is None:
+                run.finish(self._kl_to_base(run))
+                self._waiting.remove(run)
         except BaseException as error:  # noqa: BLE001  # belongs to whoever waits for the result
-            self._leave(lesson, error)
+            self._fail_run(run, error)
             return None
-        return prepared
+        return inputs
 
-    def _leave(self, lesson: Lesson, error: BaseException) -> None:
-        self._waiting.remove(lesson)
-        lesson.result.set_exception(error)
+    def _fail_run(self, run: TrainingRun, error: BaseException) -> None:
+        self._waiting.remove(run)
+        run.result.set_exception(error)
 
-    def _gradients(
-        self, group: Sequence[tuple[Lesson, step_module.Prepared]]
-    ) -> tuple[Sequence[Tensor], Sequence[step_module.Seen]]:
-        """Backward for every member; returns the losses of each one's tokens, and what it saw."""
-        base, members = self._base, [lesson for lesson, _ in group]
-        examples = [prepared for _, prepared in group]
-        batch = step_module.collate(base, examples)
-        cache = stored_cache(batch.prefix) if any(member.keeps for member in members) else None
-        settings = members[0].settings
+    def _backward(
+        self, group: Sequence[tuple[TrainingRun, TrainInputs]]
+    ) -> tuple[Sequence[Tensor], Sequence[KVPrefix]]:
+        """Compute every member's gradient; return each one's losses [t], and its prefix by now.
+
+        The loss of the batch is the sum over its rows, and a row's loss depends on no adapter but
+        its own: so each adapter gets the gradient that it would get alone.
+        """
+        base, runs = self._base, [run for run, _ in group]
+        examples = [inputs for _, inputs in group]
+        batch = collate(base, examples)
+        cache = dynamic_cache(batch.prefix) if any(run.keeps_cache for run in runs) else None
+        settings = runs[0].settings
         devices = [base.device] if base.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices, enabled=settings.lora_dropout > 0):
             if settings.lora_dropout > 0:
-                torch.manual_seed(settings.seed + members[0].counted.steps)
-            rows = step_module.rows_of([m.state for m in members], dropout=settings.lora_dropout)
-            with base.learning(rows):
-                loss, nll = step_module.batch_loss(base, batch, rows, cache)
+                torch.manual_seed(settings.seed + runs[0].counters.steps)
+            adapters = trainable_batch([run.adapter for run in runs], dropout=settings.lora_dropout)
+            with base.learning(adapters):
+                loss, nll = batch_loss(base, batch, adapters, cache)
             loss.backward()  # type: ignore[no-untyped-call]
-        for weight in sorted({lesson.pull for lesson in members} - {0.0}):
-            self._pull_back([lesson for lesson in members if lesson.pull == weight], weight)
-        seen = (
-            [step_module.NOTHING] * len(group)
-            if cache is None
-            else step_module.seen_by(examples, cache)
-        )
-        return torch.split(nll, list(batch.sizes)), seen
+        for weight in sorted({run.kl_weight for run in runs} - {0.0}):
+            self._add_kl_penalty([run for run in runs if run.kl_weight == weight], weight)
+        prefixes = [EMPTY_PREFIX] * len(group) if cache is None else prefixes_after(examples, cache)
+        return torch.split(nll, list(batch.labels_per_row)), prefixes
 
-    def _take(
+    def _update(
         self,
-        members: Sequence[Lesson],
+        runs: Sequence[TrainingRun],
         losses: Sequence[Tensor],
-        seen: Sequence[step_module.Seen],
+        prefixes: Sequence[KVPrefix],
     ) -> None:
-        """A step of every member whose loss is sound; measures those whose example is learned."""
-        learned: dict[Lesson, tuple[Tensor, step_module.Seen]] = {}
-        for lesson, own, states in zip(members, losses, seen, strict=True):
-            if failed := _failure(own, self._base):
-                lesson.state.clear()
-                self._leave(lesson, failed)
-            elif lesson.step(own):
-                learned[lesson] = own, states
-        measured = [lesson for lesson in learned if lesson.measured]
-        after: dict[Lesson, tuple[Tensor, step_module.Seen]] = {}
+        """Step every run whose loss is sound; measure those whose example is learned."""
+        learned: dict[TrainingRun, tuple[Tensor, KVPrefix]] = {}
+        for run, nll, prefix in zip(runs, losses, prefixes, strict=True):
+            if failed := _failure(nll, self._base):
+                run.adapter.clear()
+                self._fail_run(run, failed)
+            elif run.step(nll):
+                learned[run] = nll, prefix
+        measured = [run for run in learned if run.measures]
+        after: dict[TrainingRun, tuple[Tensor, KVPrefix]] = {}
         try:
             if measured:
                 after = dict(zip(measured, self._measure(measured), strict=True))
         except BaseException as error:  # noqa: BLE001  # belongs to whoever waits for the result
-            for lesson in measured:
-                self._leave(lesson, error)
-                del learned[lesson]
-        for lesson, (own, states) in learned.items():
-            self._close(lesson, own, *after.get(lesson, (None, states)))
+            for run in measured:
+                self._fail_run(run, error)
+                del learned[run]
+        for run, (nll, prefix) in learned.items():
+            self._finish_example(run, nll, *after.get(run, (None, prefix)))
 
-    def _measure(self, lessons: Sequence[Lesson]) -> list[tuple[Tensor, step_module.Seen]]:
-        prepared = [lesson.prepared(self._base) for lesson in lessons]
-        return step_module.measure(
+    def _measure(self, runs: Sequence[TrainingRun]) -> list[tuple[Tensor, KVPrefix]]:
+        inputs = [run.inputs(self._base) for run in runs]
+        return measure(
             self._base,
-            [one for one in prepared if one is not None],
-            [lesson.state for lesson in lessons],
+            [example for example in inputs if example is not None],
+            [run.adapter for run in runs],
         )
 
     @property
-    def neutral(self) -> Neutral:
+    def neutral_text(self) -> NeutralText:
         """The neutral text, made when it is first needed."""
-        if self._neutral is None:
-            self._neutral = self._make_neutral()
-        return self._neutral
+        if self._neutral_text is None:
+            self._neutral_text = self._make_neutral_text()
+        return self._neutral_text
 
-    def _pull_back(self, lessons: Sequence[Lesson], weight: float) -> None:
-        """Add the gradients that keep neutral text as likely as it is for the base model."""
-        rows = step_module.rows_of([lesson.state for lesson in lessons])
-        turns = [lesson.pulls for lesson in lessons]
-        with self._base.learning(rows):
-            divergence = self.neutral.pull(turns, rows)
-        (weight * divergence).backward()  # type: ignore[no-untyped-call]
+    def _add_kl_penalty(self, runs: Sequence[TrainingRun], weight: float) -> None:
+        """Add the gradient of weight * KL(base || adapter) on a piece of neutral text."""
+        adapters = trainable_batch([run.adapter for run in runs])
+        turns = [run.kl_penalties for run in runs]
+        with self._base.learning(adapters):
+            penalty = self.neutral_text.kl_penalty(turns, adapters)
+        (weight * penalty).backward()  # type: ignore[no-untyped-call]
 
-    def _drift(self, lesson: Lesson) -> float | None:
-        """How much an adapter changes neutral text."""
-        if not lesson.settings.measure or not lesson.state.finite:
+    def _kl_to_base(self, run: TrainingRun) -> float | None:
+        """Return how much an adapter changes neutral text; None where it is not measured."""
+        if not run.settings.measure or not run.adapter.finite:
             return None
-        return self.neutral.drift(step_module.rows_of([lesson.state]))
+        return self.neutral_text.kl_to_base(trainable_batch([run.adapter]))
 
-    def _close(
-        self, lesson: Lesson, nll: Tensor, after: Tensor | None, seen: step_module.Seen
+    def _finish_example(
+        self, run: TrainingRun, nll: Tensor, after: Tensor | None, prefix: KVPrefix
     ) -> None:
         try:
             if after is not None and (failed := _failure(after, self._base)):
                 raise failed  # noqa: TRY301
-            lesson.note(nll, after, seen)
+            run.finish_example(nll, after, prefix)
         except BaseException as error:  # noqa: BLE001  # belongs to whoever waits
-            self._leave(lesson, error)
+            self._fail_run(run, error)
 
 
 def _failure(nll: Tensor, base: BaseModel) -> LearningFailed | None:
-    """Refuse a loss that is no number, or twice as bad as knowing nothing."""
+    """Return an error for a loss that is no number, or twice as bad as knowing nothing."""
     mean = float(nll.mean())
-    worst = 2 * math.log(base.model.get_input_embeddings().weight.shape[0])
+    worst = 2 * math.log(base.model.get_input_embeddings().weight.shape[0])  # 2 log V
     if math.isfinite(mean) and mean <= worst:
         return None
     return LearningFailed(
@@ -401,11 +432,11 @@ def _failure(nll: Tensor, base: BaseModel) -> LearningFailed | None:
     )
 
 
-def _stats(before: Tensor, after: Tensor | None, seconds: float) -> ChunkStats:
+def _chunk_stats(before: Tensor, after: Tensor | None, seconds: float) -> ChunkStats:
     return ChunkStats(
         tokens=len(before),
         nll_before=float(before.mean()),
         nll_after=None if after is None else float(after.mean()),
-        recalled=None if after is None else int((after < _HALF).sum()),
+        recalled=None if after is None else int((after < _RECALLED_NLL).sum()),
         seconds=seconds,
     )

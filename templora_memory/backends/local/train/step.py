@@ -1,399 +1,299 @@
-"""The training step: adapters under training and one example each -> the same, one step on.
+"""The forward pass of a training step: one example of each memory, in one batch.
 
 Every memory trains its own adapter with its own optimizer state; several of them share a batch,
 and each gets the gradients that it would get alone. Only the chunk pays for loss and backward;
 what stood before it enters as keys and values without gradient, except in the published form of
 the algorithm, which keeps it inside the graph.
+
+A row of the batch, with p tokens of prefix and s of input::
+
+    attention_mask [B, P + S]   0 .. 0  1 ....... 1 | 1 ....... 1  1 ... 1
+                                padding  p of prefix    s of input  padding, masked by causality
+    position_ids   [B, S]                             prefix.end, prefix.end + 1, ...
+
+Prefixes are padded on the left, so that each ends where the input begins; inputs on the right,
+where no real token sees what comes later. A key carries its position already (rotary embeddings
+are applied before a key is stored), so that only the inputs need positions.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from templora_memory.backends.local.base_model import BaseModel, pad_left, pairs_of, stored_cache
-from templora_memory.backends.local.lora import batched
-from templora_memory.backends.local.recipes import Example, Soft
-from templora_memory.backends.local.train import loss
-from templora_memory.domain.settings import Learning
-from templora_memory.errors import InvalidSetting, StoreDamaged
+from templora_memory.backends.local.base_model import BaseModel
+from templora_memory.backends.local.kv_cache import (
+    KeyValues,
+    cached_key_values,
+    dynamic_cache,
+    pad_left,
+)
+from templora_memory.backends.local.lora.batched import AdapterBatch, use_adapters
+from templora_memory.backends.local.recipes import Example, TopKTargets
+from templora_memory.backends.local.train.loss import LossTargets, weighted_loss
+from templora_memory.backends.local.train.optimizer import TrainableAdapter, trainable_batch
 
-OPTIMIZER, TRAINING = "optimizer.safetensors", "training.json"
-
-
-class TrainingRow:
-    """An adapter under training: one flat buffer with its gradient and AdamW state.
-
-    The leaves of the graph are views made outside it, and their gradients are views of one
-    buffer, bound in advance: slicing a leaf inside the graph is ten times slower.
-    """
-
-    def __init__(self, start: batched.Weights, settings: Learning) -> None:
-        self.start = start
-        self.settings = settings
-        self._flat = start.flat.clone()[None]
-        self._grad = torch.zeros_like(self._flat)
-        grads = start.layout.views(self._grad)
-        self.leaves: dict[str, tuple[Tensor, Tensor]] = {}
-        for name, pair in start.layout.views(self._flat).items():
-            a, b = (view.detach().requires_grad_() for view in pair)
-            a.grad, b.grad = grads[name]
-            self.leaves[name] = (a, b)
-        self.parameter = nn.Parameter(self._flat[0])
-        self.optimizer = torch.optim.AdamW(
-            [self.parameter],
-            lr=_rate(settings),
-            betas=(settings.adam_beta1, settings.adam_beta2),
-            eps=settings.adam_epsilon,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
-
-    def weights(self) -> batched.Weights:
-        """A copy as a value."""
-        old = self.start
-        return batched.Weights(
-            old.layout, self._flat[0].detach().clone(), old.alpha, old.rank_stabilised
-        )
-
-    @property
-    def finite(self) -> bool:
-        return bool(self._flat.isfinite().all())
-
-    def step(self, factor: float) -> None:
-        """Clip the gradient, update, clear the gradient."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = _rate(self.settings) * factor
-        self._grad.mul_((self.settings.max_grad_norm / (self._grad.norm() + 1e-6)).clamp_(max=1.0))
-        self.parameter.grad = self._grad[0]
-        self.optimizer.step()
-        self.clear()
-
-    def clear(self) -> None:
-        """Drop the gradient, also that of a step that failed."""
-        self._grad.zero_()
-
-
-def _rate(settings: Learning) -> float:
-    if settings.learning_rate is None:
-        raise InvalidSetting(
-            "learning.learning_rate is not set: resolve the policy for the model first."
-        )
-    return settings.learning_rate
-
-
-def rows_of(states: Sequence[TrainingRow], *, dropout: float = 0.0) -> batched.Rows:
-    """The rows of a batch in which each of these adapters learns from one row, in this order.
-
-    All of them have the same layers and rank.
-    """
-    if len({state.start.layout for state in states}) != 1:
-        raise ValueError("rows of one batch need the same layers and rank")
-    strength = torch.tensor([s.start.scale for s in states], device=states[0].parameter.device)
-    rows = {}
-    for name in states[0].leaves:
-        pairs = [state.leaves[name] for state in states]
-        a, b = pairs[0] if len(pairs) == 1 else map(torch.cat, zip(*pairs, strict=True))
-        rows[name] = batched.Row(a, b, strength[:, None, None], dropout)
-    return rows
-
-
-# --- what one memory learns next ---------------------------------------------------------------
+# --- inputs of one memory ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """An example as the model sees it.
+class TrainInputs:
+    """One example as the model sees it: s input tokens, t of which have a label.
 
     Args:
-        ids: input tokens.
-        keep: positions in `ids` whose next token is learned.
-        labels, weights: these tokens, and the loss weight of each; the weights sum to 1.
-        mass: what the weights summed to before.
-        soft: what to learn in place of the labels; None: the labels.
-        seen: what stands before, as keys and values.
+        input_ids: input tokens [s].
+        label_positions: positions in `input_ids` whose next token is learned [t].
+        labels: these next tokens [t].
+        loss_weights: the weight of each label's loss [t]; they sum to 1.
+        weight_sum: what the weights summed to before.
+        top_k_targets: what to learn in place of the labels; None: the labels.
+        prefix: what stands before, as keys and values.
     """
 
-    ids: tuple[int, ...]
-    keep: tuple[int, ...]
+    input_ids: tuple[int, ...]
+    label_positions: tuple[int, ...]
     labels: tuple[int, ...]
-    weights: tuple[float, ...]
-    mass: float
-    soft: Soft | None
-    seen: Seen
+    loss_weights: tuple[float, ...]
+    weight_sum: float
+    top_k_targets: TopKTargets | None
+    prefix: KVPrefix
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """Keys and values [1, heads, T, width] of each layer for `ids` at positions from `first` on."""
+class KVPrefix:
+    """Keys and values [1, H, p, E] of each layer for the tokens `ids` at positions from `start`."""
 
     ids: tuple[int, ...]
-    first: int
-    pairs: list[tuple[Tensor, Tensor]]
+    start: int
+    key_values: KeyValues
 
     @property
     def end(self) -> int:
-        return self.first + len(self.ids)
+        """The position of the token that follows."""
+        return self.start + len(self.ids)
 
-    def last(self, ids: tuple[int, ...], *, room: int) -> Seen | None:
-        """Its end if that is `ids` and leaves room for so many positions more, else None."""
+    def suffix(self, ids: tuple[int, ...], *, max_end: int) -> KVPrefix | None:
+        """Return its end, if that is `ids` and no position lies behind `max_end`; else None."""
         count = len(ids)
-        if not count or self.ids[-count:] != ids or self.end > room:
+        if not count or self.ids[-count:] != ids or self.end > max_end:
             return None
-        pairs = [(keys[:, :, -count:], values[:, :, -count:]) for keys, values in self.pairs]
-        return Seen(ids, self.end - count, pairs)
+        key_values = [
+            (keys[:, :, -count:], values[:, :, -count:]) for keys, values in self.key_values
+        ]
+        return KVPrefix(ids, self.end - count, key_values)
 
 
-NOTHING = Seen((), 0, [])
+EMPTY_PREFIX = KVPrefix((), 0, [])
 
 
-def prepare(
-    base: BaseModel, example: Example, state: TrainingRow, before: Seen = NOTHING
-) -> Prepared:
-    """Cut an example to the model's length; see its context once, unless it is in the graph.
+def prepare_inputs(
+    base: BaseModel, example: Example, adapter: TrainableAdapter, before: KVPrefix = EMPTY_PREFIX
+) -> TrainInputs:
+    """Cut an example to the model's length; run its context once, unless it is in the graph.
 
     The context is taken over from `before`, the keys and values of the example before this one,
     while these are of the same tokens and their positions leave room for the example. They were
     computed with the adapter of its last step or the one before; those further back, with older
     ones (the paper's cache reuse). Otherwise the context is run again.
     """
-    room = max(0, base.context - len(example.ids))
+    room = max(0, base.max_length - len(example.ids))
     context = example.context[-room:] if room else ()
-    inside = state.settings.context_gradient or base.checkpointed
-    split = 0 if inside else max(0, len(context) - 1)
+    in_graph = adapter.settings.context_gradient or base.checkpointed
+    # the last token of the context predicts the first of the chunk: it is input, not prefix
+    split = 0 if in_graph else max(0, len(context) - 1)
     sequence = context[split:] + example.ids
-    marks = (0.0,) * (len(context) - split) + example.weights
-    keep = tuple(at for at in range(len(sequence) - 1) if marks[at + 1])
-    mass = sum(marks[at + 1] for at in keep)
-    seen = NOTHING
+    weights = (0.0,) * (len(context) - split) + example.weights
+    positions = tuple(at for at in range(len(sequence) - 1) if weights[at + 1])
+    weight_sum = sum(weights[at + 1] for at in positions)
+    prefix = EMPTY_PREFIX
     if split:
-        seen = before.last(context[:split], room=base.context - len(sequence)) or _run(
-            base, context[:split], state
-        )
-    own = [at + 1 - len(context) + split for at in keep]  # places of the labels in the chunk
-    soft = example.soft
-    return Prepared(
-        ids=sequence[:-1],
-        keep=keep,
-        labels=tuple(sequence[at + 1] for at in keep),
-        weights=tuple(marks[at + 1] / mass for at in keep),
-        mass=mass,
-        soft=None if soft is None else Soft(soft.ids[own], soft.p[own]),
-        seen=seen,
+        prefix = before.suffix(
+            context[:split], max_end=base.max_length - len(sequence)
+        ) or _prefill_context(base, context[:split], adapter)
+    in_chunk = [at + 1 - len(context) + split for at in positions]  # indices of the labels
+    targets = example.top_k_targets
+    return TrainInputs(
+        input_ids=sequence[:-1],
+        label_positions=positions,
+        labels=tuple(sequence[at + 1] for at in positions),
+        loss_weights=tuple(weights[at + 1] / weight_sum for at in positions),
+        weight_sum=weight_sum,
+        top_k_targets=None
+        if targets is None
+        else TopKTargets(targets.ids[in_chunk], targets.p[in_chunk]),
+        prefix=prefix,
     )
 
 
-def _run(base: BaseModel, ids: tuple[int, ...], state: TrainingRow) -> Seen:
-    cache = stored_cache(None)
-    with torch.no_grad(), batched.using(rows_of([state])):
-        tokens = torch.tensor([ids], device=base.device)
-        base.hidden(tokens, past_key_values=cache, use_cache=True)
-    return Seen(ids, 0, [(k.detach(), v.detach()) for k, v in pairs_of(cache)])
+def _prefill_context(base: BaseModel, ids: tuple[int, ...], adapter: TrainableAdapter) -> KVPrefix:
+    """Return the keys and values of a context, computed without gradient."""
+    cache = dynamic_cache(None)
+    with torch.no_grad(), use_adapters(trainable_batch([adapter])):
+        tokens = torch.tensor([ids], device=base.device)  # [1, p]
+        base.hidden_states(tokens, past_key_values=cache, use_cache=True)
+    return KVPrefix(ids, 0, [(k.detach(), v.detach()) for k, v in cached_key_values(cache)])
 
 
-# --- one step ----------------------------------------------------------------------------------
+# --- one batch ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Prepared examples, one a row: ids padded on the right, prefixes on the left.
+class TrainBatch:
+    """Inputs of several memories, one a row: tokens padded on the right, prefixes on the left.
 
     Args:
-        ids, places: input tokens and their positions [S, T].
-        row, column: where the labelled inputs are [n], row after row.
+        input_ids, position_ids: input tokens and their positions [B, S].
+        label_rows, label_columns: where the labelled inputs are [T], row after row.
         targets: what these are to predict.
-        sizes: labelled inputs of each row.
-        prefix: keys and values [S, heads, P, width] of each layer; empty: nothing stands before.
-        mask: which of P + T positions are there [S, P + T]; None: all of them.
+        labels_per_row: labelled inputs of each row; they sum to T.
+        prefix: keys and values [B, H, P, E] of each layer; empty: nothing stands before.
+        attention_mask: 1 where there is a token [B, P + S]; None: everywhere, or padding is only
+            on the right, where nothing real sees it.
     """
 
-    ids: Tensor
-    places: Tensor
-    row: Tensor
-    column: Tensor
-    targets: loss.Targets
-    sizes: tuple[int, ...]
-    prefix: list[tuple[Tensor, Tensor]]
-    mask: Tensor | None
+    input_ids: Tensor
+    position_ids: Tensor
+    label_rows: Tensor
+    label_columns: Tensor
+    targets: LossTargets
+    labels_per_row: tuple[int, ...]
+    prefix: KeyValues
+    attention_mask: Tensor | None
 
 
-def collate(base: BaseModel, rows: Sequence[Prepared]) -> Batch:
-    """Tensors for one forward pass over these examples together."""
-    length = max(1, *(len(row.ids) for row in rows))
-    before = max(len(row.seen.ids) for row in rows)
-    ids = torch.tensor([[*row.ids, *([0] * (length - len(row.ids)))] for row in rows])
-    offsets = torch.tensor([len(row.seen.ids) for row in rows])
-    ends = torch.tensor([row.seen.end for row in rows])
-    where = torch.tensor(
-        [(index, at) for index, row in enumerate(rows) for at in row.keep], dtype=torch.long
-    ).reshape(-1, 2)
-    mask = None
-    if (offsets != before).any():
-        mask = (torch.arange(before + length)[None] >= (before - offsets)[:, None]).long()
-    return Batch(
-        ids=ids.to(base.device),
-        places=(ends[:, None] + torch.arange(length)[None]).to(base.device),
-        row=where[:, 0].to(base.device),
-        column=where[:, 1].to(base.device),
-        targets=_targets(rows, base.device),
-        sizes=tuple(len(row.keep) for row in rows),
-        prefix=_stack([row.seen.pairs for row in rows], before) if before else [],
-        mask=None if mask is None else mask.to(base.device),
+def collate(base: BaseModel, inputs: Sequence[TrainInputs]) -> TrainBatch:
+    """Return the tensors for one forward pass over these examples together."""
+    length = max(1, *(len(row.input_ids) for row in inputs))  # S
+    before = max(len(row.prefix.ids) for row in inputs)  # P
+    input_ids = torch.tensor(
+        [[*row.input_ids, *([0] * (length - len(row.input_ids)))] for row in inputs]
+    )  # [B, S]
+    prefix_lengths = torch.tensor([len(row.prefix.ids) for row in inputs])  # [B]
+    prefix_ends = torch.tensor([row.prefix.end for row in inputs])  # [B]
+    labelled = torch.tensor(
+        [(index, at) for index, row in enumerate(inputs) for at in row.label_positions],
+        dtype=torch.long,
+    ).reshape(-1, 2)  # [T, 2]
+    attention_mask = None
+    if (prefix_lengths != before).any():
+        columns = torch.arange(before + length)[None]  # [1, P + S]
+        attention_mask = (columns >= (before - prefix_lengths)[:, None]).long()
+        attention_mask = attention_mask.to(base.device)
+    return TrainBatch(
+        input_ids=input_ids.to(base.device),
+        position_ids=(prefix_ends[:, None] + torch.arange(length)[None]).to(base.device),
+        label_rows=labelled[:, 0].to(base.device),
+        label_columns=labelled[:, 1].to(base.device),
+        targets=_targets(inputs, base.device),
+        labels_per_row=tuple(len(row.label_positions) for row in inputs),
+        prefix=_stack([row.prefix.key_values for row in inputs], before) if before else [],
+        attention_mask=attention_mask,
     )
 
 
-def _targets(rows: Sequence[Prepared], device: torch.device) -> loss.Targets:
-    """What all rows predict, one after the other."""
-    labels = _flat([row.labels for row in rows], torch.long, device)
-    width = max((row.soft.ids.shape[1] for row in rows if row.soft is not None), default=1)
-    ids = labels[:, None].repeat(1, width)
+def _targets(inputs: Sequence[TrainInputs], device: torch.device) -> LossTargets:
+    """Return the targets of all rows, one after the other."""
+    labels = _concatenate([row.labels for row in inputs], torch.long, device)  # [T]
+    top_k = max(
+        (row.top_k_targets.ids.shape[1] for row in inputs if row.top_k_targets is not None),
+        default=1,
+    )
+    ids = labels[:, None].repeat(1, top_k)  # [T, K]
     p = torch.zeros(ids.shape, dtype=torch.float32, device=device)
-    p[:, 0] = 1.0
+    p[:, 0] = 1.0  # the label itself, for certain
     start = 0
-    for row in rows:
+    for row in inputs:
         stop = start + len(row.labels)
-        if row.soft is not None:
-            own = row.soft.ids.shape[1]
+        if row.top_k_targets is not None:
+            row_k = row.top_k_targets.ids.shape[1]
             p[start:stop] = 0.0
-            ids[start:stop, :own] = row.soft.ids.to(device)
-            p[start:stop, :own] = row.soft.p.to(device)
+            ids[start:stop, :row_k] = row.top_k_targets.ids.to(device)
+            p[start:stop, :row_k] = row.top_k_targets.p.to(device)
         start = stop
-    return loss.Targets(
+    return LossTargets(
         labels=labels,
-        weight=_flat([row.weights for row in rows], torch.float32, device),
+        weights=_concatenate([row.loss_weights for row in inputs], torch.float32, device),
         ids=ids,
         p=p,
     )
 
 
-def _flat(parts: Sequence[Sequence[float]], kind: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor([value for part in parts for value in part], dtype=kind, device=device)
+def _concatenate(
+    parts: Sequence[Sequence[float]], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    return torch.tensor([value for part in parts for value in part], dtype=dtype, device=device)
 
 
-def _stack(
-    prefixes: Sequence[list[tuple[Tensor, Tensor]]], width: int
-) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values of all rows, padded on the left; a row may have none."""
+def _stack(prefixes: Sequence[KeyValues], length: int) -> KeyValues:
+    """Return keys and values of all rows [B, H, P, E], padded on the left; a row may have none."""
     if len(prefixes) == 1:
         return prefixes[0]
     like = next(prefix for prefix in prefixes if prefix)
     filled = [prefix or [(k[:, :, :0], v[:, :, :0]) for k, v in like] for prefix in prefixes]
     return [
         (
-            torch.cat([pad_left(keys, width) for keys, _ in layer]),
-            torch.cat([pad_left(values, width) for _, values in layer]),
+            torch.cat([pad_left(keys, length) for keys, _ in layer]),
+            torch.cat([pad_left(values, length) for _, values in layer]),
         )
         for layer in zip(*filled, strict=True)
     ]
 
 
 def batch_loss(
-    base: BaseModel, batch: Batch, rows: batched.Rows, cache: DynamicCache | None = None
+    base: BaseModel, batch: TrainBatch, adapters: AdapterBatch, cache: DynamicCache | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Sum over rows of each row's mean loss, and the loss of every labelled token [n].
+    """Return the sum over rows of each row's mean loss, and the loss of every label [T].
 
     The cache is a fresh one every time, because a forward appends to it; hand in one made of the
     batch's prefix to keep what it is filled with. Positions are explicit, because a rebuilt cache
     does not know them.
     """
     if cache is None and batch.prefix:
-        cache = stored_cache(batch.prefix)
-    inputs: dict[str, Any] = {"position_ids": batch.places, "use_cache": cache is not None}
+        cache = dynamic_cache(batch.prefix)
+    inputs: dict[str, Any] = {"position_ids": batch.position_ids, "use_cache": cache is not None}
     if cache is not None:
         inputs["past_key_values"] = cache
-    if batch.mask is not None:
-        inputs["attention_mask"] = batch.mask
-    with batched.using(rows):
-        if base.own_head:
-            hidden = base.hidden(batch.ids, **inputs)[batch.row, batch.column]
-            return loss.weighted_loss(hidden, base.head, batch.targets, batch.sizes)
-        logits = base.logits(batch.ids, last=False, **inputs)[batch.row, batch.column].float()
+    if batch.attention_mask is not None:
+        inputs["attention_mask"] = batch.attention_mask
+    labelled = batch.label_rows, batch.label_columns
+    with use_adapters(adapters):
+        if base.plain_lm_head:
+            hidden = base.hidden_states(batch.input_ids, **inputs)[labelled]  # [T, D]
+            return weighted_loss(hidden, base.lm_head, batch.targets, batch.labels_per_row)
+        logits = base.logits(batch.input_ids, last=False, **inputs)[labelled].float()  # [T, V]
         log_p, targets = logits.log_softmax(-1), batch.targets
-        losses = targets.losses(log_p, slice(None))
-        nll = -log_p.detach().gather(1, targets.labels[:, None]).squeeze(1)
-        return (losses * targets.weight).sum(), nll
+        losses = targets.cross_entropy(log_p, slice(None))  # [T]
+        nll = -log_p.detach().gather(1, targets.labels[:, None]).squeeze(1)  # [T]
+        return (losses * targets.weights).sum(), nll
 
 
 def measure(
-    base: BaseModel, prepared: Sequence[Prepared], states: Sequence[TrainingRow]
-) -> list[tuple[Tensor, Seen]]:
-    """Of every row the loss of its labelled tokens, and what it has seen by then."""
-    batch = collate(base, prepared)
-    cache = stored_cache(batch.prefix)
+    base: BaseModel, inputs: Sequence[TrainInputs], adapters: Sequence[TrainableAdapter]
+) -> list[tuple[Tensor, KVPrefix]]:
+    """Return, of every row, the loss of its labels [t], and its keys and values so far."""
+    batch = collate(base, inputs)
+    cache = dynamic_cache(batch.prefix)
     with torch.no_grad():
-        _, nll = batch_loss(base, batch, rows_of(states), cache)
-    return list(zip(torch.split(nll, list(batch.sizes)), seen_by(prepared, cache), strict=True))
+        _, nll = batch_loss(base, batch, trainable_batch(adapters), cache)
+    losses = torch.split(nll, list(batch.labels_per_row))
+    return list(zip(losses, prefixes_after(inputs, cache), strict=True))
 
 
-def seen_by(prepared: Sequence[Prepared], cache: DynamicCache) -> list[Seen]:
-    """Of every row what it has seen after a forward that filled this cache."""
-    pairs = [(keys.detach(), values.detach()) for keys, values in pairs_of(cache)]
-    width = max(len(row.seen.ids) for row in prepared)
-    found = []
-    for index, row in enumerate(prepared):
-        cut = slice(width - len(row.seen.ids), width + len(row.ids))
-        own = [(k[index : index + 1, :, cut], v[index : index + 1, :, cut]) for k, v in pairs]
-        found.append(Seen(row.seen.ids + row.ids, row.seen.first, own))
-    return found
-
-
-# --- what is counted ---------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Progress:
-    """What the released schedule and a carried optimizer count."""
-
-    steps: int = 0
-    chunks: int = 0
-
-
-def rate_factor(settings: Learning, chunk: int) -> float:
-    """Share of the rate for the chunk with this number, counted from 0 over the memory's life."""
-    return 1.0 if settings.lr_scheduler_type == "constant" else min(1.0, chunk / 2)
-
-
-# --- optimizer state on disk -------------------------------------------------------------------
-
-
-def save_state(folder: Path, state: TrainingRow, counted: Progress) -> None:
-    """Write AdamW's moments, for the next absorb."""
-    kept = state.optimizer.state[state.parameter]
-    tensors = {
-        key: kept[key].detach().cpu().contiguous() for key in ("exp_avg", "exp_avg_sq", "step")
-    }
-    save_file(tensors, folder / OPTIMIZER, metadata={"format": "pt"})
-    body = {"steps": counted.steps, "chunks": counted.chunks}
-    (folder / TRAINING).write_text(json.dumps(body), encoding="utf-8")
-
-
-def load_state(folder: Path, state: TrainingRow) -> Progress:
-    """Read what `save_state` wrote; a folder without it starts afresh.
-
-    Raises:
-        StoreDamaged: the file does not fit the adapter.
-    """
-    if not (folder / OPTIMIZER).exists():
-        return Progress()
-    parameter = state.parameter
-    try:
-        tensors = load_file(folder / OPTIMIZER)
-        if any(tensors[key].shape != parameter.shape for key in ("exp_avg", "exp_avg_sq")):
-            raise StoreDamaged(f"The optimizer state in {folder} does not fit its adapter.")
-        body = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
-        counted = Progress(steps=int(body["steps"]), chunks=int(body["chunks"]))
-    except (SafetensorError, ValueError, KeyError, TypeError, FileNotFoundError) as error:
-        raise StoreDamaged(f"The optimizer state in {folder} is damaged: {error}.") from error
-    state.optimizer.state[parameter] = {
-        key: value.to(parameter.device) for key, value in tensors.items()
-    }
-    return counted
+def prefixes_after(inputs: Sequence[TrainInputs], cache: DynamicCache) -> list[KVPrefix]:
+    """Return, of every row, its prefix and inputs as a prefix, from the cache a forward filled."""
+    key_values = [(keys.detach(), values.detach()) for keys, values in cached_key_values(cache)]
+    before = max(len(row.prefix.ids) for row in inputs)  # P
+    prefixes = []
+    for index, row in enumerate(inputs):
+        tokens = slice(before - len(row.prefix.ids), before + len(row.input_ids))  # no padding
+        own = [
+            (k[index : index + 1, :, tokens], v[index : index + 1, :, tokens])
+            for k, v in key_values
+        ]
+        prefixes.append(KVPrefix(row.prefix.ids + row.input_ids, row.prefix.start, own))
+    return prefixes

@@ -5,29 +5,21 @@ from __future__ import annotations
 import threading
 
 import pytest
-from tokenizers import Tokenizer
-from tokenizers.decoders import Metaspace as MetaspaceDecoder
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Metaspace
-from transformers import PreTrainedTokenizerFast
 
 from templora_memory import Document, Message
-from templora_memory.backends.local.tokenizer import PLAIN_STOP, Decoder, Text
+from templora_memory.backends.local.tokenizer import PLAIN_STOP, ChatTokenizer
 from templora_memory.errors import InvalidText
 
 U, A, S, T = (
     (lambda text, role=role: Message(role, text))
     for role in ("user", "assistant", "system", "tool")
 )
-
 STRICT = (
     "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate') }}{% endif %}"
     "<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-
-
 THOUGHTFUL = (
     "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}"
     "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}LEAD"
@@ -40,7 +32,7 @@ THOUGHTFUL = (
 
 @pytest.fixture
 def text(make_backend):
-    return make_backend()._now.text
+    return make_backend().loaded.tokenizer
 
 
 def shown(text, messages):
@@ -66,14 +58,14 @@ def test_text_that_looks_like_a_control_token_stays_text(text):
 
 def test_a_model_without_a_template_gets_a_plain_one(make_backend):
     backend = make_backend(template=None)
-    text = backend._now.text
-    assert text.plain
+    text = backend.loaded.tokenizer
+    assert text.uses_plain_template
     assert shown(text, [U("Hi")]) == "User: Hi\nAssistant:"
     assert PLAIN_STOP == "\nUser:"
 
 
 def test_strict_templates_get_what_they_insist_on(make_backend):
-    text = make_backend(template=STRICT)._now.text
+    text = make_backend(template=STRICT).loaded.tokenizer
     assert shown(text, [S("Be kind."), U("Hi")]) == "<|user|>Be kind.\n\nHi<|end|><|assistant|>"
     assert shown(text, [U("a"), U("b")]) == "<|user|>a\n\nb<|end|><|assistant|>"
     assert shown(text, [A("Welcome."), U("Hi")]).startswith(
@@ -86,7 +78,7 @@ def test_strict_templates_get_what_they_insist_on(make_backend):
 def test_training_tokens_of_a_dialogue_are_those_of_its_prompt(make_backend):
     for template in (None, STRICT):
         backend = make_backend(template=template) if template else make_backend()
-        text = backend._now.text
+        text = backend.loaded.tokenizer
         turns = [U("Who are you?"), A("I am Ada."), U("Where do you live?"), A("By the sea.")]
         learned = text.dialogue(turns, lead=True)
         whole = text.prompt([*turns, U("next")])
@@ -101,7 +93,7 @@ def test_a_template_that_refuses_everything_is_an_error_with_its_reason(make_bac
 
 @pytest.mark.parametrize("lead", ["", "<|system|>Be kind."])
 def test_a_template_that_dresses_the_newest_answer_loses_no_word_of_a_turn(make_tokenizer, lead):
-    text = Text(make_tokenizer(THOUGHTFUL.replace("LEAD", lead)))
+    text = ChatTokenizer(make_tokenizer(THOUGHTFUL.replace("LEAD", lead)))
     marked = text.dialogue([U("one"), A("two"), U("three"), A("four")], lead=True)
     learned = [i for i, weight in zip(marked.ids, marked.weights, strict=True) if weight]
     turns = "<|user|>one<|end|><|assistant|>(thought)two<|end|>"
@@ -111,7 +103,7 @@ def test_a_template_that_dresses_the_newest_answer_loses_no_word_of_a_turn(make_
 
 
 def test_words_that_nobody_said_are_not_learned(make_tokenizer):
-    text = Text(make_tokenizer(STRICT))
+    text = ChatTokenizer(make_tokenizer(STRICT))
     marked = text.dialogue([A("Welcome."), U("one"), A("two")], lead=True)
     learned = [i for i, weight in zip(marked.ids, marked.weights, strict=True) if weight]
     assert text.decode(learned, special=True) == (
@@ -120,10 +112,10 @@ def test_words_that_nobody_said_are_not_learned(make_tokenizer):
 
 
 def test_documents_are_separated_unless_one_continues_the_other(text):
-    apart = text.documents([Document("one"), Document("two")], start=None)
+    apart = text.documents([Document("one"), Document("two")], bos_token_id=None)
     assert text.decode(apart.ids) == "one\n\ntwo"
     assert sum(apart.weights) == 6
-    joined = text.documents([Document("one"), Document(" more", continues=True)], start=7)
+    joined = text.documents([Document("one"), Document(" more", continues=True)], bos_token_id=7)
     assert joined.ids[0] == 7
     assert text.decode(joined.ids[1:]) == "one more"
 
@@ -134,17 +126,6 @@ def test_split_pieces_join_to_the_text(text, content):
         assert "".join(text.split(content, tokens)) == content
 
 
-def test_a_stop_text_is_held_back_only_as_long_as_it_may_come(text):
-    decoder = Decoder(text, ("END",))
-    shown = [decoder.push(token) for token in text.encode("xENyEND")]
-    assert shown == ["x", "", "", "ENy", "", "", ""]
-    assert decoder.stopped
-    assert decoder.finish() == ""
-    open_end = Decoder(text, ("END",))
-    assert "".join(open_end.push(token) for token in text.encode("xEN")) == "x"
-    assert open_end.finish() == "EN"
-
-
 def test_answers_are_decoded_while_a_long_text_is_encoded(text):
     ids = text.encode("some words")
     decoded = []
@@ -153,40 +134,6 @@ def test_answers_are_decoded_while_a_long_text_is_encoded(text):
         reader.start()
         reader.join(5)
         assert decoded == ["some words"]
-
-
-def in_chunks(text, ids, size):
-    """What is shown of a text that is generated in chunks."""
-    shown, before, unsaid = "", ids[:1], 0
-    for begin in range(1, len(ids), size):
-        decoder = Decoder(text, (), before=before, unsaid=unsaid)
-        for token in ids[begin : begin + size]:
-            shown += decoder.push(token)
-        shown += decoder.finish(hold=True)
-        before, unsaid = ids[: begin + size], decoder.held
-    return shown
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_a_character_over_two_chunks_of_text_is_whole(text, size):
-    content = "xhéllo 你好 👋👋 ok"
-    assert in_chunks(text, text.encode(content), size) == content[1:]
-
-
-def test_a_space_between_two_chunks_of_text_is_kept():
-    words = ["?", "\u2581one", "\u2581two", "\u2581three"]
-    raw = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, words[0]))
-    raw.pre_tokenizer, raw.decoder = Metaspace(), MetaspaceDecoder()
-    text = Text(PreTrainedTokenizerFast(tokenizer_object=raw, unk_token=words[0]))
-    assert in_chunks(text, [1, 2, 3, 2], 1) == " two three two"
-
-
-def test_text_that_is_no_character_is_not_held_for_ever(text):
-    decoder = Decoder(text, (), before=text.encode("a"))
-    broken = text.encode("你")[1:] * 2
-    assert "".join(decoder.push(token) for token in broken) == ""
-    assert decoder.finish(hold=True) == "\ufffd" * 4
-    assert decoder.held == 0
 
 
 def test_a_long_tool_loop_is_rendered_in_parts_with_the_same_tokens(text):
@@ -201,7 +148,7 @@ def test_a_call_is_shown_as_the_assistants_and_never_learned(make_backend):
     call = Message("call", "<tool_call>weather</tool_call>")
     turn = [U("How warm is it?"), A("I look."), call, T("12 degrees"), A("Twelve.")]
     for template in (STRICT, None):
-        text = make_backend(template=template)._now.text
+        text = make_backend(template=template).loaded.tokenizer
         assert call.content in shown(text, [*turn, U("And now?")])
         learned = text.dialogue(turn, lead=True)
         taught = text.decode(
@@ -225,12 +172,12 @@ def test_a_template_that_tells_of_tools_in_the_system_message_is_asked_for_its_w
     make_tokenizer,
 ):
     tools = [{"type": "function", "function": {"name": "weather"}}]
-    told = Text(make_tokenizer(TOOLS.replace("PLACE", "system"))).tools(tools)
+    told = ChatTokenizer(make_tokenizer(TOOLS.replace("PLACE", "system"))).tools(tools)
     assert told is not None
     assert told.startswith('Tools: {"')
     assert '"weather"' in told
     for template in (TOOLS.replace("PLACE", "user"), STRICT, None):
-        assert Text(make_tokenizer(template)).tools(tools) is None
+        assert ChatTokenizer(make_tokenizer(template)).tools(tools) is None
 
 
 SWITCH = (
@@ -242,6 +189,25 @@ SWITCH = (
 
 @pytest.mark.parametrize("thinking", [False, True])
 def test_a_template_with_a_switch_is_told_whether_to_think(make_tokenizer, thinking):
-    text = Text(make_tokenizer(SWITCH), thinking=thinking)
+    text = ChatTokenizer(make_tokenizer(SWITCH), thinking=thinking)
     prompt = text.decode(text.prompt([Message("user", "Hello!")]))
     assert prompt.endswith("ANSWER:") is not thinking
+
+
+def test_system_and_tool_messages_are_seen_but_never_learned(make_backend):
+    text = make_backend().loaded.tokenizer
+    marked = text.dialogue(
+        [
+            Message("user", "What is the weather?"),
+            Message("assistant", ""),
+            Message("tool", "SECRET rain"),
+            Message("assistant", "It rains."),
+        ],
+        lead=True,
+    )
+    learned = text.decode([i for i, w in zip(marked.ids, marked.weights, strict=True) if w])
+    seen = text.decode(marked.ids)
+    assert "SECRET" in seen
+    assert "SECRET" not in learned
+    assert "What is the weather?" in learned
+    assert "It rains." in learned

@@ -38,7 +38,7 @@ def opened(model, **options):
 def test_a_folder_loads_without_network_in_the_precision_asked_for(saved):
     for dtype, kind in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         backend = opened(saved, device="cpu", dtype=dtype)
-        assert backend._now.base.dtype == kind
+        assert backend.loaded.base.dtype == kind
         assert backend.limits.context == 256
         assert backend.limits.width == 32
         backend.close()
@@ -208,7 +208,7 @@ def test_layers_on_disk_learn_nothing_but_answer_as_the_plain_model(
     model = AutoModelForCausalLM.from_pretrained(
         saved, dtype=torch.float32, device_map=places, offload_folder=str(tmp_path / "offload")
     )
-    split = LocalBackend.of(model, plain._now.base.tokenizer)
+    split = LocalBackend.of(model, plain.loaded.base.tokenizer)
     split.open()
     assert (score(split, adapter) - score(plain, adapter)).abs().max() < 1e-5
     split.close()

@@ -6,26 +6,25 @@ import time
 import pytest
 
 from templora_memory.backends.local import LocalBackend
-from templora_memory.backends.local.priority_queue import Absorb, never
-from templora_memory.backends.local.scheduler import Worker
+from templora_memory.backends.local.scheduler import AbsorbPriority, ModelThread, never
 from templora_memory.errors import InvalidSetting
 
 ROUND, STEP, DRAFT, SLICE = 4.0, 6.0, 2.0, 1.0
-FIRST = Absorb(1, never)
+FIRST = AbsorbPriority(1, never)
 
 
 class Desk:
-    """A worker whose work takes the time that it says, and is noted down."""
+    """A model thread whose work takes the time that it says, and is noted down."""
 
     def __init__(self, share=0.5):
         self.now = 0.0
         self.log = []
         self.answers = Part(self, "round", ROUND)
         self.drafts = Part(self, "draft", DRAFT)
-        self.lessons = Part(self, "step", STEP)
+        self.training = Part(self, "step", STEP)
         self.arranged = threading.Event()
-        self.worker = Worker(
-            self.answers, self.drafts, self.lessons, share=share, clock=lambda: self.now
+        self.thread = ModelThread(
+            self.answers, self.drafts, self.training, share=share, clock=lambda: self.now
         )
         held = threading.Event()
 
@@ -33,45 +32,45 @@ class Desk:
             held.set()
             self.arranged.wait(10)
 
-        self.worker.answer(hold)  # nothing runs before all of it is queued
+        self.thread.answer(hold)  # nothing runs before all of it is queued
         assert held.wait(10)
 
     def took(self, name, seconds):
         self.log.append(name)
         self.now += seconds
 
-    def slices(self, name, count):
+    def task(self, name, count):
         for _ in range(count):
             self.took(name, SLICE)
             yield
 
     def measure(self, name, count, **options):
         thread = threading.Thread(
-            target=lambda: self.worker.run(self.slices(name, count), **options), daemon=True
+            target=lambda: self.thread.run(self.task(name, count), **options), daemon=True
         )
-        queued = self.worker._inbox.qsize()
+        queued = self.thread._inbox.qsize()
         thread.start()
         end = time.monotonic() + 10
-        while self.worker._inbox.qsize() == queued:
+        while self.thread._inbox.qsize() == queued:
             assert time.monotonic() < end
             time.sleep(0.001)
         return thread
 
     def run(self, *threads):
         queued = threading.Event()
-        self.worker.answer(queued.set)
+        self.thread.answer(queued.set)
         self.arranged.set()
         assert queued.wait(10)
         for thread in threads:
             thread.join(10)
-        for part in (self.answers, self.drafts, self.lessons):
+        for part in (self.answers, self.drafts, self.training):
             assert part.over.wait(10)
-        self.worker.close()
+        self.thread.close()
         return self.log
 
 
 class Part:
-    """Answers, drafts or lessons: so many units of so many seconds."""
+    """Answers, drafts or training runs: so many units of so many seconds."""
 
     def __init__(self, desk, name, seconds):
         self._desk, self._name, self._seconds = desk, name, seconds
@@ -119,10 +118,10 @@ def while_all_wait(log):
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_learning_has_its_share_of_the_time_whatever_its_units_are(share):
     desk = Desk(share)
-    desk.worker.answer(1000)
-    desk.worker.draft(1000)
-    desk.worker.learn(1000)
-    measuring = desk.measure("measured", 1000, absorb=FIRST)
+    desk.thread.answer(1000)
+    desk.thread.draft(1000)
+    desk.thread.learn(1000)
+    measuring = desk.measure("measured", 1000, priority=FIRST)
     answering, learning = spent(while_all_wait(desk.run(measuring)))
     assert learning / (answering + learning) == pytest.approx(share, abs=0.02)
 
@@ -130,43 +129,43 @@ def test_learning_has_its_share_of_the_time_whatever_its_units_are(share):
 def test_short_units_of_learning_do_not_starve_beside_long_rounds():
     """One for one, drafts would get a third of the time, and measuring a fifth."""
     desk = Desk()
-    desk.worker.answer(500)
-    desk.worker.draft(1000)
+    desk.thread.answer(500)
+    desk.thread.draft(1000)
     log = while_all_wait(desk.run())
     assert log.count("draft") == pytest.approx(2 * log.count("round"), rel=0.02)
 
 
 def test_a_token_waits_for_one_step_and_what_the_round_before_it_earned():
     desk = Desk()
-    desk.worker.answer(300)
-    desk.worker.draft(300)
-    desk.worker.learn(300)
-    measuring = desk.measure("measured", 300, absorb=FIRST)
+    desk.thread.answer(300)
+    desk.thread.draft(300)
+    desk.thread.learn(300)
+    measuring = desk.measure("measured", 300, priority=FIRST)
     each = {"step": STEP, "draft": DRAFT, "measured": SLICE}
     waited, longest = 0.0, 0.0
     for name in while_all_wait(desk.run(measuring)):
         waited = 0.0 if name == "round" else waited + each[name]
         longest = max(longest, waited)
     assert longest <= STEP + ROUND
-    assert set(desk.lessons.shorts[:50]) == {True}
+    assert set(desk.training.shorts[:50]) == {True}
 
 
 def test_kinds_of_learning_take_turns():
     desk = Desk()
-    desk.worker.draft(9)
-    desk.worker.learn(9)
-    log = desk.run(desk.measure("measured", 9, absorb=FIRST))
+    desk.thread.draft(9)
+    desk.thread.learn(9)
+    log = desk.run(desk.measure("measured", 9, priority=FIRST))
     assert log == ["draft", "measured", "step"] * 9
-    assert set(desk.lessons.shorts) == {False}
+    assert set(desk.training.shorts) == {False}
 
 
 def test_the_oldest_absorb_goes_first_while_somebody_waits():
     desk = Desk()
-    desk.worker.answer(60)
-    desk.drafts.first, desk.lessons.first = Absorb(3, never), Absorb(2, never)
-    desk.worker.draft(9)
-    desk.worker.learn(9)
-    log = desk.run(desk.measure("measured", 9, absorb=FIRST))
+    desk.thread.answer(60)
+    desk.drafts.first, desk.training.first = AbsorbPriority(3, never), AbsorbPriority(2, never)
+    desk.thread.draft(9)
+    desk.thread.learn(9)
+    log = desk.run(desk.measure("measured", 9, priority=FIRST))
     learned = [name for name in log if name != "round"]
     assert learned == ["measured"] * 9 + ["step"] * 9 + ["draft"] * 9
 
@@ -174,19 +173,19 @@ def test_the_oldest_absorb_goes_first_while_somebody_waits():
 def test_what_becomes_urgent_goes_first_although_nobody_waits_for_an_answer():
     desk = Desk()
     waited = threading.Event()
-    desk.lessons.first = Absorb(2, waited.is_set)
+    desk.training.first = AbsorbPriority(2, waited.is_set)
     desk.drafts.then = lambda: desk.drafts.left == 5 and waited.set()
-    desk.worker.draft(9)
-    desk.worker.learn(9)
-    log = desk.run(desk.measure("measured", 9, absorb=FIRST))
+    desk.thread.draft(9)
+    desk.thread.learn(9)
+    log = desk.run(desk.measure("measured", 9, priority=FIRST))
     assert log[:10] == ["draft", "measured", "step"] * 3 + ["draft"]
     assert log[10:16] == ["step"] * 6
-    assert desk.lessons.shorts == [False] * 3 + [True] * 6
+    assert desk.training.shorts == [False] * 3 + [True] * 6
 
 
 def test_what_a_caller_measures_is_answering():
     desk = Desk()
-    desk.worker.learn(100)
+    desk.thread.learn(100)
     asked = desk.measure("asked", 30)
     log = while_all_wait(desk.run(asked))
     answering, learning = spent(log)
@@ -197,13 +196,13 @@ def test_what_a_caller_measures_is_answering():
 def test_time_is_not_saved_up():
     """Learning that comes after a thousand rounds without any gets its share, not more."""
     desk = Desk()
-    desk.worker.answer(1000)
+    desk.thread.answer(1000)
     came = []
 
     def late():
         if desk.answers.left == 500:
             came.append(len(desk.log))
-            desk.lessons.add(20)
+            desk.training.add(20)
 
     desk.answers.then = late
     desk.run()

@@ -77,7 +77,7 @@ def test_a_memory_learned_on_a_file_loads_in_peft_and_on_a_copy(file, tmp_path):
         memory.absorb("ada", "Ada keeps bees on the roof of the observatory.")
         adapter = memory.adapter("ada")
         ours = memory.probe("ada", ASKED, "On the roof.").with_memory
-        prompt = memory.backend._now.text.prompt(ASKED)
+        prompt = memory.backend.loaded.tokenizer.prompt(ASKED)
         target = memory.backend.token_ids("On the roof.")
     base = AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=torch.float32
