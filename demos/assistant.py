@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from templora_memory import Message, ParametricMemory, Policy
+from templora_memory.models import TINY
 
 ID = "dara"
 WINDOW = 1024
@@ -204,9 +205,7 @@ def said_once(memory: ParametricMemory, history: list[Message], count: int = 12)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
-    )
+    parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
     parser.add_argument("--turns", type=int, default=500, help="length of the conversation")
     given = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)

@@ -20,6 +20,7 @@ from character import FACTS, NAME, Fact, bio
 from rich.console import Console
 
 from templora_memory import Message, ParametricMemory, Policy
+from templora_memory.models import TINY
 
 ID = "orla"
 SMALL_TALK = (
@@ -60,9 +61,7 @@ def script() -> list[Turn]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
-    )
+    parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
     parser.add_argument("--window", type=int, default=512, help="tokens of prompt and reply")
     parser.add_argument("--quiet", action="store_true", help="print the figures only")
     given = parser.parse_args()

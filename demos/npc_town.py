@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from templora_memory import Learning, Message, ParametricMemory, Policy
+from templora_memory.models import TINY
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +170,7 @@ def talk(console: Console, town: Town, said: Sequence[tuple[str, str]]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
-    )
+    parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
     given = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     policy = Policy(recipe="continue", chunk=256, learning=Learning(steps_per_chunk=24))

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from templora_memory import Learning, Message, ParametricMemory, Policy
+from templora_memory.models import TINY
 
 ID = "orla"
 STEPS = 64
@@ -134,9 +135,7 @@ def untouched(memory: ParametricMemory, head: str | None) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
-    )
+    parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
     given = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     policy = Policy(learning=Learning(document_steps=STEPS))

@@ -35,6 +35,7 @@ from templora_memory.importers import (
     instructions,
     load_character,
 )
+from templora_memory.models import TINY
 
 CARD = Path(__file__).parent / "roleplay" / "bundled" / "marta_quill.json"
 ID = "character"
@@ -134,9 +135,7 @@ def visitor(console: Console, play: Play) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("card", nargs="?", type=Path, default=CARD, help="a character card")
-    parser.add_argument(
-        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
-    )
+    parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
     given = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     character = load_character(given.card)

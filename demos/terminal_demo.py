@@ -26,6 +26,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from templora_memory import AbsorbReport, Job, Message, ParametricMemory
+from templora_memory.models import TINY
 
 ID = "orla"
 FOUND = "In the box is a tin kite. In the jar is a red feather."
@@ -108,9 +109,7 @@ def show_prompt(console: Console, memory: ParametricMemory, history: Sequence[Me
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
-    )
+    parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
     parser.add_argument("--turns", type=int, default=150, help="length of the conversation")
     given = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)

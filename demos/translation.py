@@ -33,6 +33,7 @@ from rich.table import Table
 
 from templora_memory import Learning, Message, ParametricMemory, Policy
 from templora_memory.importers import Segment, load_segments, turns
+from templora_memory.models import TINY
 
 PROJECT = "harbour"
 FILES = Path(__file__).with_name("harbour")
@@ -111,9 +112,7 @@ def show(console: Console, scores: dict[str, Score], terms: int, new_terms: int)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
-    )
+    parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
     given = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     approved = load_segments(FILES / "memory.tmx")

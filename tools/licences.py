@@ -14,7 +14,6 @@ import re
 import sys
 from importlib import metadata
 
-from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -40,8 +39,7 @@ def closure(root: str, extras: set[str]) -> dict[str, metadata.Distribution]:
         for line in one.requires or ():
             need = Requirement(line)
             for extra in wanted or {""}:
-                here = {**default_environment(), "extra": extra}
-                if need.marker is None or need.marker.evaluate(here):
+                if need.marker is None or need.marker.evaluate({"extra": extra}):
                     waiting += [(need.name, frozenset(need.extras))]
     found.pop(canonicalize_name(root), None)
     return dict(sorted(found.items()))
@@ -50,15 +48,20 @@ def closure(root: str, extras: set[str]) -> dict[str, metadata.Distribution]:
 def licence(one: metadata.Distribution) -> str:
     """What a distribution says of its licence: SPDX expression, classifiers, or free text."""
     about = one.metadata
-    if said := about.get("License-Expression"):
-        return str(said)
+    if said := _first(about, "License-Expression"):
+        return said
     classes = [
         line.rpartition(" :: ")[2]
-        for line in about.get_all("Classifier", [])
+        for line in about.get_all("Classifier") or []
         if line.startswith("License ::")
     ]
-    free = (about.get("License") or "").strip().partition("\n")[0]
+    free = _first(about, "License").strip().partition("\n")[0]
     return "; ".join(classes) or free[:_LONG]
+
+
+def _first(package: metadata.PackageMetadata, field: str) -> str:
+    """Return the first value of a field of the metadata; "" if there is none."""
+    return str((package.get_all(field) or [""])[0])
 
 
 def main(extras: list[str]) -> int:

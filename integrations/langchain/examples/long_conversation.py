@@ -15,10 +15,10 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, Literal, cast
 
 from langchain.agents import create_agent
 from langchain.agents.middleware import (
@@ -28,10 +28,18 @@ from langchain.agents.middleware import (
     wrap_model_call,
 )
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import BaseMessage, HumanMessage, trim_messages
+from langchain_core.messages import (
+    AnyMessage,
+    BaseMessage,
+    HumanMessage,
+    MessageLikeRepresentation,
+    convert_to_messages,
+    trim_messages,
+)
 from langchain_core.outputs import LLMResult
 from langgraph.checkpoint.memory import InMemorySaver
 from templora_memory import Message, ParametricMemory, Policy
+from templora_memory.models import TINY
 
 from langchain_templora import ChatTempLora
 from langchain_templora.middleware import ParametricMemoryMiddleware, thread_memory_id
@@ -94,7 +102,7 @@ def newest_that_fit(model: ChatTempLora, tokens: int) -> AgentMiddleware[Any, An
         kept = trim_messages(
             request.messages, max_tokens=tokens, token_counter=model, start_on="human"
         )
-        return handler(request.override(messages=kept))
+        return handler(request.override(messages=cast("list[AnyMessage]", kept)))
 
     return trimmed
 
@@ -156,9 +164,7 @@ def quarters(values: list[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
-    )
+    parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
     parser.add_argument("--turns", type=int, default=200)
     parser.add_argument("--window", type=int, default=1024, help="tokens of prompt and reply")
     parser.add_argument("--reply", type=int, default=32, help="most tokens of a reply")
@@ -169,8 +175,12 @@ def main() -> None:
         ParametricMemory.from_pretrained(given.model, root=folder, policy=policy) as memory,
     ):
         model = ChatTempLora(model=given.model, memory=memory, max_tokens=given.reply)
-        half, keep = ("tokens", given.window // 2), ("tokens", given.window // 4)
-        count = model.get_num_tokens_from_messages
+        half: tuple[Literal["tokens"], int] = ("tokens", given.window // 2)
+        keep: tuple[Literal["tokens"], int] = ("tokens", given.window // 4)
+
+        def count(messages: Iterable[MessageLikeRepresentation]) -> int:
+            return model.get_num_tokens_from_messages(convert_to_messages(messages))
+
         arms = [
             Arm("memory", [ParametricMemoryMiddleware(memory, trigger=half, keep=keep)]),
             Arm(

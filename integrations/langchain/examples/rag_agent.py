@@ -22,6 +22,7 @@ from langchain_core.tools import create_retriever_tool
 from langgraph.checkpoint.memory import InMemorySaver
 from templora_memory import ParametricMemory
 from templora_memory.errors import UnknownMemory
+from templora_memory.models import TINY
 
 from langchain_templora import ChatTempLora
 from langchain_templora.middleware import ParametricMemoryMiddleware, thread_memory_id
@@ -61,9 +62,7 @@ def make_agent(model: ChatTempLora, *, tool: bool, keep: int = 2) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
-    )
+    parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
     parser.add_argument("--tool", action="store_true", help="offer the retriever as a tool too")
     given = parser.parse_args()
     with (

@@ -49,6 +49,7 @@ from templora_memory import (
     Sampling,
 )
 from templora_memory.errors import PromptTooLong, UnknownMemory
+from templora_memory.models import TINY
 
 from langchain_templora._bridge import pieces
 from langchain_templora._messages import as_history
@@ -118,7 +119,7 @@ class ChatTempLora(BaseChatModel):
         templora_memory.errors.TemploraError: whatever the core reports.
     """
 
-    model: str = Field(default="templora/tiny", alias="model_name")
+    model: str = Field(default=TINY, validation_alias="model_name")  # or `model`
     memory: ParametricMemory = Field(default=None, exclude=True, repr=False)  # type: ignore[assignment]  # the validator fills it in
     root: str | None = Field(default=None, exclude=True)
     memory_id: str | None = None
@@ -131,7 +132,7 @@ class ChatTempLora(BaseChatModel):
     repetition_penalty: float | None = None
     seed: int | None = None
     max_tokens: int | None = None
-    stop: list[str] | None = Field(default=None, alias="stop_sequences")
+    stop: list[str] | None = Field(default=None, validation_alias="stop_sequences")  # or `stop`
     streaming: bool = False
 
     model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True)
@@ -141,7 +142,7 @@ class ChatTempLora(BaseChatModel):
     def _make_templora_service(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("memory") is not None:
             return values
-        model: str = values.get("model") or values.get("model_name") or "templora/tiny"
+        model: str = values.get("model") or values.get("model_name") or TINY
         # construction is free: the model loads when it is first needed
         service = ParametricMemory.from_pretrained(model, root=values.get("root"))
         return {**values, "memory": service}
@@ -159,7 +160,7 @@ class ChatTempLora(BaseChatModel):
     @classmethod
     def from_model_id(cls, model_id: str, **settings: Any) -> Self:
         """A model by its Hugging Face id, folder, or "templora/tiny"."""
-        return cls(model_name=model_id, **settings)
+        return cls(model=model_id, **settings)
 
     def with_memory(self, memory_id: str | None, revision: str | None = None) -> Self:
         """The same model and service, with another memory: a chat model, unlike ``bind``.

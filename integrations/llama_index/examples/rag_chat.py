@@ -33,6 +33,7 @@ from llama_index.core.settings import Settings
 from llama_index_instrumentation import get_dispatcher
 from templora_memory import ParametricMemory, Policy
 from templora_memory.errors import PromptTooLong
+from templora_memory.models import TINY
 
 from llama_index.memory.templora import PARAMETRIC_CONTEXT_PROMPT, TempLoraLLM, TempLoraMemory
 
@@ -174,7 +175,7 @@ class Prompts(BaseEventHandler):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="templora/tiny")
+    parser.add_argument("--model", default=TINY)
     parser.add_argument("--turns", type=int, default=200)
     parser.add_argument("--reply", type=int, default=24, help="most tokens of an answer")
     parser.add_argument("--json", action="store_true")

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import gradio
-
     from templora_memory import ParametricMemory
+
+    from ._app import RolePlayBlocks
 
 
 def build_app(
@@ -22,7 +22,7 @@ def build_app(
     home: str | os.PathLike[str] | None = None,
     grace: float = 60.0,
     idle: float = 1800.0,
-) -> gradio.Blocks:
+) -> RolePlayBlocks:
     """The page over a memory service, which stays the caller's to close.
 
     Serve it with `launch_options`: other options may keep texts in the browser or fetch things.
@@ -39,11 +39,7 @@ def build_app(
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     from ._app import build  # noqa: PLC0415  # Gradio loads here
 
-    blocks, studio = build(
-        memory, home=Path(home) if home is not None else None, grace=grace, idle=idle
-    )
-    blocks.studio = studio
-    return blocks
+    return build(memory, home=Path(home) if home is not None else None, grace=grace, idle=idle)
 
 
 def launch_options() -> dict[str, Any]:

@@ -20,18 +20,30 @@ from ._theme import theme
 from ._view import View
 
 
+class RolePlayBlocks(gr.Blocks):
+    """The page as Gradio serves it.
+
+    Attributes:
+        studio: the visitors and their characters; open from the start, closed by the caller.
+    """
+
+    studio: Studio
+
+
 def build(
     memory: ParametricMemory, *, home: Path | None, grace: float, idle: float
-) -> tuple[gr.Blocks, Studio]:
-    """The page and the studio behind it; the studio opens when the page is made."""
+) -> RolePlayBlocks:
+    """Return the page over a memory service, with its studio open."""
     studio = Studio(memory, home=home, grace=grace, idle=idle).open()
     try:
         policy = memory.policy
-        with gr.Blocks(
+        blocks = RolePlayBlocks(
             title="Characters that live in weights",
             analytics_enabled=False,
             delete_cache=(60, 600),
-        ) as blocks:
+        )
+        blocks.studio = studio
+        with blocks:
             page = _layout(memory, studio, policy.reply_tokens or 64, (policy.window or 256) // 2)
             view = View(studio, page)
             _life(blocks, page, view, studio)
@@ -42,7 +54,7 @@ def build(
     except BaseException:
         studio.close()
         raise
-    return blocks, studio
+    return blocks
 
 
 def _layout(memory: ParametricMemory, studio: Studio, reply: int, most: int) -> Page:

@@ -35,9 +35,18 @@ class CharacterHandlers:
         self._view = view
 
     def wire(self) -> None:
-        p, c = self._page, self._page.c
+        p, c, actions = self._page, self._page.c, self._page.c.actions
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        shown = [p.pending, c.box, c.preview, c.examples, c.lore, c.absorb, c.gone, c.talk]
+        shown = [
+            p.pending,
+            c.box,
+            c.preview,
+            c.examples,
+            c.lore,
+            c.absorb,
+            actions.deleted,
+            c.talk,
+        ]
         shown += [c.progress, c.probes]
         for name, button in c.meet.items():
             button.click(guarded(self._meet(name)), p.who, shown, **private).then(
@@ -77,18 +86,29 @@ class CharacterHandlers:
         self._wire_management(private)
 
     def _wire_management(self, private: dict[str, Any]) -> None:
-        p, c, whole = self._page, self._page.c, self._view.everything
-        c.snapshot.click(guarded(self.snapshot), p.who, whole, **private)
-        c.fork.click(guarded(self.fork), p.who, whole, **private)
-        c.export.click(guarded(self.export), p.who, c.files, **private)
-        c.rename.click(guarded(self.rename), [*p.who, c.label], [c.label, *whole], **private)
-        c.keep.input(guarded(self.keep), [*p.who, c.keep], whole, **private)
-        c.delete.click(guarded(self.ask), p.who, [c.confirm, c.question, c.gone], **private).then(
-            None, js=_SCROLL.format("confirm")
+        p, c, actions = self._page, self._page.c, self._page.c.actions
+        whole = self._view.everything
+        actions.snapshot.click(guarded(self.snapshot), p.who, whole, **private)
+        actions.fork.click(guarded(self.fork), p.who, whole, **private)
+        actions.export.click(guarded(self.export), p.who, actions.files, **private)
+        actions.rename.click(
+            guarded(self.rename), [*p.who, actions.label], [actions.label, *whole], **private
         )
-        c.spare.click(lambda: gr.update(visible=False), None, c.confirm, **private)
-        c.really.click(
-            guarded(self.delete), p.who, [c.gone, c.talk, c.progress, c.probes, *whole], **private
+        actions.keep.input(guarded(self.keep), [*p.who, actions.keep], whole, **private)
+        actions.delete.click(
+            guarded(self.ask),
+            p.who,
+            [actions.confirm, actions.question, actions.deleted],
+            **private,
+        ).then(None, js=_SCROLL.format("confirm"))
+        actions.delete_cancelled.click(
+            lambda: gr.update(visible=False), None, actions.confirm, **private
+        )
+        actions.delete_confirmed.click(
+            guarded(self.delete),
+            p.who,
+            [actions.deleted, c.talk, c.progress, c.probes, *whole],
+            **private,
         ).then(None, js=_SCROLL.format("gone"))
 
     # --- preview -------------------------------------------------------------------------------
@@ -164,7 +184,7 @@ class CharacterHandlers:
                 value="Absorb into weights" if is_actor else "Use as history",
                 interactive=is_actor or actor is not None,
             ),
-            c.gone: hidden,
+            c.actions.deleted: hidden,
             c.talk: hidden,
             c.progress: hidden,
             c.probes: hidden,
@@ -369,7 +389,7 @@ class CharacterHandlers:
     def rename(self, token: str, actor_id: str, persona_key: str, label: str) -> Updates:
         visitor, actor, persona = self._chosen(token, actor_id, persona_key)
         self._studio.rename(visitor, actor, one_line(label or ""))
-        return {self._page.c.label: "", **self._view.whole(visitor, actor, persona)}
+        return {self._page.c.actions.label: "", **self._view.whole(visitor, actor, persona)}
 
     def keep(
         self,
@@ -386,9 +406,9 @@ class CharacterHandlers:
         _, actor, _ = self._chosen(*who)
         c = self._page.c
         return {
-            c.confirm: gr.update(visible=True),
-            c.question: _show.question(actor),
-            c.gone: gr.update(visible=False),
+            c.actions.confirm: gr.update(visible=True),
+            c.actions.question: _show.question(actor),
+            c.actions.deleted: gr.update(visible=False),
         }
 
     def delete(self, *who: Any) -> Updates:
@@ -399,7 +419,7 @@ class CharacterHandlers:
         hidden = gr.update(visible=False)
         return {
             **self._view.whole(visitor, left, persona),
-            c.gone: gr.update(visible=True, value=_show.deleted(result)),
+            c.actions.deleted: gr.update(visible=True, value=_show.deleted(result)),
             c.talk: hidden,
             c.progress: hidden,
             c.probes: hidden,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ class ChatHandlers:
     ) -> Iterator[Updates]:
         visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
         with _Turn(chat):
-            _cut(chat, _last_user(chat, int(data.index)) + 1)
+            _cut(chat, _last_user(chat, _row(data.index)) + 1)
             yield self._growing(actor, chat, persona, "")
             yield from self._answer(visitor, actor, persona, chat, _settings(given), other=True)
 
@@ -101,7 +101,7 @@ class ChatHandlers:
         self, data: gr.EditData, token: str, actor_id: str, persona_key: str, *given: Any
     ) -> Iterator[Updates]:
         visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
-        index = data.index[0] if isinstance(data.index, (list, tuple)) else data.index
+        index = _row(data.index)
         text = plain(_flat(data.value))
         if not 0 <= index < len(chat.messages) or not text:
             raise Refused("An edited message needs some text.")
@@ -195,7 +195,7 @@ class ChatHandlers:
     def undo(self, data: gr.UndoData, token: str, actor_id: str, persona_key: str) -> Updates:
         visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
         with _Turn(chat):
-            index = _last_user(chat, int(data.index))
+            index = _last_user(chat, _row(data.index))
             text = chat.messages[index].content
             _cut(chat, index)
         self._studio.save(visitor, actor)
@@ -270,6 +270,11 @@ class _Turn:
 
     def __exit__(self, *_: object) -> None:
         self._busy.release()
+
+
+def _row(index: int | Sequence[int]) -> int:
+    """Return the number of a message; Gradio gives some events (row, column) instead."""
+    return index if isinstance(index, int) else index[0]
 
 
 def _settings(how: Any) -> Settings:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from templora_memory import ParametricMemory, TemploraError
+from templora_memory.models import TINY
 
 LOOPBACK = "127.0.0.1"
 _HEARTBEAT = "5"  # seconds in which a closed tab is noticed
@@ -25,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--model",
-        default="templora/tiny",
+        default=TINY,
         help="templora/tiny, templora/smollm2, auto, a hub id, a folder or a .gguf file",
     )
     made.add_argument(

@@ -38,7 +38,15 @@ class View:
     def everything(self) -> list[Any]:
         """The components that `whole` changes."""
         p = self._page
-        parts = [p.active, p.persona, p.c.mine, p.c.manage, p.c.keep, p.c.confirm, p.c.files]
+        parts = [
+            p.active,
+            p.persona,
+            p.c.mine,
+            p.c.actions.panel,
+            p.c.actions.keep,
+            p.c.actions.confirm,
+            p.c.actions.files,
+        ]
         return [*parts, p.t.notes, p.t.lorebook, *self.talking, *self.remembering]
 
     @property
@@ -65,10 +73,10 @@ class View:
                 choices=[(item.name, item.key) for item in visitor.personas], value=persona.key
             ),
             p.c.mine: _show.actors(actors, actor.id if actor else None, sizes),
-            p.c.manage: gr.update(visible=actor is not None),
-            p.c.keep: actor.kept if actor else False,
-            p.c.confirm: gr.update(visible=False),
-            p.c.files: gr.update(visible=False, value=None),
+            p.c.actions.panel: gr.update(visible=actor is not None),
+            p.c.actions.keep: actor.kept if actor else False,
+            p.c.actions.confirm: gr.update(visible=False),
+            p.c.actions.files: gr.update(visible=False, value=None),
             p.t.notes: actor.notes if actor else "",
             p.t.lorebook: _show.lorebook(actor),
             **self.talk(actor, persona),
