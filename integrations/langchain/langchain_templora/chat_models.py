@@ -9,7 +9,6 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterator,
-    Mapping,
     Sequence,
 )
 from contextlib import aclosing
@@ -50,6 +49,7 @@ from templora_memory import (
 )
 from templora_memory.errors import PromptTooLong, UnknownMemory
 from templora_memory.models import TINY
+from templora_memory.tool_calls import template_description
 
 from langchain_templora._bridge import pieces
 from langchain_templora._messages import as_history
@@ -76,11 +76,6 @@ class ContextOverflow(ContextOverflowError, PromptTooLong):
 @runtime_checkable
 class _KnowsTokens(Protocol):
     def token_ids(self, text: str) -> list[int]: ...
-
-
-@runtime_checkable
-class _KnowsTools(Protocol):
-    def tools_text(self, tools: Sequence[Mapping[str, Any]]) -> str | None: ...
 
 
 class ChatTempLora(BaseChatModel):
@@ -262,11 +257,8 @@ class ChatTempLora(BaseChatModel):
         return self.memory.backend.count((*system, *as_history(messages)))
 
     def _told(self, tools: ToolPlan) -> str:
-        backend = self.memory.backend
-        own = None
-        if tools.tools and isinstance(backend, _KnowsTools):
-            own = backend.tools_text(tools.tools)
-        return tools.describe(own)
+        template = template_description(tools.tools, self.memory.backend) if tools.tools else None
+        return tools.describe(template)
 
     # --- tools and structured output --------------------------------------------------------------
 

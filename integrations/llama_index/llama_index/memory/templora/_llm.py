@@ -31,11 +31,12 @@ from llama_index.core.tools.types import BaseTool
 from llama_index.core.types import BaseOutputParser, PydanticProgramMode
 from templora_memory import Message, ParametricMemory, Policy, Reply, ReplyStream, Sampling
 from templora_memory.errors import PromptTooLong, UnknownMemory, UnknownRevision
+from templora_memory.tool_calls import describe_tools, template_description
 
 from llama_index.memory.templora._conversation import Conversation, current
 from llama_index.memory.templora._messages import prompt_messages
 from llama_index.memory.templora._tokens import tokenizer_of
-from llama_index.memory.templora._tools import Reader, answer, template_text, tools_text
+from llama_index.memory.templora._tools import AnswerReader, answer_message
 
 _TRIES = 4  # a revision may be retired between asking for its name and using it
 _SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "do_sample")
@@ -230,7 +231,9 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
             num_output=self.max_new_tokens or reply,
             is_chat_model=self.is_chat_model,
             is_function_calling_model=(
-                template_text(self._pm, [_PROBE]) is not None if calls is None else calls
+                template_description([_PROBE], self._pm.backend) is not None
+                if calls is None
+                else calls
             ),
             model_name=self._pm.base.name,
         )
@@ -245,7 +248,7 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
     def _stream(self, messages: Sequence[Message], options: Mapping[str, Any]) -> ReplyStream:
         given = {**self.generate_kwargs, **options}
         if tools := given.pop("tools", None):
-            messages = [*messages, Message("system", tools_text(self._pm, tools))]
+            messages = [*messages, Message("system", describe_tools(tools, self._pm.backend))]
         sampling = _options(given)
         most = given.get("max_new_tokens", given.get("max_tokens", self.max_new_tokens))
         session_id = given.get("session_id", self.session_id)
@@ -311,7 +314,7 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
         names = _names(kwargs)
 
         def responses() -> Generator[ChatResponse, None, None]:
-            reader, text = Reader(names) if names else None, ""
+            reader, text = AnswerReader(names) if names else None, ""
             with contextlib.closing(_pieces(stream)) as pieces:
                 for text, delta in pieces:
                     shown = reader.piece(text) if reader else _chat_piece(text, delta)
@@ -338,7 +341,7 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
         names = _names(kwargs)
 
         async def responses() -> ChatResponseAsyncGen:
-            reader, text = Reader(names) if names else None, ""
+            reader, text = AnswerReader(names) if names else None, ""
             async with contextlib.aclosing(_apieces(stream)) as pieces:
                 async for text, delta in pieces:
                     shown = reader.piece(text) if reader else _chat_piece(text, delta)
@@ -514,7 +517,7 @@ def _counts(reply: Reply) -> dict[str, Any]:
 
 def _chat_end(reply: Reply, names: Sequence[str]) -> ChatResponse:
     if names:
-        message = answer(reply.text, names)
+        message = answer_message(reply.text, names)
     else:
         message = ChatMessage(role=MessageRole.ASSISTANT, content=reply.text)
     return ChatResponse(message=message, raw=reply.as_dict(), additional_kwargs=_counts(reply))

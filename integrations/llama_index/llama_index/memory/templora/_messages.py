@@ -22,8 +22,7 @@ from llama_index.core.base.llms.types import (
 )
 from templora_memory import Message
 from templora_memory.errors import InvalidText
-
-from llama_index.memory.templora._tools import call_text, without_calls
+from templora_memory.tool_calls import format_call, split_calls
 
 MessageToText: TypeAlias = Callable[[ChatMessage], str | None]
 LEARNED_ROLES = ("user", "assistant")
@@ -65,7 +64,7 @@ def _prompt_parts(message: ChatMessage) -> list[Message]:
             case CitableBlock() | CitationBlock():
                 pieces += [part.text for part in block.nested_blocks if isinstance(part, TextBlock)]
             case ToolCallBlock():
-                calls.append(Message("call", call_text(block)))
+                calls.append(Message("call", format_call(block.tool_name, block.tool_kwargs)))
             case ThinkingBlock() | CachePoint():
                 pass  # meant for the model that wrote it, and for a provider's cache
             case _:
@@ -92,7 +91,7 @@ def message_to_text(message: ChatMessage) -> str | None:
     if _ROLES[message.role] == "assistant":
         if "tool_call_id" in message.additional_kwargs:  # a tool's output, passed on as it is
             return None
-        text = without_calls(text)
+        text = split_calls(text)[0]
         if text.lstrip().startswith("Thought:"):
             text = _answer_of(text)
     return text if text.strip() else None
