@@ -21,13 +21,13 @@ from templora_memory.testing import FakeBackend
 
 with ParametricMemory(FakeBackend(context=400), DirectoryStore(sys.argv[1] + "/m")) as memory:
     app = build_app(memory, home=sys.argv[1] + "/home", grace=1000)
-    from templora_memory.apps.roleplay._guard import guarded
+    from templora_memory.apps.roleplay.error_toasts import with_error_toasts
 
     def boom():
         raise KeyError("secret inside")
 
     try:
-        guarded(boom)()
+        with_error_toasts(boom)()
     except Exception as error:
         toast = error.message
     options = launch_options()
@@ -94,7 +94,7 @@ def test_unknown_errors_show_no_inside(page):
 
 
 def test_another_address_needs_a_password(capsys):
-    from templora_memory.apps.roleplay._serve import main  # noqa: PLC0415
+    from templora_memory.apps.roleplay.serve import main  # noqa: PLC0415
 
     with pytest.raises(SystemExit) as caught:
         main(["--host", "0.0.0.0"])  # noqa: S104  # refused
@@ -107,4 +107,4 @@ def test_another_address_needs_a_password(capsys):
 def test_the_command_line_finds_the_page_in_a_checkout():
     from templora_memory.cli._demo import find_demo  # noqa: PLC0415
 
-    assert find_demo().__module__ == "templora_memory.apps.roleplay._serve"
+    assert find_demo().__module__ == "templora_memory.apps.roleplay.serve"

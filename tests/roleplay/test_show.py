@@ -8,21 +8,21 @@ from html.parser import HTMLParser
 import pytest
 
 from templora_memory import AbsorbReport, Document, ForgetReceipt, Message
-from templora_memory.apps.roleplay import _bundled, _look, _show
-from templora_memory.apps.roleplay._charts import Line, chart
-from templora_memory.apps.roleplay._state import (
+from templora_memory.apps.roleplay import bundled_characters, rendering, style
+from templora_memory.apps.roleplay.character_reply import passages
+from templora_memory.apps.roleplay.charts import Series, chart
+from templora_memory.apps.roleplay.state import (
+    AbsorbRecord,
+    CharacterFact,
     Chat,
-    Cost,
-    Fact,
-    Lesson,
-    Part,
+    FactProbe,
     Persona,
-    Probed,
-    Receipt,
-    Shown,
+    PromptCost,
+    PromptPart,
+    PromptRecord,
+    VisitEvent,
 )
-from templora_memory.apps.roleplay._studio import Deleted, Step
-from templora_memory.apps.roleplay._talk import passages
+from templora_memory.apps.roleplay.studio import DeletionProof, LearningStep
 from templora_memory.domain.results import RemovedFile
 from templora_memory.importers import Character, ChatLog, LoreEntry
 
@@ -56,49 +56,55 @@ def evil_actor():
         source_format=EVIL,
         lore=(LoreEntry(content=EVIL, keys=(EVIL,)),),
     )
-    actor = _bundled.from_character(card)
+    actor = bundled_characters.from_character(card)
     actor.tagline = EVIL
-    actor.probes = (Probed(fact=Fact(EVIL, EVIL, EVIL), base=-3.0, now=-0.1, now_said=EVIL),)
-    actor.lessons.append(Lesson(what=EVIL, when=time.time(), report=REPORT, curve=(3.0, 2.0)))
+    actor.probes = (
+        FactProbe(fact=CharacterFact(EVIL, EVIL, EVIL), base=-3.0, now=-0.1, now_reply=EVIL),
+    )
+    actor.absorbs.append(
+        AbsorbRecord(source=EVIL, time=time.time(), report=REPORT, perplexities=(3.0, 2.0))
+    )
     return actor
 
 
 def pages():
     actor = evil_actor()
     persona = Persona(name=EVIL)
-    chat = Chat(messages=[Message("user", EVIL)], costs=[Cost(sent=5, whole=50)])
-    shown = Shown(
-        parts=(Part(EVIL, EVIL, 3), Part("user", EVIL, 3)),
-        sent=5, whole=50, in_weights=2, dropped=1, learned=100, revision="b" * 64,
+    chat = Chat(messages=[Message("user", EVIL)], costs=[PromptCost(sent=5, full=50)])
+    shown = PromptRecord(
+        parts=(PromptPart(EVIL, EVIL, 3), PromptPart("user", EVIL, 3)),
+        sent=5, full=50, in_weights=2, dropped=1, learned=100, revision="b" * 64,
     )  # fmt: skip
     log = ChatLog(messages=(Message("user", EVIL),), character_name=EVIL, warnings=(EVIL,))
-    gone = Deleted(
+    gone = DeletionProof(
         label=EVIL,
         receipt=ForgetReceipt(ids=("x",), files=(RemovedFile(path=f"a/{EVIL}", bytes=3),)),
         downloads=1,
         probes=actor.probes,
-        same=True,
+        equals_base=True,
     )
     return {
-        "head": _show.head(EVIL, 60),
-        "face": _show.face(actor, EVIL),
-        "preview": _show.preview(actor, [Document(EVIL)], len),
-        "chat preview": _show.chat_preview(log, actor, persona),
-        "progress": _show.progress(EVIL, Step(done=1, whole=2, seconds=1, curve=(3.0,))),
-        "waiting": _show.progress(EVIL, None, doing=EVIL),
-        "probes": _show.probes(actor.probes, now=EVIL, caption=EVIL),
-        "learned": _show.learned(actor),
-        "actors": _show.actors([actor], actor.id, {}),
-        "question": _show.question(actor),
-        "deleted": _show.deleted(gone),
-        "prompt": _show.prompt(shown),
-        "status": _show.status_line(actor, chat, shown, 1),
-        "lorebook": _show.lorebook(actor),
-        "tiles": _show.tiles(None, actor, chat, 1.5),
-        "plots": _show.plots(actor, chat),
-        "lessons": _show.lessons(actor),
-        "receipts": _show.receipts([Receipt(when=0, what=EVIL, detail=EVIL)]),
-        "chart": chart(EVIL, [Line(EVIL, [1.0, 2.0])], x=EVIL, says=EVIL),
+        "head": rendering.page_header(EVIL, 60),
+        "face": rendering.face(actor, EVIL),
+        "preview": rendering.preview(actor, [Document(EVIL)], len),
+        "chat preview": rendering.chat_preview(log, actor, persona),
+        "progress": rendering.progress(
+            EVIL, LearningStep(done=1, total=2, seconds=1, perplexities=(3.0,))
+        ),
+        "waiting": rendering.progress(EVIL, None, doing=EVIL),
+        "probes": rendering.probes(actor.probes, now=EVIL, caption=EVIL),
+        "learned": rendering.absorb_result(actor),
+        "actors": rendering.character_list([actor], actor.id, {}),
+        "question": rendering.deletion_question(actor),
+        "deleted": rendering.deletion_result(gone),
+        "prompt": rendering.prompt(shown),
+        "status": rendering.status_line(actor, chat, shown, 1),
+        "lorebook": rendering.lorebook(actor),
+        "tiles": rendering.figure_tiles(None, actor, chat, 1.5),
+        "plots": rendering.plots(actor, chat),
+        "lessons": rendering.absorb_log(actor),
+        "receipts": rendering.visit_log([VisitEvent(time=0, event=EVIL, detail=EVIL)]),
+        "chart": chart(EVIL, [Series(EVIL, [1.0, 2.0])], x=EVIL, says=EVIL),
     }
 
 
@@ -112,7 +118,7 @@ def test_foreign_text_is_never_markup(name):
 
 
 def test_messages_keep_emphasis_and_lose_tags_and_pictures():
-    assert _show.message("*smiles* ![x](http://e/x.png)<b onclick=x>hi</b> 1 < 2") == (
+    assert rendering.safe_markdown("*smiles* ![x](http://e/x.png)<b onclick=x>hi</b> 1 < 2") == (
         "*smiles* &lt;b onclick=x>hi&lt;/b> 1 < 2"
     )
 
@@ -120,29 +126,35 @@ def test_messages_keep_emphasis_and_lose_tags_and_pictures():
 def test_a_strangers_colour_and_art_are_not_trusted():
     own = {"accent": "red;}</style>", "art": EVIL, "tagline": EVIL, "facts": [{"ask": 1}, "x"]}
     raw = {"data": {"extensions": {"templora": own}}}
-    actor = _bundled.from_character(Character(name="x", description="A long sentence.", raw=raw))
+    actor = bundled_characters.from_character(
+        Character(name="x", description="A long sentence.", raw=raw)
+    )
     assert actor.accent == ""
     assert "<script" not in actor.tagline
-    assert [fact.said for fact in actor.facts] == ["A long sentence."]
-    assert EVIL not in _show.face(actor, "")
+    assert [fact.sentence for fact in actor.facts] == ["A long sentence."]
+    assert EVIL not in rendering.face(actor, "")
 
 
 def test_every_bundled_fact_stands_in_its_bio_and_every_emblem_is_drawn():
-    for name in _bundled.names():
-        actor = _bundled.actor(name)
+    for name in bundled_characters.names():
+        actor = bundled_characters.actor(name)
         bio = f"{actor.character.description} {actor.character.personality}"
         assert len(actor.facts) == 6
         for fact in actor.facts:
             assert fact.answer in bio
-            assert fact.answer in fact.said
-        assert actor.art in _look._EMBLEMS
+            assert fact.answer in fact.sentence
+        assert actor.art in style._EMBLEMS
         assert actor.character.alternate_greetings
         assert "CC0" in actor.character.creator_notes
 
 
 def test_two_bundled_characters_answer_one_question_differently():
     rivals = [
-        next(f.answer for f in _bundled.actor(name).facts if f.ask == "Who is your rival?")
+        next(
+            f.answer
+            for f in bundled_characters.actor(name).facts
+            if f.question == "Who is your rival?"
+        )
         for name in ("marta_quill", "oren_vale")
     ]
     assert rivals == ["Oren", "Marta"]
@@ -150,15 +162,21 @@ def test_two_bundled_characters_answer_one_question_differently():
 
 def test_the_score_says_how_many_facts_are_right():
     rows = [
-        Probed(fact=Fact("q", "Jory", "s"), base=-2.0, now=-1.0, base_said="Bob.", now_said=said)
+        FactProbe(
+            fact=CharacterFact("q", "Jory", "s"),
+            base=-2.0,
+            now=-1.0,
+            base_reply="Bob.",
+            now_reply=said,
+        )
         for said in ("It is Jory.", "It is jory!", "Nobody.")
     ]
-    assert "2 of 3 facts right with nothing in the prompt, 0 before" in _show.score(rows)
-    assert "2.7 times" in _show.score(rows)
+    assert "2 of 3 facts right with nothing in the prompt, 0 before" in rendering.score(rows)
+    assert "2.7 times" in rendering.score(rows)
 
 
 def test_a_chart_says_in_words_what_it_shows():
-    drawn = chart("T", [Line("a", [4.0, 2.0, 1.0])], x="step", says="From 4 to 1.", log=True)
+    drawn = chart("T", [Series("a", [4.0, 2.0, 1.0])], x="step", says="From 4 to 1.", log=True)
     assert 'role="img" aria-label="From 4 to 1."' in drawn
     points = re.search(r'points="([^"]*)"', drawn)[1].split()
     heights = [float(point.split(",")[1]) for point in points]
@@ -167,12 +185,12 @@ def test_a_chart_says_in_words_what_it_shows():
 
 
 def test_greetings_are_offered_only_at_the_beginning():
-    actor = _bundled.actor("marta_quill")
+    actor = bundled_characters.actor("marta_quill")
     chat = Chat(messages=[Message("assistant", "Hi")])
-    (row,) = _show.chatbot(actor, chat, ("Hi", "Ho"))
+    (row,) = rendering.chat_messages(actor, chat, ("Hi", "Ho"))
     assert [option["label"] for option in row["options"]] == ["Greeting 1", "Greeting 2"]
     chat.messages.append(Message("user", "Hello"))
-    assert "options" not in _show.chatbot(actor, chat, ("Hi", "Ho"))[0]
+    assert "options" not in rendering.chat_messages(actor, chat, ("Hi", "Ho"))[0]
 
 
 def test_a_portrait_becomes_a_small_picture_and_a_broken_one_none():
@@ -181,9 +199,9 @@ def test_a_portrait_becomes_a_small_picture_and_a_broken_one_none():
 
     target = io.BytesIO()
     image.new("RGB", (400, 600), "red").save(target, "PNG")
-    assert _show.picture(target.getvalue()).startswith("data:image/jpeg;base64,")
-    assert _show.picture(b"\x89PNG\r\n\x1a\n broken") == ""
-    assert _show.picture(None) == ""
+    assert rendering.picture_address(target.getvalue()).startswith("data:image/jpeg;base64,")
+    assert rendering.picture_address(b"\x89PNG\r\n\x1a\n broken") == ""
+    assert rendering.picture_address(None) == ""
 
 
 def test_notes_are_found_by_their_rare_words():
@@ -195,4 +213,4 @@ def test_notes_are_found_by_their_rare_words():
 
 def test_values_of_a_page_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Cost(sent=1, whole=2).sent = 3
+        PromptCost(sent=1, full=2).sent = 3

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from templora_memory import ParametricMemory
 
-    from ._app import RolePlayBlocks
+    from .app import RolePlayBlocks
 
 
 def build_app(
@@ -37,7 +37,7 @@ def build_app(
     """
     # Gradio reads it once, when it is imported; without it, it asks hosts elsewhere
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    from ._app import build  # noqa: PLC0415  # Gradio loads here
+    from .app import build  # noqa: PLC0415  # Gradio loads here
 
     return build(memory, home=Path(home) if home is not None else None, grace=grace, idle=idle)
 
@@ -47,6 +47,6 @@ def launch_options() -> dict[str, Any]:
 
     For ``app.launch(**launch_options())``.
     """
-    from ._app import launch_options as options  # noqa: PLC0415  # Gradio loads here
+    from .app import launch_options as options  # noqa: PLC0415  # Gradio loads here
 
     return options()

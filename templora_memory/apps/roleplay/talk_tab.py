@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from . import _show
+from . import rendering
 
 MODES = [
     ("Memory in weights", "weights"),
@@ -64,7 +64,7 @@ def build(reply_tokens: int, most_tokens: int) -> TalkTab:
                 allow_file_downloads=False,
                 placeholder="Nobody is here yet. Meet a character in the first tab.",
             )
-            status = gr.HTML(_show.status_line(None, None, None, 0), elem_id="status")
+            status = gr.HTML(rendering.status_line(None, None, None, 0), elem_id="status")
             say = gr.Textbox(
                 label="Your message",
                 lines=1,
@@ -98,7 +98,7 @@ def build(reply_tokens: int, most_tokens: int) -> TalkTab:
                 persona_add = gr.Button("Play this person")
             with gr.Accordion("Lorebook", open=False):
                 use_lore = gr.Checkbox(value=True, label="Use it")
-                lorebook = gr.HTML(_show.lorebook(None))
+                lorebook = gr.HTML(rendering.lorebook(None))
             with gr.Accordion("Notes for the prompt", open=False):
                 use_notes = gr.Checkbox(value=True, label="Look things up in my notes")
                 notes = gr.Textbox(
@@ -110,7 +110,7 @@ def build(reply_tokens: int, most_tokens: int) -> TalkTab:
                 )
                 notes_file = gr.UploadButton("Add a text or PDF file", size="sm")
     with gr.Accordion("What the model sees", open=False, elem_id="sees"):
-        prompt = gr.HTML(_show.prompt(None), elem_id="prompt")
+        prompt = gr.HTML(rendering.prompt(None), elem_id="prompt")
     return TalkTab(
         chat=chat,
         say=say,

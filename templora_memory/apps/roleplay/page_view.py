@@ -1,4 +1,4 @@
-"""What the page shows for a visitor: one place that turns state into components."""
+"""The page as a visitor sees it: state becomes updates of components here, and nowhere else."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import gradio as gr
 from templora_memory.errors import UnknownMemory
 from templora_memory.importers import greetings
 
-from . import _show
-from ._page import Page, Updates
-from ._state import Actor, Chat, Persona, Visitor
-from ._studio import Studio
+from . import rendering
+from .components import PageComponents, Updates
+from .state import Actor, Chat, Persona, Visitor
+from .studio import Studio
 
 
-class View:
-    """Says what the page shows for a visitor; every handler ends with it."""
+class PageView:
+    """Turns the state of a visitor into updates of the page; every handler ends with it."""
 
-    def __init__(self, studio: Studio, page: Page) -> None:
+    def __init__(self, studio: Studio, page: PageComponents) -> None:
         self._studio = studio
         self._page = page
 
     def find(
         self, token: str, actor_id: str | None, persona_key: str | None
     ) -> tuple[Visitor, Actor | None, Persona]:
-        """The visitor, his chosen character if there is one, his persona.
+        """Return the visitor, their character if one is chosen, and their persona.
 
         Raises:
             Expired: no such visitor.
@@ -35,8 +35,8 @@ class View:
         return visitor, actor if actor and not actor.gone else None, visitor.persona(persona_key)
 
     @property
-    def everything(self) -> list[Any]:
-        """The components that `whole` changes."""
+    def all_components(self) -> list[Any]:
+        """The components that `all_updates` changes."""
         p = self._page
         parts = [
             p.active,
@@ -47,20 +47,22 @@ class View:
             p.c.actions.confirm,
             p.c.actions.files,
         ]
-        return [*parts, p.t.notes, p.t.lorebook, *self.talking, *self.remembering]
+        return [*parts, p.t.notes, p.t.lorebook, *self.chat_components, *self.memory_components]
 
     @property
-    def talking(self) -> list[Any]:
+    def chat_components(self) -> list[Any]:
+        """The components that `chat_updates` changes."""
         t = self._page.t
         return [t.chat, t.status, t.prompt]
 
     @property
-    def remembering(self) -> list[Any]:
+    def memory_components(self) -> list[Any]:
+        """The components that `memory_updates` changes."""
         m = self._page.m
         return [m.tiles, m.plots, m.lessons, m.revisions, m.back, m.revision, m.receipts]
 
-    def whole(self, visitor: Visitor, actor: Actor | None, persona: Persona) -> Updates:
-        """Everything that depends on who is chosen."""
+    def all_updates(self, visitor: Visitor, actor: Actor | None, persona: Persona) -> Updates:
+        """Return the updates of everything that depends on who is chosen."""
         p = self._page
         actors = [item for item in visitor.actors.values() if not item.gone]
         sizes = {item.id: self._size(item) for item in actors}
@@ -72,15 +74,15 @@ class View:
             p.persona: gr.update(
                 choices=[(item.name, item.key) for item in visitor.personas], value=persona.key
             ),
-            p.c.mine: _show.actors(actors, actor.id if actor else None, sizes),
+            p.c.mine: rendering.character_list(actors, actor.id if actor else None, sizes),
             p.c.actions.panel: gr.update(visible=actor is not None),
-            p.c.actions.keep: actor.kept if actor else False,
+            p.c.actions.keep: actor.saved if actor else False,
             p.c.actions.confirm: gr.update(visible=False),
             p.c.actions.files: gr.update(visible=False, value=None),
             p.t.notes: actor.notes if actor else "",
-            p.t.lorebook: _show.lorebook(actor),
-            **self.talk(actor, persona),
-            **self.memory(visitor, actor, persona, "actor"),
+            p.t.lorebook: rendering.lorebook(actor),
+            **self.chat_updates(actor, persona),
+            **self.memory_updates(visitor, actor, persona, "actor"),
         }
 
     def _size(self, actor: Actor) -> int:
@@ -89,37 +91,39 @@ class View:
         except UnknownMemory:
             return 0
 
-    def talk(self, actor: Actor | None, persona: Persona) -> Updates:
-        """The conversation, its status line, and the newest prompt."""
+    def chat_updates(self, actor: Actor | None, persona: Persona) -> Updates:
+        """Return updates of the conversation, its status line and the newest prompt."""
         t = self._page.t
         chat = actor.chat(persona) if actor else None
         return {
-            t.chat: self.rows(actor, chat, persona),
+            t.chat: self.chat_messages(actor, chat, persona),
             t.status: self.status(actor, chat, persona),
-            t.prompt: _show.prompt(chat.shown if chat else None),
+            t.prompt: rendering.prompt(chat.prompt if chat else None),
         }
 
-    def rows(self, actor: Actor | None, chat: Chat | None, persona: Persona) -> list[Any]:
+    def chat_messages(self, actor: Actor | None, chat: Chat | None, persona: Persona) -> list[Any]:
+        """Return the conversation as Gradio's chatbot takes it."""
         offered = greetings(actor.character, user=persona.called) if actor else ()
-        return _show.chatbot(actor, chat, offered)
+        return rendering.chat_messages(actor, chat, offered)
 
     def status(self, actor: Actor | None, chat: Chat | None, persona: Persona) -> str:
+        """Return the line under the conversation, as HTML."""
         jobs = 0
         if actor is not None:
             try:
                 jobs = self._studio.memory.status(actor.pair(persona)).jobs
             except UnknownMemory:
                 jobs = 0  # nobody talked yet
-        return _show.status_line(actor, chat, chat.shown if chat else None, jobs)
+        return rendering.status_line(actor, chat, chat.prompt if chat else None, jobs)
 
-    def memory(
+    def memory_updates(
         self, visitor: Visitor, actor: Actor | None, persona: Persona, which: str
     ) -> Updates:
-        """Figures, plots, revisions and receipts."""
+        """Return updates of figures, plots, revisions and the log."""
         m = self._page.m
-        receipts = _show.receipts(visitor.receipts)
+        receipts = rendering.visit_log(visitor.events)
         if actor is None:
-            empty: Updates = {m.tiles: _show.nobody(), m.receipts: receipts}
+            empty: Updates = {m.tiles: rendering.no_character(), m.receipts: receipts}
             empty |= {m.plots: "", m.lessons: "", m.revisions: ""}
             return {**empty, m.back: gr.update(visible=False), m.revision: gr.update(choices=[])}
         memory_id = actor.pair(persona) if which == "pair" else actor.id
@@ -130,10 +134,10 @@ class View:
             status, history = None, ()
         names = [(f"{row.name[:12]} · {row.tokens:,} tokens", row.name) for row in history]
         return {
-            m.tiles: _show.tiles(status, actor, chat, service.policy.health_kl),
-            m.plots: _show.plots(actor, chat),
-            m.lessons: _show.lessons(actor),
-            m.revisions: _show.revisions(history, status.head if status else None),
+            m.tiles: rendering.figure_tiles(status, actor, chat, service.policy.health_kl),
+            m.plots: rendering.plots(actor, chat),
+            m.lessons: rendering.absorb_log(actor),
+            m.revisions: rendering.revisions(history, status.head if status else None),
             m.back: gr.update(visible=len(history) > 1),
             m.revision: gr.update(choices=names, value=names[0][1] if names else None),
             m.receipts: receipts,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from . import _bundled, _show
+from . import bundled_characters, rendering
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,7 +94,7 @@ def build() -> CharactersTab:
     probes = gr.HTML(visible=False, elem_id="probes")
     talk = gr.Button("Talk", variant="primary", visible=False, elem_id="talk-now")
     heading("Your characters")
-    mine = gr.HTML(_show.actors((), None, {}), elem_id="mine")
+    mine = gr.HTML(rendering.character_list((), None, {}), elem_id="mine")
     actions = _build_actions()
     return CharactersTab(
         meet=meet,
@@ -119,13 +119,13 @@ def build() -> CharactersTab:
 
 def _gallery() -> dict[str, gr.Button]:
     meet = {}
-    names = _bundled.names()
+    names = bundled_characters.names()
     for start in range(0, len(names), 3):
         with gr.Row(equal_height=True):
             for name in names[start : start + 3]:
-                actor = _bundled.actor(name)
+                actor = bundled_characters.actor(name)
                 with gr.Column(min_width=260, elem_classes="meet"):
-                    gr.HTML(_show.gallery_card(actor))
+                    gr.HTML(rendering.gallery_card(actor))
                     first = actor.label.split()[0]
                     meet[name] = gr.Button(f"Meet {first}", size="md")
     return meet

@@ -1,4 +1,4 @@
-"""What people read, as HTML. Every text from outside goes through `escape`."""
+"""The texts of the page as HTML. Every text from outside goes through `escape`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from html import escape
 from templora_memory import Document, Message, Probe, Revision, Status
 from templora_memory.importers import ChatLog, without_pictures
 
-from ._charts import Line, chart
-from ._look import LOGO, emblem
-from ._state import Actor, Chat, Part, Persona, Probed, Receipt, Shown
-from ._studio import Deleted, Step
+from .charts import Series, chart
+from .state import Actor, Chat, FactProbe, Persona, PromptPart, PromptRecord, VisitEvent
+from .studio import DeletionProof, LearningStep
+from .style import LOGO, emblem
 
 Count = Callable[[str], int]
 _EXCERPT = 1200
@@ -26,7 +26,7 @@ _N, _AUTO = ' class="n"', ' dir="auto"'
 _TAG = re.compile(r"<(?=[a-zA-Z/!])")
 
 
-def message(text: str) -> str:
+def safe_markdown(text: str) -> str:
     """A chat message as safe Markdown: emphasis stays, images and tags do not."""
     return _TAG.sub("&lt;", without_pictures(text))
 
@@ -58,7 +58,7 @@ def _table(name: str, caption: str, heads: Sequence[str], rows: Iterable[Sequenc
     )
 
 
-def head(model: str, grace: float) -> str:
+def page_header(model: str, grace: float) -> str:
     """The top of the page."""
     return _t(
         f'<header class="head">{LOGO}<div><h1>Characters that live in weights</h1>'
@@ -75,7 +75,7 @@ def head(model: str, grace: float) -> str:
 # --- faces ---------------------------------------------------------------------------------------
 
 
-def picture(portrait: bytes | None) -> str:
+def picture_address(portrait: bytes | None) -> str:
     """A small picture as a data address; empty if there is none or it does not decode."""
     if portrait is None:
         return ""
@@ -187,23 +187,23 @@ def chat_preview(log: ChatLog, actor: Actor | None, persona: Persona) -> str:
 # --- learning ------------------------------------------------------------------------------------
 
 
-def progress(label: str, step: Step | None, *, doing: str = "") -> str:
+def progress(label: str, step: LearningStep | None, *, doing: str = "") -> str:
     """A bar with words, and the perplexity so far."""
-    if step is None or not step.whole:
+    if step is None or not step.total:
         seconds = f" · {step.seconds:.0f} s" if step else ""
         text = doing or "The model reads the text and asks itself about it"
         return _t(
             f'<h3>{escape(label)}</h3><div class="bar wait" role="progressbar" '
             f'aria-label="{escape(text)}"><i></i></div><p class="quiet">{escape(text)}{seconds}</p>'
         )
-    share = 100 * step.done / step.whole
-    newest = f", perplexity {step.curve[-1]:.2f}" if step.curve else ""
-    says = f"Step {step.done} of {step.whole}{newest} · {step.seconds:.0f} s"
+    share = 100 * step.done / step.total
+    newest = f", perplexity {step.perplexities[-1]:.2f}" if step.perplexities else ""
+    says = f"Step {step.done} of {step.total}{newest} · {step.seconds:.0f} s"
     return _t(
         f'<h3>{escape(label)}</h3><div class="bar" role="progressbar" aria-valuenow="{share:.0f}" '
         f'aria-valuemin="0" aria-valuemax="100" aria-label="Learning">'
         f'<i style="width:{share:.1f}%"></i></div><p class="quiet">{says}</p>'
-    ) + curve(step.curve)
+    ) + curve(step.perplexities)
 
 
 def curve(values: Sequence[float]) -> str:
@@ -217,11 +217,11 @@ def curve(values: Sequence[float]) -> str:
         else "No step is measured yet."
     )
     return chart(
-        "Perplexity while learning", [Line("perplexity", finite)], x="step", says=says, log=True
+        "Perplexity while learning", [Series("perplexity", finite)], x="step", says=says, log=True
     )
 
 
-def probes(rows: Sequence[Probed], *, now: str, caption: str) -> str:
+def probes(rows: Sequence[FactProbe], *, now: str, caption: str) -> str:
     """Facts before and after, as probabilities per token and in words."""
     if not rows:
         return ""
@@ -230,10 +230,10 @@ def probes(rows: Sequence[Probed], *, now: str, caption: str) -> str:
     heads += ["before, it said", "now it says"] if spoken else []
     cells = [
         [
-            f"<b>{escape(row.fact.ask)}</b><br><small>{escape(row.fact.said)}</small>",
+            f"<b>{escape(row.fact.question)}</b><br><small>{escape(row.fact.sentence)}</small>",
             _meter(row.base),
             _meter(row.now),
-            *([_answer(row.base_said, row), _answer(row.now_said, row)] if spoken else []),
+            *([_answer(row.base_reply, row), _answer(row.now_reply, row)] if spoken else []),
         ]
         for row in rows
     ]
@@ -246,33 +246,33 @@ def _meter(nats: float) -> str:
     return f"{bar}{share} %"
 
 
-def _answer(said: str, row: Probed) -> str:
+def _answer(said: str, row: FactProbe) -> str:
     if not said:
         return '<span class="quiet">-</span>'
     right = row.fact.answer.casefold() in said.casefold()
     return f"<mark>✓ {escape(said)}</mark>" if right else escape(said)
 
 
-def score(rows: Sequence[Probed]) -> str:
+def score(rows: Sequence[FactProbe]) -> str:
     """One sentence about the probes."""
     if not rows:
         return ""
-    told = [row for row in rows if row.fact.answer]
+    answerable = [row for row in rows if row.fact.answer]
     gain = sum(row.now - row.base for row in rows) / len(rows)
     factor = math.exp(gain)
-    if not told:
+    if not answerable:
         return f"On average each token of its story is now {factor:.1f} times as likely."
-    right = sum(row.fact.answer.casefold() in row.now_said.casefold() for row in told)
-    before = sum(row.fact.answer.casefold() in row.base_said.casefold() for row in told)
+    right = sum(row.fact.answer.casefold() in row.now_reply.casefold() for row in answerable)
+    before = sum(row.fact.answer.casefold() in row.base_reply.casefold() for row in answerable)
     return (
-        f"{right} of {len(told)} facts right with nothing in the prompt, {before} before. "
+        f"{right} of {len(answerable)} facts right with nothing in the prompt, {before} before. "
         f"Each token of a right answer is {factor:.1f} times as likely."
     )
 
 
-def learned(actor: Actor) -> str:
+def absorb_result(actor: Actor) -> str:
     """The end of an absorb."""
-    report = actor.lessons[-1].report
+    report = actor.absorbs[-1].report
     size = f"{report.bytes / 1e6:.1f} MB"
     recalled = f", {report.recalled:.0%} of it now verbatim" if report.recalled is not None else ""
     return _t(
@@ -285,14 +285,14 @@ def learned(actor: Actor) -> str:
 # --- characters ----------------------------------------------------------------------------------
 
 
-def actors(every: Iterable[Actor], chosen: str | None, sizes: dict[str, int]) -> str:
+def character_list(every: Iterable[Actor], chosen: str | None, sizes: dict[str, int]) -> str:
     """The visitor's characters."""
     cards = "".join(
         f'<article class="{"on" if actor.id == chosen else ""}">'
         + face(
             actor,
             f"{sizes.get(actor.id, 0) / 1e6:.1f} MB · "
-            f"{'kept on this machine' if actor.kept else 'temporary'}",
+            f"{'kept on this machine' if actor.saved else 'temporary'}",
         )
         + "</article>"
         for actor in every
@@ -305,7 +305,7 @@ def actors(every: Iterable[Actor], chosen: str | None, sizes: dict[str, int]) ->
     return _t(f'<div class="list">{cards}</div>')
 
 
-def question(actor: Actor) -> str:
+def deletion_question(actor: Actor) -> str:
     """Asked once before a character is deleted."""
     return _t(
         f"<h3>Delete {escape(actor.label)}?</h3><p>Its adapter, its bio, its chats and what every "
@@ -313,7 +313,7 @@ def question(actor: Actor) -> str:
     )
 
 
-def deleted(result: Deleted) -> str:
+def deletion_result(result: DeletionProof) -> str:
     """The forget receipt, and the proof."""
     kinds: dict[str, list[int]] = {}
     for file in result.receipt.files:
@@ -326,7 +326,7 @@ def deleted(result: Deleted) -> str:
         True: "Every probed fact is again exactly as likely as for the base model: equal to the "
         "last bit.",
         False: "Some facts are not at their base level. Please report this.",
-    }[result.same]
+    }[result.equals_base]
     downloads = f" and {result.downloads} prepared downloads" if result.downloads else ""
     return _t(
         f'<div class="done" role="status"><h3>{escape(result.label)} is gone</h3><p>'
@@ -337,14 +337,14 @@ def deleted(result: Deleted) -> str:
     ) + _after(result.probes)
 
 
-def _after(rows: Sequence[Probed]) -> str:
+def _after(rows: Sequence[FactProbe]) -> str:
     if not rows:
         return ""
     caption = "The probe again: log-probability per token of each fact"
     heads = ("fact", "base model, before#", "after deletion#", "")
     cells = [
         [
-            escape(row.fact.said),
+            escape(row.fact.sentence),
             f"{row.base:.4f}",
             f"{row.now:.4f}",
             "equal" if row.base == row.now else "differs",
@@ -357,7 +357,7 @@ def _after(rows: Sequence[Probed]) -> str:
 # --- chat ----------------------------------------------------------------------------------------
 
 
-def prompt(shown: Shown | None) -> str:
+def prompt(shown: PromptRecord | None) -> str:
     """Exactly what the model was shown for its newest reply."""
     if shown is None:
         return _t(
@@ -380,15 +380,15 @@ def prompt(shown: Shown | None) -> str:
             "not fit and are lost to this mode</span><span>0 tokens</span></header></section>"
         )
     sections += [_section(part) for part in shown.parts]
-    saved = shown.whole - shown.sent
+    saved = shown.full - shown.sent
     return _t(
         f"<p><b>{shown.sent:,} tokens</b> in the prompt; card and whole conversation would be "
-        f"{shown.whole:,}{f', {saved:,} more' if saved > 0 else ''}. {where}.</p>"
+        f"{shown.full:,}{f', {saved:,} more' if saved > 0 else ''}. {where}.</p>"
         f'<div class="prompt">{"".join(sections)}</div>'
     )
 
 
-def _section(part: Part) -> str:
+def _section(part: PromptPart) -> str:
     kind = part.kind if part.kind in _KINDS else "system"
     name = escape(_KINDS.get(part.kind, part.kind))
     return (
@@ -398,7 +398,9 @@ def _section(part: Part) -> str:
     )
 
 
-def status_line(actor: Actor | None, chat: Chat | None, shown: Shown | None, jobs: int) -> str:
+def status_line(
+    actor: Actor | None, chat: Chat | None, shown: PromptRecord | None, jobs: int
+) -> str:
     """One line under the chat."""
     if actor is None or chat is None:
         return _t('<p class="quiet">Choose a character above, or meet one in the first tab.</p>')
@@ -430,10 +432,13 @@ def lorebook(actor: Actor | None) -> str:
 # --- memory --------------------------------------------------------------------------------------
 
 
-def tiles(status: Status | None, actor: Actor, chat: Chat, limit: float | None) -> str:
+def figure_tiles(status: Status | None, actor: Actor, chat: Chat, limit: float | None) -> str:
     """Figures at a glance."""
-    saved = sum(max(0, cost.whole - cost.sent) for cost in chat.costs)
-    kl = next((les.report.kl for les in reversed(actor.lessons) if les.report.kl is not None), None)
+    saved = sum(max(0, cost.full - cost.sent) for cost in chat.costs)
+    kl = next(
+        (record.report.kl for record in reversed(actor.absorbs) if record.report.kl is not None),
+        None,
+    )
     health = "-" if kl is None else f"{kl:.2f}"
     most = f" of {limit:g} allowed" if limit is not None else ""
     values = [
@@ -456,12 +461,12 @@ def tiles(status: Status | None, actor: Actor, chat: Chat, limit: float | None) 
 
 def plots(actor: Actor, chat: Chat) -> str:
     """Perplexity of the newest lesson, and prompt tokens of the chat."""
-    values = actor.lessons[-1].curve if actor.lessons else ()
-    saved = sum(cost.whole - cost.sent for cost in chat.costs)
+    values = actor.absorbs[-1].perplexities if actor.absorbs else ()
+    saved = sum(cost.full - cost.sent for cost in chat.costs)
     says = (
         f"Over {_many(len(chat.costs), 'turn')} the prompts had "
         f"{sum(c.sent for c in chat.costs):,} tokens; "
-        f"with card and whole history they would have had {sum(c.whole for c in chat.costs):,}: "
+        f"with card and whole history they would have had {sum(c.full for c in chat.costs):,}: "
         f"{abs(saved):,} {'saved' if saved >= 0 else 'more'}."
         if chat.costs
         else "Prompt tokens of each turn appear here once you talk."
@@ -469,8 +474,8 @@ def plots(actor: Actor, chat: Chat) -> str:
     cost = chart(
         "Prompt tokens per turn",
         [
-            Line("memory in weights", [cost.sent for cost in chat.costs]),
-            Line("card and whole history", [cost.whole for cost in chat.costs]),
+            Series("memory in weights", [cost.sent for cost in chat.costs]),
+            Series("card and whole history", [cost.full for cost in chat.costs]),
         ],
         x="turn",
         says=says,
@@ -478,9 +483,9 @@ def plots(actor: Actor, chat: Chat) -> str:
     return _t(f'<div class="charts">{curve(values)}{cost}</div>')
 
 
-def lessons(actor: Actor) -> str:
+def absorb_log(actor: Actor) -> str:
     """What was absorbed when, with its receipt."""
-    if not actor.lessons:
+    if not actor.absorbs:
         return _t('<p class="quiet">Nothing was absorbed yet.</p>')
 
     def number(value: float | None, form: str) -> str:
@@ -489,16 +494,16 @@ def lessons(actor: Actor) -> str:
     heads = ("time", "what", "tokens#", "perplexity before#", "after#", "verbatim#", "KL#", "MB#")
     cells = [
         [
-            _clock(lesson.when),
-            escape(lesson.what),
-            f"{lesson.report.tokens:,}",
-            number(lesson.report.perplexity_before, ".2f"),
-            number(lesson.report.perplexity_after, ".2f"),
-            number(lesson.report.recalled, ".0%"),
-            number(lesson.report.kl, ".3f"),
-            f"{lesson.report.bytes / 1e6:.2f}",
+            _clock(record.time),
+            escape(record.source),
+            f"{record.report.tokens:,}",
+            number(record.report.perplexity_before, ".2f"),
+            number(record.report.perplexity_after, ".2f"),
+            number(record.report.recalled, ".0%"),
+            number(record.report.kl, ".3f"),
+            f"{record.report.bytes / 1e6:.2f}",
         ]
-        for lesson in actor.lessons
+        for record in actor.absorbs
     ]
     return _t(_table("Absorbed", "What was absorbed when", heads, cells))
 
@@ -522,17 +527,17 @@ def revisions(history: Sequence[Revision], head_name: str | None) -> str:
     return _t(_table("Revisions", "Revisions on disk, newest first", heads, cells))
 
 
-def receipts(rows: Sequence[Receipt]) -> str:
+def visit_log(rows: Sequence[VisitEvent]) -> str:
     """The visitor's log, newest first."""
     if not rows:
         return _t('<p class="quiet">Nothing happened yet.</p>')
     cells = [
-        [_clock(row.when), escape(row.what), escape(row.detail)] for row in reversed(rows[-50:])
+        [_clock(row.time), escape(row.event), escape(row.detail)] for row in reversed(rows[-50:])
     ]
     return _t(_table("Receipts", "Receipts of this visit", ("time", "what", "detail"), cells))
 
 
-def asked(probe: Probe) -> str:
+def probe_result(probe: Probe) -> str:
     """A measured answer."""
     sums = (("base model", probe.without_memory), ("with the memory", probe.with_memory))
     cells = [[name, _meter(total / probe.tokens), f"{total:.2f}"] for name, total in sums]
@@ -544,18 +549,18 @@ def asked(probe: Probe) -> str:
     )
 
 
-def nobody() -> str:
+def no_character() -> str:
     return _t(
         '<div class="empty"><p><b>No character chosen.</b></p><p>Meet one in the first tab; what '
         "it learned, and what that costs, is shown here.</p></div>"
     )
 
 
-def chatbot(
+def chat_messages(
     actor: Actor | None, chat: Chat | None, offered: Sequence[str]
 ) -> list[dict[str, object]]:
     """The conversation as Gradio's chatbot takes it; other greetings as buttons while it is new."""
-    rows = [bubble(item) for item in chat.messages] if actor and chat else []
+    rows = [chat_message(item) for item in chat.messages] if actor and chat else []
     if len(rows) == 1 and rows[0]["role"] == "assistant" and len(offered) > 1:
         rows[0]["options"] = [
             {"value": str(number), "label": f"Greeting {number + 1}"}
@@ -564,8 +569,8 @@ def chatbot(
     return rows
 
 
-def bubble(item: Message) -> dict[str, object]:
-    return {"role": item.role, "content": [{"type": "text", "text": message(item.content)}]}
+def chat_message(item: Message) -> dict[str, object]:
+    return {"role": item.role, "content": [{"type": "text", "text": safe_markdown(item.content)}]}
 
 
 def _clock(moment: float) -> str:

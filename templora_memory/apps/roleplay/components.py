@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 
 import gradio as gr
 
-from ._characters_tab import CharactersTab
-from ._memory_tab import MemoryTab
-from ._talk_tab import TalkTab
+from .characters_tab import CharactersTab
+from .memory_tab import MemoryTab
+from .talk_tab import TalkTab
 
 Updates: TypeAlias = dict[Any, Any]
 """What a handler returns: components and what becomes of them."""
@@ -17,7 +17,7 @@ CHARACTERS, TALK, MEMORY = "characters", "talk", "memory"
 
 
 @dataclass(slots=True, kw_only=True)
-class Page:
+class PageComponents:
     """Every component that a handler reads or changes."""
 
     token: gr.State

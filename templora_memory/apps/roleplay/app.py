@@ -9,15 +9,15 @@ import gradio as gr
 
 from templora_memory import ParametricMemory
 
-from . import _characters_tab, _memory_tab, _show, _talk_tab
-from ._characters import CharacterHandlers
-from ._chatting import ChatHandlers
-from ._look import CSP, CSS
-from ._memories import MemoryHandlers
-from ._page import CHARACTERS, MEMORY, TALK, Page, Updates
-from ._studio import Studio
-from ._theme import theme
-from ._view import View
+from . import characters_tab, memory_tab, rendering, talk_tab
+from .character_handlers import CharacterHandlers
+from .chat_handlers import ChatHandlers
+from .components import CHARACTERS, MEMORY, TALK, PageComponents, Updates
+from .memory_handlers import MemoryHandlers
+from .page_view import PageView
+from .studio import Studio
+from .style import CSP, CSS
+from .theme import theme
 
 
 class RolePlayBlocks(gr.Blocks):
@@ -45,7 +45,7 @@ def build(
         blocks.studio = studio
         with blocks:
             page = _layout(memory, studio, policy.reply_tokens or 64, (policy.window or 256) // 2)
-            view = View(studio, page)
+            view = PageView(studio, page)
             _life(blocks, page, view, studio)
             CharacterHandlers(studio, page, view).wire()
             ChatHandlers(studio, page, view).wire()
@@ -57,21 +57,21 @@ def build(
     return blocks
 
 
-def _layout(memory: ParametricMemory, studio: Studio, reply: int, most: int) -> Page:
+def _layout(memory: ParametricMemory, studio: Studio, reply: int, most: int) -> PageComponents:
     token, pending = gr.State(""), gr.State("")
-    browser = gr.BrowserState("", storage_key="templora-visit", secret=studio.kept.secret())
-    gr.HTML(_show.head(memory.base.name, studio.grace))
+    browser = gr.BrowserState("", storage_key="templora-visit", secret=studio.saved.secret())
+    gr.HTML(rendering.page_header(memory.base.name, studio.grace))
     with gr.Row(elem_id="who"):
         active = gr.Dropdown([], label="Active character", min_width=220, scale=2)
         persona = gr.Dropdown([], label="You play", min_width=160)
     with gr.Tabs() as tabs:
         with gr.Tab("Characters", id=CHARACTERS):
-            characters = _characters_tab.build()
+            characters = characters_tab.build()
         with gr.Tab("Role-play", id=TALK):
-            talk = _talk_tab.build(min(96, reply), most)
+            talk = talk_tab.build(min(96, reply), most)
         with gr.Tab("Memory", id=MEMORY):
-            remember = _memory_tab.build()
-    return Page(
+            remember = memory_tab.build()
+    return PageComponents(
         token=token,
         pending=pending,
         browser=browser,
@@ -84,13 +84,13 @@ def _layout(memory: ParametricMemory, studio: Studio, reply: int, most: int) -> 
     )
 
 
-def _life(blocks: gr.Blocks, page: Page, view: View, studio: Studio) -> None:
+def _life(blocks: gr.Blocks, page: PageComponents, view: PageView, studio: Studio) -> None:
     """A tab opens, a tab closes."""
 
     def enter(saved: str, request: gr.Request) -> Updates:
         visitor = studio.visitors.enter(saved, request.session_hash or "")
         actor = next((item for item in visitor.actors.values() if not item.gone), None)
-        shown = view.whole(visitor, actor, visitor.persona(None))
+        shown = view.all_updates(visitor, actor, visitor.persona(None))
         return {page.token: visitor.token, page.browser: visitor.token, **shown}
 
     def leave(request: gr.Request) -> None:
@@ -99,7 +99,7 @@ def _life(blocks: gr.Blocks, page: Page, view: View, studio: Studio) -> None:
     blocks.load(
         enter,
         page.browser,
-        [page.token, page.browser, *view.everything],
+        [page.token, page.browser, *view.all_components],
         api_visibility="private",
         show_progress="hidden",
     )

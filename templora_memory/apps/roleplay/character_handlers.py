@@ -1,4 +1,4 @@
-"""What happens in the first area: choose, preview, absorb, copy, delete."""
+"""Event handlers of the first area: choose, preview, absorb, copy, delete."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import gradio as gr
 
 from templora_memory.importers import Character, ChatLog, FileRefused, documents, load, one_line
 
-from . import _bundled, _show
-from ._guard import guarded
-from ._page import TALK, Page, Updates
-from ._state import Actor, Persona, Visitor
-from ._studio import Refused, Studio
-from ._talk import greet
-from ._view import View
+from . import bundled_characters, rendering
+from .character_reply import greet
+from .components import TALK, PageComponents, Updates
+from .error_toasts import with_error_toasts
+from .page_view import PageView
+from .state import Actor, Persona, Visitor
+from .studio import ActionRefused, Studio
 
 _EXPORTED = ".templora"
 _EVERY = 0.4  # seconds between two pictures of the progress
@@ -29,7 +29,7 @@ _PATIENCE = 10.0
 class CharacterHandlers:
     """Handlers of the first area."""
 
-    def __init__(self, studio: Studio, page: Page, view: View) -> None:
+    def __init__(self, studio: Studio, page: PageComponents, view: PageView) -> None:
         self._studio = studio
         self._page = page
         self._view = view
@@ -49,27 +49,37 @@ class CharacterHandlers:
         ]
         shown += [c.progress, c.probes]
         for name, button in c.meet.items():
-            button.click(guarded(self._meet(name)), p.who, shown, **private).then(
+            button.click(with_error_toasts(self._meet(name)), p.who, shown, **private).then(
                 None, js=_SCROLL.format("preview")
             )
-        read = [*shown, c.file, *self._view.everything]
-        c.file.upload(guarded(self.read), [*p.who, c.file], read, **private).then(
+        read = [*shown, c.file, *self._view.all_components]
+        c.file.upload(with_error_toasts(self.read), [*p.who, c.file], read, **private).then(
             lambda: None, None, c.file, **private
         ).then(None, js=_SCROLL.format("preview"))
-        c.paste.click(guarded(self.paste), [*p.who, c.paste_name, c.paste_bio], shown, **private)
+        c.paste.click(
+            with_error_toasts(self.paste), [*p.who, c.paste_name, c.paste_bio], shown, **private
+        )
         again = [*p.who, p.pending, c.examples, c.lore]
-        gr.on([c.examples.input, c.lore.input], guarded(self.again), again, c.preview, **private)
+        gr.on(
+            [c.examples.input, c.lore.input],
+            with_error_toasts(self.again),
+            again,
+            c.preview,
+            **private,
+        )
         c.cancel.click(lambda: {c.box: gr.update(visible=False), p.pending: ""}, None,
                        [c.box, p.pending], **private)  # fmt: skip
-        learning = [c.box, c.progress, c.probes, c.stop, c.talk, *self._view.everything]
+        learning = [c.box, c.progress, c.probes, c.stop, c.talk, *self._view.all_components]
         begun = c.absorb.click(
-            guarded(self.absorb), again, learning, concurrency_limit=8, **private
+            with_error_toasts(self.absorb), again, learning, concurrency_limit=8, **private
         )
-        begun.then(guarded(self.calm), p.who, [c.stop, *self._view.everything], **private)
+        begun.then(
+            with_error_toasts(self.calm), p.who, [c.stop, *self._view.all_components], **private
+        )
         c.stop.click(
-            guarded(self.stopped),
+            with_error_toasts(self.stopped),
             p.who,
-            [c.progress, c.probes, c.stop, *self._view.everything],
+            [c.progress, c.probes, c.stop, *self._view.all_components],
             cancels=[begun],
             **private,
         )
@@ -78,25 +88,28 @@ class CharacterHandlers:
         )
         gr.on(
             [p.active.input, p.persona.input],
-            guarded(self.choose),
+            with_error_toasts(self.choose),
             p.who,
-            self._view.everything,
+            self._view.all_components,
             **private,
         )
         self._wire_management(private)
 
     def _wire_management(self, private: dict[str, Any]) -> None:
         p, c, actions = self._page, self._page.c, self._page.c.actions
-        whole = self._view.everything
-        actions.snapshot.click(guarded(self.snapshot), p.who, whole, **private)
-        actions.fork.click(guarded(self.fork), p.who, whole, **private)
-        actions.export.click(guarded(self.export), p.who, actions.files, **private)
+        whole = self._view.all_components
+        actions.snapshot.click(with_error_toasts(self.snapshot), p.who, whole, **private)
+        actions.fork.click(with_error_toasts(self.fork), p.who, whole, **private)
+        actions.export.click(with_error_toasts(self.export), p.who, actions.files, **private)
         actions.rename.click(
-            guarded(self.rename), [*p.who, actions.label], [actions.label, *whole], **private
+            with_error_toasts(self.rename),
+            [*p.who, actions.label],
+            [actions.label, *whole],
+            **private,
         )
-        actions.keep.input(guarded(self.keep), [*p.who, actions.keep], whole, **private)
+        actions.keep.input(with_error_toasts(self.keep), [*p.who, actions.keep], whole, **private)
         actions.delete.click(
-            guarded(self.ask),
+            with_error_toasts(self.ask),
             p.who,
             [actions.confirm, actions.question, actions.deleted],
             **private,
@@ -105,7 +118,7 @@ class CharacterHandlers:
             lambda: gr.update(visible=False), None, actions.confirm, **private
         )
         actions.delete_confirmed.click(
-            guarded(self.delete),
+            with_error_toasts(self.delete),
             p.who,
             [actions.deleted, c.talk, c.progress, c.probes, *whole],
             **private,
@@ -116,7 +129,7 @@ class CharacterHandlers:
     def _meet(self, name: str) -> Any:
         def meet(token: str, actor_id: str | None, persona_key: str | None) -> Updates:
             visitor, actor, persona = self._view.find(token, actor_id, persona_key)
-            return self._offer(visitor, actor, persona, _bundled.actor(name))
+            return self._offer(visitor, actor, persona, bundled_characters.actor(name))
 
         return meet
 
@@ -128,16 +141,16 @@ class CharacterHandlers:
         if isinstance(found, ChatLog):
             return self._offer(visitor, actor, persona, found)
         if found.source_format == "text" and not one_line(name or ""):
-            raise Refused("Give the character a name first.")
+            raise ActionRefused("Give the character a name first.")
         if one_line(name or ""):
             found = _renamed(found, one_line(name))
-        return self._offer(visitor, actor, persona, _bundled.from_character(found))
+        return self._offer(visitor, actor, persona, bundled_characters.from_character(found))
 
     def read(
         self, token: str, actor_id: str | None, persona_key: str | None, path: str | None
     ) -> Updates:
         if not path:
-            raise Refused("The file did not arrive: try again.")
+            raise ActionRefused("The file did not arrive: try again.")
         source = Path(path)
         try:
             visitor, actor, persona = self._view.find(token, actor_id, persona_key)
@@ -148,14 +161,14 @@ class CharacterHandlers:
                 gr.Info(f"{made.label} is back, with everything it had learned.")
                 return {
                     self._page.c.box: gr.update(visible=False),
-                    **self._view.whole(visitor, made, persona),
+                    **self._view.all_updates(visitor, made, persona),
                 }
             found = load(source, filename=source.name)
         finally:
             source.unlink(missing_ok=True)
             with suppress(OSError):
                 source.parent.rmdir()
-        thing = _bundled.from_character(found) if isinstance(found, Character) else found
+        thing = bundled_characters.from_character(found) if isinstance(found, Character) else found
         return self._offer(visitor, actor, persona, thing)
 
     def _offer(
@@ -164,10 +177,10 @@ class CharacterHandlers:
         c = self._page.c
         is_actor = isinstance(thing, Actor)
         if isinstance(thing, Actor):
-            thing.image = _show.picture(thing.character.portrait)
+            thing.image = rendering.picture_address(thing.character.portrait)
             shown = self._preview(thing, examples=True, lore=False)
         else:
-            shown = _show.chat_preview(thing, actor, persona)
+            shown = rendering.chat_preview(thing, actor, persona)
         hidden = gr.update(visible=False)
         return {
             self._page.pending: visitor.offer(thing),
@@ -197,7 +210,7 @@ class CharacterHandlers:
             return len(split(text, 1))
 
         learned = documents(actor.character, examples=examples, lore=lore)
-        return _show.preview(actor, learned, count)
+        return rendering.preview(actor, learned, count)
 
     def again(  # noqa: PLR0917  # Gradio hands over positions
         self,
@@ -211,14 +224,14 @@ class CharacterHandlers:
         visitor, actor, persona = self._view.find(token, actor_id, persona_key)
         thing = self._pending(visitor, key)
         if isinstance(thing, ChatLog):
-            return _show.chat_preview(thing, actor, persona)
+            return rendering.chat_preview(thing, actor, persona)
         return self._preview(thing, examples=examples, lore=lore)
 
     @staticmethod
     def _pending(visitor: Visitor, key: str) -> Actor | ChatLog:
         thing = visitor.pending.get(key)
         if thing is None:
-            raise Refused("Choose a character or a file first: this preview is old.")
+            raise ActionRefused("Choose a character or a file first: this preview is old.")
         return thing
 
     # --- learning ------------------------------------------------------------------------------
@@ -238,7 +251,7 @@ class CharacterHandlers:
             visitor.pending.pop(key, None)
         if isinstance(thing, ChatLog):
             if chosen is None:
-                raise Refused("Absorb or choose a character first, then add its chat.")
+                raise ActionRefused("Absorb or choose a character first, then add its chat.")
             yield from self._absorb_chat(visitor, chosen, persona, thing)
             return
         learned = documents(thing.character, examples=examples, lore=lore)
@@ -256,7 +269,9 @@ class CharacterHandlers:
     ) -> Iterator[Updates]:
         c = self._page.c
         label = f"{actor.label} is learning itself"
-        asking = _show.progress(label, None, doing="The untouched model is asked a few facts first")
+        asking = rendering.progress(
+            label, None, doing="The untouched model is asked a few facts first"
+        )
         yield {
             c.box: gr.update(visible=False),
             c.progress: gr.update(visible=True, value=asking),
@@ -268,18 +283,20 @@ class CharacterHandlers:
             yield {c.probes: _table(rows, "now", "What the untouched model says")}
         yield from self._steps(self._studio.absorb(visitor, actor, learned, "its bio"), label)
         yield {
-            c.progress: gr.update(value=_show.progress(label, None, doing="Asking the facts again"))
+            c.progress: gr.update(
+                value=rendering.progress(label, None, doing="Asking the facts again")
+            )
         }
         for rows in self._studio.probe(actor):
             yield {c.probes: _table(rows, "with memory", _AFTER)}
         greet(actor, actor.chat(persona), persona)
         self._studio.save(visitor, actor)
-        curve = _show.curve(actor.lessons[-1].curve)
+        curve = rendering.curve(actor.absorbs[-1].perplexities)
         yield {
-            c.progress: gr.update(value=_show.learned(actor) + curve),
+            c.progress: gr.update(value=rendering.absorb_result(actor) + curve),
             c.stop: gr.update(visible=False),
             c.talk: gr.update(visible=True, value=f"Talk with {actor.label}"[:60]),
-            **self._view.whole(visitor, actor, persona),
+            **self._view.all_updates(visitor, actor, persona),
         }
 
     def _first_probe(self, visitor: Visitor, actor: Actor) -> Iterator[Any]:
@@ -299,16 +316,16 @@ class CharacterHandlers:
             c.box: gr.update(visible=False),
             c.stop: gr.update(visible=True),
             c.probes: gr.update(visible=False),
-            c.progress: gr.update(visible=True, value=_show.progress(label, None)),
+            c.progress: gr.update(visible=True, value=rendering.progress(label, None)),
         }
         yield from self._steps(
             self._studio.absorb_chat(visitor, actor, persona, log.messages), label
         )
         yield {
-            c.progress: gr.update(value=_show.learned(actor) if actor.lessons else ""),
+            c.progress: gr.update(value=rendering.absorb_result(actor) if actor.absorbs else ""),
             c.stop: gr.update(visible=False),
             c.talk: gr.update(visible=True, value=f"Talk with {actor.label}"[:60]),
-            **self._view.whole(visitor, actor, persona),
+            **self._view.all_updates(visitor, actor, persona),
         }
 
     def _steps(self, steps: Any, label: str) -> Iterator[Updates]:
@@ -318,7 +335,7 @@ class CharacterHandlers:
                 now = time.monotonic()
                 if now - last >= _EVERY:
                     last = now
-                    yield {c.progress: gr.update(value=_show.progress(label, step))}
+                    yield {c.progress: gr.update(value=rendering.progress(label, step))}
         finally:
             steps.close()
 
@@ -329,7 +346,7 @@ class CharacterHandlers:
             actor = next(reversed(visitor.actors.values()), None)
         return {
             self._page.c.stop: gr.update(visible=bool(visitor.learning)),
-            **self._view.whole(visitor, actor, persona),
+            **self._view.all_updates(visitor, actor, persona),
         }
 
     def stopped(self, token: str, actor_id: str | None, persona_key: str | None) -> Updates:
@@ -361,7 +378,7 @@ class CharacterHandlers:
         visitor, actor, persona = self._view.find(token, actor_id, persona_key)
         if actor is not None:
             greet(actor, actor.chat(persona), persona)
-        return self._view.whole(visitor, actor, persona)
+        return self._view.all_updates(visitor, actor, persona)
 
     def _chosen(
         self, token: str, actor_id: str | None, persona_key: str | None
@@ -373,13 +390,13 @@ class CharacterHandlers:
         visitor, actor, persona = self._chosen(*who)
         made = self._studio.copy(visitor, actor, chats=False)
         gr.Info(f"{made.label} holds what {actor.label} knows now.")
-        return self._view.whole(visitor, actor, persona)
+        return self._view.all_updates(visitor, actor, persona)
 
     def fork(self, *who: Any) -> Updates:
         visitor, actor, persona = self._chosen(*who)
         made = self._studio.copy(visitor, actor, chats=True)
         gr.Info(f"{made.label} goes on from here on its own.")
-        return self._view.whole(visitor, made, persona)
+        return self._view.all_updates(visitor, made, persona)
 
     def export(self, *who: Any) -> Any:
         visitor, actor, persona = self._chosen(*who)
@@ -389,25 +406,25 @@ class CharacterHandlers:
     def rename(self, token: str, actor_id: str, persona_key: str, label: str) -> Updates:
         visitor, actor, persona = self._chosen(token, actor_id, persona_key)
         self._studio.rename(visitor, actor, one_line(label or ""))
-        return {self._page.c.actions.label: "", **self._view.whole(visitor, actor, persona)}
+        return {self._page.c.actions.label: "", **self._view.all_updates(visitor, actor, persona)}
 
     def keep(
         self,
         token: str,
         actor_id: str,
         persona_key: str,
-        kept: bool,  # noqa: FBT001  # Gradio hands over positions
+        saved: bool,  # noqa: FBT001  # Gradio hands over positions
     ) -> Updates:
         visitor, actor, persona = self._chosen(token, actor_id, persona_key)
-        self._studio.keep(visitor, actor, kept=kept)
-        return self._view.whole(visitor, actor, persona)
+        self._studio.keep(visitor, actor, saved=saved)
+        return self._view.all_updates(visitor, actor, persona)
 
     def ask(self, *who: Any) -> Updates:
         _, actor, _ = self._chosen(*who)
         c = self._page.c
         return {
             c.actions.confirm: gr.update(visible=True),
-            c.actions.question: _show.question(actor),
+            c.actions.question: rendering.deletion_question(actor),
             c.actions.deleted: gr.update(visible=False),
         }
 
@@ -418,8 +435,8 @@ class CharacterHandlers:
         c = self._page.c
         hidden = gr.update(visible=False)
         return {
-            **self._view.whole(visitor, left, persona),
-            c.actions.deleted: gr.update(visible=True, value=_show.deleted(result)),
+            **self._view.all_updates(visitor, left, persona),
+            c.actions.deleted: gr.update(visible=True, value=rendering.deletion_result(result)),
             c.talk: hidden,
             c.progress: hidden,
             c.probes: hidden,
@@ -435,7 +452,7 @@ _SCROLL = (
 
 
 def _table(rows: Any, now: str, caption: str) -> Any:
-    return gr.update(visible=True, value=_show.probes(rows, now=now, caption=caption))
+    return gr.update(visible=True, value=rendering.probes(rows, now=now, caption=caption))
 
 
 def _renamed(character: Character, name: str) -> Character:

@@ -13,16 +13,16 @@ import gradio as gr
 
 from templora_memory.errors import TemploraError
 
-from ._visitors import Expired
+from .visitors import VisitExpired
 
 _log = logging.getLogger(__name__)
 
 
-def told(error: Exception) -> gr.Error:
+def error_toast(error: Exception) -> gr.Error:
     """The toast for an error; nothing of the inside is shown."""
     if isinstance(error, gr.Error):
         return error
-    if isinstance(error, (TemploraError, Expired)):
+    if isinstance(error, (TemploraError, VisitExpired)):
         return gr.Error(" ".join(str(error).split()), duration=12, print_exception=False)
     number = secrets.token_hex(3)
     _log.error("Unexpected error %s", number, exc_info=error)
@@ -33,7 +33,7 @@ def told(error: Exception) -> gr.Error:
     )
 
 
-def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
+def with_error_toasts(handler: Callable[..., Any]) -> Callable[..., Any]:
     """A handler whose errors become toasts. Closing a generator still reaches it."""
     if inspect.isgeneratorfunction(handler):
 
@@ -42,7 +42,7 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 yield from handler(*given)
             except Exception as error:
-                raise told(error) from error
+                raise error_toast(error) from error
 
         return steps
 
@@ -51,6 +51,6 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return handler(*given)
         except Exception as error:
-            raise told(error) from error
+            raise error_toast(error) from error
 
     return call

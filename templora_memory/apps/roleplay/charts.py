@@ -14,14 +14,14 @@ _INKS = ("var(--leaf)", "var(--amber)", "var(--quiet)")
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Series:
     """A named series; x is 1, 2, 3, ..."""
 
     name: str
     values: Sequence[float]
 
 
-def chart(title: str, lines: Sequence[Line], *, x: str, says: str, log: bool = False) -> str:
+def chart(title: str, lines: Sequence[Series], *, x: str, says: str, log: bool = False) -> str:
     """A figure with its sentence. Lines differ in dashes too, not only in colour."""
     drawn = [line for line in lines if line.values]
     if not drawn:
@@ -96,7 +96,7 @@ def _axis(name: str, most: int) -> str:
     )
 
 
-def _legend(lines: Sequence[Line]) -> str:
+def _legend(lines: Sequence[Series]) -> str:
     items = (
         f'<span class="chip"><svg width="26" height="8" viewBox="0 0 26 8" aria-hidden="true" '
         f'style="display:inline-block;width:26px;height:8px"><line x1="0" x2="26" y1="4" y2="4" '
