@@ -104,7 +104,7 @@ def pages():
         "plots": rendering.plots(actor, chat),
         "lessons": rendering.absorb_log(actor),
         "receipts": rendering.visit_log([VisitEvent(time=0, event=EVIL, detail=EVIL)]),
-        "chart": chart(EVIL, [Series(EVIL, [1.0, 2.0])], x=EVIL, says=EVIL),
+        "chart": chart(EVIL, [Series(EVIL, [1.0, 2.0])], x=EVIL, caption=EVIL),
     }
 
 
@@ -176,7 +176,7 @@ def test_the_score_says_how_many_facts_are_right():
 
 
 def test_a_chart_says_in_words_what_it_shows():
-    drawn = chart("T", [Series("a", [4.0, 2.0, 1.0])], x="step", says="From 4 to 1.", log=True)
+    drawn = chart("T", [Series("a", [4.0, 2.0, 1.0])], x="step", caption="From 4 to 1.", log=True)
     assert 'role="img" aria-label="From 4 to 1."' in drawn
     points = re.search(r'points="([^"]*)"', drawn)[1].split()
     heights = [float(point.split(",")[1]) for point in points]

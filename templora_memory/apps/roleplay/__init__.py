@@ -23,7 +23,7 @@ def build_app(
     grace: float = 60.0,
     idle: float = 1800.0,
 ) -> RolePlayBlocks:
-    """The page over a memory service, which stays the caller's to close.
+    """Return the page over a memory service, which stays the caller's to close.
 
     Serve it with `launch_options`: other options may keep texts in the browser or fetch things.
     Leaving the page's `studio` open keeps a thread that discards who is gone; `app.studio.close()`
@@ -43,7 +43,7 @@ def build_app(
 
 
 def launch_options() -> dict[str, Any]:
-    """How the page must be served: nothing shared, nothing measured, nothing kept in the browser.
+    """Return the launch options with which nothing is shared, measured or kept in the browser.
 
     For ``app.launch(**launch_options())``.
     """

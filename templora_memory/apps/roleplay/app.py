@@ -44,9 +44,11 @@ def build(
         )
         blocks.studio = studio
         with blocks:
-            page = _layout(memory, studio, policy.reply_tokens or 64, (policy.window or 256) // 2)
+            page = _build_components(
+                memory, studio, policy.reply_tokens or 64, (policy.window or 256) // 2
+            )
             view = PageView(studio, page)
-            _life(blocks, page, view, studio)
+            _wire_tab_life(blocks, page, view, studio)
             CharacterHandlers(studio, page, view).wire()
             ChatHandlers(studio, page, view).wire()
             MemoryHandlers(studio, page, view).wire()
@@ -57,7 +59,9 @@ def build(
     return blocks
 
 
-def _layout(memory: ParametricMemory, studio: Studio, reply: int, most: int) -> PageComponents:
+def _build_components(
+    memory: ParametricMemory, studio: Studio, reply_tokens: int, max_tokens: int
+) -> PageComponents:
     token, pending = gr.State(""), gr.State("")
     browser = gr.BrowserState("", storage_key="templora-visit", secret=studio.saved.secret())
     gr.HTML(rendering.page_header(memory.base.name, studio.grace))
@@ -68,9 +72,9 @@ def _layout(memory: ParametricMemory, studio: Studio, reply: int, most: int) -> 
         with gr.Tab("Characters", id=CHARACTERS):
             characters = characters_tab.build()
         with gr.Tab("Role-play", id=TALK):
-            talk = talk_tab.build(min(96, reply), most)
+            talk = talk_tab.build(min(96, reply_tokens), max_tokens)
         with gr.Tab("Memory", id=MEMORY):
-            remember = memory_tab.build()
+            memories = memory_tab.build()
     return PageComponents(
         token=token,
         pending=pending,
@@ -78,20 +82,20 @@ def _layout(memory: ParametricMemory, studio: Studio, reply: int, most: int) -> 
         active=active,
         persona=persona,
         tabs=tabs,
-        c=characters,
-        t=talk,
-        m=remember,
+        characters_tab=characters,
+        talk_tab=talk,
+        memory_tab=memories,
     )
 
 
-def _life(blocks: gr.Blocks, page: PageComponents, view: PageView, studio: Studio) -> None:
-    """A tab opens, a tab closes."""
+def _wire_tab_life(blocks: gr.Blocks, page: PageComponents, view: PageView, studio: Studio) -> None:
+    """Connect the opening and the closing of a tab with the visitors."""
 
     def enter(saved: str, request: gr.Request) -> Updates:
         visitor = studio.visitors.enter(saved, request.session_hash or "")
         actor = next((item for item in visitor.actors.values() if not item.gone), None)
-        shown = view.all_updates(visitor, actor, visitor.persona(None))
-        return {page.token: visitor.token, page.browser: visitor.token, **shown}
+        updates = view.all_updates(visitor, actor, visitor.persona(None))
+        return {page.token: visitor.token, page.browser: visitor.token, **updates}
 
     def leave(request: gr.Request) -> None:
         studio.visitors.leave(request.session_hash or "")
@@ -107,7 +111,7 @@ def _life(blocks: gr.Blocks, page: PageComponents, view: PageView, studio: Studi
 
 
 def launch_options() -> dict[str, Any]:
-    """How the page must be served: nothing shared, nothing measured, nothing remembered."""
+    """Return the arguments of `launch` with which nothing is shared, measured or remembered."""
     return {
         "share": False,
         "run_history": False,  # Gradio would keep bios and chats in the browser

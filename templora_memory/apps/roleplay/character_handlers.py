@@ -35,7 +35,8 @@ class CharacterHandlers:
         self._view = view
 
     def wire(self) -> None:
-        p, c, actions = self._page, self._page.c, self._page.c.actions
+        """Connect the components of the first area with these handlers."""
+        p, c, actions = self._page, self._page.characters_tab, self._page.characters_tab.actions
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         shown = [
             p.pending,
@@ -49,17 +50,20 @@ class CharacterHandlers:
         ]
         shown += [c.progress, c.probes]
         for name, button in c.meet.items():
-            button.click(with_error_toasts(self._meet(name)), p.who, shown, **private).then(
+            button.click(with_error_toasts(self._meet(name)), p.selection, shown, **private).then(
                 None, js=_SCROLL.format("preview")
             )
         read = [*shown, c.file, *self._view.all_components]
-        c.file.upload(with_error_toasts(self.read), [*p.who, c.file], read, **private).then(
+        c.file.upload(with_error_toasts(self.read), [*p.selection, c.file], read, **private).then(
             lambda: None, None, c.file, **private
         ).then(None, js=_SCROLL.format("preview"))
         c.paste.click(
-            with_error_toasts(self.paste), [*p.who, c.paste_name, c.paste_bio], shown, **private
+            with_error_toasts(self.paste),
+            [*p.selection, c.paste_name, c.paste_bio],
+            shown,
+            **private,
         )
-        again = [*p.who, p.pending, c.examples, c.lore]
+        again = [*p.selection, p.pending, c.examples, c.lore]
         gr.on(
             [c.examples.input, c.lore.input],
             with_error_toasts(self.again),
@@ -74,11 +78,14 @@ class CharacterHandlers:
             with_error_toasts(self.absorb), again, learning, concurrency_limit=8, **private
         )
         begun.then(
-            with_error_toasts(self.calm), p.who, [c.stop, *self._view.all_components], **private
+            with_error_toasts(self.calm),
+            p.selection,
+            [c.stop, *self._view.all_components],
+            **private,
         )
         c.stop.click(
             with_error_toasts(self.stopped),
-            p.who,
+            p.selection,
             [c.progress, c.probes, c.stop, *self._view.all_components],
             cancels=[begun],
             **private,
@@ -89,28 +96,30 @@ class CharacterHandlers:
         gr.on(
             [p.active.input, p.persona.input],
             with_error_toasts(self.choose),
-            p.who,
+            p.selection,
             self._view.all_components,
             **private,
         )
         self._wire_management(private)
 
     def _wire_management(self, private: dict[str, Any]) -> None:
-        p, c, actions = self._page, self._page.c, self._page.c.actions
-        whole = self._view.all_components
-        actions.snapshot.click(with_error_toasts(self.snapshot), p.who, whole, **private)
-        actions.fork.click(with_error_toasts(self.fork), p.who, whole, **private)
-        actions.export.click(with_error_toasts(self.export), p.who, actions.files, **private)
+        p, c, actions = self._page, self._page.characters_tab, self._page.characters_tab.actions
+        components = self._view.all_components
+        actions.snapshot.click(with_error_toasts(self.snapshot), p.selection, components, **private)
+        actions.fork.click(with_error_toasts(self.fork), p.selection, components, **private)
+        actions.export.click(with_error_toasts(self.export), p.selection, actions.files, **private)
         actions.rename.click(
             with_error_toasts(self.rename),
-            [*p.who, actions.label],
-            [actions.label, *whole],
+            [*p.selection, actions.label],
+            [actions.label, *components],
             **private,
         )
-        actions.keep.input(with_error_toasts(self.keep), [*p.who, actions.keep], whole, **private)
+        actions.keep.input(
+            with_error_toasts(self.keep), [*p.selection, actions.keep], components, **private
+        )
         actions.delete.click(
             with_error_toasts(self.ask),
-            p.who,
+            p.selection,
             [actions.confirm, actions.question, actions.deleted],
             **private,
         ).then(None, js=_SCROLL.format("confirm"))
@@ -119,8 +128,8 @@ class CharacterHandlers:
         )
         actions.delete_confirmed.click(
             with_error_toasts(self.delete),
-            p.who,
-            [actions.deleted, c.talk, c.progress, c.probes, *whole],
+            p.selection,
+            [actions.deleted, c.talk, c.progress, c.probes, *components],
             **private,
         ).then(None, js=_SCROLL.format("gone"))
 
@@ -136,6 +145,7 @@ class CharacterHandlers:
     def paste(
         self, token: str, actor_id: str | None, persona_key: str | None, name: str, bio: str
     ) -> Updates:
+        """Preview a character from a name and a bio that were typed."""
         visitor, actor, persona = self._view.find(token, actor_id, persona_key)
         found = load((bio or "").encode(errors="replace"), filename="bio.txt")
         if isinstance(found, ChatLog):
@@ -149,6 +159,7 @@ class CharacterHandlers:
     def read(
         self, token: str, actor_id: str | None, persona_key: str | None, path: str | None
     ) -> Updates:
+        """Preview an uploaded character or chat, or import a memory; the file is removed."""
         if not path:
             raise ActionRefused("The file did not arrive: try again.")
         source = Path(path)
@@ -160,7 +171,7 @@ class CharacterHandlers:
                 )
                 gr.Info(f"{made.label} is back, with everything it had learned.")
                 return {
-                    self._page.c.box: gr.update(visible=False),
+                    self._page.characters_tab.box: gr.update(visible=False),
                     **self._view.all_updates(visitor, made, persona),
                 }
             found = load(source, filename=source.name)
@@ -174,7 +185,7 @@ class CharacterHandlers:
     def _offer(
         self, visitor: Visitor, actor: Actor | None, persona: Persona, thing: Actor | ChatLog
     ) -> Updates:
-        c = self._page.c
+        c = self._page.characters_tab
         is_actor = isinstance(thing, Actor)
         if isinstance(thing, Actor):
             thing.image = rendering.picture_address(thing.character.portrait)
@@ -221,6 +232,7 @@ class CharacterHandlers:
         examples: bool,  # noqa: FBT001  # Gradio hands over positions
         lore: bool,  # noqa: FBT001
     ) -> str:
+        """Return the preview with other choices."""
         visitor, actor, persona = self._view.find(token, actor_id, persona_key)
         thing = self._pending(visitor, key)
         if isinstance(thing, ChatLog):
@@ -245,6 +257,7 @@ class CharacterHandlers:
         examples: bool,  # noqa: FBT001  # Gradio hands over positions
         lore: bool,  # noqa: FBT001
     ) -> Iterator[Updates]:
+        """Learn what was previewed, and show how far it is."""
         visitor, chosen, persona = self._view.find(token, actor_id, persona_key)
         thing = self._pending(visitor, key)
         with visitor.lock:
@@ -267,7 +280,7 @@ class CharacterHandlers:
     def _absorb(
         self, visitor: Visitor, actor: Actor, persona: Persona, learned: Any
     ) -> Iterator[Updates]:
-        c = self._page.c
+        c = self._page.characters_tab
         label = f"{actor.label} is learning itself"
         asking = rendering.progress(
             label, None, doing="The untouched model is asked a few facts first"
@@ -310,7 +323,7 @@ class CharacterHandlers:
     def _absorb_chat(
         self, visitor: Visitor, actor: Actor, persona: Persona, log: ChatLog
     ) -> Iterator[Updates]:
-        c = self._page.c
+        c = self._page.characters_tab
         label = f"{actor.label} is learning a chat"
         yield {
             c.box: gr.update(visible=False),
@@ -329,7 +342,7 @@ class CharacterHandlers:
         }
 
     def _steps(self, steps: Any, label: str) -> Iterator[Updates]:
-        c, last = self._page.c, 0.0
+        c, last = self._page.characters_tab, 0.0
         try:
             for step in steps:
                 now = time.monotonic()
@@ -345,7 +358,7 @@ class CharacterHandlers:
         if actor is None:
             actor = next(reversed(visitor.actors.values()), None)
         return {
-            self._page.c.stop: gr.update(visible=bool(visitor.learning)),
+            self._page.characters_tab.stop: gr.update(visible=bool(visitor.learning)),
             **self._view.all_updates(visitor, actor, persona),
         }
 
@@ -363,7 +376,7 @@ class CharacterHandlers:
             if stopping and not stays
             else "Stopped. What was learned by then stays, and can be deleted."
         )
-        c = self._page.c
+        c = self._page.characters_tab
         hidden = gr.update(visible=False)
         return {
             **self.calm(token, actor_id, persona_key),
@@ -375,6 +388,7 @@ class CharacterHandlers:
     # --- the visitor's characters --------------------------------------------------------------
 
     def choose(self, token: str, actor_id: str | None, persona_key: str | None) -> Updates:
+        """Show another character or persona."""
         visitor, actor, persona = self._view.find(token, actor_id, persona_key)
         if actor is not None:
             greet(actor, actor.chat(persona), persona)
@@ -386,27 +400,34 @@ class CharacterHandlers:
         visitor, _, persona = self._view.find(token, actor_id, persona_key)
         return visitor, self._studio.actor(visitor, actor_id), persona
 
-    def snapshot(self, *who: Any) -> Updates:
-        visitor, actor, persona = self._chosen(*who)
+    def snapshot(self, *selection: Any) -> Updates:
+        """Copy the active character without its chats."""
+        visitor, actor, persona = self._chosen(*selection)
         made = self._studio.copy(visitor, actor, chats=False)
         gr.Info(f"{made.label} holds what {actor.label} knows now.")
         return self._view.all_updates(visitor, actor, persona)
 
-    def fork(self, *who: Any) -> Updates:
-        visitor, actor, persona = self._chosen(*who)
+    def fork(self, *selection: Any) -> Updates:
+        """Copy the active character with its chats, and go on with the copy."""
+        visitor, actor, persona = self._chosen(*selection)
         made = self._studio.copy(visitor, actor, chats=True)
         gr.Info(f"{made.label} goes on from here on its own.")
         return self._view.all_updates(visitor, made, persona)
 
-    def export(self, *who: Any) -> Any:
-        visitor, actor, persona = self._chosen(*who)
+    def export(self, *selection: Any) -> Any:
+        """Prepare the files of the active character for download."""
+        visitor, actor, persona = self._chosen(*selection)
         paths = self._studio.export(visitor, actor, persona)
         return gr.update(visible=True, value=[str(path) for path in paths])
 
     def rename(self, token: str, actor_id: str, persona_key: str, label: str) -> Updates:
+        """Give the active character another name."""
         visitor, actor, persona = self._chosen(token, actor_id, persona_key)
         self._studio.rename(visitor, actor, one_line(label or ""))
-        return {self._page.c.actions.label: "", **self._view.all_updates(visitor, actor, persona)}
+        return {
+            self._page.characters_tab.actions.label: "",
+            **self._view.all_updates(visitor, actor, persona),
+        }
 
     def keep(
         self,
@@ -415,24 +436,27 @@ class CharacterHandlers:
         persona_key: str,
         saved: bool,  # noqa: FBT001  # Gradio hands over positions
     ) -> Updates:
+        """Make the active character outlive the visit, or stop that."""
         visitor, actor, persona = self._chosen(token, actor_id, persona_key)
         self._studio.keep(visitor, actor, saved=saved)
         return self._view.all_updates(visitor, actor, persona)
 
-    def ask(self, *who: Any) -> Updates:
-        _, actor, _ = self._chosen(*who)
-        c = self._page.c
+    def ask(self, *selection: Any) -> Updates:
+        """Ask whether the active character is to be deleted."""
+        _, actor, _ = self._chosen(*selection)
+        c = self._page.characters_tab
         return {
             c.actions.confirm: gr.update(visible=True),
             c.actions.question: rendering.deletion_question(actor),
             c.actions.deleted: gr.update(visible=False),
         }
 
-    def delete(self, *who: Any) -> Updates:
-        visitor, actor, persona = self._chosen(*who)
+    def delete(self, *selection: Any) -> Updates:
+        """Delete the active character, and show what was removed."""
+        visitor, actor, persona = self._chosen(*selection)
         result = self._studio.delete(visitor, actor)
         left = next(iter(visitor.actors.values()), None)
-        c = self._page.c
+        c = self._page.characters_tab
         hidden = gr.update(visible=False)
         return {
             **self._view.all_updates(visitor, left, persona),

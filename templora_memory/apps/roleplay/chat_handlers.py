@@ -37,11 +37,12 @@ class ChatHandlers:
         self._view = view
 
     def wire(self) -> None:
-        p, t = self._page, self._page.t
+        """Connect the components of the second area with these handlers."""
+        p, t = self._page, self._page.talk_tab
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         options = [t.mode, t.strength, t.temperature, t.length, t.use_lore, t.use_notes]
         shown = [t.say, *self._view.chat_components]
-        inputs = [*p.who, *options]
+        inputs = [*p.selection, *options]
         answering = [
             gr.on(
                 [t.say.submit, t.send.click],
@@ -60,31 +61,31 @@ class ChatHandlers:
         ]
         t.stop.click(
             with_error_toasts(self.stopped),
-            p.who,
+            p.selection,
             self._view.chat_components,
             cancels=answering,
             **private,
         )
-        t.chat.undo(with_error_toasts(self.undo), p.who, shown, **private)
+        t.chat.undo(with_error_toasts(self.undo), p.selection, shown, **private)
         t.chat.option_select(
-            with_error_toasts(self.greeting), p.who, self._view.chat_components, **private
+            with_error_toasts(self.greeting), p.selection, self._view.chat_components, **private
         )
         gr.on(
             [t.new_chat.click, t.chat.clear],
             with_error_toasts(self.new_chat),
-            p.who,
+            p.selection,
             self._view.chat_components,
             **private,
         )
         t.persona_add.click(
             with_error_toasts(self.play),
-            [*p.who, t.persona_name, t.persona_note],
+            [*p.selection, t.persona_name, t.persona_note],
             [t.persona_name, t.persona_note, *self._view.all_components],
             **private,
         )
-        t.notes.blur(with_error_toasts(self.notes), [*p.who, t.notes], None, **private)
+        t.notes.blur(with_error_toasts(self.notes), [*p.selection, t.notes], None, **private)
         t.notes_file.upload(
-            with_error_toasts(self.notes_file), [*p.who, t.notes_file], t.notes, **private
+            with_error_toasts(self.notes_file), [*p.selection, t.notes_file], t.notes, **private
         )
 
     def _scene(
@@ -97,6 +98,7 @@ class ChatHandlers:
     # --- answering -----------------------------------------------------------------------------
 
     def send(self, token: str, actor_id: str, persona_key: str, *inputs: Any) -> Iterator[Updates]:
+        """Add a message to the conversation, and stream the reply."""
         *options, text = inputs
         visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
         question = (text or "").strip()
@@ -105,12 +107,13 @@ class ChatHandlers:
         with _ChatTurn(chat):
             greet(actor, chat, persona)
             chat.messages.append(Message("user", question))
-            yield {self._page.t.say: "", **self._growing(actor, chat, persona, "")}
+            yield {self._page.talk_tab.say: "", **self._growing(actor, chat, persona, "")}
             yield from self._answer(visitor, actor, persona, chat, _options(options))
 
     def retry(
         self, data: gr.RetryData, token: str, actor_id: str, persona_key: str, *inputs: Any
     ) -> Iterator[Updates]:
+        """Answer the newest message again."""
         visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
         with _ChatTurn(chat):
             _cut(chat, _last_user(chat, _message_index(data.index)) + 1)
@@ -120,6 +123,7 @@ class ChatHandlers:
     def edit(
         self, data: gr.EditData, token: str, actor_id: str, persona_key: str, *inputs: Any
     ) -> Iterator[Updates]:
+        """Change a message; after one of the user, answer it again."""
         visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
         index = _message_index(data.index)
         text = plain(_flat(data.value))
@@ -153,7 +157,7 @@ class ChatHandlers:
     def _growing(self, actor: Actor, chat: Chat, persona: Persona, text: str) -> Updates:
         rows = self._view.chat_messages(actor, chat, persona)
         rows.append(rendering.chat_message(Message("assistant", text or "…")))
-        return {self._page.t.chat: rows}
+        return {self._page.talk_tab.chat: rows}
 
     def _answer(
         self,
@@ -188,7 +192,7 @@ class ChatHandlers:
             self._studio.sweep()
             raise ActionRefused("This character was deleted while it spoke.")
         self._studio.save(visitor, actor)
-        again = {} if text.strip() else {self._page.t.say: self._take_back(chat)}
+        again = {} if text.strip() else {self._page.talk_tab.say: self._take_back(chat)}
         yield {**again, **self._view.chat_updates(actor, persona)}
 
     @staticmethod
@@ -205,23 +209,26 @@ class ChatHandlers:
         gr.Info("The model said nothing to that. Put it in other words, or raise the temperature.")
         return chat.messages.pop().content
 
-    def stopped(self, *who: Any) -> Updates:
-        _, actor, persona, chat = self._scene(*who)
+    def stopped(self, *selection: Any) -> Updates:
+        """Show the conversation as it is after a reply was stopped."""
+        _, actor, persona, chat = self._scene(*selection)
         with chat.busy:  # until the reply has let go
             return self._view.chat_updates(actor, persona)
 
     # --- the conversation ----------------------------------------------------------------------
 
     def undo(self, data: gr.UndoData, token: str, actor_id: str, persona_key: str) -> Updates:
+        """Take the newest exchange back; its message can be typed anew."""
         visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
         with _ChatTurn(chat):
             index = _last_user(chat, _message_index(data.index))
             text = chat.messages[index].content
             _cut(chat, index)
         self._studio.save(visitor, actor)
-        return {self._page.t.say: text, **self._view.chat_updates(actor, persona)}
+        return {self._page.talk_tab.say: text, **self._view.chat_updates(actor, persona)}
 
     def greeting(self, data: gr.SelectData, token: str, actor_id: str, persona_key: str) -> Updates:
+        """Begin a new conversation with another greeting."""
         visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
         offered = greetings(actor.character, user=persona.called)
         with _ChatTurn(chat):
@@ -231,8 +238,9 @@ class ChatHandlers:
         self._studio.save(visitor, actor)
         return self._view.chat_updates(actor, persona)
 
-    def new_chat(self, *who: Any) -> Updates:
-        visitor, actor, persona, chat = self._scene(*who)
+    def new_chat(self, *selection: Any) -> Updates:
+        """Forget the conversation, and begin again."""
+        visitor, actor, persona, chat = self._scene(*selection)
         with _ChatTurn(chat):
             self._studio.new_chat(visitor, actor, persona)
         greet(actor, actor.chat(persona), persona)
@@ -241,6 +249,7 @@ class ChatHandlers:
     def play(
         self, token: str, actor_id: str | None, persona_key: str | None, name: str, note: str
     ) -> Updates:
+        """Go on as another person."""
         visitor, actor, _ = self._view.find(token, actor_id, persona_key)
         persona = self._studio.persona(
             visitor, one_line(name or "", 60), " ".join((note or "").split())
@@ -248,7 +257,7 @@ class ChatHandlers:
         if actor is not None:
             greet(actor, actor.chat(persona), persona)
             self._studio.save(visitor, actor)
-        t = self._page.t
+        t = self._page.talk_tab
         gr.Info(f"You are {persona.name} now. What you say is remembered apart from the others.")
         return {
             t.persona_name: "",
@@ -259,6 +268,7 @@ class ChatHandlers:
     # --- notes ---------------------------------------------------------------------------------
 
     def notes(self, token: str, actor_id: str | None, persona_key: str | None, text: str) -> None:
+        """Take over the character's notes as they were typed."""
         visitor, actor, _ = self._view.find(token, actor_id, persona_key)
         if actor is not None:
             actor.notes = plain((text or "")[:_NOTES])
@@ -267,6 +277,7 @@ class ChatHandlers:
     def notes_file(
         self, token: str, actor_id: str | None, persona_key: str | None, path: str | None
     ) -> str:
+        """Add the text of a file to the character's notes; the file is removed."""
         source = Path(path or "")
         try:
             visitor, actor, _, _ = self._scene(token, actor_id, persona_key)

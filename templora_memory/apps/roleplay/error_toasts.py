@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def error_toast(error: Exception) -> gr.Error:
-    """The toast for an error; nothing of the inside is shown."""
+    """Return the toast for an error; nothing of the inside is shown."""
     if isinstance(error, gr.Error):
         return error
     if isinstance(error, (TemploraError, VisitExpired)):
@@ -34,22 +34,22 @@ def error_toast(error: Exception) -> gr.Error:
 
 
 def with_error_toasts(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler whose errors become toasts. Closing a generator still reaches it."""
+    """Return a handler whose errors become toasts. Closing a generator still reaches it."""
     if inspect.isgeneratorfunction(handler):
 
         @functools.wraps(handler)
-        def steps(*given: Any) -> Iterator[Any]:
+        def steps(*inputs: Any) -> Iterator[Any]:
             try:
-                yield from handler(*given)
+                yield from handler(*inputs)
             except Exception as error:
                 raise error_toast(error) from error
 
         return steps
 
     @functools.wraps(handler)
-    def call(*given: Any) -> Any:
+    def call(*inputs: Any) -> Any:
         try:
-            return handler(*given)
+            return handler(*inputs)
         except Exception as error:
             raise error_toast(error) from error
 

@@ -22,9 +22,10 @@ class MemoryHandlers:
         self._view = view
 
     def wire(self) -> None:
-        p, m = self._page, self._page.m
+        """Connect the components of the third area with these handlers."""
+        p, m = self._page, self._page.memory_tab
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        looked = [*p.who, m.which]
+        looked = [*p.selection, m.which]
         gr.on(
             [m.refresh.click, m.which.input],
             with_error_toasts(self.look),
@@ -41,14 +42,20 @@ class MemoryHandlers:
             self._view.memory_components,
             **private,
         )
-        m.ask.click(with_error_toasts(self.ask), [*p.who, m.question, m.answer], m.asked, **private)
+        m.ask.click(
+            with_error_toasts(self.ask), [*p.selection, m.question, m.answer], m.asked, **private
+        )
         m.forget_persona.click(
-            with_error_toasts(self.forget_persona), p.who, self._view.all_components, **private
+            with_error_toasts(self.forget_persona),
+            p.selection,
+            self._view.all_components,
+            **private,
         )
 
     def look(
         self, token: str, actor_id: str | None, persona_key: str | None, which: str
     ) -> Updates:
+        """Return fresh figures of the chosen memory."""
         visitor, actor, persona = self._view.find(token, actor_id, persona_key)
         return self._view.memory_updates(visitor, actor, persona, which)
 
@@ -62,12 +69,13 @@ class MemoryHandlers:
     ) -> Updates:
         """Figures are fresh whenever their tab is opened."""
         if data.value != MEMORY.capitalize():
-            return {self._page.m.receipts: gr.skip()}
+            return {self._page.memory_tab.receipts: gr.skip()}
         return self.look(token, actor_id, persona_key, which)
 
     def rollback(
         self, token: str, actor_id: str, persona_key: str, which: str, revision: str | None
     ) -> Updates:
+        """Make an older revision the newest."""
         visitor, _, persona = self._view.find(token, actor_id, persona_key)
         actor = self._studio.actor(visitor, actor_id)
         if not revision:
@@ -78,6 +86,7 @@ class MemoryHandlers:
         return self._view.memory_updates(visitor, actor, persona, which)
 
     def ask(self, token: str, actor_id: str, persona_key: str, question: str, answer: str) -> str:
+        """Measure how likely an answer is, with the memory and without."""
         visitor, _, persona = self._view.find(token, actor_id, persona_key)
         actor = self._studio.actor(visitor, actor_id)
         if not (question or "").strip() or not (answer or "").strip():
@@ -87,6 +96,7 @@ class MemoryHandlers:
         )
 
     def forget_persona(self, token: str, actor_id: str | None, persona_key: str | None) -> Updates:
+        """Remove what every character learned from this persona."""
         visitor, actor, persona = self._view.find(token, actor_id, persona_key)
         receipt = self._studio.forget_persona(visitor, persona)
         gr.Info(

@@ -12,7 +12,7 @@ from .characters_tab import heading
 
 @dataclass(slots=True, kw_only=True)
 class MemoryTab:
-    """Components that handlers read or change."""
+    """The components of the third area that handlers read or change."""
 
     which: gr.Radio
     refresh: gr.Button

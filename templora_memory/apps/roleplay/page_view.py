@@ -41,24 +41,30 @@ class PageView:
         parts = [
             p.active,
             p.persona,
-            p.c.mine,
-            p.c.actions.panel,
-            p.c.actions.keep,
-            p.c.actions.confirm,
-            p.c.actions.files,
+            p.characters_tab.mine,
+            p.characters_tab.actions.panel,
+            p.characters_tab.actions.keep,
+            p.characters_tab.actions.confirm,
+            p.characters_tab.actions.files,
         ]
-        return [*parts, p.t.notes, p.t.lorebook, *self.chat_components, *self.memory_components]
+        return [
+            *parts,
+            p.talk_tab.notes,
+            p.talk_tab.lorebook,
+            *self.chat_components,
+            *self.memory_components,
+        ]
 
     @property
     def chat_components(self) -> list[Any]:
         """The components that `chat_updates` changes."""
-        t = self._page.t
+        t = self._page.talk_tab
         return [t.chat, t.status, t.prompt]
 
     @property
     def memory_components(self) -> list[Any]:
         """The components that `memory_updates` changes."""
-        m = self._page.m
+        m = self._page.memory_tab
         return [m.tiles, m.plots, m.lessons, m.revisions, m.back, m.revision, m.receipts]
 
     def all_updates(self, visitor: Visitor, actor: Actor | None, persona: Persona) -> Updates:
@@ -74,13 +80,15 @@ class PageView:
             p.persona: gr.update(
                 choices=[(item.name, item.key) for item in visitor.personas], value=persona.key
             ),
-            p.c.mine: rendering.character_list(actors, actor.id if actor else None, sizes),
-            p.c.actions.panel: gr.update(visible=actor is not None),
-            p.c.actions.keep: actor.saved if actor else False,
-            p.c.actions.confirm: gr.update(visible=False),
-            p.c.actions.files: gr.update(visible=False, value=None),
-            p.t.notes: actor.notes if actor else "",
-            p.t.lorebook: rendering.lorebook(actor),
+            p.characters_tab.mine: rendering.character_list(
+                actors, actor.id if actor else None, sizes
+            ),
+            p.characters_tab.actions.panel: gr.update(visible=actor is not None),
+            p.characters_tab.actions.keep: actor.saved if actor else False,
+            p.characters_tab.actions.confirm: gr.update(visible=False),
+            p.characters_tab.actions.files: gr.update(visible=False, value=None),
+            p.talk_tab.notes: actor.notes if actor else "",
+            p.talk_tab.lorebook: rendering.lorebook(actor),
             **self.chat_updates(actor, persona),
             **self.memory_updates(visitor, actor, persona, "actor"),
         }
@@ -93,7 +101,7 @@ class PageView:
 
     def chat_updates(self, actor: Actor | None, persona: Persona) -> Updates:
         """Return updates of the conversation, its status line and the newest prompt."""
-        t = self._page.t
+        t = self._page.talk_tab
         chat = actor.chat(persona) if actor else None
         return {
             t.chat: self.chat_messages(actor, chat, persona),
@@ -120,7 +128,7 @@ class PageView:
         self, visitor: Visitor, actor: Actor | None, persona: Persona, which: str
     ) -> Updates:
         """Return updates of figures, plots, revisions and the log."""
-        m = self._page.m
+        m = self._page.memory_tab
         receipts = rendering.visit_log(visitor.events)
         if actor is None:
             empty: Updates = {m.tiles: rendering.no_character(), m.receipts: receipts}

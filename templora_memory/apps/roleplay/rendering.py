@@ -31,7 +31,7 @@ def safe_markdown(text: str) -> str:
     return _TAG.sub("&lt;", without_pictures(text))
 
 
-def _t(body: str) -> str:
+def _styled(body: str) -> str:
     return f'<div class="t">{body}</div>'
 
 
@@ -60,7 +60,7 @@ def _table(name: str, caption: str, heads: Sequence[str], rows: Iterable[Sequenc
 
 def page_header(model: str, grace: float) -> str:
     """The top of the page."""
-    return _t(
+    return _styled(
         f'<header class="head">{LOGO}<div><h1>Characters that live in weights</h1>'
         "<p>A character is trained into a small adapter of its own while you watch. It answers "
         "with nothing of its story in the prompt. Throw it away, and the model is bit for bit "
@@ -108,7 +108,8 @@ def face(actor: Actor, note: str) -> str:
 
 
 def gallery_card(actor: Actor) -> str:
-    return _t(face(actor, actor.tagline))
+    """Return the card of a bundled character in the gallery."""
+    return _styled(face(actor, actor.tagline))
 
 
 # --- preview -------------------------------------------------------------------------------------
@@ -135,7 +136,7 @@ def preview(actor: Actor, learned: Sequence[Document], count: Count) -> str:
     ]
     nothing = "<li>nothing</li>" if not any(ignored) else ""
     warnings = "".join(f'<p class="warn">{escape(text)}</p>' for text in card.warnings)
-    return _t(
+    return _styled(
         face(actor, f"{card.source_format} · {tokens:,} tokens to absorb")
         + '<div class="three"><section><h3>Into the weights</h3><ul>'
         + _row(True, f"the bio, {tokens:,} tokens")  # noqa: FBT003
@@ -176,7 +177,7 @@ def chat_preview(log: ChatLog, actor: Actor | None, persona: Persona) -> str:
         else "Absorb or choose a character first: a chat needs somebody who remembers it."
     )
     warnings = "".join(f'<p class="warn">{escape(text)}</p>' for text in log.warnings)
-    return _t(
+    return _styled(
         f"<h3>{escape(log.source_format)}, {len(log.messages)} messages</h3>"
         f"<p>{whose}</p>{warnings}"
         f'<div class="excerpt" dir="auto" tabindex="0" role="region" aria-label="First messages">'
@@ -192,24 +193,24 @@ def progress(label: str, step: LearningStep | None, *, doing: str = "") -> str:
     if step is None or not step.total:
         seconds = f" · {step.seconds:.0f} s" if step else ""
         text = doing or "The model reads the text and asks itself about it"
-        return _t(
+        return _styled(
             f'<h3>{escape(label)}</h3><div class="bar wait" role="progressbar" '
             f'aria-label="{escape(text)}"><i></i></div><p class="quiet">{escape(text)}{seconds}</p>'
         )
     share = 100 * step.done / step.total
     newest = f", perplexity {step.perplexities[-1]:.2f}" if step.perplexities else ""
-    says = f"Step {step.done} of {step.total}{newest} · {step.seconds:.0f} s"
-    return _t(
+    caption = f"Step {step.done} of {step.total}{newest} · {step.seconds:.0f} s"
+    return _styled(
         f'<h3>{escape(label)}</h3><div class="bar" role="progressbar" aria-valuenow="{share:.0f}" '
         f'aria-valuemin="0" aria-valuemax="100" aria-label="Learning">'
-        f'<i style="width:{share:.1f}%"></i></div><p class="quiet">{says}</p>'
+        f'<i style="width:{share:.1f}%"></i></div><p class="quiet">{caption}</p>'
     ) + curve(step.perplexities)
 
 
 def curve(values: Sequence[float]) -> str:
     """Perplexity per step."""
     finite = [value for value in values if math.isfinite(value)]
-    says = (
+    caption = (
         f"Perplexity of the text fell from {finite[0]:.2f} to {finite[-1]:.2f} over "
         f"{_many(len(finite), 'measured step')}. "
         "Lower means the model finds its own story less surprising."
@@ -217,7 +218,11 @@ def curve(values: Sequence[float]) -> str:
         else "No step is measured yet."
     )
     return chart(
-        "Perplexity while learning", [Series("perplexity", finite)], x="step", says=says, log=True
+        "Perplexity while learning",
+        [Series("perplexity", finite)],
+        x="step",
+        caption=caption,
+        log=True,
     )
 
 
@@ -237,7 +242,7 @@ def probes(rows: Sequence[FactProbe], *, now: str, caption: str) -> str:
         ]
         for row in rows
     ]
-    return _t(_table("Facts", caption, heads, cells))
+    return _styled(_table("Facts", caption, heads, cells))
 
 
 def _meter(nats: float) -> str:
@@ -275,7 +280,7 @@ def absorb_result(actor: Actor) -> str:
     report = actor.absorbs[-1].report
     size = f"{report.bytes / 1e6:.1f} MB"
     recalled = f", {report.recalled:.0%} of it now verbatim" if report.recalled is not None else ""
-    return _t(
+    return _styled(
         f'<div class="done" role="status"><h3>{escape(actor.label)} is in the weights</h3>'
         f"<p>{report.tokens:,} tokens{recalled}, in an adapter of {size}. "
         f"{score(actor.probes)}</p></div>"
@@ -298,16 +303,16 @@ def character_list(every: Iterable[Actor], chosen: str | None, sizes: dict[str, 
         for actor in every
     )
     if not cards:
-        return _t(
+        return _styled(
             '<div class="empty"><p><b>No characters yet.</b></p><p>Meet one above, or bring your '
             "own card, text or chat.</p></div>"
         )
-    return _t(f'<div class="list">{cards}</div>')
+    return _styled(f'<div class="list">{cards}</div>')
 
 
 def deletion_question(actor: Actor) -> str:
     """Asked once before a character is deleted."""
-    return _t(
+    return _styled(
         f"<h3>Delete {escape(actor.label)}?</h3><p>Its adapter, its bio, its chats and what every "
         "persona told it are removed from this machine. This cannot be undone.</p>"
     )
@@ -328,7 +333,7 @@ def deletion_result(result: DeletionProof) -> str:
         False: "Some facts are not at their base level. Please report this.",
     }[result.equals_base]
     downloads = f" and {result.downloads} prepared downloads" if result.downloads else ""
-    return _t(
+    return _styled(
         f'<div class="done" role="status"><h3>{escape(result.label)} is gone</h3><p>'
         f"{_many(len(result.receipt.files), 'file')} with "
         f"{result.receipt.bytes / 1e6:.2f} MB removed"
@@ -351,7 +356,7 @@ def _after(rows: Sequence[FactProbe]) -> str:
         ]
         for row in rows
     ]
-    return _t(_table("Probe", caption, heads, cells))
+    return _styled(_table("Probe", caption, heads, cells))
 
 
 # --- chat ----------------------------------------------------------------------------------------
@@ -360,7 +365,7 @@ def _after(rows: Sequence[FactProbe]) -> str:
 def prompt(shown: PromptRecord | None) -> str:
     """Exactly what the model was shown for its newest reply."""
     if shown is None:
-        return _t(
+        return _styled(
             '<div class="empty">Say something: the whole prompt of each reply appears here.</div>'
         )
     where = (
@@ -381,7 +386,7 @@ def prompt(shown: PromptRecord | None) -> str:
         )
     sections += [_section(part) for part in shown.parts]
     saved = shown.full - shown.sent
-    return _t(
+    return _styled(
         f"<p><b>{shown.sent:,} tokens</b> in the prompt; card and whole conversation would be "
         f"{shown.full:,}{f', {saved:,} more' if saved > 0 else ''}. {where}.</p>"
         f'<div class="prompt">{"".join(sections)}</div>'
@@ -403,20 +408,22 @@ def status_line(
 ) -> str:
     """One line under the chat."""
     if actor is None or chat is None:
-        return _t('<p class="quiet">Choose a character above, or meet one in the first tab.</p>')
+        return _styled(
+            '<p class="quiet">Choose a character above, or meet one in the first tab.</p>'
+        )
     parts = [f"{len(chat.messages)} messages"]
     if shown is not None:
         parts += [f"{shown.sent:,} tokens in the prompt", f"{shown.in_weights} messages in weights"]
     if jobs:
         parts.append("learning what left the window")
-    return _t(f'<p class="quiet" role="status">{" · ".join(parts)}</p>')
+    return _styled(f'<p class="quiet" role="status">{" · ".join(parts)}</p>')
 
 
 def lorebook(actor: Actor | None) -> str:
     """Keys and texts of the lorebook."""
     entries = actor.character.lore if actor else ()
     if not entries:
-        return _t('<p class="quiet">This character has no lorebook.</p>')
+        return _styled('<p class="quiet">This character has no lorebook.</p>')
     cells = [
         [
             escape(entry.name or ", ".join(entry.keys) or "always"),
@@ -426,7 +433,7 @@ def lorebook(actor: Actor | None) -> str:
         for entry in entries[:100]
     ]
     caption = "Joins the prompt when a key is mentioned"
-    return _t(_table("Lorebook", caption, ("key", "text"), cells))
+    return _styled(_table("Lorebook", caption, ("key", "text"), cells))
 
 
 # --- memory --------------------------------------------------------------------------------------
@@ -456,14 +463,14 @@ def figure_tiles(status: Status | None, actor: Actor, chat: Chat, limit: float |
         if status and status.last_error
         else ""
     )
-    return _t(f'<div class="tiles">{inner}</div>{error}')
+    return _styled(f'<div class="tiles">{inner}</div>{error}')
 
 
 def plots(actor: Actor, chat: Chat) -> str:
     """Perplexity of the newest lesson, and prompt tokens of the chat."""
     values = actor.absorbs[-1].perplexities if actor.absorbs else ()
     saved = sum(cost.full - cost.sent for cost in chat.costs)
-    says = (
+    caption = (
         f"Over {_many(len(chat.costs), 'turn')} the prompts had "
         f"{sum(c.sent for c in chat.costs):,} tokens; "
         f"with card and whole history they would have had {sum(c.full for c in chat.costs):,}: "
@@ -478,15 +485,15 @@ def plots(actor: Actor, chat: Chat) -> str:
             Series("card and whole history", [cost.full for cost in chat.costs]),
         ],
         x="turn",
-        says=says,
+        caption=caption,
     )
-    return _t(f'<div class="charts">{curve(values)}{cost}</div>')
+    return _styled(f'<div class="charts">{curve(values)}{cost}</div>')
 
 
 def absorb_log(actor: Actor) -> str:
     """What was absorbed when, with its receipt."""
     if not actor.absorbs:
-        return _t('<p class="quiet">Nothing was absorbed yet.</p>')
+        return _styled('<p class="quiet">Nothing was absorbed yet.</p>')
 
     def number(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
@@ -505,13 +512,13 @@ def absorb_log(actor: Actor) -> str:
         ]
         for record in actor.absorbs
     ]
-    return _t(_table("Absorbed", "What was absorbed when", heads, cells))
+    return _styled(_table("Absorbed", "What was absorbed when", heads, cells))
 
 
 def revisions(history: Sequence[Revision], head_name: str | None) -> str:
     """The revisions on disk."""
     if not history:
-        return _t('<p class="quiet">This memory has no revision yet.</p>')
+        return _styled('<p class="quiet">This memory has no revision yet.</p>')
     heads = ("revision", "made", "documents#", "messages#", "tokens#", "MB#")
     cells = [
         [
@@ -524,17 +531,17 @@ def revisions(history: Sequence[Revision], head_name: str | None) -> str:
         ]
         for row in reversed(history)
     ]
-    return _t(_table("Revisions", "Revisions on disk, newest first", heads, cells))
+    return _styled(_table("Revisions", "Revisions on disk, newest first", heads, cells))
 
 
 def visit_log(rows: Sequence[VisitEvent]) -> str:
     """The visitor's log, newest first."""
     if not rows:
-        return _t('<p class="quiet">Nothing happened yet.</p>')
+        return _styled('<p class="quiet">Nothing happened yet.</p>')
     cells = [
         [_clock(row.time), escape(row.event), escape(row.detail)] for row in reversed(rows[-50:])
     ]
-    return _t(_table("Receipts", "Receipts of this visit", ("time", "what", "detail"), cells))
+    return _styled(_table("Receipts", "Receipts of this visit", ("time", "what", "detail"), cells))
 
 
 def probe_result(probe: Probe) -> str:
@@ -542,7 +549,7 @@ def probe_result(probe: Probe) -> str:
     sums = (("base model", probe.without_memory), ("with the memory", probe.with_memory))
     cells = [[name, _meter(total / probe.tokens), f"{total:.2f}"] for name, total in sums]
     heads = ("model", "per token#", "log-probability of the whole answer#")
-    return _t(
+    return _styled(
         f'<p role="status">The memory makes each token of this answer '
         f"<b>{math.exp(probe.gain):.2f} times</b> as likely.</p>"
         + _table("Measured", "Probability of the answer", heads, cells)
@@ -550,7 +557,8 @@ def probe_result(probe: Probe) -> str:
 
 
 def no_character() -> str:
-    return _t(
+    """Return what stands where a character has to be chosen first."""
+    return _styled(
         '<div class="empty"><p><b>No character chosen.</b></p><p>Meet one in the first tab; what '
         "it learned, and what that costs, is shown here.</p></div>"
     )
@@ -570,6 +578,7 @@ def chat_messages(
 
 
 def chat_message(item: Message) -> dict[str, object]:
+    """Return a message as Gradio's chatbot takes it."""
     return {"role": item.role, "content": [{"type": "text", "text": safe_markdown(item.content)}]}
 
 

@@ -18,7 +18,7 @@ MODES = [
 
 @dataclass(slots=True, kw_only=True)
 class TalkTab:
-    """Components that handlers read or change."""
+    """The components of the second area that handlers read or change."""
 
     chat: gr.Chatbot
     say: gr.Textbox
@@ -41,12 +41,12 @@ class TalkTab:
     notes_file: gr.UploadButton
 
 
-def build(reply_tokens: int, most_tokens: int) -> TalkTab:
+def build(reply_tokens: int, max_tokens: int) -> TalkTab:
     """Lay the area out, within a tab.
 
     Args:
         reply_tokens: length of a reply to begin with.
-        most_tokens: the longest that can be chosen.
+        max_tokens: the longest that can be chosen.
     """
     with gr.Row():
         with gr.Column(scale=3, min_width=320):
@@ -88,7 +88,7 @@ def build(reply_tokens: int, most_tokens: int) -> TalkTab:
                 info="0 always takes the likeliest word.",
             )  # fmt: skip
             length = gr.Slider(
-                8, most_tokens, value=reply_tokens, step=1, label="Longest reply, in tokens"
+                8, max_tokens, value=reply_tokens, step=1, label="Longest reply, in tokens"
             )
             with gr.Accordion("Play somebody else", open=False):
                 persona_name = gr.Textbox(label="Your name", max_length=60)
