@@ -24,7 +24,7 @@ _LONG = 60
 
 def closure(root: str, extras: set[str]) -> dict[str, metadata.Distribution]:
     """Distributions that are installed and needed, by name."""
-    found: dict[str, metadata.Distribution] = {}
+    distributions: dict[str, metadata.Distribution] = {}
     waiting = [(root, frozenset(extras))]
     seen = set()
     while waiting:
@@ -33,23 +33,23 @@ def closure(root: str, extras: set[str]) -> dict[str, metadata.Distribution]:
             continue
         seen.add((name, wanted))
         try:
-            one = found[canonicalize_name(name)] = metadata.distribution(name)
+            distribution = distributions[canonicalize_name(name)] = metadata.distribution(name)
         except metadata.PackageNotFoundError:
             continue  # needed on other systems, or an extra that is not installed
-        for line in one.requires or ():
+        for line in distribution.requires or ():
             need = Requirement(line)
             for extra in wanted or {""}:
                 if need.marker is None or need.marker.evaluate({"extra": extra}):
                     waiting += [(need.name, frozenset(need.extras))]
-    found.pop(canonicalize_name(root), None)
-    return dict(sorted(found.items()))
+    distributions.pop(canonicalize_name(root), None)
+    return dict(sorted(distributions.items()))
 
 
-def licence(one: metadata.Distribution) -> str:
-    """What a distribution says of its licence: SPDX expression, classifiers, or free text."""
-    about = one.metadata
-    if said := _first(about, "License-Expression"):
-        return said
+def licence(distribution: metadata.Distribution) -> str:
+    """Return the licence that a distribution names: SPDX expression, classifiers, or free text."""
+    about = distribution.metadata
+    if expression := _first(about, "License-Expression"):
+        return expression
     classes = [
         line.rpartition(" :: ")[2]
         for line in about.get_all("Classifier") or []
@@ -68,11 +68,11 @@ def main(extras: list[str]) -> int:
     """Print the table; returns the exit code."""
     wrong = []
     print("| package | version | licence |\n| --- | --- | --- |")
-    for name, one in closure("templora-memory", set(extras)).items():
-        said = licence(one)
-        print(f"| {name} | {one.version} | {said} |")
-        if not said or (BINDING.search(said) and not FREED.search(said)):
-            wrong.append(f"{name}: {said or 'names no licence'}")
+    for name, distribution in closure("templora-memory", set(extras)).items():
+        text = licence(distribution)
+        print(f"| {name} | {distribution.version} | {text} |")
+        if not text or (BINDING.search(text) and not FREED.search(text)):
+            wrong.append(f"{name}: {text or 'names no licence'}")
     if wrong:
         sys.stderr.write("\n".join(["", "To be looked at:", *wrong]) + "\n")
     return 1 if wrong else 0

@@ -32,6 +32,7 @@ PROMPT = ChatPromptTemplate.from_messages(
 
 
 def join(documents: Sequence[Document]) -> str:
+    """Return the texts of the documents as one."""
     return "\n".join(document.page_content for document in documents)
 
 
@@ -45,6 +46,7 @@ def make_chain(model: ChatTempLora) -> Runnable[str, str]:
 
 
 def main() -> None:
+    """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
     parser.add_argument("--root", help="folder of the memories; default: a temporary one")

@@ -76,8 +76,8 @@ def as_parts(message: BaseMessage) -> tuple[Message, ...]:
         case AIMessage(tool_calls=[]):
             return (Message("assistant", text, message.name),)
         case AIMessage():
-            said = (Message("assistant", text, message.name),) if text.strip() else ()
-            return (*said, Message("call", call_text(message)))
+            spoken = (Message("assistant", text, message.name),) if text.strip() else ()
+            return (*spoken, Message("call", call_text(message)))
         case ToolMessage() | FunctionMessage():
             return (Message("tool", text),)
         case ChatMessage(role="system" | "user" | "assistant" as role):

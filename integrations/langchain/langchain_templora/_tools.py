@@ -42,16 +42,19 @@ class ToolPlan:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names of the tools."""
         return tuple(tool["function"]["name"] for tool in self.tools)
 
     def describe(self, template: str | None) -> str:
-        """What the system message says; `template` is the wording of the model's chat template."""
+        """Return the text for the system message; `template` is that of the chat template."""
         if not self.tools:
             return ""
-        told = template or describe_tools(self.tools)
+        description = template or describe_tools(self.tools)
         if not self.forced:
-            return told
-        return f"{told}\nNow call {' or '.join(self.forced)}: answer with the JSON of the call."
+            return description
+        return (
+            f"{description}\nNow call {' or '.join(self.forced)}: answer with the JSON of the call."
+        )
 
     def schema(self, characters: int) -> str | None:
         """The JSON schema of a forced call; texts without a limit get this many characters."""
@@ -74,7 +77,7 @@ class ToolPlan:
 
 
 def plan(tools: Sequence[Mapping[str, Any]] | None, choice: object) -> ToolPlan:
-    """What `tools` and `tool_choice` of a call ask for.
+    """Return the plan that `tools` and `tool_choice` of a call ask for.
 
     Choices: None, "auto", "none", "any", "required", True, False, a name, or OpenAI's
     ``{"type": "function", "function": {"name": ...}}``.
@@ -82,20 +85,20 @@ def plan(tools: Sequence[Mapping[str, Any]] | None, choice: object) -> ToolPlan:
     Raises:
         ValueError: a choice that is none of these, names no bound tool, or has no tools.
     """
-    given = tuple(tools or ())
-    names = tuple(tool["function"]["name"] for tool in given)
+    bound_tools = tuple(tools or ())
+    names = tuple(tool["function"]["name"] for tool in bound_tools)
     if isinstance(choice, Mapping):
         named = choice.get("function", choice)
         choice = named.get("name") if isinstance(named, Mapping) else choice
     match choice:
         case None | False | "auto":
-            return ToolPlan(given)
+            return ToolPlan(bound_tools)
         case "none":
             return ToolPlan()
-        case True | "any" | "required" if given:
-            return ToolPlan(given, names)
+        case True | "any" | "required" if bound_tools:
+            return ToolPlan(bound_tools, names)
         case str() if choice in names:
-            return ToolPlan(given, (choice,))
+            return ToolPlan(bound_tools, (choice,))
         case _:
             raise ValueError(
                 f"tool_choice is {choice!r}: use 'auto', 'any', 'none' or the name of a bound "
@@ -120,7 +123,7 @@ def _bounded(schema: Any, characters: int) -> Any:
         return [_bounded(item, characters) for item in schema]
     if not isinstance(schema, Mapping):
         return schema
-    found = {
+    limited = {
         key: value
         if key in {"const", "enum", "default", "examples", "required"}
         else _named(value, characters)
@@ -129,17 +132,17 @@ def _bounded(schema: Any, characters: int) -> Any:
         for key, value in schema.items()
         if key not in {"$defs", "definitions", "title", "description", "strict"}
     }
-    if "properties" in found:
-        found.setdefault("additionalProperties", False)
-    free = not {"enum", "const", "pattern", "format"} & set(found)
-    if found.get("type") == "string" and free:
-        found.setdefault("maxLength", max(characters, int(found.get("minLength", 0))))
-    if found.get("type") == "integer" and not {"enum", "const"} & set(found):
-        if not {"minimum", "exclusiveMinimum"} & set(found):
-            found["minimum"] = min(-SAFE, int(found.get("maximum", 0)))
-        if not {"maximum", "exclusiveMaximum"} & set(found):
-            found["maximum"] = max(SAFE, int(found.get("minimum", 0)))
-    return found
+    if "properties" in limited:
+        limited.setdefault("additionalProperties", False)
+    free = not {"enum", "const", "pattern", "format"} & set(limited)
+    if limited.get("type") == "string" and free:
+        limited.setdefault("maxLength", max(characters, int(limited.get("minLength", 0))))
+    if limited.get("type") == "integer" and not {"enum", "const"} & set(limited):
+        if not {"minimum", "exclusiveMinimum"} & set(limited):
+            limited["minimum"] = min(-SAFE, int(limited.get("maximum", 0)))
+        if not {"maximum", "exclusiveMaximum"} & set(limited):
+            limited["maximum"] = max(SAFE, int(limited.get("minimum", 0)))
+    return limited
 
 
 def _named(properties: Any, characters: int) -> Any:
@@ -188,9 +191,9 @@ class ToolReader:
                 yield part
 
     def _bare(self) -> bool:
-        """Whether the answer begins like a JSON object: some models call without tags."""
-        begun = self._has_text or self._count or self._splitter.holding
-        return not begun and self._held.lstrip().startswith("{")
+        """Return whether the answer begins like a JSON object: some models call without tags."""
+        started = self._has_text or self._count or self._splitter.holding
+        return not started and self._held.lstrip().startswith("{")
 
     def _call(self, body: str) -> ToolCallChunk:
         body = body.replace(OPEN_TAG, "").replace(CLOSE_TAG, "").strip()

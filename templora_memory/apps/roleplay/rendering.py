@@ -116,7 +116,7 @@ def gallery_card(actor: Actor) -> str:
 
 
 def preview(actor: Actor, learned: Sequence[Document], count: Count) -> str:
-    """What will be absorbed, what stays in the prompt, what is ignored."""
+    """Return the preview of a character: texts to absorb, texts for the prompt, texts ignored."""
     card = actor.character
     tokens = sum(count(item.text) for item in learned)
     bio = "\n\n".join(item.text for item in learned)
@@ -164,7 +164,7 @@ def _many(number: int, thing: str) -> str:
 
 
 def chat_preview(log: ChatLog, actor: Actor | None, persona: Persona) -> str:
-    """What a chat log will become."""
+    """Return the preview of a chat."""
     sample = "\n".join(
         f"{'You' if m.role == 'user' else log.character_name or 'Character'}: {m.content}"
         for m in log.messages[:6]
@@ -491,7 +491,7 @@ def plots(actor: Actor, chat: Chat) -> str:
 
 
 def absorb_log(actor: Actor) -> str:
-    """What was absorbed when, with its receipt."""
+    """Return the table of all absorbs, with the figures of each."""
     if not actor.absorbs:
         return _styled('<p class="quiet">Nothing was absorbed yet.</p>')
 

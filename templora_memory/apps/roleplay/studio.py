@@ -1,4 +1,4 @@
-"""What a visitor can do with characters: learn, ask, copy, keep, delete. Knows nothing of Gradio.
+"""Verbs for the characters of visitors: learn, ask, copy, keep, delete. No Gradio here.
 
 The page resends whole conversations, so a memory can always be made again from them. What must not
 outlive its character are the memory's folder, the kept record and prepared downloads; `delete`
@@ -54,7 +54,7 @@ class ActionRefused(InputError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearningStep:
-    """How far learning is: `done` of `total` steps, and the perplexity of each so far."""
+    """The progress of an absorb: `done` of `total` steps, and the perplexity of each so far."""
 
     done: int
     total: int
@@ -64,7 +64,7 @@ class LearningStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeletionProof:
-    """What a delete proves.
+    """The result of deleting a character, with the proof that nothing is left.
 
     `equals_base` tells whether every fact is exactly as likely as it was for the base model before;
     None where nothing was asked.
@@ -368,7 +368,7 @@ class Studio:
         actor.probes = tuple(done)
 
     def ask(self, actor: Actor, persona: Persona, question: str, answer: str) -> Probe:
-        """How likely an answer is, for what this persona talks to."""
+        """Measure how likely an answer is, for the memory that this persona talks to."""
         return self.memory.open(actor.pair(persona)).probe(question, answer)
 
     def _say(self, memory_id: str | None, question: str) -> str:

@@ -81,7 +81,7 @@ def _prompt_parts(message: ChatMessage) -> list[Message]:
 
 
 def message_to_text(message: ChatMessage) -> str | None:
-    """What a message says, as far as it may be learned; None if nothing of it may.
+    """Return the text of a message that may be learned; None if nothing of it may.
 
     Only text blocks count. Of an agent's trace ("Thought: ... Answer: ...") only the last answer is
     left, without thoughts, actions and what tools returned. What a tool returned stays out also
@@ -99,9 +99,9 @@ def message_to_text(message: ChatMessage) -> str | None:
 
 def _answer_of(trace: str) -> str:
     """The answer at the end of an agent's trace; empty if there is none of its own."""
-    thought, _, said = trace.rpartition("Thought:")[2].partition("Answer:")
+    thought, _, answer = trace.rpartition("Thought:")[2].partition("Answer:")
     # a tool's output that is passed on stands there twice: as the thought and as the answer
-    return "" if thought.strip() == said.strip() else said.strip()
+    return "" if thought.strip() == answer.strip() else answer.strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

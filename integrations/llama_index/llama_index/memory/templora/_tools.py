@@ -58,7 +58,7 @@ class AnswerReader:
         self._shown = ""
 
     def piece(self, text: str) -> ChatResponse | None:
-        """What can be shown of the text so far, if that is more than before."""
+        """Return what can be shown of the text so far; None if that is no more than before."""
         seen = _visible(text)
         if seen == self._shown:
             return None
@@ -68,7 +68,7 @@ class AnswerReader:
         )
 
     def end(self, text: str) -> ChatResponse | None:
-        """The whole answer, where it is more than what was shown."""
+        """Return the whole answer; None if all of it was shown."""
         message = answer_message(text, self._names)
         if text == self._shown:
             return None
