@@ -6,12 +6,12 @@ import time
 import pytest
 
 from templora_memory import Document, Message
-from templora_memory.apps.roleplay import bundled_characters, serve
+from templora_memory.apps.roleplay import bundled_characters
 from templora_memory.apps.roleplay.character_reply import CharacterReply, ReplyOptions, greet
 from templora_memory.apps.roleplay.saved_characters import HomeInUse
 from templora_memory.apps.roleplay.state import PREFIX, Actor, Visitor
 from templora_memory.apps.roleplay.studio import ActionRefused
-from templora_memory.apps.roleplay.visitors import VisitExpired, Visitors
+from templora_memory.apps.roleplay.visitors import VisitExpired
 from templora_memory.errors import LearningFailed, StoreDamaged, UnknownMemory
 from templora_memory.importers import Character, load
 from templora_memory.testing import POISON
@@ -309,59 +309,6 @@ def test_a_closed_tab_discards_after_the_grace_time_but_not_before(make_studio):
     assert studio.visitors.enter(visitor.token, "c") is not visitor
 
 
-def test_two_tabs_are_one_visitor_until_the_last_closes():
-    now = [0.0]
-    gone = []
-    visitors = Visitors(grace=10, idle=1000, discard=gone.append, clock=lambda: now[0])
-    visitor = visitors.enter(None, "one")
-    visitors.enter(visitor.token, "two")
-    visitors.leave("one")
-    now[0] = 50
-    visitors.sweep()
-    assert gone == []
-    visitors.leave("two")
-    now[0] = 61
-    visitors.sweep()
-    assert gone == [visitor]
-    with pytest.raises(VisitExpired):
-        visitors.get(visitor.token)
-
-
-def test_an_idle_visitor_is_discarded_though_no_tab_closed():
-    now = [0.0]
-    gone = []
-    visitors = Visitors(grace=10, idle=100, discard=gone.append, clock=lambda: now[0])
-    visitor = visitors.enter(None, "one")
-    now[0] = 90
-    visitors.get(visitor.token)
-    now[0] = 180
-    visitors.sweep()
-    assert gone == []
-    now[0] = 191
-    visitors.sweep()
-    assert gone == [visitor]
-
-
-def test_a_discard_that_fails_is_tried_again():
-    now, tries = [0.0], []
-
-    def discard(visitor):
-        tries.append(visitor)
-        if len(tries) == 1:
-            raise OSError("disk")
-
-    visitors = Visitors(grace=1, idle=100, discard=discard, clock=lambda: now[0])
-    first, second = visitors.enter(None, "one"), visitors.enter(None, "two")
-    visitors.leave("one")
-    visitors.leave("two")
-    now[0] = 2
-    visitors.sweep()
-    assert set(map(id, tries)) == {id(first), id(second)}
-    now[0] = 4
-    visitors.sweep()
-    assert tries.count(first) + tries.count(second) == 3
-
-
 def test_a_tab_closed_while_learning_leaves_nothing(make_studio):
     studio = make_studio(grace=1000.0)
     visitor = studio.visitors.enter(None, "a")
@@ -524,11 +471,3 @@ def test_a_character_deleted_between_the_door_and_the_reply_stays_away(
     with pytest.raises(UnknownMemory):
         say(studio, visitor, actor, "Who are you?")
     assert studio.memory.list() == ()
-
-
-def test_what_visitors_of_a_killed_server_had_sent_is_removed(tmp_path):
-    for name in ("killed", "own"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "card.json").write_text("planted")
-    serve._clear(tmp_path, but=tmp_path / "own")
-    assert [item.parent.name for item in files_under(tmp_path)] == ["own"]

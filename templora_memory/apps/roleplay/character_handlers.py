@@ -63,22 +63,22 @@ class CharacterHandlers:
             shown,
             **private,
         )
-        again = [*p.selection, p.pending, c.examples, c.lore]
+        preview_inputs = [*p.selection, p.pending, c.examples, c.lore]
         gr.on(
             [c.examples.input, c.lore.input],
-            with_error_toasts(self.again),
-            again,
+            with_error_toasts(self.preview_again),
+            preview_inputs,
             c.preview,
             **private,
         )
         c.cancel.click(lambda: {c.box: gr.update(visible=False), p.pending: ""}, None,
                        [c.box, p.pending], **private)  # fmt: skip
         learning = [c.box, c.progress, c.probes, c.stop, c.talk, *self._view.all_components]
-        begun = c.absorb.click(
-            with_error_toasts(self.absorb), again, learning, concurrency_limit=8, **private
+        learning_event = c.absorb.click(
+            with_error_toasts(self.absorb), preview_inputs, learning, concurrency_limit=8, **private
         )
-        begun.then(
-            with_error_toasts(self.calm),
+        learning_event.then(
+            with_error_toasts(self.after_absorb),
             p.selection,
             [c.stop, *self._view.all_components],
             **private,
@@ -87,7 +87,7 @@ class CharacterHandlers:
             with_error_toasts(self.stopped),
             p.selection,
             [c.progress, c.probes, c.stop, *self._view.all_components],
-            cancels=[begun],
+            cancels=[learning_event],
             **private,
         )
         c.talk.click(lambda: gr.Tabs(selected=TALK), None, p.tabs, **private).then(
@@ -147,14 +147,14 @@ class CharacterHandlers:
     ) -> Updates:
         """Preview a character from a name and a bio that were typed."""
         visitor, actor, persona = self._view.find(token, actor_id, persona_key)
-        found = load((bio or "").encode(errors="replace"), filename="bio.txt")
-        if isinstance(found, ChatLog):
-            return self._offer(visitor, actor, persona, found)
-        if found.source_format == "text" and not one_line(name or ""):
+        upload = load((bio or "").encode(errors="replace"), filename="bio.txt")
+        if isinstance(upload, ChatLog):
+            return self._offer(visitor, actor, persona, upload)
+        if upload.source_format == "text" and not one_line(name or ""):
             raise ActionRefused("Give the character a name first.")
         if one_line(name or ""):
-            found = _renamed(found, one_line(name))
-        return self._offer(visitor, actor, persona, bundled_characters.from_character(found))
+            upload = _renamed(upload, one_line(name))
+        return self._offer(visitor, actor, persona, bundled_characters.from_character(upload))
 
     def read(
         self, token: str, actor_id: str | None, persona_key: str | None, path: str | None
@@ -166,43 +166,46 @@ class CharacterHandlers:
         try:
             visitor, actor, persona = self._view.find(token, actor_id, persona_key)
             if source.name.endswith(_EXPORTED):
-                made = self._studio.import_memory(
+                imported = self._studio.import_memory(
                     visitor, source, one_line(source.stem.replace("_", " ")) or "Imported"
                 )
-                gr.Info(f"{made.label} is back, with everything it had learned.")
+                gr.Info(f"{imported.label} is back, with everything it had learned.")
                 return {
                     self._page.characters_tab.box: gr.update(visible=False),
-                    **self._view.all_updates(visitor, made, persona),
+                    **self._view.all_updates(visitor, imported, persona),
                 }
-            found = load(source, filename=source.name)
+            upload = load(source, filename=source.name)
         finally:
             source.unlink(missing_ok=True)
             with suppress(OSError):
                 source.parent.rmdir()
-        thing = bundled_characters.from_character(found) if isinstance(found, Character) else found
-        return self._offer(visitor, actor, persona, thing)
+        candidate = (
+            bundled_characters.from_character(upload) if isinstance(upload, Character) else upload
+        )
+        return self._offer(visitor, actor, persona, candidate)
 
     def _offer(
-        self, visitor: Visitor, actor: Actor | None, persona: Persona, thing: Actor | ChatLog
+        self, visitor: Visitor, actor: Actor | None, persona: Persona, candidate: Actor | ChatLog
     ) -> Updates:
         c = self._page.characters_tab
-        is_actor = isinstance(thing, Actor)
-        if isinstance(thing, Actor):
-            thing.image = rendering.picture_address(thing.character.portrait)
-            shown = self._preview(thing, examples=True, lore=False)
+        is_actor = isinstance(candidate, Actor)
+        if isinstance(candidate, Actor):
+            candidate.image = rendering.picture_address(candidate.character.portrait)
+            shown = self._preview(candidate, examples=True, lore=False)
         else:
-            shown = rendering.chat_preview(thing, actor, persona)
+            shown = rendering.chat_preview(candidate, actor, persona)
         hidden = gr.update(visible=False)
         return {
-            self._page.pending: visitor.offer(thing),
+            self._page.pending: visitor.offer(candidate),
             c.box: gr.update(visible=True),
             c.preview: shown,
             c.examples: gr.update(
                 value=True,
-                visible=isinstance(thing, Actor) and bool(thing.character.example_dialogues),
+                visible=isinstance(candidate, Actor)
+                and bool(candidate.character.example_dialogues),
             ),
             c.lore: gr.update(
-                value=False, visible=isinstance(thing, Actor) and bool(thing.character.lore)
+                value=False, visible=isinstance(candidate, Actor) and bool(candidate.character.lore)
             ),
             c.absorb: gr.update(
                 value="Absorb into weights" if is_actor else "Use as history",
@@ -223,7 +226,7 @@ class CharacterHandlers:
         learned = documents(actor.character, examples=examples, lore=lore)
         return rendering.preview(actor, learned, count)
 
-    def again(  # noqa: PLR0917  # Gradio hands over positions
+    def preview_again(  # noqa: PLR0917  # Gradio hands over positions
         self,
         token: str,
         actor_id: str | None,
@@ -234,17 +237,17 @@ class CharacterHandlers:
     ) -> str:
         """Return the preview with other choices."""
         visitor, actor, persona = self._view.find(token, actor_id, persona_key)
-        thing = self._pending(visitor, key)
-        if isinstance(thing, ChatLog):
-            return rendering.chat_preview(thing, actor, persona)
-        return self._preview(thing, examples=examples, lore=lore)
+        candidate = self._pending(visitor, key)
+        if isinstance(candidate, ChatLog):
+            return rendering.chat_preview(candidate, actor, persona)
+        return self._preview(candidate, examples=examples, lore=lore)
 
     @staticmethod
     def _pending(visitor: Visitor, key: str) -> Actor | ChatLog:
-        thing = visitor.pending.get(key)
-        if thing is None:
+        candidate = visitor.pending.get(key)
+        if candidate is None:
             raise ActionRefused("Choose a character or a file first: this preview is old.")
-        return thing
+        return candidate
 
     # --- learning ------------------------------------------------------------------------------
 
@@ -259,18 +262,18 @@ class CharacterHandlers:
     ) -> Iterator[Updates]:
         """Learn what was previewed, and show how far it is."""
         visitor, chosen, persona = self._view.find(token, actor_id, persona_key)
-        thing = self._pending(visitor, key)
+        candidate = self._pending(visitor, key)
         with visitor.lock:
             visitor.pending.pop(key, None)
-        if isinstance(thing, ChatLog):
+        if isinstance(candidate, ChatLog):
             if chosen is None:
                 raise ActionRefused("Absorb or choose a character first, then add its chat.")
-            yield from self._absorb_chat(visitor, chosen, persona, thing)
+            yield from self._absorb_chat(visitor, chosen, persona, candidate)
             return
-        learned = documents(thing.character, examples=examples, lore=lore)
+        learned = documents(candidate.character, examples=examples, lore=lore)
         if not learned:
             raise FileRefused("empty", "There is nothing to absorb with these choices.")
-        actor = self._studio.add(visitor, thing)
+        actor = self._studio.add(visitor, candidate)
         visitor.learning.add(actor.id)
         try:
             yield from self._absorb(visitor, actor, persona, learned)
@@ -352,7 +355,7 @@ class CharacterHandlers:
         finally:
             steps.close()
 
-    def calm(self, token: str, actor_id: str | None, persona_key: str | None) -> Updates:
+    def after_absorb(self, token: str, actor_id: str | None, persona_key: str | None) -> Updates:
         """After an absorb, however it ended: what is shown is what there is."""
         visitor, actor, persona = self._view.find(token, actor_id, persona_key)
         if actor is None:
@@ -379,7 +382,7 @@ class CharacterHandlers:
         c = self._page.characters_tab
         hidden = gr.update(visible=False)
         return {
-            **self.calm(token, actor_id, persona_key),
+            **self.after_absorb(token, actor_id, persona_key),
             c.progress: hidden,
             c.probes: hidden,
             c.stop: hidden,
@@ -403,16 +406,16 @@ class CharacterHandlers:
     def snapshot(self, *selection: Any) -> Updates:
         """Copy the active character without its chats."""
         visitor, actor, persona = self._chosen(*selection)
-        made = self._studio.copy(visitor, actor, chats=False)
-        gr.Info(f"{made.label} holds what {actor.label} knows now.")
+        copy = self._studio.copy(visitor, actor, chats=False)
+        gr.Info(f"{copy.label} holds what {actor.label} knows now.")
         return self._view.all_updates(visitor, actor, persona)
 
     def fork(self, *selection: Any) -> Updates:
         """Copy the active character with its chats, and go on with the copy."""
         visitor, actor, persona = self._chosen(*selection)
-        made = self._studio.copy(visitor, actor, chats=True)
-        gr.Info(f"{made.label} goes on from here on its own.")
-        return self._view.all_updates(visitor, made, persona)
+        copy = self._studio.copy(visitor, actor, chats=True)
+        gr.Info(f"{copy.label} goes on from here on its own.")
+        return self._view.all_updates(visitor, copy, persona)
 
     def export(self, *selection: Any) -> Any:
         """Prepare the files of the active character for download."""

@@ -159,8 +159,8 @@ def _row(there: bool, text: str) -> str:  # noqa: FBT001  # reads as a table
     return f"<li>{escape(text)}</li>" if there else ""
 
 
-def _many(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+def _many(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def chat_preview(log: ChatLog, actor: Actor | None, persona: Persona) -> str:
@@ -238,7 +238,7 @@ def probes(rows: Sequence[FactProbe], *, now: str, caption: str) -> str:
             f"<b>{escape(row.fact.question)}</b><br><small>{escape(row.fact.sentence)}</small>",
             _meter(row.base),
             _meter(row.now),
-            *([_answer(row.base_reply, row), _answer(row.now_reply, row)] if spoken else []),
+            *([_reply(row.base_reply, row), _reply(row.now_reply, row)] if spoken else []),
         ]
         for row in rows
     ]
@@ -251,11 +251,11 @@ def _meter(nats: float) -> str:
     return f"{bar}{share} %"
 
 
-def _answer(said: str, row: FactProbe) -> str:
-    if not said:
+def _reply(reply: str, row: FactProbe) -> str:
+    if not reply:
         return '<span class="quiet">-</span>'
-    right = row.fact.answer.casefold() in said.casefold()
-    return f"<mark>✓ {escape(said)}</mark>" if right else escape(said)
+    right = row.fact.answer.casefold() in reply.casefold()
+    return f"<mark>✓ {escape(reply)}</mark>" if right else escape(reply)
 
 
 def score(rows: Sequence[FactProbe]) -> str:
@@ -447,13 +447,13 @@ def figure_tiles(status: Status | None, actor: Actor, chat: Chat, limit: float |
         None,
     )
     health = "-" if kl is None else f"{kl:.2f}"
-    most = f" of {limit:g} allowed" if limit is not None else ""
+    allowed = f" of {limit:g} allowed" if limit is not None else ""
     values = [
         (f"{status.absorbed_tokens if status else 0:,}", "tokens in the weights"),
         (f"{(status.bytes if status else 0) / 1e6:.2f} MB", "on disk, adapters and text"),
         (f"{status.revisions if status else 0}", "revisions"),
         (f"{saved:,}", "prompt tokens saved in this chat"),
-        (health, f"health: nats of change to other text{most}"),
+        (health, f"health: nats of change to other text{allowed}"),
     ]
     inner = "".join(
         f'<div class="tile"><b>{a}</b><span>{escape(b)}</span></div>' for a, b in values

@@ -197,11 +197,11 @@ class Visitor:
     closed_at: float | None = None
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
-    def offer(self, thing: Actor | ChatLog) -> str:
+    def offer(self, candidate: Actor | ChatLog) -> str:
         """Keep what was read until it is absorbed or three others were read, and return its key."""
         key = secrets.token_hex(8)
         with self.lock:
-            self.pending[key] = thing
+            self.pending[key] = candidate
             while len(self.pending) > MAX_PENDING:
                 del self.pending[next(iter(self.pending))]
         return key

@@ -229,9 +229,9 @@ class Studio:
                 return known
             if len(visitor.personas) >= MAX_PERSONAS:
                 raise ActionRefused(f"You have {MAX_PERSONAS} personas: that is the most.")
-            made = Persona(name=name, note=note)
-            visitor.personas.append(made)
-        return made
+            persona = Persona(name=name, note=note)
+            visitor.personas.append(persona)
+        return persona
 
     # --- learning ------------------------------------------------------------------------------
 
@@ -387,7 +387,7 @@ class Studio:
 
         What either learns from now on does not reach the other.
         """
-        made = replace(
+        copied = replace(
             actor,
             id=Actor(label="", character=actor.character).id,
             label=f"{actor.label} {'fork' if chats else 'snapshot'}",
@@ -396,15 +396,15 @@ class Studio:
             chats={},
             absorbs=list(actor.absorbs),
         )
-        self.add(visitor, made)
-        self.memory.fork(actor.id, made.id)
+        self.add(visitor, copied)
+        self.memory.fork(actor.id, copied.id)
         if chats:
             for key, chat in actor.chats.items():
-                made.chats[key] = Chat(messages=list(chat.messages), costs=list(chat.costs))
+                copied.chats[key] = Chat(messages=list(chat.messages), costs=list(chat.costs))
                 if f"{actor.id}@{key}" in self.memory.list():
-                    self.memory.fork(f"{actor.id}@{key}", f"{made.id}@{key}")
-        visitor.record(f"{made.label} was made", f"a copy of {actor.label}")
-        return made
+                    self.memory.fork(f"{actor.id}@{key}", f"{copied.id}@{key}")
+        visitor.record(f"{copied.label} was made", f"a copy of {actor.label}")
+        return copied
 
     def export(self, visitor: Visitor, actor: Actor, persona: Persona) -> list[Path]:
         """Memory, card and chat as files for the visitor to download."""
@@ -436,18 +436,20 @@ class Studio:
         Raises:
             StoreDamaged, BaseMismatch: not a memory, damaged, or of another model.
         """
-        made = self.add(visitor, Actor(label=label, character=Character(name=label)))
+        imported = self.add(visitor, Actor(label=label, character=Character(name=label)))
         try:
-            self.memory.import_(path, made.id)
-            self.memory.open(made.id)  # refuses what was learned on another model
-            documents = self.memory.transcript(made.id).documents
+            self.memory.import_(path, imported.id)
+            self.memory.open(imported.id)  # refuses what was learned on another model
+            documents = self.memory.transcript(imported.id).documents
             bio = "\n\n".join(item.text for item in documents)
-            made.character = Character(name=label, description=bio, source_format="exported memory")
+            imported.character = Character(
+                name=label, description=bio, source_format="exported memory"
+            )
         except BaseException:
-            self.drop(visitor, made)
+            self.drop(visitor, imported)
             raise
-        visitor.record(f"{made.label} was imported", f"{len(documents)} documents")
-        return made
+        visitor.record(f"{imported.label} was imported", f"{len(documents)} documents")
+        return imported
 
     def keep(self, visitor: Visitor, actor: Actor, *, saved: bool) -> None:
         """Make a character outlive this visit and the server, or stop that."""

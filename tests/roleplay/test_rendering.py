@@ -1,15 +1,12 @@
 """What is shown: foreign text is never markup, the numbers are the numbers."""
 
-import dataclasses
-import re
 import time
 from html.parser import HTMLParser
 
 import pytest
 
 from templora_memory import AbsorbReport, Document, ForgetReceipt, Message
-from templora_memory.apps.roleplay import bundled_characters, rendering, style
-from templora_memory.apps.roleplay.character_reply import passages
+from templora_memory.apps.roleplay import bundled_characters, rendering
 from templora_memory.apps.roleplay.charts import Series, chart
 from templora_memory.apps.roleplay.state import (
     AbsorbRecord,
@@ -123,43 +120,6 @@ def test_messages_keep_emphasis_and_lose_tags_and_pictures():
     )
 
 
-def test_a_strangers_colour_and_art_are_not_trusted():
-    own = {"accent": "red;}</style>", "art": EVIL, "tagline": EVIL, "facts": [{"ask": 1}, "x"]}
-    raw = {"data": {"extensions": {"templora": own}}}
-    actor = bundled_characters.from_character(
-        Character(name="x", description="A long sentence.", raw=raw)
-    )
-    assert actor.accent == ""
-    assert "<script" not in actor.tagline
-    assert [fact.sentence for fact in actor.facts] == ["A long sentence."]
-    assert EVIL not in rendering.face(actor, "")
-
-
-def test_every_bundled_fact_stands_in_its_bio_and_every_emblem_is_drawn():
-    for name in bundled_characters.names():
-        actor = bundled_characters.actor(name)
-        bio = f"{actor.character.description} {actor.character.personality}"
-        assert len(actor.facts) == 6
-        for fact in actor.facts:
-            assert fact.answer in bio
-            assert fact.answer in fact.sentence
-        assert actor.art in style._EMBLEMS
-        assert actor.character.alternate_greetings
-        assert "CC0" in actor.character.creator_notes
-
-
-def test_two_bundled_characters_answer_one_question_differently():
-    rivals = [
-        next(
-            f.answer
-            for f in bundled_characters.actor(name).facts
-            if f.question == "Who is your rival?"
-        )
-        for name in ("marta_quill", "oren_vale")
-    ]
-    assert rivals == ["Oren", "Marta"]
-
-
 def test_the_score_says_how_many_facts_are_right():
     rows = [
         FactProbe(
@@ -173,15 +133,6 @@ def test_the_score_says_how_many_facts_are_right():
     ]
     assert "2 of 3 facts right with nothing in the prompt, 0 before" in rendering.score(rows)
     assert "2.7 times" in rendering.score(rows)
-
-
-def test_a_chart_says_in_words_what_it_shows():
-    drawn = chart("T", [Series("a", [4.0, 2.0, 1.0])], x="step", caption="From 4 to 1.", log=True)
-    assert 'role="img" aria-label="From 4 to 1."' in drawn
-    points = re.search(r'points="([^"]*)"', drawn)[1].split()
-    heights = [float(point.split(",")[1]) for point in points]
-    assert heights == sorted(heights)  # falling values go down, so y grows
-    assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], abs=0.2)  # log
 
 
 def test_greetings_are_offered_only_at_the_beginning():
@@ -202,15 +153,3 @@ def test_a_portrait_becomes_a_small_picture_and_a_broken_one_none():
     assert rendering.picture_address(target.getvalue()).startswith("data:image/jpeg;base64,")
     assert rendering.picture_address(b"\x89PNG\r\n\x1a\n broken") == ""
     assert rendering.picture_address(None) == ""
-
-
-def test_notes_are_found_by_their_rare_words():
-    notes = "The mayor is Ludo. He likes fish.\n\nThe inn serves soup.\n\nThe road is long."
-    assert passages(notes, "Who is the mayor?")[0].startswith("The mayor")
-    assert passages(notes, "zebra") == ()
-    assert passages("", "anything") == ()
-
-
-def test_values_of_a_page_are_frozen():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        PromptCost(sent=1, full=2).sent = 3
