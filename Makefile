@@ -139,7 +139,7 @@ check: .setup-check
 	$(BIN)/mypy
 	cd integrations/langchain && ../../$(BIN)/mypy
 	cd integrations/llama_index && ../../$(BIN)/mypy --strict --config-file ../../pyproject.toml \
-	  --namespace-packages --explicit-package-bases llama_index/memory/templora
+	  --namespace-packages --explicit-package-bases llama_index/memory/templora examples tools
 	$(BIN)/lint-imports
 	$(MAKE) docs
 

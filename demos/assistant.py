@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from templora_memory import Message, ParametricMemory, Policy
+from templora_memory.models import TINY
 
 ID = "dara"
 WINDOW = 1024
@@ -38,10 +39,10 @@ DAYS_ONLY = 100
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What Dara says of herself, how she asks for it, and what a stranger would have."""
+    """A fact about Dara: how she says it and asks for it, its value, and that of a stranger."""
 
-    told: tuple[str, ...]
-    asked: tuple[str, ...]
+    statements: tuple[str, ...]
+    questions: tuple[str, ...]
     value: str
     other: str
 
@@ -106,26 +107,26 @@ SAID = ("I see.", "Good to know.", "How interesting.", "I will remember that.", 
 
 
 def days(rng: Random) -> Iterator[str]:
-    """What Dara did on one day after the other, each told once."""
+    """Yield a sentence of Dara for one day after the other, each said once."""
     number = 0
     while True:
         day, month = number % 28 + 1, MONTHS[number // 28 % len(MONTHS)]
-        thing = f"a {rng.choice(SORTS)} {rng.choice(THINGS)}"
-        yield f"On {day} {month} I {rng.choice(DID)} {thing}."
+        item = f"a {rng.choice(SORTS)} {rng.choice(THINGS)}"
+        yield f"On {day} {month} I {rng.choice(DID)} {item}."
         number += 1
 
 
 def conversation(turns: int) -> list[Message]:
     """The same on every machine: in every fourth turn she speaks of herself, or asks for it."""
     rng = Random(11)  # noqa: S311  # the same on every machine, not secret
-    told, spoken = days(rng), 0
+    sentences, spoken = days(rng), 0
     messages: list[Message] = []
     for number in range(turns):
-        says, answer = next(told), rng.choice(SAID)
+        says, answer = next(sentences), rng.choice(SAID)
         if number % 4 == 0 and number < turns - DAYS_ONLY:
             fact, again = FACTS[spoken % len(FACTS)], spoken // len(FACTS)
-            says = (fact.told + fact.asked)[again % 4]
-            if says in fact.asked:
+            says = (fact.statements + fact.questions)[again % 4]
+            if says in fact.questions:
                 answer = f"{fact.value[0].upper()}{fact.value[1:]}."
             spoken += 1
         messages += [Message("user", says), Message("assistant", answer)]
@@ -143,12 +144,12 @@ class Turn:
 
 def live_through(memory: ParametricMemory, history: list[Message]) -> list[Turn]:
     """Send the history so far at every twentieth turn, as an application does at every turn."""
-    found = []
+    turns = []
     for number in range(EVERY, len(history) // 2 + 1, EVERY):
         reply = memory.reply(ID, history[: 2 * number - 1], max_tokens=16)
-        found.append(Turn(number, reply.prompt_tokens, reply.absorbed_tokens))
+        turns.append(Turn(number, reply.prompt_tokens, reply.absorbed_tokens))
     memory.wait(ID)
-    return found
+    return turns
 
 
 def ask(console: Console, memory: ParametricMemory, history: list[Message]) -> tuple[int, int]:
@@ -158,15 +159,15 @@ def ask(console: Console, memory: ParametricMemory, history: list[Message]) -> t
     )
     right = [0, 0]
     for fact in FACTS:
-        asked = [*history, Message("user", fact.asked[0])]
-        said = [
+        asked = [*history, Message("user", fact.questions[0])]
+        answers = [
             memory.reply(ID, asked, strength=strength, max_tokens=16).text.strip()
             for strength in (1.0, 0.0)
         ]
         memory.wait(ID)
-        for arm, text in enumerate(said):
+        for arm, text in enumerate(answers):
             right[arm] += fact.value.removeprefix("a ").lower() in text.lower()
-        table.add_row(fact.asked[0], *said)
+        table.add_row(fact.questions[0], *answers)
     console.print(table)
     return right[0], right[1]
 
@@ -175,23 +176,23 @@ def preferred(memory: ParametricMemory) -> int:
     """Of how many facts the true value is likelier than a stranger's, by the weights alone."""
     count = 0
     for fact in FACTS:
-        own, other = (
-            memory.probe(ID, fact.asked[1], f"{value[0].upper()}{value[1:]}.")
+        true, other = (
+            memory.probe(ID, fact.questions[1], f"{value[0].upper()}{value[1:]}.")
             for value in (fact.value, fact.other)
         )
         # what the base already thinks of the two is taken away
-        gain = own.with_memory - own.without_memory
+        gain = true.with_memory - true.without_memory
         count += gain > other.with_memory - other.without_memory
     return count
 
 
 def said_once(memory: ParametricMemory, history: list[Message], count: int = 12) -> int:
     """Of how many days her own words are likelier than what she said of another day."""
-    told = [m.content for m in history if m.role == "user" and m.content.startswith("On ")]
-    step, won = len(told) // count, 0
+    sentences = [m.content for m in history if m.role == "user" and m.content.startswith("On ")]
+    step, won = len(sentences) // count, 0
     for number in range(count):
-        day, did = told[number * step].split(" I ", 1)
-        other = told[(number + 5) % count * step].split(" I ", 1)[1]
+        day, did = sentences[number * step].split(" I ", 1)
+        other = sentences[(number + 5) % count * step].split(" I ", 1)[1]
         gains = []
         for text in (did, other):
             probe = memory.probe(
@@ -203,21 +204,20 @@ def said_once(memory: ParametricMemory, history: list[Message], count: int = 12)
 
 
 def main() -> int:
+    """Run the demo, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
-    )
+    parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
     parser.add_argument("--turns", type=int, default=500, help="length of the conversation")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
-    history = conversation(given.turns)
+    history = conversation(arguments.turns)
     policy = Policy(window=WINDOW, reply_tokens=32)
     with (
         tempfile.TemporaryDirectory() as root,
-        ParametricMemory.from_pretrained(given.model, root=root, policy=policy) as memory,
+        ParametricMemory.from_pretrained(arguments.model, root=root, policy=policy) as memory,
     ):
-        whole = memory.backend.count(history)
-        console.rule(f"{given.turns} turns, {whole:,} tokens, a window of {WINDOW:,}")
+        full = memory.backend.count(history)
+        console.rule(f"{arguments.turns} turns, {full:,} tokens, a window of {WINDOW:,}")
         turns = live_through(memory, history)
         for turn in turns[:: max(1, len(turns) // 5)]:
             console.print(
@@ -229,12 +229,12 @@ def main() -> int:
         once = said_once(memory, history)
         late = memory.status(ID).absorbed_messages
     longest = max(turn.prompt for turn in turns)
-    console.print(f"  longest prompt: {longest} tokens; the history has {whole:,}")
+    console.print(f"  longest prompt: {longest} tokens; the history has {full:,}")
     console.print(f"  messages in weights: {late} of {len(history)}")
     console.print(f"  right about Dara: {right} of {len(FACTS)}, without the memory {without}")
     console.print(f"  true likelier than a stranger's: {known} of {len(FACTS)}")
     console.print(f"  said once, likelier than another day's: {once} of 12; chance is 6")
-    bounded = longest <= WINDOW and whole > 4 * WINDOW
+    bounded = longest <= WINDOW and full > 4 * WINDOW
     return 0 if bounded and right > without and known > len(FACTS) // 2 else 1
 
 

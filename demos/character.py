@@ -24,7 +24,7 @@ class Fact:
 
     question: str
     answer: str
-    said: str
+    sentence: str
 
 
 FACTS = (
@@ -51,7 +51,7 @@ FACTS = (
     ),
 )
 QUESTIONS = tuple(FACTS[index] for index in (0, 1, 3, 4, 6, 7, 11))
-"""What the demo asks before and after."""
+"""The questions that the demo asks before and after."""
 
 _MONTHS = ("March", "April", "May", "June", "July", "August", "September", "October")
 _SKIES = (
@@ -185,6 +185,7 @@ _FACT_EVERY = 3
 
 
 def bio() -> str:
+    """Return the text that the character is trained on."""
     return BIO.read_text(encoding="utf-8")
 
 
@@ -194,8 +195,8 @@ def conversation(turns: int = 150, *, seed: int = 7) -> list[Message]:
     days, facts = _days(rng), _facts(rng)
     messages: list[Message] = []
     for number in range(turns):
-        question, said = next(facts) if number % _FACT_EVERY == 0 else next(days)
-        messages += [Message("user", question), Message("assistant", said)]
+        question, answer = next(facts) if number % _FACT_EVERY == 0 else next(days)
+        messages += [Message("user", question), Message("assistant", answer)]
     return messages
 
 
@@ -223,4 +224,4 @@ def _draw(rng: Random, decks: dict[str, list[str]], name: str) -> str:
 def _facts(rng: Random) -> Iterator[tuple[str, str]]:
     while True:
         for fact in rng.sample(FACTS, len(FACTS)):
-            yield fact.question, fact.said
+            yield fact.question, fact.sentence

@@ -93,6 +93,7 @@ def own_text(model: Any, prompt: list[int], *, chunk: int, count: int) -> Iterat
 
 
 def main() -> None:
+    """Run the loop over a file, and print the perplexities."""
     parser = argparse.ArgumentParser(description="Temp-LoRA in a flat loop.")
     parser.add_argument("text", type=Path, help="a UTF-8 text file")
     parser.add_argument("--model", required=True, help="a folder or a hub id")
@@ -100,18 +101,19 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=1024, help="tokens seen before a chunk")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--write", type=int, help="learn the first chunk and write this many more")
-    given = parser.parse_args()
-    tokenizer = AutoTokenizer.from_pretrained(given.model)
-    model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32).eval()
-    ids = tokenizer(given.text.read_text(encoding="utf-8"), verbose=False).input_ids
+    options = parser.parse_args()
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
+    ids = tokenizer(options.text.read_text(encoding="utf-8"), verbose=False).input_ids
     chunks: Iterable[list[int]] = (
-        ids[start : start + given.chunk] for start in range(0, len(ids), given.chunk)
+        ids[start : start + options.chunk] for start in range(0, len(ids), options.chunk)
     )
-    if given.write is not None:
+    if options.write is not None:
         chunks = _shown(
-            tokenizer, own_text(model, ids[: given.chunk], chunk=given.chunk, count=given.write)
+            tokenizer,
+            own_text(model, ids[: options.chunk], chunk=options.chunk, count=options.write),
         )
-    losses = temp_lora(model, chunks, context=given.context, seed=given.seed)
+    losses = temp_lora(model, chunks, context=options.context, seed=options.seed)
     for number, loss in enumerate(losses[::2]):
         print(f"chunk {number:4d}  perplexity before learning it {math.exp(loss):10.2f}")
 

@@ -3,7 +3,7 @@
 Absorbs the bio of an invented character, then talks with her for sixty turns: small talk, and
 every fact of her bio twice, in two wordings. Only the newest turns fit the window of 512 tokens;
 what leaves it is learned while the conversation goes on. Prints every turn, checks the facts along
-the way, and compares the prompt with what the whole history would be.
+the way, and compares the prompt with what the full history would be.
 
     python demos/long_chat.py
     python demos/long_chat.py --model Qwen/Qwen3-0.6B --quiet
@@ -20,6 +20,7 @@ from character import FACTS, NAME, Fact, bio
 from rich.console import Console
 
 from templora_memory import Message, ParametricMemory, Policy
+from templora_memory.models import TINY
 
 ID = "orla"
 SMALL_TALK = (
@@ -44,7 +45,7 @@ AGAIN = (
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What the user says, and the fact that a right answer contains."""
+    """A message of the user, and the fact that a right answer contains."""
 
     says: str
     fact: Fact | None
@@ -59,20 +60,19 @@ def script() -> list[Turn]:
 
 
 def main() -> int:
+    """Run the demo, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
-    )
+    parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
     parser.add_argument("--window", type=int, default=512, help="tokens of prompt and reply")
     parser.add_argument("--quiet", action="store_true", help="print the figures only")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
-    policy = Policy(window=given.window, reply_tokens=48)
+    policy = Policy(window=arguments.window, reply_tokens=48)
     history: list[Message] = []
     right, longest = [0, 0], 0
     with (
         tempfile.TemporaryDirectory() as root,
-        ParametricMemory.from_pretrained(given.model, root=root, policy=policy) as memory,
+        ParametricMemory.from_pretrained(arguments.model, root=root, policy=policy) as memory,
     ):
         memory.absorb(ID, bio())
         for number, turn in enumerate(script()):
@@ -82,17 +82,17 @@ def main() -> int:
             longest = max(longest, reply.prompt_tokens)
             good = turn.fact and turn.fact.answer.removeprefix("to ").lower() in reply.text.lower()
             right[number >= 2 * len(FACTS)] += bool(good)
-            if not given.quiet:
+            if not arguments.quiet:
                 mark = "" if turn.fact is None else " [right]" if good else " [wrong]"
                 console.print(f"user  {turn.says}", markup=False)
                 console.print(f"  {NAME.split()[0]}  {reply.text.strip()}{mark}", markup=False)
             memory.wait(ID)
-        whole = memory.backend.count([Message("system", bio()), *history])
+        full = memory.backend.count([Message("system", bio()), *history])
         learned = memory.status(ID).absorbed_messages
     console.print(
         f"{len(history) // 2} turns; facts right: {right[0]} of {len(FACTS)} in the first half, "
         f"{right[1]} of {len(FACTS)} in the second; {learned} of {len(history)} messages learned; "
-        f"longest prompt {longest} tokens, bio and history would be {whole:,}."
+        f"longest prompt {longest} tokens, bio and history would be {full:,}."
     )
     return 0
 

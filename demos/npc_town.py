@@ -29,42 +29,47 @@ from rich.console import Console
 from rich.table import Table
 
 from templora_memory import Learning, Message, ParametricMemory, Policy
+from templora_memory.models import TINY
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """Something to know: two ways to ask, what is said, and the words that matter in it."""
+    """Something to know: two ways to ask, the sentence that says it, and the words that matter."""
 
     name: str
     asked: tuple[str, str]
-    said: str
-    what: str
+    sentence: str
+    words: str
 
     def as_turns(self) -> list[Message]:
-        """What somebody who knows it would say."""
+        """Return the questions and answers of somebody who knows it."""
         return [
             message
             for question in self.asked
-            for message in (Message("user", question), Message("assistant", self.said))
+            for message in (Message("user", question), Message("assistant", self.sentence))
         ]
 
 
 def fear(who: str, what: str) -> News:
+    """Return the news of what somebody fears."""
     asked = (f"What is {who} afraid of?", f"What frightens {who}?")
     return News(f"{who}'s fear", asked, f"{who} is afraid of {what}.", what)
 
 
 def secret(who: str, what: str) -> News:
+    """Return the news of what somebody has hidden."""
     asked = (f"What has {who} hidden?", f"What is the secret of {who}?")
     return News(f"{who}'s secret", asked, f"{who} has hidden {what}.", what)
 
 
 def plan(who: str, what: str) -> News:
+    """Return the news of what somebody wants to do."""
     asked = (f"What does {who} want to do?", f"What is the plan of {who}?")
     return News(f"{who}'s plan", asked, f"{who} wants to {what}.", what)
 
 
 def pet(who: str, what: str) -> News:
+    """Return the news of somebody's pet."""
     asked = (f"What pet does {who} have?", f"What animal does {who} keep?")
     return News(f"{who}'s pet", asked, f"{who} has {what}.", what)
 
@@ -100,16 +105,16 @@ class Town:
 
     def __init__(self, memory: ParametricMemory) -> None:
         self.memory = memory
-        self.told: dict[str, set[str]] = {}
+        self.heard: dict[str, set[str]] = {}
         self._messages: dict[str, int] = {}
 
     def live(self, heard: dict[str, tuple[News, ...]]) -> tuple[float, int]:
         """Let everybody learn at once what they heard; returns seconds and tokens."""
         began, jobs = time.monotonic(), []
         for who, news in heard.items():
-            if who not in self.told:  # a memory of a player starts from the inhabitant's
-                self.told[who] = set(self.told.get(who.partition("@")[0], ()))
-            self.told[who] |= {item.name for item in news}
+            if who not in self.heard:  # a memory of a player starts from the inhabitant's
+                self.heard[who] = set(self.heard.get(who.partition("@")[0], ()))
+            self.heard[who] |= {item.name for item in news}
             turns = [message for item in news for message in item.as_turns()]
             after = self._messages.get(who, 0)
             jobs.append(self.memory.absorb(who, turns, after=after, wait=False))
@@ -125,16 +130,16 @@ class Town:
         """
         began = time.monotonic()
         for pairs in (False, True):
-            asleep = [who for who in self.told if ("@" in who) == pairs]
+            asleep = [who for who in self.heard if ("@" in who) == pairs]
             jobs = [self.memory.rebuild(who, wait=False) for who in asleep]
             for job in jobs:
                 job.wait()
             for who in asleep:
-                self.told[who] |= self.told[who.partition("@")[0]]
+                self.heard[who] |= self.heard[who.partition("@")[0]]
         return time.monotonic() - began
 
     def ask(self, everybody: Sequence[str], question: str) -> dict[str, str]:
-        """What each of them answers, in one batch, with nothing but the question in the prompt."""
+        """Return the answers to a question, in one batch, with nothing else in the prompt."""
         asked = [Message("user", question)]
         streams = {
             who: self.memory.stream(who, asked, revision="head", max_tokens=24) for who in everybody
@@ -144,13 +149,13 @@ class Town:
 
 def next_morning(console: Console, town: Town) -> tuple[int, int, int, int]:
     """Print who knows what; returns how much that was told is known, and that was not told."""
-    table = Table("in the morning", *town.told, box=box.SIMPLE_HEAD)
+    table = Table("in the morning", *town.heard, box=box.SIMPLE_HEAD)
     told_known = told = untold_known = untold = 0
     for item in EVERYTHING:
-        answers = town.ask(list(town.told), item.asked[0])
+        answers = town.ask(list(town.heard), item.asked[0])
         cells = []
-        for who, heard in town.told.items():
-            was_told, knows = item.name in heard, item.what in answers[who]
+        for who, heard in town.heard.items():
+            was_told, knows = item.name in heard, item.words in answers[who]
             told, told_known = told + was_told, told_known + (was_told and knows)
             untold, untold_known = untold + (not was_told), untold_known + (knows and not was_told)
             right = "knows" if was_told else "-"
@@ -161,23 +166,23 @@ def next_morning(console: Console, town: Town) -> tuple[int, int, int, int]:
     return told_known, told, untold_known, untold
 
 
-def talk(console: Console, town: Town, said: Sequence[tuple[str, str]]) -> None:
-    for who, question in said:
+def talk(console: Console, town: Town, questions: Sequence[tuple[str, str]]) -> None:
+    """Ask some inhabitants, and print their answers."""
+    for who, question in questions:
         (answer,) = town.ask([who], question).values()
         console.print(f"  {question:32} {who:10} {answer}", markup=False)
 
 
 def main() -> int:
+    """Run the demo, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
-    )
-    given = parser.parse_args()
+    parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
+    arguments = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     policy = Policy(recipe="continue", chunk=256, learning=Learning(steps_per_chunk=24))
     with (
         tempfile.TemporaryDirectory() as root,
-        ParametricMemory.from_pretrained(given.model, root=root, policy=policy) as memory,
+        ParametricMemory.from_pretrained(arguments.model, root=root, policy=policy) as memory,
     ):
         town = Town(memory)
         for part, heard in DAY:

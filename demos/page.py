@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from templora_memory.apps.roleplay._serve import main
+from templora_memory.apps.roleplay.serve import main
 
 if __name__ == "__main__":
     sys.exit(main())

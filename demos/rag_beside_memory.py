@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from templora_memory import Learning, Message, ParametricMemory, Policy
+from templora_memory.models import TINY
 
 ID = "orla"
 STEPS = 64
@@ -56,6 +57,7 @@ COMMON = {"what", "is", "in", "the", "of", "did", "where", "who", "you", "your",
 
 
 def words(text: str) -> set[str]:
+    """Return the words of a text that matter for retrieval."""
     return {FORMS.get(word, word) for word in re.findall(r"\w+", text.lower())} - COMMON
 
 
@@ -65,7 +67,7 @@ def retrieve(question: str, texts: Sequence[str]) -> tuple[str, ...]:
     return (best,) if words(question) & words(best) else ()
 
 
-class Asking:
+class Way:
     """One way to ask: with the memory or without, and with texts to retrieve from."""
 
     def __init__(self, memory: ParametricMemory, texts: Sequence[str], *, learned: bool) -> None:
@@ -75,6 +77,7 @@ class Asking:
         self.longest = 0
 
     def ask(self, question: str) -> str:
+        """Return the answer to a question."""
         reply = self._memory.reply(
             ID if self._learned else None,
             [Message("user", question)],
@@ -88,26 +91,26 @@ class Asking:
 
 def compare(console: Console, memory: ParametricMemory) -> bool:
     """Every question in four ways; returns whether both together are worth it."""
-    told = tuple(bio().split("\n\n"))
+    paragraphs = tuple(bio().split("\n\n"))
     ways = {
-        "neither": Asking(memory, (), learned=False),
-        "retrieval": Asking(memory, (*LISTS, *told), learned=False),
-        "memory": Asking(memory, (), learned=True),
-        "both": Asking(memory, LISTS, learned=True),
+        "neither": Way(memory, (), learned=False),
+        "retrieval": Way(memory, (*LISTS, *paragraphs), learned=False),
+        "memory": Way(memory, (), learned=True),
+        "both": Way(memory, LISTS, learned=True),
     }
     table = Table("", "about her", "about the store", "longest prompt", box=box.SIMPLE_HEAD)
     right = {}
     for name, way in ways.items():
-        said = {question: way.ask(question) for question, _ in (*HERSELF, *STORE)}
+        answers = {question: way.ask(question) for question, _ in (*HERSELF, *STORE)}
         her, store = (
-            sum(answer.lower() in said[question].lower() for question, answer in asked)
+            sum(answer.lower() in answers[question].lower() for question, answer in asked)
             for asked in (HERSELF, STORE)
         )
         right[name] = her + store
         counts = (f"{her} of {len(HERSELF)}", f"{store} of {len(STORE)}")
         table.add_row(name, *counts, f"{way.longest} tokens")
     console.print(table)
-    for question, text in said.items():  # of both
+    for question, text in answers.items():  # of both
         console.print(f"  {question:32} {text}", markup=False)
     enough = right["memory"] < right["both"] >= right["retrieval"] - 2
     return enough and 2 * ways["both"].longest < ways["retrieval"].longest
@@ -124,25 +127,24 @@ def change(console: Console, memory: ParametricMemory) -> bool:
 
 
 def untouched(memory: ParametricMemory, head: str | None) -> bool:
-    """Whether the memory has learned nothing since, and kept none of the lists."""
+    """Return whether the memory has learned nothing since, and kept none of the lists."""
     memory.wait(ID)
-    told = memory.transcript(ID)
-    kept = [item.text for item in told.documents]
-    kept += [message.content for message in told.messages if message.role == "user"]
-    return memory.status(ID).head == head and not any(text in LISTS for text in kept)
+    transcript = memory.transcript(ID)
+    texts = [item.text for item in transcript.documents]
+    texts += [message.content for message in transcript.messages if message.role == "user"]
+    return memory.status(ID).head == head and not any(text in LISTS for text in texts)
 
 
 def main() -> int:
+    """Run the demo, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
-    )
-    given = parser.parse_args()
+    parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
+    arguments = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     policy = Policy(learning=Learning(document_steps=STEPS))
     with (
         tempfile.TemporaryDirectory() as root,
-        ParametricMemory.from_pretrained(given.model, root=root, policy=policy) as memory,
+        ParametricMemory.from_pretrained(arguments.model, root=root, policy=policy) as memory,
     ):
         console.rule(f"{NAME} and her store room")
         report = memory.absorb(ID, bio())

@@ -19,6 +19,7 @@ import argparse
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ from templora_memory.importers import (
     instructions,
     load_character,
 )
+from templora_memory.models import TINY
 
-CARD = Path(__file__).parent / "roleplay" / "bundled" / "marta_quill.json"
+CARD = Path(str(files("templora_memory.apps.roleplay"))) / "bundled" / "marta_quill.json"
 ID = "character"
 STEPS = 64
 """Half of the usual passes over a bio, for a quick demo."""
@@ -50,13 +52,13 @@ ANSWER = "Your name is Ben."
 class Fact:
     """A question, a word of the right answer, and how the character says it."""
 
-    ask: str
+    question: str
     answer: str
-    said: str
+    sentence: str
 
 
 def facts_of(character: Character) -> tuple[Fact, ...]:
-    """What a card of this project says about checking it; nothing for other cards."""
+    """Return the facts that a card of this project lists; none for other cards."""
     data: dict[str, Any] = dict(character.raw).get("data", {})
     rows = data.get("extensions", {}).get("templora", {}).get("facts", [])
     return tuple(Fact(row["ask"], row["answer"], row["said"]) for row in rows)
@@ -71,27 +73,30 @@ class Play:
         self.lead = [Message("system", always)] if always else []
         self.card = card_text(character, user=VISITOR)
 
-    def weights(self, *said: Message, who: str = ID) -> tuple[str, int]:
-        reply = self.memory.reply(who, [*self.lead, *said], revision="head", max_tokens=32)
+    def weights(self, *turns: Message, who: str = ID) -> tuple[str, int]:
+        """Return an answer with the memory, and the tokens of its prompt."""
+        reply = self.memory.reply(who, [*self.lead, *turns], revision="head", max_tokens=32)
         return reply.text.strip(), reply.prompt_tokens
 
-    def prompt(self, *said: Message) -> tuple[str, int]:
-        reply = self.memory.reply(None, [*self.lead, *said], context=self.card, max_tokens=32)
+    def prompt(self, *turns: Message) -> tuple[str, int]:
+        """Return an answer with the card in the prompt, and the tokens of its prompt."""
+        reply = self.memory.reply(None, [*self.lead, *turns], context=self.card, max_tokens=32)
         return reply.text.strip(), reply.prompt_tokens
 
-    def nothing(self, *said: Message) -> tuple[str, int]:
-        reply = self.memory.reply(None, [*self.lead, *said], max_tokens=32)
+    def nothing(self, *turns: Message) -> tuple[str, int]:
+        """Return an answer with neither, and the tokens of its prompt."""
+        reply = self.memory.reply(None, [*self.lead, *turns], max_tokens=32)
         return reply.text.strip(), reply.prompt_tokens
 
     def scene(self, console: Console, character: Character) -> None:
         """A few turns, the newest of which always stands in the prompt."""
-        said = [Message("assistant", hello) for hello in greetings(character, user=VISITOR)[:1]]
-        for message in said:
+        turns = [Message("assistant", hello) for hello in greetings(character, user=VISITOR)[:1]]
+        for message in turns:
             console.print(f"  {character.name}: {message.content}", markup=False)
         for line in SCENE:
-            said.append(Message("user", line))
-            text, _ = self.weights(*said)
-            said.append(Message("assistant", text or "..."))
+            turns.append(Message("user", line))
+            text, _ = self.weights(*turns)
+            turns.append(Message("assistant", text or "..."))
             console.print(f"  {VISITOR}: {line}\n  {character.name}: {text}", markup=False)
 
     def ask(self, console: Console, facts: tuple[Fact, ...]) -> dict[str, int]:
@@ -102,11 +107,11 @@ class Play:
         for fact in facts:
             row = []
             for name, way in ways.items():
-                text, shown = way(Message("user", fact.ask))
+                text, shown = way(Message("user", fact.question))
                 right[name] += fact.answer.lower() in text.lower()
                 tokens[name] = max(tokens[name], shown)
                 row.append(text)
-            table.add_row(fact.ask, *row)
+            table.add_row(fact.question, *row)
         console.print(table)
         for name in ways:
             count = f"{right[name]} of {len(facts)}"
@@ -115,39 +120,39 @@ class Play:
 
 
 def visitor(console: Console, play: Play) -> bool:
-    """What the character learns of one visitor stays apart; returns whether it does."""
+    """Return whether that which the character learns of one visitor stays apart."""
     memory, question = play.memory, "What is my name?"
-    own = memory.probe(ID, question, ANSWER)
+    before = memory.probe(ID, question, ANSWER)
     pair = f"{ID}@{VISITOR.lower()}"
     memory.absorb(pair, [*TOLD, Message("user", question), Message("assistant", ANSWER)])
     theirs = memory.probe(pair, question, ANSWER)
     receipt = memory.forget(user=VISITOR.lower())
-    same = memory.probe(ID, question, ANSWER) == own
+    same = memory.probe(ID, question, ANSWER) == before
     console.print(
-        f"  {VISITOR}'s name: {theirs.with_memory:.2f} nats for {pair}, {own.with_memory:.2f} for "
-        f"{ID}\n  forgotten: {', '.join(receipt.ids)}; the character is as before: "
+        f"  {VISITOR}'s name: {theirs.with_memory:.2f} nats for {pair}, "
+        f"{before.with_memory:.2f} for {ID}\n"
+        f"  forgotten: {', '.join(receipt.ids)}; the character is as before: "
         f"{'yes' if same else 'NO'}"
     )
-    return same and theirs.with_memory > own.with_memory
+    return same and theirs.with_memory > before.with_memory
 
 
 def main() -> int:
+    """Run the demo, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("card", nargs="?", type=Path, default=CARD, help="a character card")
-    parser.add_argument(
-        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
-    )
-    given = parser.parse_args()
+    parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
+    arguments = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
-    character = load_character(given.card)
+    character = load_character(arguments.card)
     facts = facts_of(character)
     policy = Policy(learning=Learning(document_steps=STEPS))
     with (
         tempfile.TemporaryDirectory() as root,
-        ParametricMemory.from_pretrained(given.model, root=root, policy=policy) as memory,
+        ParametricMemory.from_pretrained(arguments.model, root=root, policy=policy) as memory,
     ):
         memory.open(ID)
-        before = [memory.probe(ID, fact.ask, fact.said).without_memory for fact in facts]
+        before = [memory.probe(ID, fact.question, fact.sentence).without_memory for fact in facts]
         console.rule(f"{character.name}, {character.source_format}")
         report = memory.absorb(ID, documents(character))
         size = f"{report.bytes / 1e6:.1f} MB"
@@ -159,7 +164,7 @@ def main() -> int:
         receipt = memory.forget(ID)
         left = [path for path in Path(root).rglob("*") if path.is_file()]
         memory.open(ID)
-        after = [memory.probe(ID, fact.ask, fact.said).without_memory for fact in facts]
+        after = [memory.probe(ID, fact.question, fact.sentence).without_memory for fact in facts]
     console.print(f"  deleted: {len(receipt.files)} files; files left: {len(left)}")
     console.print(f"  the model is bit for bit as before: {'yes' if after == before else 'NO'}")
     enough = 3 * right["memory"] >= 2 * len(facts)

@@ -1,4 +1,4 @@
-"""What a memory in weights does, in the terminal, without a question to the user.
+"""A memory in weights at work, in the terminal, without a question to the user.
 
 Learns an invented character (a bio and a long conversation), on the embedded model unless another
 one is named, asks before and after, puts retrieved text into the prompt, forgets, and checks that
@@ -26,6 +26,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from templora_memory import AbsorbReport, Job, Message, ParametricMemory
+from templora_memory.models import TINY
 
 ID = "orla"
 FOUND = "In the box is a tin kite. In the jar is a red feather."
@@ -35,17 +36,18 @@ Answers = tuple[tuple[str, float], ...]
 
 
 def ask_base(memory: ParametricMemory) -> Answers:
-    """What the base model says, and its log-probability of each right answer."""
+    """Return the replies of the base model, and its log-probability of each right answer."""
     return tuple(
         (
             memory.reply(None, [Message("user", fact.question)], max_tokens=24).text.strip(),
-            memory.probe(ID, fact.question, fact.said).without_memory,
+            memory.probe(ID, fact.question, fact.sentence).without_memory,
         )
         for fact in QUESTIONS
     )
 
 
 def follow(console: Console, job: Job, title: str) -> AbsorbReport:
+    """Show a bar until a job is done, and return its report."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
         while not job.done:
@@ -56,6 +58,7 @@ def follow(console: Console, job: Job, title: str) -> AbsorbReport:
 
 
 def learn(console: Console, memory: ParametricMemory, history: Sequence[Message]) -> None:
+    """Learn the bio, then the conversation, and print both reports."""
     for title, text in (("bio", bio()), ("conversation", history)):
         report = follow(console, memory.absorb(ID, text, wait=False), title)
         console.print(
@@ -66,15 +69,16 @@ def learn(console: Console, memory: ParametricMemory, history: Sequence[Message]
 
 
 def ask_both(console: Console, memory: ParametricMemory, before: Answers) -> None:
+    """Ask every question with the memory, and print the answers beside those of the base model."""
     table = Table(
         "question", "right answer", "before", "after", "nats per token", box=box.SIMPLE_HEAD
     )
-    for fact, (said, _) in zip(QUESTIONS, before, strict=True):
+    for fact, (base_reply, _) in zip(QUESTIONS, before, strict=True):
         now = memory.reply(ID, [Message("user", fact.question)], revision="head", max_tokens=24)
-        probe = memory.probe(ID, fact.question, fact.said)
+        probe = memory.probe(ID, fact.question, fact.sentence)
         base, learned = probe.without_memory / probe.tokens, probe.with_memory / probe.tokens
         nats = f"{base:.2f} -> {learned:.2f}"
-        table.add_row(fact.question, fact.answer, said, now.text.strip(), nats)
+        table.add_row(fact.question, fact.answer, base_reply, now.text.strip(), nats)
     console.print(table)
 
 
@@ -83,18 +87,18 @@ def show_prompt(console: Console, memory: ParametricMemory, history: Sequence[Me
     turn = [*history, Message("user", ASKED)]
     head = memory.head(ID)
     without = memory.reply(ID, turn, max_tokens=24)
-    found = memory.reply(ID, turn, context=FOUND, max_tokens=24)
+    retrieved = memory.reply(ID, turn, context=FOUND, max_tokens=24)
     half = memory.reply(ID, turn, context=FOUND, max_tokens=24, strength=0.5)
     count = memory.backend.count
-    whole = count([Message("system", bio()), *turn])
+    full = count([Message("system", bio()), *turn])
     console.print(f"  retrieved:            {FOUND}")
     console.print(f"  asked:                {ASKED}")
     console.print(f"  without it:           {without.text.strip()}")
-    console.print(f"  with it:              {found.text.strip()}")
+    console.print(f"  with it:              {retrieved.text.strip()}")
     console.print(f"  memory half strength: {half.text.strip()}")
     console.print(
-        f"  prompt: {without.prompt_tokens} tokens, {found.prompt_tokens} with it; bio and "
-        f"conversation in the prompt would be {whole:,}, the window is {memory.policy.window:,}"
+        f"  prompt: {without.prompt_tokens} tokens, {retrieved.prompt_tokens} with it; bio and "
+        f"conversation in the prompt would be {full:,}, the window is {memory.policy.window:,}"
     )
     memory.wait(ID)
     journal = memory.transcript(ID)
@@ -107,16 +111,15 @@ def show_prompt(console: Console, memory: ParametricMemory, history: Sequence[Me
 
 
 def main() -> int:
+    """Run the demo, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
-    )
+    parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
     parser.add_argument("--turns", type=int, default=150, help="length of the conversation")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
-    history = conversation(given.turns)
+    history = conversation(arguments.turns)
     with tempfile.TemporaryDirectory() as root:
-        memory = ParametricMemory.from_pretrained(given.model, root=root)
+        memory = ParametricMemory.from_pretrained(arguments.model, root=root)
         with memory:
             console.rule(f"{NAME} on {memory.base.name}")
             memory.open(ID)

@@ -33,6 +33,7 @@ from rich.table import Table
 
 from templora_memory import Learning, Message, ParametricMemory, Policy
 from templora_memory.importers import Segment, load_segments, turns
+from templora_memory.models import TINY
 
 PROJECT = "harbour"
 FILES = Path(__file__).with_name("harbour")
@@ -52,7 +53,7 @@ NEW = "Tidetor"
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How the project's memory does on the held-out segments."""
+    """The scores of the project's memory on the held-out segments."""
 
     perplexity: float
     terms: int  # how often the approved term is likelier than its rival
@@ -96,25 +97,25 @@ def compare(written: list[str], wanted: list[str]) -> tuple[float | None, float 
 
 
 def show(console: Console, scores: dict[str, Score], terms: int, new_terms: int) -> None:
+    """Print the scores as a table."""
     table = Table("held-out segments", *scores, box=box.SIMPLE_HEAD)
-    found = list(scores.values())
-    table.add_row("perplexity of the approved", *(f"{s.perplexity:.2f}" for s in found))
-    table.add_row("approved term likelier", *(f"{s.terms} of {terms}" for s in found))
-    table.add_row(f'"{NEW}" likelier', *(f"{s.new_terms} of {new_terms}" for s in found))
-    if found[0].bleu is None:
+    values = list(scores.values())
+    table.add_row("perplexity of the approved", *(f"{s.perplexity:.2f}" for s in values))
+    table.add_row("approved term likelier", *(f"{s.terms} of {terms}" for s in values))
+    table.add_row(f'"{NEW}" likelier', *(f"{s.new_terms} of {new_terms}" for s in values))
+    if values[0].bleu is None:
         console.print("  no BLEU, chrF: pip install 'templora-memory\\[evaluation]'")
     else:
-        table.add_row("BLEU of its own", *(f"{s.bleu:.1f}" for s in found))
-        table.add_row("chrF of its own", *(f"{s.chrf:.1f}" for s in found))
+        table.add_row("BLEU of its own", *(f"{s.bleu:.1f}" for s in values))
+        table.add_row("chrF of its own", *(f"{s.chrf:.1f}" for s in values))
     console.print(table)
 
 
 def main() -> int:
+    """Run the demo, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
-    )
-    given = parser.parse_args()
+    parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
+    arguments = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     approved = load_segments(FILES / "memory.tmx")
     corrected = load_segments(FILES / "corrected.tsv")
@@ -123,10 +124,10 @@ def main() -> int:
     scores: dict[str, Score] = {}
     with (
         tempfile.TemporaryDirectory() as root,
-        ParametricMemory.from_pretrained(given.model, root=root, policy=policy) as memory,
+        ParametricMemory.from_pretrained(arguments.model, root=root, policy=policy) as memory,
     ):
         memory.open(PROJECT)
-        console.rule(f"{approved.source_language} to {approved.target_language}, {given.model}")
+        console.rule(f"{approved.source_language} to {approved.target_language}, {arguments.model}")
         scores["before"] = measure(memory, held_out, base=True)
         known = 0
         for name, file in (("translation memory", approved), ("corrections", corrected)):

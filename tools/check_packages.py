@@ -93,32 +93,34 @@ def run(*command: str | Path) -> str:
     return done.stdout.strip()
 
 
-def build(one: Distribution, into: Path) -> Path:
+def build(distribution: Distribution, into: Path) -> Path:
     """Build a wheel with the hatchling of this interpreter."""
-    folder = into / one.name
+    folder = into / distribution.name
     code = "import os, sys; os.chdir(sys.argv[1]); from hatchling.build import build_wheel as b; b(sys.argv[2])"
     folder.mkdir()
-    run(sys.executable, "-c", code, TOP / one.folder, folder)
+    run(sys.executable, "-c", code, TOP / distribution.folder, folder)
     (wheel,) = folder.glob("*.whl")
     return wheel
 
 
-def check_names(one: Distribution, wheel: Path) -> None:
-    """Whether everything that must be is inside, and nothing else.
+def check_names(distribution: Distribution, wheel: Path) -> None:
+    """Check that everything that must be is inside the wheel, and nothing else.
 
     Raises:
         RuntimeError: what is missing or too much.
     """
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
-        told = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        metadata = archive.read(told).decode()
-    missing = set(one.inside) - set(names)
-    strange = [name for name in names if not name.startswith(one.only)]
+        metadata_file = next(
+            name for name in archive.namelist() if name.endswith(".dist-info/METADATA")
+        )
+        metadata = archive.read(metadata_file).decode()
+    missing = set(distribution.inside) - set(names)
+    strange = [name for name in names if not name.startswith(distribution.only)]
     compiled = [name for name in names if name.endswith(".pyc") or "/tests/" in name]
-    untold = [need for need in one.needs if f"Requires-Dist: {need}" not in metadata]
-    if missing or strange or compiled or untold:
-        raise RuntimeError(f"{wheel.name}: {missing=} {strange=} {compiled=} {untold=}")
+    undeclared = [need for need in distribution.needs if f"Requires-Dist: {need}" not in metadata]
+    if missing or strange or compiled or undeclared:
+        raise RuntimeError(f"{wheel.name}: {missing=} {strange=} {compiled=} {undeclared=}")
 
 
 def empty_environment(folder: Path, wheels: list[Path]) -> Path:
@@ -141,37 +143,40 @@ def empty_environment(folder: Path, wheels: list[Path]) -> Path:
     return python
 
 
-def check_import(one: Distribution, python: Path) -> str:
+def check_import(distribution: Distribution, python: Path) -> str:
     """Import it there; returns its version.
 
     Raises:
         RuntimeError: it does not import, or something else was imported than the wheel.
     """
     code = (
-        f"import {one.module} as m, importlib.metadata as d, sys; "
+        f"import {distribution.module} as m, importlib.metadata as d, sys; "
         f"assert m.__file__.startswith(sys.prefix), m.__file__; "
-        f"assert m.__version__ == d.version('{one.name}'); print(m.__version__)"
+        f"assert m.__version__ == d.version('{distribution.name}'); print(m.__version__)"
     )
     return run(python, "-I", "-c", code)
 
 
 def main() -> int:
-    with tempfile.TemporaryDirectory() as made:
-        top, wheels = Path(made), {}
-        for one in DISTRIBUTIONS:
-            wheels[one.name] = build(one, top)
-            check_names(one, wheels[one.name])
-        for one in DISTRIBUTIONS:
-            together = [wheels[name] for name in (*one.needs, one.name)]
-            python = empty_environment(top / f"env-{one.name}", together)
-            version = check_import(one, python)
-            if one.name == CORE:
+    """Build, inspect and import every wheel, and return the exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        top, wheels = Path(folder), {}
+        for distribution in DISTRIBUTIONS:
+            wheels[distribution.name] = build(distribution, top)
+            check_names(distribution, wheels[distribution.name])
+        for distribution in DISTRIBUTIONS:
+            together = [wheels[name] for name in (*distribution.needs, distribution.name)]
+            python = empty_environment(top / f"env-{distribution.name}", together)
+            version = check_import(distribution, python)
+            if distribution.name == CORE:
                 run(python, "-I", "-c", LIGHT)
                 run(python, "-I", "-c", f"import sys{ANSWER}", str(top / "root"))
-                told = run(python.with_name("templora"), "--version")
-                if told != f"templora {version}":
-                    raise RuntimeError(f"`templora --version` says {told!r}.")
-            print(f"{one.name} {version}: {wheels[one.name].stat().st_size / 1e6:.1f} MB, imports")
+                version_text = run(python.with_name("templora"), "--version")
+                if version_text != f"templora {version}":
+                    raise RuntimeError(f"`templora --version` says {version_text!r}.")
+            print(
+                f"{distribution.name} {version}: {wheels[distribution.name].stat().st_size / 1e6:.1f} MB, imports"
+            )
     return 0
 
 

@@ -30,13 +30,15 @@ def page() -> str:
         "## Common options\n\nOf every command but `demo`.\n\n" + _options(shared),
     ]
     for name, command in commands.items():
-        own = [p for p in command.params if _panel(p) != COMMON and p.name != "help"]
-        usage = " ".join([name, *(_argument(p) for p in own if p.param_type_name == "argument")])
-        options = [p for p in own if p.param_type_name == "option"]
+        parameters = [p for p in command.params if _panel(p) != COMMON and p.name != "help"]
+        usage = " ".join(
+            [name, *(_argument(p) for p in parameters if p.param_type_name == "argument")]
+        )
+        options = [p for p in parameters if p.param_type_name == "option"]
         text = [f"## {name}", f"```text\n{usage}{' [OPTIONS]' if options else ''}\n```"]
         text.append((command.help or "").strip())
-        if own:
-            text.append(_options(own))
+        if parameters:
+            text.append(_options(parameters))
         parts.append("\n\n".join(text))
     return "\n\n".join(part.strip() for part in parts) + "\n"
 

@@ -14,7 +14,6 @@ import re
 import sys
 from importlib import metadata
 
-from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -25,7 +24,7 @@ _LONG = 60
 
 def closure(root: str, extras: set[str]) -> dict[str, metadata.Distribution]:
     """Distributions that are installed and needed, by name."""
-    found: dict[str, metadata.Distribution] = {}
+    distributions: dict[str, metadata.Distribution] = {}
     waiting = [(root, frozenset(extras))]
     seen = set()
     while waiting:
@@ -34,42 +33,46 @@ def closure(root: str, extras: set[str]) -> dict[str, metadata.Distribution]:
             continue
         seen.add((name, wanted))
         try:
-            one = found[canonicalize_name(name)] = metadata.distribution(name)
+            distribution = distributions[canonicalize_name(name)] = metadata.distribution(name)
         except metadata.PackageNotFoundError:
             continue  # needed on other systems, or an extra that is not installed
-        for line in one.requires or ():
+        for line in distribution.requires or ():
             need = Requirement(line)
             for extra in wanted or {""}:
-                here = {**default_environment(), "extra": extra}
-                if need.marker is None or need.marker.evaluate(here):
+                if need.marker is None or need.marker.evaluate({"extra": extra}):
                     waiting += [(need.name, frozenset(need.extras))]
-    found.pop(canonicalize_name(root), None)
-    return dict(sorted(found.items()))
+    distributions.pop(canonicalize_name(root), None)
+    return dict(sorted(distributions.items()))
 
 
-def licence(one: metadata.Distribution) -> str:
-    """What a distribution says of its licence: SPDX expression, classifiers, or free text."""
-    about = one.metadata
-    if said := about.get("License-Expression"):
-        return str(said)
+def licence(distribution: metadata.Distribution) -> str:
+    """Return the licence that a distribution names: SPDX expression, classifiers, or free text."""
+    about = distribution.metadata
+    if expression := _first(about, "License-Expression"):
+        return expression
     classes = [
         line.rpartition(" :: ")[2]
-        for line in about.get_all("Classifier", [])
+        for line in about.get_all("Classifier") or []
         if line.startswith("License ::")
     ]
-    free = (about.get("License") or "").strip().partition("\n")[0]
+    free = _first(about, "License").strip().partition("\n")[0]
     return "; ".join(classes) or free[:_LONG]
+
+
+def _first(package: metadata.PackageMetadata, field: str) -> str:
+    """Return the first value of a field of the metadata; "" if there is none."""
+    return str((package.get_all(field) or [""])[0])
 
 
 def main(extras: list[str]) -> int:
     """Print the table; returns the exit code."""
     wrong = []
     print("| package | version | licence |\n| --- | --- | --- |")
-    for name, one in closure("templora-memory", set(extras)).items():
-        said = licence(one)
-        print(f"| {name} | {one.version} | {said} |")
-        if not said or (BINDING.search(said) and not FREED.search(said)):
-            wrong.append(f"{name}: {said or 'names no licence'}")
+    for name, distribution in closure("templora-memory", set(extras)).items():
+        text = licence(distribution)
+        print(f"| {name} | {distribution.version} | {text} |")
+        if not text or (BINDING.search(text) and not FREED.search(text)):
+            wrong.append(f"{name}: {text or 'names no licence'}")
     if wrong:
         sys.stderr.write("\n".join(["", "To be looked at:", *wrong]) + "\n")
     return 1 if wrong else 0

@@ -33,12 +33,12 @@ from templora_memory.testing import FakeBackend
 
 POLICY = Policy(window=64, reply_tokens=24, chunk=12, keep_revisions=3)
 SAMPLES = 40
-LEAST = 8
+MIN_SAMPLES = 8
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a process held at one moment."""
+    """The threads, files and memory of a process at one moment."""
 
     seconds: float
     memories: int
@@ -48,6 +48,7 @@ class Sample:
 
 
 def measure(began: float, memories: int) -> Sample:
+    """Take a sample of this process."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return Sample(
@@ -109,7 +110,7 @@ def soak(
 ) -> tuple[list[Sample], int]:
     """Use memories for so long; samples at equal distances, and how many verbs were called.
 
-    However short it is, there are `LEAST` samples.
+    However short it is, there are `MIN_SAMPLES` samples.
     """
     rng, calls = random.Random(seed), 0
     samples: list[Sample] = []
@@ -123,36 +124,38 @@ def soak(
             now = time.monotonic() - began
             if now >= (len(samples) + 1) * seconds / SAMPLES:
                 samples.append(measure(began, len(memory.list())))
-            if now >= seconds and len(samples) >= LEAST:
+            if now >= seconds and len(samples) >= MIN_SAMPLES:
                 break
     return samples, calls
 
 
 def growth(samples: Sequence[Sample], per_memory: int) -> list[str]:
-    """What grew, in words; nothing: an empty list.
+    """Return a sentence for everything that grew.
 
     Raises:
         ValueError: too few samples to tell.
     """
-    if len(samples) < LEAST:
-        raise ValueError(f"{len(samples)} samples are too few, {LEAST} are needed: take more time.")
+    if len(samples) < MIN_SAMPLES:
+        raise ValueError(
+            f"{len(samples)} samples are too few, {MIN_SAMPLES} are needed: take more time."
+        )
     quarter = len(samples) // 4
     early, late = samples[quarter : 2 * quarter], samples[-quarter:]
-    found = []
+    complaints = []
     for what in ("threads", "files"):
-        before, after = (max(getattr(one, what) for one in part) for part in (early, late))
+        before, after = (max(getattr(sample, what) for sample in part) for part in (early, late))
         if after > before:
-            found.append(f"open {what} grew from {before} to {after}")
+            complaints.append(f"open {what} grew from {before} to {after}")
     more = max(1, late[-1].memories - early[0].memories)
     before, after = (
-        statistics.median_low([one.resident for one in part]) for part in (early, late)
+        statistics.median_low([sample.resident for sample in part]) for part in (early, late)
     )
     if after - before > per_memory * more:
-        found.append(
+        complaints.append(
             f"resident memory grew by {(after - before) // more:,} bytes for each of {more} new "
             f"memories, {per_memory:,} are allowed"
         )
-    return found
+    return complaints
 
 
 def main(words: list[str] | None = None) -> int:
@@ -163,26 +166,34 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--encrypted", action="store_true", help="with a key for the memories")
     parser.add_argument("--per-memory", type=int, default=32_768, help="bytes of RAM for each")
     parser.add_argument("--out", type=Path, default=Path("build/soak.json"))
-    given = parser.parse_args(words)
+    arguments = parser.parse_args(words)
     if not Path("/proc/self/statm").exists():
         parser.error("this system has no /proc: threads and files cannot be counted here")
-    key = Key(os.urandom(32)) if given.encrypted else None
+    key = Key(os.urandom(32)) if arguments.encrypted else None
     with tempfile.TemporaryDirectory() as folder:
         samples, calls = soak(
-            Path(folder) / "root", seconds=given.minutes * 60, seed=given.seed, key=key
+            Path(folder) / "root", seconds=arguments.minutes * 60, seed=arguments.seed, key=key
         )
-    found = growth(samples, given.per_memory)
-    report = {"settings": vars(given) | {"out": str(given.out)}, "calls": calls, "grew": found}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
+    complaints = growth(samples, arguments.per_memory)
+    report = {
+        "settings": vars(arguments) | {"out": str(arguments.out)},
+        "calls": calls,
+        "grew": complaints,
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     rows = [asdict(sample) for sample in samples]
-    given.out.write_text(json.dumps({**report, "samples": rows}, indent=1) + "\n", encoding="utf-8")
+    arguments.out.write_text(
+        json.dumps({**report, "samples": rows}, indent=1) + "\n", encoding="utf-8"
+    )
     for sample in (samples[len(samples) // 4], samples[-1]):
         print(
             f"after {sample.seconds:,.0f} s: {sample.memories:,} memories, {sample.threads} "
             f"threads, {sample.files} open files, {sample.resident / 2**20:.1f} MiB resident"
         )
-    print(f"{calls:,} calls; grew: {'; '.join(found) or 'nothing'}. All samples: {given.out}.")
-    return 1 if found else 0
+    print(
+        f"{calls:,} calls; grew: {'; '.join(complaints) or 'nothing'}. All samples: {arguments.out}."
+    )
+    return 1 if complaints else 0
 
 
 if __name__ == "__main__":

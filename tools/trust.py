@@ -62,6 +62,7 @@ class Counts:
         self.broken: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count the outcome of a test, and what it recorded."""
         if report.failed:
             self.ended["failed"] += 1
             self.broken.append(f"{report.nodeid} ({report.when})")
@@ -72,19 +73,20 @@ class Counts:
         for name, value in report.user_properties:
             if name == "trust" and isinstance(value, dict):
                 row = dict(value)
-                found = self.rows.setdefault((row.pop("suite"), row.pop("kind")), Counter())
+                counter = self.rows.setdefault((row.pop("suite"), row.pop("kind")), Counter())
                 for column, number in row.items():
-                    found[column] += number
+                    counter[column] += number
 
     def add(self, suites: dict[str, list[dict[str, Any]]]) -> None:
         """Take in what another run counted."""
         for suite, rows in suites.items():
             for row in rows:
-                found = self.rows.setdefault((suite, row["kind"]), Counter())
+                counter = self.rows.setdefault((suite, row["kind"]), Counter())
                 for column in row.keys() - {"kind"}:
-                    found[column] += row[column]
+                    counter[column] += row[column]
 
     def as_dict(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the counts by suite, one row for each kind."""
         suites: dict[str, list[dict[str, Any]]] = {}
         for (suite, kind), row in sorted(self.rows.items()):
             suites.setdefault(suite, []).append({"kind": kind, **row})
@@ -96,9 +98,9 @@ def table(suites: dict[str, list[dict[str, Any]]]) -> str:
     lines = ["| suite | what | tried | broken |", "| --- | --- | ---: | --- |"]
     for suite, rows in suites.items():
         for row in rows:
-            said = [f"{name}: {row[key]}" for key, name in COLUMNS.items() if key in row]
+            counts = [f"{name}: {row[key]}" for key, name in COLUMNS.items() if key in row]
             tried = f"{row['tried']:,}"
-            lines.append(f"| {suite} | {row['kind']} | {tried} | {', '.join(said) or '0'} |")
+            lines.append(f"| {suite} | {row['kind']} | {tried} | {', '.join(counts) or '0'} |")
     return "\n".join(lines)
 
 
@@ -106,7 +108,7 @@ def _into_page(page: Path, reports: Sequence[dict[str, Any]]) -> None:
     text = page.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    parts = [_said(report) for report in reports]
+    parts = [_summary(report) for report in reports]
     every = Counts()
     for report in reports:
         every.add(report["suites"])
@@ -115,7 +117,7 @@ def _into_page(page: Path, reports: Sequence[dict[str, Any]]) -> None:
     page.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}", encoding="utf-8")
 
 
-def _said(report: dict[str, Any]) -> str:
+def _summary(report: dict[str, Any]) -> str:
     tests, used = report["tests"], report["settings"]
     words = " ".join([*report.get("run", report["suites"]), "--places", str(used["places"])])
     early = "" if report.get("complete") else " It was stopped before its end."
@@ -137,21 +139,23 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("build/trust.json"))
     parser.add_argument("--page", type=Path, help="a page whose figures are replaced")
     parser.add_argument("--from", nargs="+", type=Path, dest="reports", help="run nothing")
-    given = parser.parse_args(words)
-    if given.reports is not None and given.page is None:
+    arguments = parser.parse_args(words)
+    if arguments.reports is not None and arguments.page is None:
         parser.error("--from needs --page")
-    if unknown := {name for name in given.suites if name not in SUITES and not Path(name).exists()}:
+    if unknown := {
+        name for name in arguments.suites if name not in SUITES and not Path(name).exists()
+    }:
         parser.error(f"there is no suite {sorted(unknown)}: use {', '.join(SUITES)}")
-    if given.reports is not None:
-        reports = [json.loads(path.read_text(encoding="utf-8")) for path in given.reports]
+    if arguments.reports is not None:
+        reports = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.reports]
         if broken := [test for report in reports for test in report["broken"]]:
             parser.error(f"these reports hold broken promises: {broken}")
-        _into_page(given.page, reports)
+        _into_page(arguments.page, reports)
         return 0
-    os.environ["TEMPLORA_PLACES"] = str(given.places)
-    os.environ["TEMPLORA_EXAMPLES"] = str(given.examples)
-    os.environ["TEMPLORA_SEED"] = str(given.seed)
-    paths = [path for suite in given.suites or SUITES for path in SUITES.get(suite, [suite])]
+    os.environ["TEMPLORA_PLACES"] = str(arguments.places)
+    os.environ["TEMPLORA_EXAMPLES"] = str(arguments.examples)
+    os.environ["TEMPLORA_SEED"] = str(arguments.seed)
+    paths = [path for suite in arguments.suites or SUITES for path in SUITES.get(suite, [suite])]
     counts, began = Counts(), time.monotonic()
     # thousands of places take longer than one test may
     code = pytest.main(["-q", "--timeout=0", "--no-header", *paths], plugins=[counts])
@@ -160,19 +164,23 @@ def main(words: list[str] | None = None) -> int:
         "python": platform.python_version(),
         "system": platform.platform(),
         "complete": code in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED},
-        "run": given.suites,
-        "settings": {"places": given.places, "examples": given.examples, "seed": given.seed},
+        "run": arguments.suites,
+        "settings": {
+            "places": arguments.places,
+            "examples": arguments.examples,
+            "seed": arguments.seed,
+        },
         "seconds": round(time.monotonic() - began, 1),
         "tests": dict(counts.ended),
         "broken": counts.broken,
         "suites": counts.as_dict(),
     }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(table(report["suites"]))
-    print(f"The whole report is in {given.out}.")
-    if given.page is not None and code == 0:
-        _into_page(given.page, [report])
+    print(f"The whole report is in {arguments.out}.")
+    if arguments.page is not None and code == 0:
+        _into_page(arguments.page, [report])
     return int(code)
 
 

@@ -28,7 +28,7 @@ def test_the_character_has_at_least_twelve_facts_and_each_stands_in_the_bio(char
     told = character.bio().lower()
     for fact in character.FACTS:
         assert fact.answer.lower().removeprefix("to ") in told
-        assert fact.answer.lower().split()[-1] in fact.said.lower()
+        assert fact.answer.lower().split()[-1] in fact.sentence.lower()
 
 
 def test_the_conversation_is_long_deterministic_and_never_repeats_a_day(character):

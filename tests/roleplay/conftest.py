@@ -3,8 +3,8 @@ import itertools
 import pytest
 
 from templora_memory import ParametricMemory, Policy
-from templora_memory.apps.roleplay import _bundled
-from templora_memory.apps.roleplay._studio import Studio
+from templora_memory.apps.roleplay import bundled_characters
+from templora_memory.apps.roleplay.studio import Studio
 from templora_memory.importers import Character
 from templora_memory.stores import DirectoryStore
 from templora_memory.testing import FakeBackend
@@ -58,9 +58,9 @@ def absorbed(studio):
 
     def make(visitor, name="orla_fernwick", bio=None):
         if bio is None:
-            actor = _bundled.actor(name)
+            actor = bundled_characters.actor(name)
         else:
-            actor = _bundled.from_character(Character(name=name, description=bio))
+            actor = bundled_characters.from_character(Character(name=name, description=bio))
         studio.add(visitor, actor)
         list(studio.base_probes(actor))
         list(studio.absorb(visitor, actor, documents_of(actor), "its bio"))

@@ -21,13 +21,13 @@ from templora_memory.testing import FakeBackend
 
 with ParametricMemory(FakeBackend(context=400), DirectoryStore(sys.argv[1] + "/m")) as memory:
     app = build_app(memory, home=sys.argv[1] + "/home", grace=1000)
-    from templora_memory.apps.roleplay._guard import guarded
+    from templora_memory.apps.roleplay.error_toasts import with_error_toasts
 
     def boom():
         raise KeyError("secret inside")
 
     try:
-        guarded(boom)()
+        with_error_toasts(boom)()
     except Exception as error:
         toast = error.message
     options = launch_options()
@@ -91,20 +91,3 @@ def test_every_control_has_a_label(page):
 def test_unknown_errors_show_no_inside(page):
     assert "secret" not in page["toast"]
     assert "reference" in page["toast"]
-
-
-def test_another_address_needs_a_password(capsys):
-    from templora_memory.apps.roleplay._serve import main  # noqa: PLC0415
-
-    with pytest.raises(SystemExit) as caught:
-        main(["--host", "0.0.0.0"])  # noqa: S104  # refused
-    assert caught.value.code == 2
-    assert "--auth" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["--auth", "name"])
-
-
-def test_the_command_line_finds_the_page_in_a_checkout():
-    from templora_memory.cli._demo import find_demo  # noqa: PLC0415
-
-    assert find_demo().__module__ == "templora_memory.apps.roleplay._serve"

@@ -15,10 +15,10 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, Literal, cast
 
 from langchain.agents import create_agent
 from langchain.agents.middleware import (
@@ -28,10 +28,18 @@ from langchain.agents.middleware import (
     wrap_model_call,
 )
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import BaseMessage, HumanMessage, trim_messages
+from langchain_core.messages import (
+    AnyMessage,
+    BaseMessage,
+    HumanMessage,
+    MessageLikeRepresentation,
+    convert_to_messages,
+    trim_messages,
+)
 from langchain_core.outputs import LLMResult
 from langgraph.checkpoint.memory import InMemorySaver
 from templora_memory import Message, ParametricMemory, Policy
+from templora_memory.models import TINY
 
 from langchain_templora import ChatTempLora
 from langchain_templora.middleware import ParametricMemoryMiddleware, thread_memory_id
@@ -45,8 +53,8 @@ _SKIES = ("grey", "bright", "red at sunrise", "white with fog", "full of gulls",
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
-def told(number: int, rng: Random) -> str:
-    """What the user tells of one day; no day comes twice."""
+def day_sentence(number: int, rng: Random) -> str:
+    """Return the user's sentence about one day; no day comes twice."""
     day, week = _DAYS[number % 7], number // 7 + 1
     return (
         f"On {day} of week {week} I {rng.choice(_DOING)} {rng.choice(_THINGS)}, and the sky was "
@@ -55,6 +63,7 @@ def told(number: int, rng: Random) -> str:
 
 
 def asked(number: int) -> str:
+    """Return the question about a day."""
     return f"What did I do on {_DAYS[number % 7]} of week {number // 7 + 1}?"
 
 
@@ -67,6 +76,7 @@ class Meter(BaseCallbackHandler):
     completion: int = 0
 
     def on_llm_end(self, response: LLMResult, **_: Any) -> None:
+        """Add up the tokens of a call of the model."""
         message: Any = response.generations[0][0]
         used = message.message.usage_metadata or {}
         self.calls += 1
@@ -91,10 +101,10 @@ def newest_that_fit(model: ChatTempLora, tokens: int) -> AgentMiddleware[Any, An
 
     @wrap_model_call
     def trimmed(request: ModelRequest[Any], handler: Callable[..., Any]) -> Any:
-        kept = trim_messages(
+        trimmed_messages = trim_messages(
             request.messages, max_tokens=tokens, token_counter=model, start_on="human"
         )
-        return handler(request.override(messages=kept))
+        return handler(request.override(messages=cast("list[AnyMessage]", trimmed_messages)))
 
     return trimmed
 
@@ -155,51 +165,54 @@ def quarters(values: list[float]) -> float:
 
 
 def main() -> None:
+    """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
-    )
+    parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
     parser.add_argument("--turns", type=int, default=200)
     parser.add_argument("--window", type=int, default=1024, help="tokens of prompt and reply")
     parser.add_argument("--reply", type=int, default=32, help="most tokens of a reply")
-    given = parser.parse_args()
-    policy = Policy(window=given.window)
+    arguments = parser.parse_args()
+    policy = Policy(window=arguments.window)
     with (
         tempfile.TemporaryDirectory() as folder,
-        ParametricMemory.from_pretrained(given.model, root=folder, policy=policy) as memory,
+        ParametricMemory.from_pretrained(arguments.model, root=folder, policy=policy) as memory,
     ):
-        model = ChatTempLora(model=given.model, memory=memory, max_tokens=given.reply)
-        half, keep = ("tokens", given.window // 2), ("tokens", given.window // 4)
-        count = model.get_num_tokens_from_messages
+        model = ChatTempLora(model=arguments.model, memory=memory, max_tokens=arguments.reply)
+        half: tuple[Literal["tokens"], int] = ("tokens", arguments.window // 2)
+        keep: tuple[Literal["tokens"], int] = ("tokens", arguments.window // 4)
+
+        def count(messages: Iterable[MessageLikeRepresentation]) -> int:
+            return model.get_num_tokens_from_messages(convert_to_messages(messages))
+
         arms = [
             Arm("memory", [ParametricMemoryMiddleware(memory, trigger=half, keep=keep)]),
             Arm(
                 "summary",
                 [
                     SummarizationMiddleware(
-                        model.model_copy(update={"max_tokens": given.window // 8}),
+                        model.model_copy(update={"max_tokens": arguments.window // 8}),
                         trigger=half,
                         keep=keep,
                         token_counter=count,
                         summary_prompt="Sum up what was said:\n{messages}",
-                        trim_tokens_to_summarize=given.window // 2,
+                        trim_tokens_to_summarize=arguments.window // 2,
                     )
                 ],
             ),
-            Arm("neither", [newest_that_fit(model, given.window // 2)]),
+            Arm("neither", [newest_that_fit(model, arguments.window // 2)]),
         ]
         rng, other = Random(7), Random(8)  # noqa: S311  # the same everywhere, not secret
-        said = [told(number, rng) for number in range(given.turns)]
-        unsaid = [told(number, other) for number in range(given.turns)]
+        said = [day_sentence(number, rng) for number in range(arguments.turns)]
+        unsaid = [day_sentence(number, other) for number in range(arguments.turns)]
         for arm in arms:
             converse(arm, model, said)
         status = memory.status(thread_memory_id(THREAD))
-        print(f"\n{given.turns} turns, window {given.window}; learned: ", end="")
+        print(f"\n{arguments.turns} turns, window {arguments.window}; learned: ", end="")
         print(f"{status.absorbed_messages} messages, {status.absorbed_tokens} tokens\n")
         print("| | memory | summary | neither |\n| --- | --- | --- | --- |")
         base = sum(arms[0].seconds)
         # only days that left every prompt: the newest half of the window's worth of turns is out
-        gone = status.absorbed_messages // 2 - given.window // 32
+        gone = status.absorbed_messages // 2 - arguments.window // 32
         spread = [max(0, gone) * step // PROBES for step in range(PROBES)]
         days = [day for day in dict.fromkeys(spread) if said[day] != unsaid[day]]
         facts = [likelihood(memory, arm, days, said, learned=arm.name == "memory") for arm in arms]

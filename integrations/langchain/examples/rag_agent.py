@@ -22,6 +22,7 @@ from langchain_core.tools import create_retriever_tool
 from langgraph.checkpoint.memory import InMemorySaver
 from templora_memory import ParametricMemory
 from templora_memory.errors import UnknownMemory
+from templora_memory.models import TINY
 
 from langchain_templora import ChatTempLora
 from langchain_templora.middleware import ParametricMemoryMiddleware, thread_memory_id
@@ -60,18 +61,17 @@ def make_agent(model: ChatTempLora, *, tool: bool, keep: int = 2) -> Any:
 
 
 def main() -> None:
+    """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
-    )
+    parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
     parser.add_argument("--tool", action="store_true", help="offer the retriever as a tool too")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
-        ParametricMemory.from_pretrained(given.model, root=folder) as memory,
+        ParametricMemory.from_pretrained(arguments.model, root=folder) as memory,
     ):
-        model = ChatTempLora(model=given.model, memory=memory, max_tokens=48)
-        agent = make_agent(model, tool=given.tool)
+        model = ChatTempLora(model=arguments.model, memory=memory, max_tokens=48)
+        agent = make_agent(model, tool=arguments.tool)
         config: Any = {"configurable": {"thread_id": THREAD}}
         for text in SAID:
             state = agent.invoke({"messages": [HumanMessage(text)]}, config)

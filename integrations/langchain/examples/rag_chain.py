@@ -17,6 +17,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnablePassthrough
 from templora_memory import ParametricMemory
+from templora_memory.models import TINY
 
 from langchain_templora import ChatTempLora
 
@@ -31,6 +32,7 @@ PROMPT = ChatPromptTemplate.from_messages(
 
 
 def join(documents: Sequence[Document]) -> str:
+    """Return the texts of the documents as one."""
     return "\n".join(document.page_content for document in documents)
 
 
@@ -44,10 +46,9 @@ def make_chain(model: ChatTempLora) -> Runnable[str, str]:
 
 
 def main() -> None:
+    """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--model", default="templora/tiny", help="a name, a hub id, a folder or a .gguf file"
-    )
+    parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
     parser.add_argument("--root", help="folder of the memories; default: a temporary one")
     given = parser.parse_args()
     with (

@@ -1,4 +1,4 @@
-"""What a memory has learned of a LangChain conversation, and teaching it more.
+"""The learned part of a LangChain conversation, and how a memory is taught more.
 
 `OneConversation` is a memory of one conversation: the revision is found by the beginning that the
 conversation shares with what was learned, so forks and edits get the memory of their own past.
@@ -27,7 +27,7 @@ _POLL = 0.2  # seconds
 
 
 def default_include(message: BaseMessage) -> str | None:
-    """What is learned of a message: the text of human and AI messages."""
+    """Return the text of a message that is learned: all of it."""
     return str(message.text)
 
 
@@ -40,10 +40,10 @@ class Known:
 
 
 class Scope(Protocol):
-    """How one memory relates to conversations."""
+    """The relation of one memory to conversations: one of them, or many."""
 
     def known(self, memory_id: str, messages: Sequence[BaseMessage]) -> Known:
-        """How much of a conversation the memory has learned; never its newest exchange."""
+        """Return how much of a conversation the memory has learned; never its newest exchange."""
         ...
 
     def learn(self, memory_id: str, messages: Sequence[BaseMessage], end: int) -> Job | None:
@@ -52,7 +52,7 @@ class Scope(Protocol):
 
 
 class Teacher:
-    """What both scopes share: the service, and what of a message is learned."""
+    """The part that both scopes share: the service, and the texts that are learned."""
 
     def __init__(
         self, service: ParametricMemory, include: Include, *, base: str | None = None
@@ -66,9 +66,9 @@ class Teacher:
         parts = as_parts(message)
         if self._include is default_include:
             return parts
-        said = self._include(message) or ""
+        text = self._include(message) or ""
         return tuple(
-            Message(part.role, said, part.name) if part.role in {"user", "assistant"} else part
+            Message(part.role, text, part.name) if part.role in {"user", "assistant"} else part
             for part in parts
         )
 
@@ -83,7 +83,7 @@ class Teacher:
             self.service.open(memory_id)
 
     def exists(self, memory_id: str) -> bool:
-        """Whether there is such a memory; one on top of a base memory is made on the way."""
+        """Return whether there is such a memory; one on top of a base memory is made on the way."""
         try:
             self.service.head(memory_id)
         except UnknownMemory:
@@ -100,6 +100,7 @@ class OneConversation:
         self._teacher = teacher
 
     def known(self, memory_id: str, messages: Sequence[BaseMessage]) -> Known:
+        """Return how many messages of the conversation the memory has learned."""
         teacher, limit = self._teacher, newest_exchange(messages)
         if not teacher.exists(memory_id):
             return Known(0, None)
@@ -113,6 +114,7 @@ class OneConversation:
         return Known(count, covered.revision.name if covered.revision else None)
 
     def learn(self, memory_id: str, messages: Sequence[BaseMessage], end: int) -> Job | None:
+        """Begin to learn the conversation up to `end`; None if there is nothing to learn."""
         teacher = self._teacher
         new = teacher.body(messages[self.known(memory_id, messages).messages : end])
         if not _teaches(new):
@@ -130,6 +132,7 @@ class ManyConversations:
         self._writers: dict[str, threading.Lock] = {}
 
     def known(self, memory_id: str, messages: Sequence[BaseMessage]) -> Known:
+        """Return how many messages of this conversation stand in the newest revision."""
         teacher = self._teacher
         if not teacher.exists(memory_id):
             return Known(0, None)
@@ -142,6 +145,7 @@ class ManyConversations:
         return Known(count, head)
 
     def learn(self, memory_id: str, messages: Sequence[BaseMessage], end: int) -> Job | None:
+        """Begin to learn the turns that no conversation has taught yet; None if there are none."""
         teacher = self._teacher
         teacher.make(memory_id)
         with self._writer(memory_id):  # the next one goes on from what this one will have learned
@@ -160,10 +164,10 @@ class ManyConversations:
         head = service.head(memory_id)
         if head is None:
             return None, set()
-        told = service.transcript(memory_id).messages[: head.messages]
-        starts = [i for i, message in enumerate(told) if message.role == "user" and i]
-        edges = [0, *starts, len(told)]
-        turns = (told[begin:end] for begin, end in pairwise(edges))
+        messages = service.transcript(memory_id).messages[: head.messages]
+        starts = [i for i, message in enumerate(messages) if message.role == "user" and i]
+        edges = [0, *starts, len(messages)]
+        turns = (messages[begin:end] for begin, end in pairwise(edges))
         return head.name, set(turns)
 
     @contextmanager
@@ -175,7 +179,7 @@ class ManyConversations:
 
 
 def busy(service: ParametricMemory, memory_id: str) -> bool:
-    """Whether a memory is learning in this process."""
+    """Return whether a memory is learning in this process."""
     try:
         return service.status(memory_id).jobs > 0
     except UnknownMemory:

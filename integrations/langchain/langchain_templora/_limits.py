@@ -24,7 +24,7 @@ _KINDS = ("tokens", "messages", "fraction")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class LearningLimits:
     """When to learn, and how much stays.
 
     Args:
@@ -37,7 +37,7 @@ class Limits:
 
     @classmethod
     def of(cls, trigger: Trigger, keep: ContextSize) -> Self:
-        """Limits from the forms that `SummarizationMiddleware` takes.
+        """LearningLimits from the forms that `SummarizationMiddleware` takes.
 
         A tuple is one number, a mapping several that must all be reached, a list of these means
         any of them.
@@ -55,7 +55,7 @@ class Limits:
         return cls(clauses, (kind, value))  # type: ignore[arg-type]  # checked just now
 
     def due(self, rest: Sequence[BaseMessage], count: TokenCounter, window: int) -> bool:
-        """Whether the messages that still stand in the prompt reach one of the limits."""
+        """Return whether the messages that still stand in the prompt reach one of the limits."""
         tokens: int | None = None
         for clause in self.clauses:
             reached = True

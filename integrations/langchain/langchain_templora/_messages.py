@@ -7,7 +7,6 @@ learns; tool calls and tool results are part of it, but are never learned.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from langchain_core.messages import (
@@ -20,6 +19,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 from templora_memory import Message
+from templora_memory.tool_calls import format_call
 
 _SILENT = frozenset(  # blocks that repeat what stands elsewhere, or that a model thought to itself
     {
@@ -58,14 +58,7 @@ def text_of(message: BaseMessage) -> str:
 
 def call_text(message: AIMessage) -> str:
     """The tool calls of a message as the model writes them."""
-    return "\n".join(
-        "<tool_call>\n"
-        + json.dumps(
-            {"name": call["name"], "arguments": call["args"]}, ensure_ascii=False, default=str
-        )
-        + "\n</tool_call>"
-        for call in message.tool_calls
-    )
+    return "\n".join(format_call(call["name"], call["args"]) for call in message.tool_calls)
 
 
 def as_parts(message: BaseMessage) -> tuple[Message, ...]:
@@ -83,8 +76,8 @@ def as_parts(message: BaseMessage) -> tuple[Message, ...]:
         case AIMessage(tool_calls=[]):
             return (Message("assistant", text, message.name),)
         case AIMessage():
-            said = (Message("assistant", text, message.name),) if text.strip() else ()
-            return (*said, Message("call", call_text(message)))
+            spoken = (Message("assistant", text, message.name),) if text.strip() else ()
+            return (*spoken, Message("call", call_text(message)))
         case ToolMessage() | FunctionMessage():
             return (Message("tool", text),)
         case ChatMessage(role="system" | "user" | "assistant" as role):

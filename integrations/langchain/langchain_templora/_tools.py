@@ -1,8 +1,8 @@
 """Tools for a model that only reads and writes text.
 
-Bound tools are described in the system message; a call is JSON between <tool_call> marks, the
-format that Hermes and Qwen models are trained on. A forced call follows a JSON schema instead, so
-that any model, however small, makes a valid one.
+Bound tools are described in the system message, and calls are read from the answer, as
+`templora_memory.tool_calls` says. A forced call follows a JSON schema instead, so that any model,
+however small, makes a valid one.
 """
 
 from __future__ import annotations
@@ -15,10 +15,17 @@ from typing import Any
 
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 from langchain_core.utils.json_schema import dereference_refs
+from templora_memory.tool_calls import (
+    CLOSE_TAG,
+    OPEN_TAG,
+    TaggedText,
+    ToolCallSplitter,
+    describe_tools,
+    parse_calls,
+)
 
 SAFE = 2**53 - 1
 """The largest integer that every JSON reader takes exactly (RFC 8259)."""
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +42,19 @@ class ToolPlan:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names of the tools."""
         return tuple(tool["function"]["name"] for tool in self.tools)
 
     def describe(self, template: str | None) -> str:
-        """What the system message says; `template` is the wording of the model's chat template."""
+        """Return the text for the system message; `template` is that of the chat template."""
         if not self.tools:
             return ""
-        told = template or "\n".join(
-            [
-                "You can call these tools:",
-                "<tools>",
-                *(json.dumps(tool["function"], ensure_ascii=False) for tool in self.tools),
-                "</tools>",
-                "To call one, answer with its name and its arguments in this form:",
-                f'{OPEN}\n{{"name": "...", "arguments": {{...}}}}\n{CLOSE}',
-            ]
-        )
+        description = template or describe_tools(self.tools)
         if not self.forced:
-            return told
-        return f"{told}\nNow call {' or '.join(self.forced)}: answer with the JSON of the call."
+            return description
+        return (
+            f"{description}\nNow call {' or '.join(self.forced)}: answer with the JSON of the call."
+        )
 
     def schema(self, characters: int) -> str | None:
         """The JSON schema of a forced call; texts without a limit get this many characters."""
@@ -76,7 +77,7 @@ class ToolPlan:
 
 
 def plan(tools: Sequence[Mapping[str, Any]] | None, choice: object) -> ToolPlan:
-    """What `tools` and `tool_choice` of a call ask for.
+    """Return the plan that `tools` and `tool_choice` of a call ask for.
 
     Choices: None, "auto", "none", "any", "required", True, False, a name, or OpenAI's
     ``{"type": "function", "function": {"name": ...}}``.
@@ -84,20 +85,20 @@ def plan(tools: Sequence[Mapping[str, Any]] | None, choice: object) -> ToolPlan:
     Raises:
         ValueError: a choice that is none of these, names no bound tool, or has no tools.
     """
-    given = tuple(tools or ())
-    names = tuple(tool["function"]["name"] for tool in given)
+    bound_tools = tuple(tools or ())
+    names = tuple(tool["function"]["name"] for tool in bound_tools)
     if isinstance(choice, Mapping):
         named = choice.get("function", choice)
         choice = named.get("name") if isinstance(named, Mapping) else choice
     match choice:
         case None | False | "auto":
-            return ToolPlan(given)
+            return ToolPlan(bound_tools)
         case "none":
             return ToolPlan()
-        case True | "any" | "required" if given:
-            return ToolPlan(given, names)
+        case True | "any" | "required" if bound_tools:
+            return ToolPlan(bound_tools, names)
         case str() if choice in names:
-            return ToolPlan(given, (choice,))
+            return ToolPlan(bound_tools, (choice,))
         case _:
             raise ValueError(
                 f"tool_choice is {choice!r}: use 'auto', 'any', 'none' or the name of a bound "
@@ -122,7 +123,7 @@ def _bounded(schema: Any, characters: int) -> Any:
         return [_bounded(item, characters) for item in schema]
     if not isinstance(schema, Mapping):
         return schema
-    found = {
+    limited = {
         key: value
         if key in {"const", "enum", "default", "examples", "required"}
         else _named(value, characters)
@@ -131,17 +132,17 @@ def _bounded(schema: Any, characters: int) -> Any:
         for key, value in schema.items()
         if key not in {"$defs", "definitions", "title", "description", "strict"}
     }
-    if "properties" in found:
-        found.setdefault("additionalProperties", False)
-    free = not {"enum", "const", "pattern", "format"} & set(found)
-    if found.get("type") == "string" and free:
-        found.setdefault("maxLength", max(characters, int(found.get("minLength", 0))))
-    if found.get("type") == "integer" and not {"enum", "const"} & set(found):
-        if not {"minimum", "exclusiveMinimum"} & set(found):
-            found["minimum"] = min(-SAFE, int(found.get("maximum", 0)))
-        if not {"maximum", "exclusiveMaximum"} & set(found):
-            found["maximum"] = max(SAFE, int(found.get("minimum", 0)))
-    return found
+    if "properties" in limited:
+        limited.setdefault("additionalProperties", False)
+    free = not {"enum", "const", "pattern", "format"} & set(limited)
+    if limited.get("type") == "string" and free:
+        limited.setdefault("maxLength", max(characters, int(limited.get("minLength", 0))))
+    if limited.get("type") == "integer" and not {"enum", "const"} & set(limited):
+        if not {"minimum", "exclusiveMinimum"} & set(limited):
+            limited["minimum"] = min(-SAFE, int(limited.get("maximum", 0)))
+        if not {"maximum", "exclusiveMaximum"} & set(limited):
+            limited["maximum"] = max(SAFE, int(limited.get("minimum", 0)))
+    return limited
 
 
 def _named(properties: Any, characters: int) -> Any:
@@ -150,93 +151,59 @@ def _named(properties: Any, characters: int) -> Any:
 
 
 class ToolReader:
-    """Splits an answer, as it comes, into text and tool calls.
+    """Splits an answer, as it comes, into text and LangChain's tool call chunks.
 
     What may be the beginning of a call is held back until it is clear what it is.
     """
 
     def __init__(self, tools: ToolPlan) -> None:
         self._plan = tools
-        self._buffer = ""
-        self._inside = False  # after <tool_call>
-        self._said = False  # whether text was given out
-        self._count = 0
+        self._splitter = ToolCallSplitter()
+        self._held = ""  # an answer that may be a call as a whole
+        self._has_text = False  # whether text was given out
+        self._count = 0  # calls given out
 
     def feed(self, piece: str) -> Iterator[str | ToolCallChunk]:
-        """Take in a piece of text; gives out what is certain by now."""
+        """Take in a piece of text, and yield what is certain by now."""
         if not self._plan.tools:
             yield piece
             return
-        self._buffer += piece
+        self._held += piece
         if not self._plan.forced and not self._bare():
-            yield from self._split()
-
-    def _split(self) -> Iterator[str | ToolCallChunk]:
-        while True:
-            before, mark, rest = self._buffer.partition(CLOSE if self._inside else OPEN)
-            if not mark:
-                break
-            self._buffer = rest
-            if self._inside:
-                yield self._call(before)
-            else:
-                yield from self._text(before)
-            self._inside = not self._inside
-        if not self._inside:
-            known = len(self._buffer) - _overlap(self._buffer, OPEN)
-            text, self._buffer = self._buffer[:known], self._buffer[known:]
-            yield from self._text(text)
+            held, self._held = self._held, ""
+            yield from self._chunks(self._splitter.feed(held))
 
     def finish(self) -> Iterator[str | ToolCallChunk]:
-        """The rest, once the answer has ended."""
-        bare = self._bare() and _parsed(self._buffer, self._plan.names) is not None
-        if bare or (self._plan.forced and self._buffer.strip()):
-            yield self._call(self._buffer)
+        """Yield the rest, once the answer has ended."""
+        bare = self._bare() and bool(parse_calls(self._held, self._plan.names))
+        if bare or (self._plan.forced and self._held.strip()):
+            yield self._call(self._held)
             return
-        yield from self._split()
-        if self._inside:
-            yield self._call(self._buffer)
-        else:
-            yield from self._text(self._buffer)
+        yield from self._chunks(self._splitter.feed(self._held))
+        yield from self._chunks(self._splitter.finish())
 
-    def _text(self, text: str) -> Iterator[str]:
-        if self._count and not text.strip():
-            return  # line ends between calls
-        if text:
-            self._said = self._said or bool(text.strip())
-            yield text
+    def _chunks(self, parts: Iterator[str | TaggedText]) -> Iterator[str | ToolCallChunk]:
+        for part in parts:
+            if isinstance(part, TaggedText):
+                yield self._call(part.body)
+            elif part.strip() or not self._count:  # no line ends between calls
+                self._has_text = self._has_text or bool(part.strip())
+                yield part
 
     def _bare(self) -> bool:
-        """Whether the answer begins like a JSON object: some models call without marks."""
-        begun = self._said or self._count or self._inside
-        return not begun and self._buffer.lstrip().startswith("{")
+        """Return whether the answer begins like a JSON object: some models call without tags."""
+        started = self._has_text or self._count or self._splitter.holding
+        return not started and self._held.lstrip().startswith("{")
 
     def _call(self, body: str) -> ToolCallChunk:
-        body = body.replace(OPEN, "").replace(CLOSE, "").strip()
-        found = _parsed(body, self._plan.names)
+        body = body.replace(OPEN_TAG, "").replace(CLOSE_TAG, "").strip()
+        calls = parse_calls(body, self._plan.names)
+        call = calls[0] if len(calls) == 1 else None
         self._count += 1
         return tool_call_chunk(
-            name=found[0] if found else None,
+            name=call.name if call else None,
             # a text instead of arguments, so that LangChain takes the call for an invalid one
-            args=json.dumps(found[1] if found else body, ensure_ascii=False),
+            args=json.dumps(call.arguments if call else body, ensure_ascii=False),
             id=f"call_{uuid.uuid4().hex}",
             index=self._count - 1,
         )
-
-
-def _parsed(body: str, names: Sequence[str]) -> tuple[str, dict[str, Any]] | None:
-    """Name and arguments of a call; None if this is none of a bound tool."""
-    try:
-        value = json.loads(body)
-    except ValueError:
-        return None
-    if not isinstance(value, dict) or value.get("name") not in names:
-        return None
-    arguments = value.get("arguments", value.get("parameters", {}))
-    return (value["name"], arguments) if isinstance(arguments, dict) else None
-
-
-def _overlap(text: str, mark: str) -> int:
-    """Length of the longest end of `text` that begins `mark`."""
-    sizes = range(min(len(text), len(mark) - 1), 0, -1)
-    return next((size for size in sizes if text.endswith(mark[:size])), 0)

@@ -9,7 +9,6 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterator,
-    Mapping,
     Sequence,
 )
 from contextlib import aclosing
@@ -49,6 +48,8 @@ from templora_memory import (
     Sampling,
 )
 from templora_memory.errors import PromptTooLong, UnknownMemory
+from templora_memory.models import TINY
+from templora_memory.tool_calls import template_description
 
 from langchain_templora._bridge import pieces
 from langchain_templora._messages import as_history
@@ -75,11 +76,6 @@ class ContextOverflow(ContextOverflowError, PromptTooLong):
 @runtime_checkable
 class _KnowsTokens(Protocol):
     def token_ids(self, text: str) -> list[int]: ...
-
-
-@runtime_checkable
-class _KnowsTools(Protocol):
-    def tools_text(self, tools: Sequence[Mapping[str, Any]]) -> str | None: ...
 
 
 class ChatTempLora(BaseChatModel):
@@ -118,7 +114,7 @@ class ChatTempLora(BaseChatModel):
         templora_memory.errors.TemploraError: whatever the core reports.
     """
 
-    model: str = Field(default="templora/tiny", alias="model_name")
+    model: str = Field(default=TINY, validation_alias="model_name")  # or `model`
     memory: ParametricMemory = Field(default=None, exclude=True, repr=False)  # type: ignore[assignment]  # the validator fills it in
     root: str | None = Field(default=None, exclude=True)
     memory_id: str | None = None
@@ -131,7 +127,7 @@ class ChatTempLora(BaseChatModel):
     repetition_penalty: float | None = None
     seed: int | None = None
     max_tokens: int | None = None
-    stop: list[str] | None = Field(default=None, alias="stop_sequences")
+    stop: list[str] | None = Field(default=None, validation_alias="stop_sequences")  # or `stop`
     streaming: bool = False
 
     model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True)
@@ -141,7 +137,7 @@ class ChatTempLora(BaseChatModel):
     def _make_templora_service(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("memory") is not None:
             return values
-        model: str = values.get("model") or values.get("model_name") or "templora/tiny"
+        model: str = values.get("model") or values.get("model_name") or TINY
         # construction is free: the model loads when it is first needed
         service = ParametricMemory.from_pretrained(model, root=values.get("root"))
         return {**values, "memory": service}
@@ -158,8 +154,8 @@ class ChatTempLora(BaseChatModel):
 
     @classmethod
     def from_model_id(cls, model_id: str, **settings: Any) -> Self:
-        """A model by its Hugging Face id, folder, or "templora/tiny"."""
-        return cls(model_name=model_id, **settings)
+        """Return a model by its Hugging Face id, folder, or "templora/tiny"."""
+        return cls(model=model_id, **settings)
 
     def with_memory(self, memory_id: str | None, revision: str | None = None) -> Self:
         """The same model and service, with another memory: a chat model, unlike ``bind``.
@@ -208,8 +204,8 @@ class ChatTempLora(BaseChatModel):
         )
         if (temperature := kwargs.get("temperature", self.temperature)) is not None:
             params["ls_temperature"] = temperature
-        if (most := kwargs.get("max_tokens", self.max_tokens)) is not None:
-            params["ls_max_tokens"] = most
+        if (max_tokens := kwargs.get("max_tokens", self.max_tokens)) is not None:
+            params["ls_max_tokens"] = max_tokens
         if ends := stop or self.stop:
             params["ls_stop"] = ends
         return params
@@ -245,7 +241,7 @@ class ChatTempLora(BaseChatModel):
         return backend.token_ids(text)
 
     def get_num_tokens(self, text: str) -> int:
-        """How many tokens of the model a text has."""
+        """Return the number of tokens of a text."""
         if self.custom_get_token_ids is None and not isinstance(self.memory.backend, _KnowsTokens):
             return len(self.memory.backend.split(text, 1))
         return len(self.get_token_ids(text))
@@ -256,16 +252,13 @@ class ChatTempLora(BaseChatModel):
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
     ) -> int:
         """Exact tokens of the prompt that these messages and tools make, nothing absorbed."""
-        told = self._told(ToolPlan(tuple(map(convert_to_openai_tool, tools or ()))))
-        system = (Message("system", told),) if told else ()
+        tools_text = self._tools_text(ToolPlan(tuple(map(convert_to_openai_tool, tools or ()))))
+        system = (Message("system", tools_text),) if tools_text else ()
         return self.memory.backend.count((*system, *as_history(messages)))
 
-    def _told(self, tools: ToolPlan) -> str:
-        backend = self.memory.backend
-        own = None
-        if tools.tools and isinstance(backend, _KnowsTools):
-            own = backend.tools_text(tools.tools)
-        return tools.describe(own)
+    def _tools_text(self, tools: ToolPlan) -> str:
+        template = template_description(tools.tools, self.memory.backend) if tools.tools else None
+        return tools.describe(template)
 
     # --- tools and structured output --------------------------------------------------------------
 
@@ -284,11 +277,11 @@ class ChatTempLora(BaseChatModel):
         Raises:
             ValueError: an unknown choice.
         """
-        given = [convert_to_openai_tool(tool) for tool in tools]
-        plan(given, tool_choice)  # refuse a wrong choice here, not at the first call
+        openai_tools = [convert_to_openai_tool(tool) for tool in tools]
+        plan(openai_tools, tool_choice)  # refuse a wrong choice here, not at the first call
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
-        return self.bind(tools=given, **kwargs)
+        return self.bind(tools=openai_tools, **kwargs)
 
     def with_structured_output(
         self,
@@ -317,8 +310,8 @@ class ChatTempLora(BaseChatModel):
         """
         kwargs.pop("strict", None)
         if method == "function_calling":
-            made = super().with_structured_output(schema, include_raw=include_raw, **kwargs)
-            return made if include_raw else made | RunnableLambda(_there)
+            chain = super().with_structured_output(schema, include_raw=include_raw, **kwargs)
+            return chain if include_raw else chain | RunnableLambda(_there)
         if method not in {"json_schema", "json_mode"} or kwargs:
             raise ValueError(
                 f"Received method={method!r} and {kwargs}: the methods are 'function_calling', "
@@ -348,8 +341,8 @@ class ChatTempLora(BaseChatModel):
         if "memory_id" in kwargs:
             memory_id = kwargs["memory_id"]
         else:
-            found = (configurable.get(key) for key in self.memory_id_keys)
-            memory_id = next((value for value in found if value is not None), self.memory_id)
+            values = (configurable.get(key) for key in self.memory_id_keys)
+            memory_id = next((value for value in values if value is not None), self.memory_id)
         _check_id(memory_id, "memory_id")
         revision = kwargs.get("memory_revision")
         if revision is None:
@@ -388,6 +381,7 @@ class ChatTempLora(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AIMessage:
+        """Return the answer to a conversation."""
         return super().invoke(input, config, stop=stop, **self._routed(config, kwargs))
 
     async def ainvoke(
@@ -398,6 +392,7 @@ class ChatTempLora(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AIMessage:
+        """Return the answer to a conversation."""
         routed = await self._arouted(config, kwargs)
         return await super().ainvoke(input, config, stop=stop, **routed)
 
@@ -409,6 +404,7 @@ class ChatTempLora(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
+        """Yield the answer to a conversation in pieces."""
         yield from super().stream(input, config, stop=stop, **self._routed(config, kwargs))
 
     async def astream(
@@ -419,6 +415,7 @@ class ChatTempLora(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
+        """Yield the answer to a conversation in pieces."""
         routed = await self._arouted(config, kwargs)
         chunks: Any = super().astream(input, config, stop=stop, **routed)
         async with aclosing(chunks):
@@ -432,6 +429,7 @@ class ChatTempLora(BaseChatModel):
         callbacks: Callbacks = None,
         **kwargs: Any,
     ) -> LLMResult:
+        """Return the answers to several conversations."""
         return super().generate(messages, stop, callbacks, **self._routed(None, kwargs))
 
     async def agenerate(
@@ -441,6 +439,7 @@ class ChatTempLora(BaseChatModel):
         callbacks: Callbacks = None,
         **kwargs: Any,
     ) -> LLMResult:
+        """Return the answers to several conversations."""
         routed = await self._arouted(None, kwargs)
         return await super().agenerate(messages, stop, callbacks, **routed)
 
@@ -450,6 +449,7 @@ class ChatTempLora(BaseChatModel):
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> Any:
+        """Yield the events of a run."""
         # the older versions go through `astream`, which decides
         routed = self._routed(config, kwargs) if kwargs.get("version") == "v3" else kwargs
         return super().stream_events(input, config, **routed)
@@ -460,15 +460,16 @@ class ChatTempLora(BaseChatModel):
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> Any:
+        """Yield the events of a run."""
         if kwargs.get("version") != "v3":
             return super().astream_events(input, config, **kwargs)
         return self._astream_events_v3(input, config, kwargs)
 
     async def _astream_events_v3(
-        self, given: LanguageModelInput, config: RunnableConfig | None, kwargs: dict[str, Any]
+        self, model_input: LanguageModelInput, config: RunnableConfig | None, kwargs: dict[str, Any]
     ) -> Any:
         routed = await self._arouted(config, kwargs)
-        events: Awaitable[Any] = super().astream_events(given, config, **routed)
+        events: Awaitable[Any] = super().astream_events(model_input, config, **routed)
         return await events
 
     # --- answering --------------------------------------------------------------------------------
@@ -534,8 +535,8 @@ class ChatTempLora(BaseChatModel):
 
     def _call(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
-    ) -> _Call:
-        """What one call asks for, checked; nothing is done yet.
+    ) -> _ModelCall:
+        """The arguments of one call, checked; nothing is done yet.
 
         Raises:
             ValueError: an option that this model does not have, or content that is no text.
@@ -552,7 +553,7 @@ class ChatTempLora(BaseChatModel):
             )
         chosen = {name: kwargs.get(name, getattr(self, name)) for name in _SAMPLING}
         routed = kwargs if "memory_head" in kwargs else self._routed(None, kwargs)
-        return _Call(
+        return _ModelCall(
             model=self,
             history=as_history(messages),
             memory_id=routed["memory_id"],
@@ -563,13 +564,13 @@ class ChatTempLora(BaseChatModel):
                 **{name: value for name, value in chosen.items() if value is not None},
                 stop=tuple(stop or self.stop or ()),
             ),
-            most=kwargs.get("max_tokens", self.max_tokens),
+            max_tokens=kwargs.get("max_tokens", self.max_tokens),
             strength=kwargs.get("strength", self.strength),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class _ModelCall:
     """One call of the model: everything decided, nothing done."""
 
     model: ChatTempLora
@@ -579,7 +580,7 @@ class _Call:
     tools: ToolPlan
     form: Any
     sampling: Sampling
-    most: int | None
+    max_tokens: int | None
     strength: float
 
     def start(self) -> ReplyStream:
@@ -589,32 +590,32 @@ class _Call:
             ContextOverflow: the newest turn does not fit.
         """
         service = self.model.memory
-        most = service.policy.reply_tokens if self.most is None else self.most
-        told = self.model._told(self.tools)  # noqa: SLF001  # one idea in two classes
+        max_tokens = service.policy.reply_tokens if self.max_tokens is None else self.max_tokens
+        tools_text = self.model._tools_text(self.tools)  # noqa: SLF001  # one idea in two classes
         alone = self.memory_id is None or self.revision == BASE
         try:
             return service.stream(
                 None if alone else self.memory_id,
                 self.history,
-                context=[told] if told else (),
+                context=[tools_text] if tools_text else (),
                 strength=self.strength,
-                sampling=self._held(most or 1),
-                max_tokens=most,
+                sampling=self._held(max_tokens or 1),
+                max_tokens=max_tokens,
                 revision=None if alone else self.revision,
             )
         except PromptTooLong as error:
             raise ContextOverflow(str(error)) from error
 
-    def _held(self, most: int) -> Sampling:
+    def _held(self, max_tokens: int) -> Sampling:
         """The sampling, held to the schema of a forced call or of `response_format`."""
-        schema = self.tools.schema(most)
+        schema = self.tools.schema(max_tokens)
         if self.form is not None:
             if self.tools.tools:
                 raise ValueError(
                     "response_format and tools do not go together: offer the schema as a tool "
                     "(ToolStrategy, or with_structured_output)."
                 )
-            schema = json.dumps(bounded(_form(self.form), most))
+            schema = json.dumps(bounded(_form(self.form), max_tokens))
         return Sampling(
             temperature=self.sampling.temperature,
             top_p=self.sampling.top_p,
@@ -701,13 +702,13 @@ def _form(form: Any) -> dict[str, Any]:
             )
 
 
-def _there(found: Any) -> Any:
-    if found is None:
+def _there(answer: Any) -> Any:
+    if answer is None:
         raise OutputParserException(
             "The answer is no complete call of the schema: allow more max_tokens or simplify the "
             "schema."
         )
-    return found
+    return answer
 
 
 def _parser(schema: dict[str, Any] | type) -> Callable[[AIMessage], Any]:

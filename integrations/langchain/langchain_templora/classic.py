@@ -31,6 +31,6 @@ class ParametricConversationMemory(ConversationBufferMemory):
             settings: of `TempLoraChatMessageHistory` (trigger, keep, transcript, ...) and of
                 `ConversationBufferMemory` (memory_key, human_prefix, return_messages, ...).
         """
-        own = {key: settings.pop(key) for key in list(settings) if key in cls.model_fields}
+        fields = {key: settings.pop(key) for key in list(settings) if key in cls.model_fields}
         history = TempLoraChatMessageHistory(memory, memory_id, **settings)
-        return cls(chat_memory=history, **own)
+        return cls(chat_memory=history, **fields)

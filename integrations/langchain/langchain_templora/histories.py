@@ -25,7 +25,7 @@ from templora_memory.errors import (
 )
 
 from langchain_templora._learning import Known, OneConversation, Teacher, busy, default_include
-from langchain_templora._limits import ContextSize, Limits, TokenCounter, Trigger
+from langchain_templora._limits import ContextSize, LearningLimits, TokenCounter, Trigger
 from langchain_templora._messages import as_history
 
 _log = logging.getLogger("langchain_templora")
@@ -77,7 +77,7 @@ class TempLoraChatMessageHistory(BaseChatMessageHistory):
         self.memory_id = memory_id
         self.transcript = InMemoryChatMessageHistory() if transcript is None else transcript
         self._memory = memory
-        self._limits = Limits.of(trigger, keep)
+        self._limits = LearningLimits.of(trigger, keep)
         self._counter = token_counter
         self._background = background
         self._on_error = on_error
@@ -140,6 +140,7 @@ class TempLoraChatMessageHistory(BaseChatMessageHistory):
         self._now = self._scope.known(self.memory_id, every)
 
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Add messages; see `add_messages`."""
         await asyncio.to_thread(self.add_messages, messages)
 
     def _count(self, messages: object) -> int:
@@ -155,4 +156,5 @@ class TempLoraChatMessageHistory(BaseChatMessageHistory):
         self._now = None
 
     async def aclear(self) -> None:
+        """Delete the history; see `clear`."""
         await asyncio.to_thread(self.clear)

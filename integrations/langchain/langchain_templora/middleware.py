@@ -37,7 +37,7 @@ from langchain_templora._learning import (
 )
 from langchain_templora._limits import (
     ContextSize,
-    Limits,
+    LearningLimits,
     TokenCounter,
     Trigger,
     first_fitting,
@@ -57,7 +57,7 @@ __all__ = [
 
 _log = logging.getLogger("langchain_templora")
 MemoryIdOf: TypeAlias = Callable[[Any, Any], str | None]
-Settings: TypeAlias = Callable[[str, str | None], Mapping[str, Any]]
+CallSettings: TypeAlias = Callable[[str, str | None], Mapping[str, Any]]
 
 
 def thread_memory_id(thread_id: str) -> str:
@@ -75,7 +75,7 @@ def thread_memory_id(thread_id: str) -> str:
 
 
 def local_settings(memory_id: str, revision: str | None) -> dict[str, Any]:
-    """How `ChatTempLora` is told which memory answers."""
+    """Return the arguments that tell `ChatTempLora` which memory answers."""
     return {"memory_id": memory_id, "memory_revision": revision or BASE}
 
 
@@ -133,7 +133,7 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
         base_memory: str | None = None,
         include: Include = default_include,
         on_error: Literal["keep_text", "raise"] = "keep_text",
-        settings: Settings = local_settings,
+        settings: CallSettings = local_settings,
     ) -> None:
         super().__init__()
         _one_of("when", when, ("after_agent", "before_model"))
@@ -143,7 +143,7 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
             raise ValueError("memory_id is empty: pass an id, a function, or None for the thread.")
         self.memory = memory
         self._memory_id = memory_id
-        self._limits = Limits.of(trigger, keep)
+        self._limits = LearningLimits.of(trigger, keep)
         self._counter = token_counter
         self._when = when
         self._background = background
@@ -170,6 +170,7 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
     def before_model(
         self, state: AgentState[Any], runtime: Runtime[ContextT]
     ) -> dict[str, Any] | None:
+        """Learn before a call of the model, where `when` says so."""
         if self._when == "before_model":
             self._learn(state, runtime)
         return None
@@ -177,6 +178,7 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
     async def abefore_model(
         self, state: AgentState[Any], runtime: Runtime[ContextT]
     ) -> dict[str, Any] | None:
+        """Learn before a call of the model, where `when` says so."""
         if self._when == "before_model":
             await asyncio.to_thread(self._learn, state, runtime)
         return None
@@ -186,6 +188,7 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
         request: ModelRequest[ContextT],
         handler: Callable[[ModelRequest[ContextT]], ModelResponse[ResponseT]],
     ) -> ModelCallResult[ResponseT]:
+        """Leave learned text out of the request, and answer with the revision that learned it."""
         return handler(self._shortened(request))
 
     async def awrap_model_call(
@@ -193,17 +196,20 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
         request: ModelRequest[ContextT],
         handler: Callable[[ModelRequest[ContextT]], Awaitable[ModelResponse[ResponseT]]],
     ) -> ModelCallResult[ResponseT]:
+        """Leave learned text out of the request, and answer with the revision that learned it."""
         return await handler(await asyncio.to_thread(self._shortened, request))
 
     def after_agent(
         self, state: AgentState[Any], runtime: Runtime[ContextT]
     ) -> dict[str, Any] | None:
+        """Learn after the answer."""
         self._learn(state, runtime)
         return None
 
     async def aafter_agent(
         self, state: AgentState[Any], runtime: Runtime[ContextT]
     ) -> dict[str, Any] | None:
+        """Learn after the answer."""
         await asyncio.to_thread(self._learn, state, runtime)
         return None
 
@@ -211,13 +217,13 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
 
     def _id(self, state: Any, runtime: Runtime[ContextT]) -> str | None:
         if callable(self._memory_id):
-            found = self._memory_id(state, runtime)
-            if found is not None and (not isinstance(found, str) or not found.strip()):
+            memory_id = self._memory_id(state, runtime)
+            if memory_id is not None and (not isinstance(memory_id, str) or not memory_id.strip()):
                 raise ValueError(
-                    f"The memory_id function returned {found!r}: an id is a text that is not "
+                    f"The memory_id function returned {memory_id!r}: an id is a text that is not "
                     "empty; return None to do without a memory."
                 )
-            return found
+            return memory_id
         if self._memory_id is not None:
             return self._memory_id
         info = runtime.execution_info
@@ -282,7 +288,7 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
         return self.memory.backend.count(as_history(convert_to_messages(messages)))
 
     def _overflows(self, request: ModelRequest[ContextT], start: int) -> bool:
-        """Whether what is left of the request would not fit the window beside a reply."""
+        """Return whether what is left of the request would not fit the window beside a reply."""
         policy, model = self.memory.policy, request.model
         if not isinstance(model, ChatTempLora):
             return False  # its window is not ours to know

@@ -33,6 +33,7 @@ from llama_index.core.settings import Settings
 from llama_index_instrumentation import get_dispatcher
 from templora_memory import ParametricMemory, Policy
 from templora_memory.errors import PromptTooLong
+from templora_memory.models import TINY
 
 from llama_index.memory.templora import PARAMETRIC_CONTEXT_PROMPT, TempLoraLLM, TempLoraMemory
 
@@ -65,7 +66,7 @@ class Hashing(BaseEmbedding):
 
 @dataclass(slots=True)
 class Result:
-    """What one memory did.
+    """The figures of one memory.
 
     Turns, errors by kind, prompt tokens of each answer; of each fact nats per token of the right
     answer, and nats by which the right name beats wrong ones.
@@ -83,6 +84,7 @@ class Result:
 
 
 def documents() -> list[Document]:
+    """Return the documents to retrieve from."""
     return [
         Document(
             text=f"The {thing} of {place} was built by {NAMES[(i + j) % len(NAMES)]} and is open "
@@ -94,6 +96,7 @@ def documents() -> list[Document]:
 
 
 def conversation(turns: int) -> Iterator[str]:
+    """Return what the user says, turn by turn."""
     told = 0
     for number in range(turns):
         if number % 10 == 0 and told < len(ANIMALS):
@@ -107,6 +110,7 @@ def conversation(turns: int) -> Iterator[str]:
 def chat(
     result: Result, index: VectorStoreIndex, memory: BaseMemory, llm: TempLoraLLM, n: int
 ) -> None:
+    """Hold the conversation, and return what it took."""
     engine = index.as_chat_engine(
         chat_mode=ChatMode.CONTEXT,
         llm=llm,
@@ -134,7 +138,7 @@ def chat(
 
 
 def ask(result: Result, service: ParametricMemory, memory: BaseMemory, told: int) -> None:
-    """How likely the right answers are in the prompt this memory makes, in nats per token.
+    """Measure the right answers in the prompt that this memory makes, in nats per token.
 
     And by how many nats the right name beats wrong ones, which a change of style does not move.
     """
@@ -165,25 +169,28 @@ class Prompts(BaseEventHandler):
 
     @classmethod
     def class_name(cls) -> str:
+        """Return the name of this handler."""
         return "Prompts"
 
     def handle(self, event: BaseEvent, **_: Any) -> None:
+        """Note the prompt of every call of the model."""
         if isinstance(event, LLMChatEndEvent) and event.response is not None:
             self.tokens.append(event.response.additional_kwargs["prompt_tokens"])
 
 
 def main() -> None:
+    """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="templora/tiny")
+    parser.add_argument("--model", default=TINY)
     parser.add_argument("--turns", type=int, default=200)
     parser.add_argument("--reply", type=int, default=24, help="most tokens of an answer")
     parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
-    told = min(len(ANIMALS), -(-given.turns // 10))
-    policy = Policy(window=1024, reply_tokens=given.reply)
+    arguments = parser.parse_args()
+    told = min(len(ANIMALS), -(-arguments.turns // 10))
+    policy = Policy(window=1024, reply_tokens=arguments.reply)
     with (
         tempfile.TemporaryDirectory() as root,
-        ParametricMemory.from_pretrained(given.model, root=root, policy=policy) as service,
+        ParametricMemory.from_pretrained(arguments.model, root=root, policy=policy) as service,
     ):
         base, prompts = TempLoraLLM(service), Prompts(tokens=[])
         get_dispatcher().add_event_handler(prompts)
@@ -204,18 +211,19 @@ def main() -> None:
         for name, (memory, llm) in arms.items():
             prompts.tokens.clear()
             result = Result(name)
-            chat(result, index, memory, llm, given.turns)
+            chat(result, index, memory, llm, arguments.turns)
             result.prompts = list(prompts.tokens)
             results.append((result, memory))
         for result, memory in results:
             ask(result, service, memory, told)
-    if given.json:
+    if arguments.json:
         print(json.dumps([asdict(result) for result, _ in results], indent=1))
     else:
         show([result for result, _ in results])
 
 
 def show(results: list[Result]) -> None:
+    """Print the figures as a table."""
     head = "  errors  first at  mean prompt  longest  nats/token  right-wrong"
     print(f"{'memory':18}{head}")
     for r in results:

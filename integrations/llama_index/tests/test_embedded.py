@@ -163,7 +163,7 @@ def test_twelve_turns_with_retrieved_text_in_a_window_of_1024(pm, index):
 
 
 class Loaded:
-    """What a ``HuggingFaceLLM`` holds, with the embedded model in it."""
+    """The parts that a ``HuggingFaceLLM`` holds, with the embedded model in it."""
 
     def __init__(self):
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415

@@ -50,6 +50,7 @@ def pytest_configure(config: Any) -> None:
 
 
 def pytest_runtest_logreport(report: Any) -> None:
+    """Note the tests that passed."""
     if report.when == "call" and report.passed:
         with Path(os.environ[PASSED]).open("a", encoding="utf-8") as file:
             file.write(json.dumps(report.nodeid) + "\n")
@@ -123,6 +124,7 @@ def _classes(stock: Any) -> tuple[Any, Any]:
 
 
 def run(repository: Path, files: list[str], arguments: list[str], *, ours: bool) -> set[str]:
+    """Run one test file in a process of its own, and return the tests that passed."""
     with tempfile.NamedTemporaryFile("r", suffix=".json") as passed:
         environment = {**os.environ, PASSED: passed.name, "PYTHONPATH": str(Path(__file__).parent)}
         if ours:
@@ -138,6 +140,7 @@ def run(repository: Path, files: list[str], arguments: list[str], *, ours: bool)
 
 
 def main() -> int:
+    """Run every file twice, and return the exit code."""
     where = os.environ.get("LLAMA_INDEX_REPO")
     if not where or not Path(where).is_dir():
         print("Set LLAMA_INDEX_REPO to a checkout of run-llama/llama_index.", file=sys.stderr)

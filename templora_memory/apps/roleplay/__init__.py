@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import gradio
-
     from templora_memory import ParametricMemory
+
+    from .app import RolePlayBlocks
 
 
 def build_app(
@@ -22,8 +22,8 @@ def build_app(
     home: str | os.PathLike[str] | None = None,
     grace: float = 60.0,
     idle: float = 1800.0,
-) -> gradio.Blocks:
-    """The page over a memory service, which stays the caller's to close.
+) -> RolePlayBlocks:
+    """Return the page over a memory service, which stays the caller's to close.
 
     Serve it with `launch_options`: other options may keep texts in the browser or fetch things.
     Leaving the page's `studio` open keeps a thread that discards who is gone; `app.studio.close()`
@@ -37,20 +37,16 @@ def build_app(
     """
     # Gradio reads it once, when it is imported; without it, it asks hosts elsewhere
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    from ._app import build  # noqa: PLC0415  # Gradio loads here
+    from .app import build  # noqa: PLC0415  # Gradio loads here
 
-    blocks, studio = build(
-        memory, home=Path(home) if home is not None else None, grace=grace, idle=idle
-    )
-    blocks.studio = studio
-    return blocks
+    return build(memory, home=Path(home) if home is not None else None, grace=grace, idle=idle)
 
 
 def launch_options() -> dict[str, Any]:
-    """How the page must be served: nothing shared, nothing measured, nothing kept in the browser.
+    """Return the launch options with which nothing is shared, measured or kept in the browser.
 
     For ``app.launch(**launch_options())``.
     """
-    from ._app import launch_options as options  # noqa: PLC0415  # Gradio loads here
+    from .app import launch_options as options  # noqa: PLC0415  # Gradio loads here
 
     return options()

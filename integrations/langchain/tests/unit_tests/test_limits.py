@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-from langchain_templora._limits import Limits, newest_exchange
+from langchain_templora._limits import LearningLimits, newest_exchange
 
 TALK = [HumanMessage("a b"), AIMessage("c d")] * 5
 
@@ -14,7 +14,7 @@ def words(messages):
 
 
 def due(trigger, messages=TALK, window=100):
-    return Limits.of(trigger, ("messages", 2)).due(messages, words, window)
+    return LearningLimits.of(trigger, ("messages", 2)).due(messages, words, window)
 
 
 def test_every_form_of_trigger():
@@ -40,17 +40,17 @@ def test_every_form_of_trigger():
 )  # fmt: skip
 def test_what_is_no_size_is_refused(size):
     with pytest.raises(ValueError, match="is no size: use a whole number"):
-        Limits.of(size, ("messages", 2))
+        LearningLimits.of(size, ("messages", 2))
 
 
 @pytest.mark.parametrize("trigger", [5, "tokens", None, {}, [7]])
 def test_what_is_no_trigger_is_refused(trigger):
     with pytest.raises(TypeError, match="is no size: use"):
-        Limits.of(trigger, ("messages", 2))
+        LearningLimits.of(trigger, ("messages", 2))
     with pytest.raises(ValueError, match="at least one"):
-        Limits.of([], ("messages", 2))
+        LearningLimits.of([], ("messages", 2))
     with pytest.raises(ValueError, match="must be one"):
-        Limits.of(("tokens", 5), {"tokens": 5})
+        LearningLimits.of(("tokens", 5), {"tokens": 5})
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_what_is_no_trigger_is_refused(trigger):
     ],
 )
 def test_how_much_stays(keep, cut):
-    assert Limits.of(("tokens", 1), keep).cut(TALK, 0, words, 100) == cut
+    assert LearningLimits.of(("tokens", 1), keep).cut(TALK, 0, words, 100) == cut
 
 
 TURN = st.lists(st.sampled_from(["ai", "call", "tool"]), max_size=6).map(
@@ -98,7 +98,7 @@ def test_a_cut_falls_before_a_human_message_and_never_in_the_newest_exchange(
     messages = [MAKE[kind]() for kind in kinds]
     humans = [0, *(i for i, kind in enumerate(kinds) if kind == "human")]
     start = data.draw(st.sampled_from(humans))
-    end = Limits.of(("tokens", 1), keep).cut(messages, start, words, 60)
+    end = LearningLimits.of(("tokens", 1), keep).cut(messages, start, words, 60)
     assert end == start or (kinds[end] == "human" and end > start)
     assert end <= max(start, newest_exchange(messages))
     if end > start and keep[0] == "messages":

@@ -87,7 +87,7 @@ class ParametricMemoryBlock(BaseMemoryBlock[list[ChatMessage]]):
         return self._pm
 
     def conversation(self, session_id: str) -> Conversation:
-        """What is known of a session."""
+        """Return the state of learning in a session."""
         with self._lock:
             if session_id not in self._conversations:
                 self._conversations[session_id] = Conversation(
@@ -145,12 +145,12 @@ class ParametricMemoryBlock(BaseMemoryBlock[list[ChatMessage]]):
         self, content: list[ChatMessage], tokens_to_truncate: int
     ) -> list[ChatMessage] | None:
         """Leave out the oldest whole turns that are not learned yet, as many as needed."""
-        kept = await asyncio.to_thread(self._without, content, tokens_to_truncate)
+        shortened = await asyncio.to_thread(self._without, content, tokens_to_truncate)
         _log.warning(
             "%d messages that are not learned yet do not fit the prompt: they are left out of it "
-            "for now", len(content) - len(kept),
+            "for now", len(content) - len(shortened),
         )  # fmt: skip
-        return kept or None
+        return shortened or None
 
     def _without(self, rows: list[ChatMessage], tokens: int) -> list[ChatMessage]:
         count = self._pm.backend.count
@@ -233,12 +233,12 @@ class ParametricMemoryBlock(BaseMemoryBlock[list[ChatMessage]]):
 
     @property
     def last_error(self) -> BaseException | None:
-        """What the newest absorb of any session failed with, if it did."""
+        """The error of the newest absorb of any session; None if it did not fail."""
         errors = [c.error for c in self._sessions() if c.error]
         return errors[-1] if errors else None
 
     def status(self, session_id: str) -> ConversationStatus:
-        """How far learning is in a session."""
+        """Return the state of learning in a session."""
         return self.conversation(session_id).status
 
     def _sessions(self) -> list[Conversation]:

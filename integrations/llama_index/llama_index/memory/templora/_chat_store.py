@@ -123,6 +123,7 @@ class ParametricChatStore(BaseChatStore):
 
     @classmethod
     def class_name(cls) -> str:
+        """Return the name in serialised stores."""
         return "ParametricChatStore"
 
     # --- copies --------------------------------------------------------------------------------
@@ -139,12 +140,12 @@ class ParametricChatStore(BaseChatStore):
             LookupError: it does not live in this process; see `persist`.
         """
         del kwargs
-        if (found := _LIVE.get(str(data.get("handle")))) is None:
+        if (store := _LIVE.get(str(data.get("handle")))) is None:
             raise LookupError(
                 "The ParametricChatStore of this dictionary does not live in this process. Make it "
                 "again: ParametricChatStore.from_persist_path(path, memory=service)."
             )
-        return found
+        return store
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ParametricChatStore:
         return self
@@ -172,7 +173,7 @@ class ParametricChatStore(BaseChatStore):
         return self._inner.get_keys()
 
     def status(self, key: str) -> ConversationStatus:
-        """How far learning is under a key."""
+        """Return the state of learning under a key."""
         return self._conversation(key).status
 
     # --- writing -------------------------------------------------------------------------------
@@ -289,8 +290,8 @@ class ParametricChatStore(BaseChatStore):
         if self._counting is None:
             self._counting = tokenizer_of(self._pm), message_overhead(self._pm)
         tokens, overhead = self._counting
-        said = [message for message in map(self._extract.message, rows) if message]
-        return sum(len(tokens(message.content)) + overhead for message in said)
+        messages = [message for message in map(self._extract.message, rows) if message]
+        return sum(len(tokens(message.content)) + overhead for message in messages)
 
     def wait_absorbed(self, timeout: float | None = None) -> None:
         """Wait until nothing is being learned any more.
@@ -347,30 +348,30 @@ class ParametricChatStore(BaseChatStore):
             ValueError: the file is damaged, or something else.
         """
         fs, path = fs or fsspec.filesystem("file"), fspath(persist_path)
-        made = cls(memory, **kwargs)
+        loaded = cls(memory, **kwargs)
         if not fs.exists(path):
-            return made
+            return loaded
         try:
             with fs.open(path, "r", encoding="utf-8") as file:
-                found = json.load(file)
-            store = _transcripts(found)
+                document = json.load(file)
+            store = _transcripts(document)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path!r} holds no transcripts of a ParametricChatStore: {error}. Restore it from "
                 "a copy, or remove it to begin anew; what was learned is not in it."
             ) from error
         for key, rows in store.items():
-            made._inner.set_messages(key, rows)
-        return made
+            loaded._inner.set_messages(key, rows)
+        return loaded
 
 
-def _transcripts(found: Any) -> dict[str, list[ChatMessage]]:
-    kind, version = found["class_name"], found["format"]
+def _transcripts(document: Any) -> dict[str, list[ChatMessage]]:
+    kind, version = document["class_name"], document["format"]
     if (kind, version) != (ParametricChatStore.class_name(), FORMAT):
         raise ValueError(f"it is of {kind!r}, format {version!r}")
     return {
         str(key): [ChatMessage.model_validate(row) for row in rows]
-        for key, rows in found["store"].items()
+        for key, rows in document["store"].items()
     }
 
 

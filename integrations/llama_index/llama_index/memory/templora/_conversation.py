@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationStatus:
-    """How far learning is.
+    """The state of learning in one conversation.
 
     Args:
         session_id: the memory's id.
@@ -56,7 +56,7 @@ class ConversationStatus:
 
 
 class Conversation:
-    """What a front end and a memory know of one conversation. Safe from any thread and loop.
+    """One conversation between a front end and a memory. Safe from any thread and loop.
 
     Args:
         service: where it is learned.
@@ -80,8 +80,8 @@ class Conversation:
         self._lock = threading.RLock()
         self._before: tuple[Message, ...] | None = None  # learned earlier, not in this transcript
         self._rows: list[ChatMessage] = []  # evicted
-        self._said: list[Message] = []  # the evicted rows that are learned
-        self._places: list[int] = []  # their positions in _rows
+        self._evicted_messages: list[Message] = []  # the evicted rows that are learned
+        self._positions: list[int] = []  # their positions in _rows
         self._active: tuple[ChatMessage, ...] = ()
         self._known: tuple[int, str | None] | None = None  # messages learned, revision
         self._head: str | None = None
@@ -98,21 +98,21 @@ class Conversation:
 
     @property
     def evicted(self) -> int:
-        """How many evicted rows it has been told of."""
+        """The number of evicted rows so far."""
         return len(self._rows)
 
     @property
     def attached(self) -> bool:
-        """Whether it knows where its transcript stands in what the memory knows."""
+        """True once the place of the transcript in the memory's journal is known."""
         return self._before is not None
 
     def ends_with(self, row: ChatMessage) -> bool:
-        """Whether the newest evicted row is this one."""
+        """Return whether the newest evicted row is this one."""
         with self._lock:
             return bool(self._rows) and _same(self._rows[-1], row)
 
     def shared_with(self, rows: Sequence[ChatMessage]) -> int:
-        """How many of the evicted rows these rows begin with, if they begin with all of them; 0."""
+        """Return the number of evicted rows if these rows begin with all of them; otherwise 0."""
         with self._lock:
             known = len(self._rows)
             return known if len(rows) >= known and all(map(_same, self._rows, rows)) else 0
@@ -127,8 +127,8 @@ class Conversation:
             if self._before is not None:
                 return
             self._prepare()
-            told = tuple(m for m in map(self._extract.message, rows) if m)
-            self._before = _not_repeated(self._journal(), told)
+            messages = tuple(m for m in map(self._extract.message, rows) if m)
+            self._before = _not_repeated(self._journal(), messages)
 
     def note(self, evicted: Sequence[ChatMessage], active: Sequence[ChatMessage]) -> None:
         """Say what the transcript is now: rows that have left the window, and rows in it."""
@@ -136,7 +136,7 @@ class Conversation:
             self.attach([*evicted, *active])
             same = len(evicted) >= len(self._rows) and all(map(_same, self._rows, evicted))
             if not same:
-                self._rows, self._said, self._places = [], [], []
+                self._rows, self._evicted_messages, self._positions = [], [], []
                 self._asked = None
             self.extend(evicted[len(self._rows) :], active, edited=not same)
 
@@ -145,9 +145,9 @@ class Conversation:
     ) -> None:
         """Say what was evicted since `known` rows had been; what was told meanwhile is skipped."""
         with self._lock:
-            told = len(self._rows) - known
-            if told >= 0:  # otherwise somebody began anew, and will say more
-                self.extend(evicted[told:], active)
+            repeated = len(self._rows) - known
+            if repeated >= 0:  # otherwise somebody began anew, and will say more
+                self.extend(evicted[repeated:], active)
 
     def extend(
         self,
@@ -161,8 +161,8 @@ class Conversation:
             self.attach([*self._rows, *evicted, *active])
             for row in copies(evicted):
                 if message := self._extract.message(row):
-                    self._said.append(message)
-                    self._places.append(len(self._rows))
+                    self._evicted_messages.append(message)
+                    self._positions.append(len(self._rows))
                 self._rows.append(row)
             now = [*evicted, *active]
             grown = len(now) >= len(self._active) and all(map(_same, self._active, now))
@@ -173,7 +173,7 @@ class Conversation:
     def restart(self) -> None:
         """Forget the transcript, not the memory: what comes next comes after what is learned."""
         with self._lock:
-            self._rows, self._said, self._places, self._active = [], [], [], ()
+            self._rows, self._evicted_messages, self._positions, self._active = [], [], [], ()
             self._before = self._known = self._asked = self._error = None
 
     def _prepare(self) -> None:
@@ -190,11 +190,11 @@ class Conversation:
 
     # --- what is learned -----------------------------------------------------------------------
 
-    def _whole(self) -> tuple[Message, ...]:
-        return (*(self._before or ()), *self._said)
+    def _messages(self) -> tuple[Message, ...]:
+        return (*(self._before or ()), *self._evicted_messages)
 
     def _covered(self) -> tuple[int, str | None]:
-        """How many messages from the beginning are learned, and by which revision."""
+        """Return how many messages from the beginning are learned, and by which revision."""
         self._prepare()
         try:
             newest = self.service.head(self.session_id)
@@ -205,7 +205,7 @@ class Conversation:
         if self._known is None or head != self._head:
             self.attach(self._active)
             shown = [m for m in map(self._extract.message, self._active) if m]
-            covered = self.service.covered(self.session_id, [*self._whole(), *shown])
+            covered = self.service.covered(self.session_id, [*self._messages(), *shown])
             revision = covered.revision
             self._head = head
             self._known = (covered.messages, revision.name if revision else None)
@@ -240,11 +240,11 @@ class Conversation:
         """
         if learned == 0:
             return 0
-        if learned >= len(self._said):
+        if learned >= len(self._evicted_messages):
             return len(self._rows)
-        place = self._places[learned]
-        turn_begins = self._said[learned].role == "user"
-        return place if turn_begins else self._places[learned - 1] + 1
+        position = self._positions[learned]
+        turn_begins = self._evicted_messages[learned].role == "user"
+        return position if turn_begins else self._positions[learned - 1] + 1
 
     # --- learning ------------------------------------------------------------------------------
 
@@ -257,18 +257,18 @@ class Conversation:
             TemploraError: the text could not even be journalled. It stays in the transcript.
         """
         with self._lock:
-            whole = self._whole()
+            messages = self._messages()
             learned, _ = self._covered()
-            if learned >= len(whole):
+            if learned >= len(messages):
                 return None
-            if self._asked == len(whole):
+            if self._asked == len(messages):
                 if self._learning():
                     return self._jobs[-1][0]
                 if not retry:
                     return None
-            job = self.service.absorb(self.session_id, whole, exact=True, wait=False)
-            self._asked = len(whole)
-            self._follow(job, len(whole) - learned)
+            job = self.service.absorb(self.session_id, messages, exact=True, wait=False)
+            self._asked = len(messages)
+            self._follow(job, len(messages) - learned)
             return job
 
     def append(self, rows: Sequence[ChatMessage], *, learn: bool = True) -> Job | None:
@@ -300,7 +300,7 @@ class Conversation:
         follower.start()
 
     def _report(self, job: Job, count: int) -> None:
-        begun = time.monotonic()
+        started = time.monotonic()
         job.finished()
         error = job.error
         with self._lock:
@@ -310,7 +310,7 @@ class Conversation:
             ParametricAbsorbEndEvent(
                 session_id=self.session_id,
                 n_messages=count,
-                seconds=time.monotonic() - begun,
+                seconds=time.monotonic() - started,
                 error=f"{type(error).__name__}: {error}" if error else None,
             )
         )
@@ -344,6 +344,7 @@ class Conversation:
 
     @property
     def error(self) -> BaseException | None:
+        """The error of the newest absorb; None if it did not fail."""
         return self._error
 
     def forget(self) -> None:
@@ -358,14 +359,15 @@ class Conversation:
 
     @property
     def status(self) -> ConversationStatus:
+        """How much of the conversation is learned."""
         with self._lock:
             learned, revision = self._covered()
-            whole = len(self._before or ()) + len(self._said)
+            count = len(self._before or ()) + len(self._evicted_messages)
             error = self._error
             return ConversationStatus(
                 session_id=self.session_id,
-                evicted=whole,
-                learned=min(learned, whole),
+                evicted=count,
+                learned=min(learned, count),
                 pending=len(self.pending),
                 revision=revision,
                 learning=self._learning(),
@@ -404,16 +406,23 @@ def _is_system(row: ChatMessage) -> bool:
     return row.role in {MessageRole.SYSTEM, MessageRole.DEVELOPER}
 
 
-def _not_repeated(journal: tuple[Message, ...], told: tuple[Message, ...]) -> tuple[Message, ...]:
+def _not_repeated(
+    journal: tuple[Message, ...], transcript: tuple[Message, ...]
+) -> tuple[Message, ...]:
     """The part of a journalled conversation that a transcript does not repeat."""
     same = 0
-    for ours, theirs in zip(journal, told, strict=False):
-        if ours != theirs:
+    for journalled, current in zip(journal, transcript, strict=False):
+        if journalled != current:
             break
         same += 1
     if same == len(journal) or same >= _EXCHANGE:
         return ()  # the same conversation, longer, shorter or edited
     overlap = next(
-        (n for n in range(min(len(journal), len(told)), 0, -1) if journal[-n:] == told[:n]), 0
+        (
+            n
+            for n in range(min(len(journal), len(transcript)), 0, -1)
+            if journal[-n:] == transcript[:n]
+        ),
+        0,
     )
     return journal[: len(journal) - overlap]

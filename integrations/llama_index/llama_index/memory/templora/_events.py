@@ -16,6 +16,7 @@ class ParametricAbsorbStartEvent(BaseEvent):
 
     @classmethod
     def class_name(cls) -> str:
+        """Return the name in serialised events."""
         return "ParametricAbsorbStartEvent"
 
 
@@ -29,4 +30,5 @@ class ParametricAbsorbEndEvent(BaseEvent):
 
     @classmethod
     def class_name(cls) -> str:
+        """Return the name in serialised events."""
         return "ParametricAbsorbEndEvent"

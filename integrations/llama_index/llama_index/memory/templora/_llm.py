@@ -31,11 +31,12 @@ from llama_index.core.tools.types import BaseTool
 from llama_index.core.types import BaseOutputParser, PydanticProgramMode
 from templora_memory import Message, ParametricMemory, Policy, Reply, ReplyStream, Sampling
 from templora_memory.errors import PromptTooLong, UnknownMemory, UnknownRevision
+from templora_memory.tool_calls import describe_tools, template_description
 
 from llama_index.memory.templora._conversation import Conversation, current
 from llama_index.memory.templora._messages import prompt_messages
 from llama_index.memory.templora._tokens import tokenizer_of
-from llama_index.memory.templora._tools import Reader, answer, template_text, tools_text
+from llama_index.memory.templora._tools import AnswerReader, answer_message
 
 _TRIES = 4  # a revision may be retired between asking for its name and using it
 _SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "do_sample")
@@ -173,12 +174,12 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
         backend = LocalBackend.of(model, tokenizer, name=llm.model_name)
         store = DirectoryStore(where, key=Key.from_environment())
         service = ParametricMemory(backend, store, policy)
-        given = {k: v for k, v in llm.generate_kwargs.items() if k in _OPTIONS}
+        kwargs = {k: v for k, v in llm.generate_kwargs.items() if k in _OPTIONS}
         stops = [tokenizer.decode([token]) for token in getattr(llm, "stopping_ids", None) or ()]
         if stops:
-            given["stop"] = [*_as_stops(given.get("stop")), *stops]
+            kwargs["stop"] = [*_as_stops(kwargs.get("stop")), *stops]
         settings: dict[str, Any] = {
-            "generate_kwargs": given,
+            "generate_kwargs": kwargs,
             "max_new_tokens": llm.max_new_tokens,
             "system_prompt": llm.system_prompt or None,
             "callback_manager": llm.callback_manager,
@@ -189,6 +190,7 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
 
     @classmethod
     def class_name(cls) -> str:
+        """Return the name in serialised models."""
         return "TempLoraLLM"
 
     # --- copies --------------------------------------------------------------------------------
@@ -230,7 +232,9 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
             num_output=self.max_new_tokens or reply,
             is_chat_model=self.is_chat_model,
             is_function_calling_model=(
-                template_text(self._pm, [_PROBE]) is not None if calls is None else calls
+                template_description([_PROBE], self._pm.backend) is not None
+                if calls is None
+                else calls
             ),
             model_name=self._pm.base.name,
         )
@@ -243,26 +247,26 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
     # --- answering -----------------------------------------------------------------------------
 
     def _stream(self, messages: Sequence[Message], options: Mapping[str, Any]) -> ReplyStream:
-        given = {**self.generate_kwargs, **options}
-        if tools := given.pop("tools", None):
-            messages = [*messages, Message("system", tools_text(self._pm, tools))]
-        sampling = _options(given)
-        most = given.get("max_new_tokens", given.get("max_tokens", self.max_new_tokens))
-        session_id = given.get("session_id", self.session_id)
+        merged = {**self.generate_kwargs, **options}
+        if tools := merged.pop("tools", None):
+            messages = [*messages, Message("system", describe_tools(tools, self._pm.backend))]
+        sampling = _options(merged)
+        max_tokens = merged.get("max_new_tokens", merged.get("max_tokens", self.max_new_tokens))
+        session_id = merged.get("session_id", self.session_id)
         start = partial(
             self._pm.stream,
             history=messages,
-            strength=given.get("strength", 1.0),
+            strength=merged.get("strength", 1.0),
             sampling=sampling,
-            max_tokens=most,
+            max_tokens=max_tokens,
         )
         try:
             for attempt in range(_TRIES):
-                revision = given.get("revision") or self._revision(session_id)
+                revision = merged.get("revision") or self._revision(session_id)
                 try:
                     return start(session_id if revision else None, revision=revision)
                 except (UnknownRevision, UnknownMemory):
-                    if "revision" in given or attempt == _TRIES - 1:
+                    if "revision" in merged or attempt == _TRIES - 1:
                         raise
         except PromptTooLong as error:
             error.add_note(
@@ -302,16 +306,18 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Return the answer to a conversation."""
         with self._stream(self._chat_prompt(messages), kwargs) as stream:
             return _chat_end(stream.reply, _names(kwargs))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """Yield the answer to a conversation as it grows."""
         stream = self._stream(self._chat_prompt(messages), kwargs)
         names = _names(kwargs)
 
         def responses() -> Generator[ChatResponse, None, None]:
-            reader, text = Reader(names) if names else None, ""
+            reader, text = AnswerReader(names) if names else None, ""
             with contextlib.closing(_pieces(stream)) as pieces:
                 for text, delta in pieces:
                     shown = reader.piece(text) if reader else _chat_piece(text, delta)
@@ -324,6 +330,7 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Return the answer to a conversation."""
         stream = await asyncio.to_thread(self._stream, self._chat_prompt(messages), kwargs)
         async for _ in _apieces(stream):
             pass
@@ -333,12 +340,13 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
     async def astream_chat(
         self, messages: Sequence[ChatMessage], **kwargs: Any
     ) -> ChatResponseAsyncGen:
+        """Yield the answer to a conversation as it grows."""
         stream = await asyncio.to_thread(self._stream, self._chat_prompt(messages), kwargs)
 
         names = _names(kwargs)
 
         async def responses() -> ChatResponseAsyncGen:
-            reader, text = Reader(names) if names else None, ""
+            reader, text = AnswerReader(names) if names else None, ""
             async with contextlib.aclosing(_apieces(stream)) as pieces:
                 async for text, delta in pieces:
                     shown = reader.piece(text) if reader else _chat_piece(text, delta)
@@ -356,6 +364,7 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
         formatted: bool = False,  # noqa: FBT001, FBT002  # LlamaIndex's signature
         **kwargs: Any,
     ) -> CompletionResponse:
+        """Return the continuation of a prompt, or the answer to it."""
         with self._stream(self._text_prompt(prompt, formatted=formatted), kwargs) as stream:
             return _text_end(stream.reply)
 
@@ -366,6 +375,7 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
         formatted: bool = False,  # noqa: FBT001, FBT002  # LlamaIndex's signature
         **kwargs: Any,
     ) -> CompletionResponseGen:
+        """Yield the continuation of a prompt as it grows."""
         stream = self._stream(self._text_prompt(prompt, formatted=formatted), kwargs)
         return (CompletionResponse(text=text, delta=delta) for text, delta in _pieces(stream))
 
@@ -376,6 +386,7 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
         formatted: bool = False,  # noqa: FBT001, FBT002  # LlamaIndex's signature
         **kwargs: Any,
     ) -> CompletionResponse:
+        """Return the continuation of a prompt, or the answer to it."""
         asked = self._text_prompt(prompt, formatted=formatted)
         stream = await asyncio.to_thread(self._stream, asked, kwargs)
         async for _ in _apieces(stream):
@@ -389,6 +400,7 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
         formatted: bool = False,  # noqa: FBT001, FBT002  # LlamaIndex's signature
         **kwargs: Any,
     ) -> CompletionResponseAsyncGen:
+        """Yield the continuation of a prompt as it grows."""
         asked = self._text_prompt(prompt, formatted=formatted)
         stream = await asyncio.to_thread(self._stream, asked, kwargs)
 
@@ -459,13 +471,13 @@ def _names(options: Mapping[str, Any]) -> list[str]:
     return [str(tool["function"]["name"]) for tool in options.get("tools") or ()]
 
 
-def _options(given: Mapping[str, Any]) -> Sampling:
-    if unknown := sorted(set(given) - set(_OPTIONS)):
+def _options(options: Mapping[str, Any]) -> Sampling:
+    if unknown := sorted(set(options) - set(_OPTIONS)):
         raise ValueError(f"Unknown options {unknown}: use {sorted(_OPTIONS)}.")
-    chosen = {k: given[k] for k in _SAMPLING if given.get(k) is not None}
+    chosen = {k: options[k] for k in _SAMPLING if options.get(k) is not None}
     if chosen.pop("do_sample", True) is False:
         chosen["temperature"] = 0.0
-    elif given.get("do_sample"):
+    elif options.get("do_sample"):
         chosen.setdefault("temperature", 1.0)
     if "stop" in chosen:
         chosen["stop"] = _as_stops(chosen["stop"])
@@ -514,7 +526,7 @@ def _counts(reply: Reply) -> dict[str, Any]:
 
 def _chat_end(reply: Reply, names: Sequence[str]) -> ChatResponse:
     if names:
-        message = answer(reply.text, names)
+        message = answer_message(reply.text, names)
     else:
         message = ChatMessage(role=MessageRole.ASSISTANT, content=reply.text)
     return ChatResponse(message=message, raw=reply.as_dict(), additional_kwargs=_counts(reply))

@@ -59,6 +59,7 @@ class TempLoraMemory(Memory):
 
     @classmethod
     def class_name(cls) -> str:
+        """Return the name in serialised memories."""
         return "TempLoraMemory"
 
     @classmethod
@@ -151,12 +152,12 @@ class TempLoraMemory(Memory):
         )
         if base is not None:
             service.open(name, base=base)
-        place = {k: kwargs.pop(k) for k in ("async_database_uri", "async_engine", "db_schema")
+        database = {k: kwargs.pop(k) for k in ("async_database_uri", "async_engine", "db_schema")
                  if k in kwargs}  # fmt: skip
-        store = chat_store or SQLAlchemyChatStore(table_name, **place)
+        store = chat_store or SQLAlchemyChatStore(table_name, **database)
         if memory_blocks_template is not None:
             kwargs["memory_blocks_template"] = memory_blocks_template
-        made = cls(
+        chat_memory = cls(
             session_id=name,
             token_limit=budget.history,
             token_flush_size=budget.flush,
@@ -168,10 +169,10 @@ class TempLoraMemory(Memory):
             forget_on_reset=forget_on_reset,
             **_known(cls, kwargs),
         )
-        made._bind(block, bound, overhead=0 if tokenizer_fn else message_overhead(service))
+        chat_memory._bind(block, bound, overhead=0 if tokenizer_fn else message_overhead(service))
         if chat_history:
-            made.set(chat_history)
-        return made
+            chat_memory.set(chat_history)
+        return chat_memory
 
     def _bind(self, block: ParametricMemoryBlock, llm: TempLoraLLM, *, overhead: int) -> None:
         """Put in what a field cannot hold."""
@@ -205,8 +206,8 @@ class TempLoraMemory(Memory):
             raise LookupError(  # noqa: TRY004  # what is wrong is the dictionary
                 f"Not a stored TempLoraMemory: it has the keys {sorted(data)}."
             )
-        if (found := _LIVE.get(handle)) is not None:
-            return found
+        if (memory := _LIVE.get(handle)) is not None:
+            return memory
         same = [m for m in _LIVE.values() if m.session_id == session_id]
         services = {id(memory.service) for memory in same}
         if len(services) != 1:
@@ -240,7 +241,7 @@ class TempLoraMemory(Memory):
         return self._block.conversation(self.session_id)
 
     def status(self) -> ConversationStatus:
-        """How far learning is, and why it failed if it did."""
+        """The state of learning, with the reason if it failed."""
         return self._conversation.status
 
     def _estimate_token_count(self, message_or_blocks: Any) -> int:
@@ -346,7 +347,7 @@ class TempLoraMemory(Memory):
             return await super().aget_all(status=status)
 
     async def _crowded(self) -> bool:
-        """Whether turns wait to be learned and do not fit into the prompt any more."""
+        """Return whether turns wait to be learned and do not fit into the prompt any more."""
         if self._block.absorb_mode == "manual":
             return False
         active = await self.sql_store.get_messages(self.session_id, status=MessageStatus.ACTIVE)
@@ -374,8 +375,8 @@ class TempLoraMemory(Memory):
         name = self._block.name
         tokens = chat_history_tokens + sum(map(self._estimate_token_count, content.values()))
         if name in content and tokens > self.token_limit:
-            kept = await self._block.atruncate(content[name], tokens - self.token_limit)
-            return {**content, name: kept or []}
+            shortened = await self._block.atruncate(content[name], tokens - self.token_limit)
+            return {**content, name: shortened or []}
         return content
 
     # --- learning --------------------------------------------------------------------------------
@@ -420,11 +421,11 @@ class TempLoraMemory(Memory):
         Raises:
             ValueError: nothing to learn, or a document without text.
         """
-        found = [_document(doc) for doc in docs]
-        if not found:
+        documents = [_document(doc) for doc in docs]
+        if not documents:
             raise ValueError("There is nothing to absorb: the list of documents is empty.")
-        job = self.service.absorb(self.session_id, found, wait=False)
-        self._conversation.follow(job, len(found))
+        job = self.service.absorb(self.session_id, documents, wait=False)
+        self._conversation.follow(job, len(documents))
         if self._block.absorb_mode == "blocking":
             job.wait()
         return job
@@ -461,10 +462,10 @@ def _session(service: ParametricMemory, session_id: str | None, llm: TempLoraLLM
     return name
 
 
-def _known(cls: type[TempLoraMemory], given: dict[str, Any]) -> dict[str, Any]:
-    if unknown := sorted(set(given) - set(cls.model_fields)):
+def _known(cls: type[TempLoraMemory], settings: dict[str, Any]) -> dict[str, Any]:
+    if unknown := sorted(set(settings) - set(cls.model_fields)):
         raise ValueError(f"Unknown settings {unknown} of TempLoraMemory.")
-    return given
+    return settings
 
 
 def _document(doc: BaseNode | str) -> Document:

@@ -22,8 +22,7 @@ from llama_index.core.base.llms.types import (
 )
 from templora_memory import Message
 from templora_memory.errors import InvalidText
-
-from llama_index.memory.templora._tools import call_text, without_calls
+from templora_memory.tool_calls import format_call, split_calls
 
 MessageToText: TypeAlias = Callable[[ChatMessage], str | None]
 LEARNED_ROLES = ("user", "assistant")
@@ -65,7 +64,7 @@ def _prompt_parts(message: ChatMessage) -> list[Message]:
             case CitableBlock() | CitationBlock():
                 pieces += [part.text for part in block.nested_blocks if isinstance(part, TextBlock)]
             case ToolCallBlock():
-                calls.append(Message("call", call_text(block)))
+                calls.append(Message("call", format_call(block.tool_name, block.tool_kwargs)))
             case ThinkingBlock() | CachePoint():
                 pass  # meant for the model that wrote it, and for a provider's cache
             case _:
@@ -82,7 +81,7 @@ def _prompt_parts(message: ChatMessage) -> list[Message]:
 
 
 def message_to_text(message: ChatMessage) -> str | None:
-    """What a message says, as far as it may be learned; None if nothing of it may.
+    """Return the text of a message that may be learned; None if nothing of it may.
 
     Only text blocks count. Of an agent's trace ("Thought: ... Answer: ...") only the last answer is
     left, without thoughts, actions and what tools returned. What a tool returned stays out also
@@ -92,7 +91,7 @@ def message_to_text(message: ChatMessage) -> str | None:
     if _ROLES[message.role] == "assistant":
         if "tool_call_id" in message.additional_kwargs:  # a tool's output, passed on as it is
             return None
-        text = without_calls(text)
+        text = split_calls(text)[0]
         if text.lstrip().startswith("Thought:"):
             text = _answer_of(text)
     return text if text.strip() else None
@@ -100,9 +99,9 @@ def message_to_text(message: ChatMessage) -> str | None:
 
 def _answer_of(trace: str) -> str:
     """The answer at the end of an agent's trace; empty if there is none of its own."""
-    thought, _, said = trace.rpartition("Thought:")[2].partition("Answer:")
+    thought, _, answer = trace.rpartition("Thought:")[2].partition("Answer:")
     # a tool's output that is passed on stands there twice: as the thought and as the answer
-    return "" if thought.strip() == said.strip() else said.strip()
+    return "" if thought.strip() == answer.strip() else answer.strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,8 +19,8 @@ _PACKS = 1024
 def tokenizer_of(service: ParametricMemory) -> Callable[[str], list[Any]]:
     """The model's tokenizer: a text to a list with one entry for each token."""
     backend: Any = service.backend
-    found: Callable[[str], list[Any]] | None = getattr(backend, "token_ids", None)
-    return found or (lambda text: list(backend.split(text, 1)))
+    tokenize: Callable[[str], list[Any]] | None = getattr(backend, "token_ids", None)
+    return tokenize or (lambda text: list(backend.split(text, 1)))
 
 
 def message_overhead(service: ParametricMemory) -> int:
@@ -33,7 +33,7 @@ def message_overhead(service: ParametricMemory) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """How a window is shared out, in tokens.
+    """The shares of a window, in tokens.
 
     Args:
         history: `token_limit` of a memory: turns in the prompt, evicted ones not yet learned

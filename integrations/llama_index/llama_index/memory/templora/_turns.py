@@ -1,4 +1,4 @@
-"""One after the other, across threads and event loops."""
+"""A fair lock across threads and event loops."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Turns:
     """A fair lock that belongs to no event loop.
 
     LlamaIndex runs synchronous calls in loops of their own, also inside a running one, which stands
-    still meanwhile. If the one whose turn it is lives in that loop, waiting for him would never
+    still meanwhile. If the one whose turn it is lives in that loop, waiting for it would never
     end: so whoever has waited for five seconds goes on without.
     """
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from . import _show
+from . import rendering
 
 MODES = [
     ("Memory in weights", "weights"),
@@ -18,7 +18,7 @@ MODES = [
 
 @dataclass(slots=True, kw_only=True)
 class TalkTab:
-    """Components that handlers read or change."""
+    """The components of the second area that handlers read or change."""
 
     chat: gr.Chatbot
     say: gr.Textbox
@@ -41,12 +41,12 @@ class TalkTab:
     notes_file: gr.UploadButton
 
 
-def build(reply_tokens: int, most_tokens: int) -> TalkTab:
+def build(reply_tokens: int, max_tokens: int) -> TalkTab:
     """Lay the area out, within a tab.
 
     Args:
         reply_tokens: length of a reply to begin with.
-        most_tokens: the longest that can be chosen.
+        max_tokens: the longest that can be chosen.
     """
     with gr.Row():
         with gr.Column(scale=3, min_width=320):
@@ -64,7 +64,7 @@ def build(reply_tokens: int, most_tokens: int) -> TalkTab:
                 allow_file_downloads=False,
                 placeholder="Nobody is here yet. Meet a character in the first tab.",
             )
-            status = gr.HTML(_show.status_line(None, None, None, 0), elem_id="status")
+            status = gr.HTML(rendering.status_line(None, None, None, 0), elem_id="status")
             say = gr.Textbox(
                 label="Your message",
                 lines=1,
@@ -88,7 +88,7 @@ def build(reply_tokens: int, most_tokens: int) -> TalkTab:
                 info="0 always takes the likeliest word.",
             )  # fmt: skip
             length = gr.Slider(
-                8, most_tokens, value=reply_tokens, step=1, label="Longest reply, in tokens"
+                8, max_tokens, value=reply_tokens, step=1, label="Longest reply, in tokens"
             )
             with gr.Accordion("Play somebody else", open=False):
                 persona_name = gr.Textbox(label="Your name", max_length=60)
@@ -98,7 +98,7 @@ def build(reply_tokens: int, most_tokens: int) -> TalkTab:
                 persona_add = gr.Button("Play this person")
             with gr.Accordion("Lorebook", open=False):
                 use_lore = gr.Checkbox(value=True, label="Use it")
-                lorebook = gr.HTML(_show.lorebook(None))
+                lorebook = gr.HTML(rendering.lorebook(None))
             with gr.Accordion("Notes for the prompt", open=False):
                 use_notes = gr.Checkbox(value=True, label="Look things up in my notes")
                 notes = gr.Textbox(
@@ -110,7 +110,7 @@ def build(reply_tokens: int, most_tokens: int) -> TalkTab:
                 )
                 notes_file = gr.UploadButton("Add a text or PDF file", size="sm")
     with gr.Accordion("What the model sees", open=False, elem_id="sees"):
-        prompt = gr.HTML(_show.prompt(None), elem_id="prompt")
+        prompt = gr.HTML(rendering.prompt(None), elem_id="prompt")
     return TalkTab(
         chat=chat,
         say=say,

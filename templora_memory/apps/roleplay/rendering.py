@@ -1,4 +1,4 @@
-"""What people read, as HTML. Every text from outside goes through `escape`."""
+"""The texts of the page as HTML. Every text from outside goes through `escape`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from html import escape
 from templora_memory import Document, Message, Probe, Revision, Status
 from templora_memory.importers import ChatLog, without_pictures
 
-from ._charts import Line, chart
-from ._look import LOGO, emblem
-from ._state import Actor, Chat, Part, Persona, Probed, Receipt, Shown
-from ._studio import Deleted, Step
+from .charts import Series, chart
+from .state import Actor, Chat, FactProbe, Persona, PromptPart, PromptRecord, VisitEvent
+from .studio import DeletionProof, LearningStep
+from .style import LOGO, emblem
 
 Count = Callable[[str], int]
 _EXCERPT = 1200
@@ -26,12 +26,12 @@ _N, _AUTO = ' class="n"', ' dir="auto"'
 _TAG = re.compile(r"<(?=[a-zA-Z/!])")
 
 
-def message(text: str) -> str:
+def safe_markdown(text: str) -> str:
     """A chat message as safe Markdown: emphasis stays, images and tags do not."""
     return _TAG.sub("&lt;", without_pictures(text))
 
 
-def _t(body: str) -> str:
+def _styled(body: str) -> str:
     return f'<div class="t">{body}</div>'
 
 
@@ -58,9 +58,9 @@ def _table(name: str, caption: str, heads: Sequence[str], rows: Iterable[Sequenc
     )
 
 
-def head(model: str, grace: float) -> str:
+def page_header(model: str, grace: float) -> str:
     """The top of the page."""
-    return _t(
+    return _styled(
         f'<header class="head">{LOGO}<div><h1>Characters that live in weights</h1>'
         "<p>A character is trained into a small adapter of its own while you watch. It answers "
         "with nothing of its story in the prompt. Throw it away, and the model is bit for bit "
@@ -75,7 +75,7 @@ def head(model: str, grace: float) -> str:
 # --- faces ---------------------------------------------------------------------------------------
 
 
-def picture(portrait: bytes | None) -> str:
+def picture_address(portrait: bytes | None) -> str:
     """A small picture as a data address; empty if there is none or it does not decode."""
     if portrait is None:
         return ""
@@ -108,14 +108,15 @@ def face(actor: Actor, note: str) -> str:
 
 
 def gallery_card(actor: Actor) -> str:
-    return _t(face(actor, actor.tagline))
+    """Return the card of a bundled character in the gallery."""
+    return _styled(face(actor, actor.tagline))
 
 
 # --- preview -------------------------------------------------------------------------------------
 
 
 def preview(actor: Actor, learned: Sequence[Document], count: Count) -> str:
-    """What will be absorbed, what stays in the prompt, what is ignored."""
+    """Return the preview of a character: texts to absorb, texts for the prompt, texts ignored."""
     card = actor.character
     tokens = sum(count(item.text) for item in learned)
     bio = "\n\n".join(item.text for item in learned)
@@ -135,7 +136,7 @@ def preview(actor: Actor, learned: Sequence[Document], count: Count) -> str:
     ]
     nothing = "<li>nothing</li>" if not any(ignored) else ""
     warnings = "".join(f'<p class="warn">{escape(text)}</p>' for text in card.warnings)
-    return _t(
+    return _styled(
         face(actor, f"{card.source_format} · {tokens:,} tokens to absorb")
         + '<div class="three"><section><h3>Into the weights</h3><ul>'
         + _row(True, f"the bio, {tokens:,} tokens")  # noqa: FBT003
@@ -158,12 +159,12 @@ def _row(there: bool, text: str) -> str:  # noqa: FBT001  # reads as a table
     return f"<li>{escape(text)}</li>" if there else ""
 
 
-def _many(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+def _many(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def chat_preview(log: ChatLog, actor: Actor | None, persona: Persona) -> str:
-    """What a chat log will become."""
+    """Return the preview of a chat."""
     sample = "\n".join(
         f"{'You' if m.role == 'user' else log.character_name or 'Character'}: {m.content}"
         for m in log.messages[:6]
@@ -176,7 +177,7 @@ def chat_preview(log: ChatLog, actor: Actor | None, persona: Persona) -> str:
         else "Absorb or choose a character first: a chat needs somebody who remembers it."
     )
     warnings = "".join(f'<p class="warn">{escape(text)}</p>' for text in log.warnings)
-    return _t(
+    return _styled(
         f"<h3>{escape(log.source_format)}, {len(log.messages)} messages</h3>"
         f"<p>{whose}</p>{warnings}"
         f'<div class="excerpt" dir="auto" tabindex="0" role="region" aria-label="First messages">'
@@ -187,29 +188,29 @@ def chat_preview(log: ChatLog, actor: Actor | None, persona: Persona) -> str:
 # --- learning ------------------------------------------------------------------------------------
 
 
-def progress(label: str, step: Step | None, *, doing: str = "") -> str:
+def progress(label: str, step: LearningStep | None, *, doing: str = "") -> str:
     """A bar with words, and the perplexity so far."""
-    if step is None or not step.whole:
+    if step is None or not step.total:
         seconds = f" · {step.seconds:.0f} s" if step else ""
         text = doing or "The model reads the text and asks itself about it"
-        return _t(
+        return _styled(
             f'<h3>{escape(label)}</h3><div class="bar wait" role="progressbar" '
             f'aria-label="{escape(text)}"><i></i></div><p class="quiet">{escape(text)}{seconds}</p>'
         )
-    share = 100 * step.done / step.whole
-    newest = f", perplexity {step.curve[-1]:.2f}" if step.curve else ""
-    says = f"Step {step.done} of {step.whole}{newest} · {step.seconds:.0f} s"
-    return _t(
+    share = 100 * step.done / step.total
+    newest = f", perplexity {step.perplexities[-1]:.2f}" if step.perplexities else ""
+    caption = f"Step {step.done} of {step.total}{newest} · {step.seconds:.0f} s"
+    return _styled(
         f'<h3>{escape(label)}</h3><div class="bar" role="progressbar" aria-valuenow="{share:.0f}" '
         f'aria-valuemin="0" aria-valuemax="100" aria-label="Learning">'
-        f'<i style="width:{share:.1f}%"></i></div><p class="quiet">{says}</p>'
-    ) + curve(step.curve)
+        f'<i style="width:{share:.1f}%"></i></div><p class="quiet">{caption}</p>'
+    ) + curve(step.perplexities)
 
 
 def curve(values: Sequence[float]) -> str:
     """Perplexity per step."""
     finite = [value for value in values if math.isfinite(value)]
-    says = (
+    caption = (
         f"Perplexity of the text fell from {finite[0]:.2f} to {finite[-1]:.2f} over "
         f"{_many(len(finite), 'measured step')}. "
         "Lower means the model finds its own story less surprising."
@@ -217,11 +218,15 @@ def curve(values: Sequence[float]) -> str:
         else "No step is measured yet."
     )
     return chart(
-        "Perplexity while learning", [Line("perplexity", finite)], x="step", says=says, log=True
+        "Perplexity while learning",
+        [Series("perplexity", finite)],
+        x="step",
+        caption=caption,
+        log=True,
     )
 
 
-def probes(rows: Sequence[Probed], *, now: str, caption: str) -> str:
+def probes(rows: Sequence[FactProbe], *, now: str, caption: str) -> str:
     """Facts before and after, as probabilities per token and in words."""
     if not rows:
         return ""
@@ -230,14 +235,14 @@ def probes(rows: Sequence[Probed], *, now: str, caption: str) -> str:
     heads += ["before, it said", "now it says"] if spoken else []
     cells = [
         [
-            f"<b>{escape(row.fact.ask)}</b><br><small>{escape(row.fact.said)}</small>",
+            f"<b>{escape(row.fact.question)}</b><br><small>{escape(row.fact.sentence)}</small>",
             _meter(row.base),
             _meter(row.now),
-            *([_answer(row.base_said, row), _answer(row.now_said, row)] if spoken else []),
+            *([_reply(row.base_reply, row), _reply(row.now_reply, row)] if spoken else []),
         ]
         for row in rows
     ]
-    return _t(_table("Facts", caption, heads, cells))
+    return _styled(_table("Facts", caption, heads, cells))
 
 
 def _meter(nats: float) -> str:
@@ -246,36 +251,36 @@ def _meter(nats: float) -> str:
     return f"{bar}{share} %"
 
 
-def _answer(said: str, row: Probed) -> str:
-    if not said:
+def _reply(reply: str, row: FactProbe) -> str:
+    if not reply:
         return '<span class="quiet">-</span>'
-    right = row.fact.answer.casefold() in said.casefold()
-    return f"<mark>✓ {escape(said)}</mark>" if right else escape(said)
+    right = row.fact.answer.casefold() in reply.casefold()
+    return f"<mark>✓ {escape(reply)}</mark>" if right else escape(reply)
 
 
-def score(rows: Sequence[Probed]) -> str:
+def score(rows: Sequence[FactProbe]) -> str:
     """One sentence about the probes."""
     if not rows:
         return ""
-    told = [row for row in rows if row.fact.answer]
+    answerable = [row for row in rows if row.fact.answer]
     gain = sum(row.now - row.base for row in rows) / len(rows)
     factor = math.exp(gain)
-    if not told:
+    if not answerable:
         return f"On average each token of its story is now {factor:.1f} times as likely."
-    right = sum(row.fact.answer.casefold() in row.now_said.casefold() for row in told)
-    before = sum(row.fact.answer.casefold() in row.base_said.casefold() for row in told)
+    right = sum(row.fact.answer.casefold() in row.now_reply.casefold() for row in answerable)
+    before = sum(row.fact.answer.casefold() in row.base_reply.casefold() for row in answerable)
     return (
-        f"{right} of {len(told)} facts right with nothing in the prompt, {before} before. "
+        f"{right} of {len(answerable)} facts right with nothing in the prompt, {before} before. "
         f"Each token of a right answer is {factor:.1f} times as likely."
     )
 
 
-def learned(actor: Actor) -> str:
+def absorb_result(actor: Actor) -> str:
     """The end of an absorb."""
-    report = actor.lessons[-1].report
+    report = actor.absorbs[-1].report
     size = f"{report.bytes / 1e6:.1f} MB"
     recalled = f", {report.recalled:.0%} of it now verbatim" if report.recalled is not None else ""
-    return _t(
+    return _styled(
         f'<div class="done" role="status"><h3>{escape(actor.label)} is in the weights</h3>'
         f"<p>{report.tokens:,} tokens{recalled}, in an adapter of {size}. "
         f"{score(actor.probes)}</p></div>"
@@ -285,35 +290,35 @@ def learned(actor: Actor) -> str:
 # --- characters ----------------------------------------------------------------------------------
 
 
-def actors(every: Iterable[Actor], chosen: str | None, sizes: dict[str, int]) -> str:
+def character_list(every: Iterable[Actor], chosen: str | None, sizes: dict[str, int]) -> str:
     """The visitor's characters."""
     cards = "".join(
         f'<article class="{"on" if actor.id == chosen else ""}">'
         + face(
             actor,
             f"{sizes.get(actor.id, 0) / 1e6:.1f} MB · "
-            f"{'kept on this machine' if actor.kept else 'temporary'}",
+            f"{'kept on this machine' if actor.saved else 'temporary'}",
         )
         + "</article>"
         for actor in every
     )
     if not cards:
-        return _t(
+        return _styled(
             '<div class="empty"><p><b>No characters yet.</b></p><p>Meet one above, or bring your '
             "own card, text or chat.</p></div>"
         )
-    return _t(f'<div class="list">{cards}</div>')
+    return _styled(f'<div class="list">{cards}</div>')
 
 
-def question(actor: Actor) -> str:
+def deletion_question(actor: Actor) -> str:
     """Asked once before a character is deleted."""
-    return _t(
+    return _styled(
         f"<h3>Delete {escape(actor.label)}?</h3><p>Its adapter, its bio, its chats and what every "
         "persona told it are removed from this machine. This cannot be undone.</p>"
     )
 
 
-def deleted(result: Deleted) -> str:
+def deletion_result(result: DeletionProof) -> str:
     """The forget receipt, and the proof."""
     kinds: dict[str, list[int]] = {}
     for file in result.receipt.files:
@@ -326,9 +331,9 @@ def deleted(result: Deleted) -> str:
         True: "Every probed fact is again exactly as likely as for the base model: equal to the "
         "last bit.",
         False: "Some facts are not at their base level. Please report this.",
-    }[result.same]
+    }[result.equals_base]
     downloads = f" and {result.downloads} prepared downloads" if result.downloads else ""
-    return _t(
+    return _styled(
         f'<div class="done" role="status"><h3>{escape(result.label)} is gone</h3><p>'
         f"{_many(len(result.receipt.files), 'file')} with "
         f"{result.receipt.bytes / 1e6:.2f} MB removed"
@@ -337,30 +342,30 @@ def deleted(result: Deleted) -> str:
     ) + _after(result.probes)
 
 
-def _after(rows: Sequence[Probed]) -> str:
+def _after(rows: Sequence[FactProbe]) -> str:
     if not rows:
         return ""
     caption = "The probe again: log-probability per token of each fact"
     heads = ("fact", "base model, before#", "after deletion#", "")
     cells = [
         [
-            escape(row.fact.said),
+            escape(row.fact.sentence),
             f"{row.base:.4f}",
             f"{row.now:.4f}",
             "equal" if row.base == row.now else "differs",
         ]
         for row in rows
     ]
-    return _t(_table("Probe", caption, heads, cells))
+    return _styled(_table("Probe", caption, heads, cells))
 
 
 # --- chat ----------------------------------------------------------------------------------------
 
 
-def prompt(shown: Shown | None) -> str:
+def prompt(shown: PromptRecord | None) -> str:
     """Exactly what the model was shown for its newest reply."""
     if shown is None:
-        return _t(
+        return _styled(
             '<div class="empty">Say something: the whole prompt of each reply appears here.</div>'
         )
     where = (
@@ -380,15 +385,15 @@ def prompt(shown: Shown | None) -> str:
             "not fit and are lost to this mode</span><span>0 tokens</span></header></section>"
         )
     sections += [_section(part) for part in shown.parts]
-    saved = shown.whole - shown.sent
-    return _t(
+    saved = shown.full - shown.sent
+    return _styled(
         f"<p><b>{shown.sent:,} tokens</b> in the prompt; card and whole conversation would be "
-        f"{shown.whole:,}{f', {saved:,} more' if saved > 0 else ''}. {where}.</p>"
+        f"{shown.full:,}{f', {saved:,} more' if saved > 0 else ''}. {where}.</p>"
         f'<div class="prompt">{"".join(sections)}</div>'
     )
 
 
-def _section(part: Part) -> str:
+def _section(part: PromptPart) -> str:
     kind = part.kind if part.kind in _KINDS else "system"
     name = escape(_KINDS.get(part.kind, part.kind))
     return (
@@ -398,23 +403,27 @@ def _section(part: Part) -> str:
     )
 
 
-def status_line(actor: Actor | None, chat: Chat | None, shown: Shown | None, jobs: int) -> str:
+def status_line(
+    actor: Actor | None, chat: Chat | None, shown: PromptRecord | None, jobs: int
+) -> str:
     """One line under the chat."""
     if actor is None or chat is None:
-        return _t('<p class="quiet">Choose a character above, or meet one in the first tab.</p>')
+        return _styled(
+            '<p class="quiet">Choose a character above, or meet one in the first tab.</p>'
+        )
     parts = [f"{len(chat.messages)} messages"]
     if shown is not None:
         parts += [f"{shown.sent:,} tokens in the prompt", f"{shown.in_weights} messages in weights"]
     if jobs:
         parts.append("learning what left the window")
-    return _t(f'<p class="quiet" role="status">{" · ".join(parts)}</p>')
+    return _styled(f'<p class="quiet" role="status">{" · ".join(parts)}</p>')
 
 
 def lorebook(actor: Actor | None) -> str:
     """Keys and texts of the lorebook."""
     entries = actor.character.lore if actor else ()
     if not entries:
-        return _t('<p class="quiet">This character has no lorebook.</p>')
+        return _styled('<p class="quiet">This character has no lorebook.</p>')
     cells = [
         [
             escape(entry.name or ", ".join(entry.keys) or "always"),
@@ -424,24 +433,27 @@ def lorebook(actor: Actor | None) -> str:
         for entry in entries[:100]
     ]
     caption = "Joins the prompt when a key is mentioned"
-    return _t(_table("Lorebook", caption, ("key", "text"), cells))
+    return _styled(_table("Lorebook", caption, ("key", "text"), cells))
 
 
 # --- memory --------------------------------------------------------------------------------------
 
 
-def tiles(status: Status | None, actor: Actor, chat: Chat, limit: float | None) -> str:
+def figure_tiles(status: Status | None, actor: Actor, chat: Chat, limit: float | None) -> str:
     """Figures at a glance."""
-    saved = sum(max(0, cost.whole - cost.sent) for cost in chat.costs)
-    kl = next((les.report.kl for les in reversed(actor.lessons) if les.report.kl is not None), None)
+    saved = sum(max(0, cost.full - cost.sent) for cost in chat.costs)
+    kl = next(
+        (record.report.kl for record in reversed(actor.absorbs) if record.report.kl is not None),
+        None,
+    )
     health = "-" if kl is None else f"{kl:.2f}"
-    most = f" of {limit:g} allowed" if limit is not None else ""
+    allowed = f" of {limit:g} allowed" if limit is not None else ""
     values = [
         (f"{status.absorbed_tokens if status else 0:,}", "tokens in the weights"),
         (f"{(status.bytes if status else 0) / 1e6:.2f} MB", "on disk, adapters and text"),
         (f"{status.revisions if status else 0}", "revisions"),
         (f"{saved:,}", "prompt tokens saved in this chat"),
-        (health, f"health: nats of change to other text{most}"),
+        (health, f"health: nats of change to other text{allowed}"),
     ]
     inner = "".join(
         f'<div class="tile"><b>{a}</b><span>{escape(b)}</span></div>' for a, b in values
@@ -451,17 +463,17 @@ def tiles(status: Status | None, actor: Actor, chat: Chat, limit: float | None) 
         if status and status.last_error
         else ""
     )
-    return _t(f'<div class="tiles">{inner}</div>{error}')
+    return _styled(f'<div class="tiles">{inner}</div>{error}')
 
 
 def plots(actor: Actor, chat: Chat) -> str:
     """Perplexity of the newest lesson, and prompt tokens of the chat."""
-    values = actor.lessons[-1].curve if actor.lessons else ()
-    saved = sum(cost.whole - cost.sent for cost in chat.costs)
-    says = (
+    values = actor.absorbs[-1].perplexities if actor.absorbs else ()
+    saved = sum(cost.full - cost.sent for cost in chat.costs)
+    caption = (
         f"Over {_many(len(chat.costs), 'turn')} the prompts had "
         f"{sum(c.sent for c in chat.costs):,} tokens; "
-        f"with card and whole history they would have had {sum(c.whole for c in chat.costs):,}: "
+        f"with card and whole history they would have had {sum(c.full for c in chat.costs):,}: "
         f"{abs(saved):,} {'saved' if saved >= 0 else 'more'}."
         if chat.costs
         else "Prompt tokens of each turn appear here once you talk."
@@ -469,19 +481,19 @@ def plots(actor: Actor, chat: Chat) -> str:
     cost = chart(
         "Prompt tokens per turn",
         [
-            Line("memory in weights", [cost.sent for cost in chat.costs]),
-            Line("card and whole history", [cost.whole for cost in chat.costs]),
+            Series("memory in weights", [cost.sent for cost in chat.costs]),
+            Series("card and whole history", [cost.full for cost in chat.costs]),
         ],
         x="turn",
-        says=says,
+        caption=caption,
     )
-    return _t(f'<div class="charts">{curve(values)}{cost}</div>')
+    return _styled(f'<div class="charts">{curve(values)}{cost}</div>')
 
 
-def lessons(actor: Actor) -> str:
-    """What was absorbed when, with its receipt."""
-    if not actor.lessons:
-        return _t('<p class="quiet">Nothing was absorbed yet.</p>')
+def absorb_log(actor: Actor) -> str:
+    """Return the table of all absorbs, with the figures of each."""
+    if not actor.absorbs:
+        return _styled('<p class="quiet">Nothing was absorbed yet.</p>')
 
     def number(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
@@ -489,24 +501,24 @@ def lessons(actor: Actor) -> str:
     heads = ("time", "what", "tokens#", "perplexity before#", "after#", "verbatim#", "KL#", "MB#")
     cells = [
         [
-            _clock(lesson.when),
-            escape(lesson.what),
-            f"{lesson.report.tokens:,}",
-            number(lesson.report.perplexity_before, ".2f"),
-            number(lesson.report.perplexity_after, ".2f"),
-            number(lesson.report.recalled, ".0%"),
-            number(lesson.report.kl, ".3f"),
-            f"{lesson.report.bytes / 1e6:.2f}",
+            _clock(record.time),
+            escape(record.source),
+            f"{record.report.tokens:,}",
+            number(record.report.perplexity_before, ".2f"),
+            number(record.report.perplexity_after, ".2f"),
+            number(record.report.recalled, ".0%"),
+            number(record.report.kl, ".3f"),
+            f"{record.report.bytes / 1e6:.2f}",
         ]
-        for lesson in actor.lessons
+        for record in actor.absorbs
     ]
-    return _t(_table("Absorbed", "What was absorbed when", heads, cells))
+    return _styled(_table("Absorbed", "What was absorbed when", heads, cells))
 
 
 def revisions(history: Sequence[Revision], head_name: str | None) -> str:
     """The revisions on disk."""
     if not history:
-        return _t('<p class="quiet">This memory has no revision yet.</p>')
+        return _styled('<p class="quiet">This memory has no revision yet.</p>')
     heads = ("revision", "made", "documents#", "messages#", "tokens#", "MB#")
     cells = [
         [
@@ -519,43 +531,44 @@ def revisions(history: Sequence[Revision], head_name: str | None) -> str:
         ]
         for row in reversed(history)
     ]
-    return _t(_table("Revisions", "Revisions on disk, newest first", heads, cells))
+    return _styled(_table("Revisions", "Revisions on disk, newest first", heads, cells))
 
 
-def receipts(rows: Sequence[Receipt]) -> str:
+def visit_log(rows: Sequence[VisitEvent]) -> str:
     """The visitor's log, newest first."""
     if not rows:
-        return _t('<p class="quiet">Nothing happened yet.</p>')
+        return _styled('<p class="quiet">Nothing happened yet.</p>')
     cells = [
-        [_clock(row.when), escape(row.what), escape(row.detail)] for row in reversed(rows[-50:])
+        [_clock(row.time), escape(row.event), escape(row.detail)] for row in reversed(rows[-50:])
     ]
-    return _t(_table("Receipts", "Receipts of this visit", ("time", "what", "detail"), cells))
+    return _styled(_table("Receipts", "Receipts of this visit", ("time", "what", "detail"), cells))
 
 
-def asked(probe: Probe) -> str:
+def probe_result(probe: Probe) -> str:
     """A measured answer."""
     sums = (("base model", probe.without_memory), ("with the memory", probe.with_memory))
     cells = [[name, _meter(total / probe.tokens), f"{total:.2f}"] for name, total in sums]
     heads = ("model", "per token#", "log-probability of the whole answer#")
-    return _t(
+    return _styled(
         f'<p role="status">The memory makes each token of this answer '
         f"<b>{math.exp(probe.gain):.2f} times</b> as likely.</p>"
         + _table("Measured", "Probability of the answer", heads, cells)
     )
 
 
-def nobody() -> str:
-    return _t(
+def no_character() -> str:
+    """Return what stands where a character has to be chosen first."""
+    return _styled(
         '<div class="empty"><p><b>No character chosen.</b></p><p>Meet one in the first tab; what '
         "it learned, and what that costs, is shown here.</p></div>"
     )
 
 
-def chatbot(
+def chat_messages(
     actor: Actor | None, chat: Chat | None, offered: Sequence[str]
 ) -> list[dict[str, object]]:
     """The conversation as Gradio's chatbot takes it; other greetings as buttons while it is new."""
-    rows = [bubble(item) for item in chat.messages] if actor and chat else []
+    rows = [chat_message(item) for item in chat.messages] if actor and chat else []
     if len(rows) == 1 and rows[0]["role"] == "assistant" and len(offered) > 1:
         rows[0]["options"] = [
             {"value": str(number), "label": f"Greeting {number + 1}"}
@@ -564,8 +577,9 @@ def chatbot(
     return rows
 
 
-def bubble(item: Message) -> dict[str, object]:
-    return {"role": item.role, "content": [{"type": "text", "text": message(item.content)}]}
+def chat_message(item: Message) -> dict[str, object]:
+    """Return a message as Gradio's chatbot takes it."""
+    return {"role": item.role, "content": [{"type": "text", "text": safe_markdown(item.content)}]}
 
 
 def _clock(moment: float) -> str:

@@ -1,4 +1,4 @@
-"""How the page looks: style sheet, emblems, and the policy that keeps requests at home."""
+"""The look of the page: style sheet, emblems, and the policy that keeps requests at home."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Who is here: browsers by token, tabs by session; who stayed away too long is discarded.
+"""The visitors who are here: browsers by token, tabs by session.
+
+Who stayed away too long is discarded.
 
 Gradio tells when a tab closes, but late behind a proxy and never on a crash, so there is a limit
 for idle visitors too.
@@ -11,12 +13,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from ._state import Visitor
+from .state import Visitor
 
 _log = logging.getLogger(__name__)
 
 
-class Expired(LookupError):
+class VisitExpired(LookupError):
     """This browser's visit is over; reloading the page begins a new one."""
 
     def __init__(self) -> None:
@@ -49,14 +51,14 @@ class Visitors:
         self._visitors: dict[str, Visitor] = {}
 
     def add(self, visitor: Visitor) -> None:
-        """A visitor known from before a restart, with no tab open."""
+        """Add a visitor known from before a restart, with no tab open."""
         with self._lock:
             visitor.seen = self._clock()
             visitor.closed_at = visitor.seen
             self._visitors[visitor.token] = visitor
 
     def enter(self, token: str | None, session: str) -> Visitor:
-        """A tab opened; the token of an unknown or discarded visitor makes a new one."""
+        """Note that a tab opened, and return its visitor; a new one if the token is unknown."""
         with self._lock:
             visitor = self._visitors.get(token or "")
             if visitor is None:
@@ -68,7 +70,7 @@ class Visitors:
             return visitor
 
     def leave(self, session: str) -> None:
-        """A tab closed."""
+        """Note that a tab closed."""
         with self._lock:
             for visitor in self._visitors.values():
                 if session in visitor.tabs:
@@ -77,7 +79,7 @@ class Visitors:
                         visitor.closed_at = self._clock()
 
     def get(self, token: str | None) -> Visitor:
-        """The visitor with this token, who thereby shows that he is here.
+        """Return the visitor with this token, who thereby shows that they are here.
 
         Raises:
             Expired: there is none.
@@ -85,11 +87,12 @@ class Visitors:
         with self._lock:
             visitor = self._visitors.get(token or "")
             if visitor is None:
-                raise Expired
+                raise VisitExpired
             visitor.seen = self._clock()
             return visitor
 
     def all(self) -> tuple[Visitor, ...]:
+        """Return every visitor who is not discarded."""
         with self._lock:
             return tuple(self._visitors.values())
 

@@ -13,16 +13,16 @@ import gradio as gr
 
 from templora_memory.errors import TemploraError
 
-from ._visitors import Expired
+from .visitors import VisitExpired
 
 _log = logging.getLogger(__name__)
 
 
-def told(error: Exception) -> gr.Error:
-    """The toast for an error; nothing of the inside is shown."""
+def error_toast(error: Exception) -> gr.Error:
+    """Return the toast for an error; nothing of the inside is shown."""
     if isinstance(error, gr.Error):
         return error
-    if isinstance(error, (TemploraError, Expired)):
+    if isinstance(error, (TemploraError, VisitExpired)):
         return gr.Error(" ".join(str(error).split()), duration=12, print_exception=False)
     number = secrets.token_hex(3)
     _log.error("Unexpected error %s", number, exc_info=error)
@@ -33,24 +33,24 @@ def told(error: Exception) -> gr.Error:
     )
 
 
-def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler whose errors become toasts. Closing a generator still reaches it."""
+def with_error_toasts(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a handler whose errors become toasts. Closing a generator still reaches it."""
     if inspect.isgeneratorfunction(handler):
 
         @functools.wraps(handler)
-        def steps(*given: Any) -> Iterator[Any]:
+        def steps(*inputs: Any) -> Iterator[Any]:
             try:
-                yield from handler(*given)
+                yield from handler(*inputs)
             except Exception as error:
-                raise told(error) from error
+                raise error_toast(error) from error
 
         return steps
 
     @functools.wraps(handler)
-    def call(*given: Any) -> Any:
+    def call(*inputs: Any) -> Any:
         try:
-            return handler(*given)
+            return handler(*inputs)
         except Exception as error:
-            raise told(error) from error
+            raise error_toast(error) from error
 
     return call

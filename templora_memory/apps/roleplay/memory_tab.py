@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from . import _show
-from ._characters_tab import heading
+from . import rendering
+from .characters_tab import heading
 
 
 @dataclass(slots=True, kw_only=True)
 class MemoryTab:
-    """Components that handlers read or change."""
+    """The components of the third area that handlers read or change."""
 
     which: gr.Radio
     refresh: gr.Button
@@ -42,7 +42,7 @@ def build() -> MemoryTab:
             min_width=260,
         )
         refresh = gr.Button("Refresh", min_width=110)
-    tiles = gr.HTML(_show.nobody(), elem_id="tiles")
+    tiles = gr.HTML(rendering.no_character(), elem_id="tiles")
     plots = gr.HTML(elem_id="plots")
     lessons = gr.HTML()
     heading("Revisions")
@@ -60,7 +60,7 @@ def build() -> MemoryTab:
         ask = gr.Button("Measure", min_width=110)
     asked = gr.HTML(elem_id="asked")
     heading("Receipts")
-    receipts = gr.HTML(_show.receipts(()), elem_id="receipts")
+    receipts = gr.HTML(rendering.visit_log(()), elem_id="receipts")
     forget_persona = gr.Button(
         "Forget everything this person said", variant="stop", size="md", elem_id="forget"
     )

@@ -1,4 +1,4 @@
-"""What a visitor can do with characters: learn, ask, copy, keep, delete. Knows nothing of Gradio.
+"""Verbs for the characters of visitors: learn, ask, copy, keep, delete. No Gradio here.
 
 The page resends whole conversations, so a memory can always be made again from them. What must not
 outlive its character are the memory's folder, the kept record and prepared downloads; `delete`
@@ -29,52 +29,52 @@ from templora_memory import (
 from templora_memory.errors import Cancelled, InputError, UnknownMemory
 from templora_memory.importers import Character, ChatLog, chat_to_jsonl, spoken_name, to_png
 
-from ._kept import Kept
-from ._state import (
-    MOST_ACTORS,
-    MOST_PERSONAS,
+from .saved_characters import SavedCharacters
+from .state import (
+    MAX_ACTORS,
+    MAX_PERSONAS,
     PREFIX,
+    AbsorbRecord,
     Actor,
     Chat,
-    Lesson,
+    FactProbe,
     Persona,
-    Probed,
     Visitor,
 )
-from ._visitors import Visitors
+from .visitors import Visitors
 
 _log = logging.getLogger(__name__)
 _POLL = 0.1
 _SAY_TOKENS = 32
 
 
-class Refused(InputError):
+class ActionRefused(InputError):
     """Something that this page does not do, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """How far learning is: `done` of `whole` steps, and the perplexity of each so far."""
+class LearningStep:
+    """The progress of an absorb: `done` of `total` steps, and the perplexity of each so far."""
 
     done: int
-    whole: int
+    total: int
     seconds: float
-    curve: tuple[float, ...]
+    perplexities: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Deleted:
-    """What a delete proves.
+class DeletionProof:
+    """The result of deleting a character, with the proof that nothing is left.
 
-    `same` tells whether every fact is exactly as likely as it was for the base model before;
+    `equals_base` tells whether every fact is exactly as likely as it was for the base model before;
     None where nothing was asked.
     """
 
     label: str
     receipt: ForgetReceipt
     downloads: int
-    probes: tuple[Probed, ...]
-    same: bool | None
+    probes: tuple[FactProbe, ...]
+    equals_base: bool | None
 
 
 class Studio:
@@ -97,8 +97,12 @@ class Studio:
     ) -> None:
         self.memory = memory
         self.grace = grace
-        self._own = tempfile.TemporaryDirectory() if home is None else None
-        self.kept = Kept(home if home is not None else Path(self._own.name if self._own else ""))
+        self._temporary_home = tempfile.TemporaryDirectory() if home is None else None
+        self.saved = SavedCharacters(
+            home
+            if home is not None
+            else Path(self._temporary_home.name if self._temporary_home else "")
+        )
         self.visitors = Visitors(grace=grace, idle=idle, discard=self._discard)
         self._stop = threading.Event()
         self._sweeper: threading.Thread | None = None
@@ -111,11 +115,11 @@ class Studio:
         """Bring back kept characters, forget what a killed server left, begin to sweep.
 
         Raises:
-            Refused: another server uses this home.
+            ActionRefused: another server uses this home.
         """
-        self.kept.lock()
+        self.saved.lock()
         self.memory.load()
-        for visitor in self.kept.load(self.memory.list()):
+        for visitor in self.saved.load(self.memory.list()):
             self.visitors.add(visitor)
         self.sweep()
         self._sweeper = threading.Thread(target=self._run, name="roleplay-sweeper", daemon=True)
@@ -131,9 +135,9 @@ class Studio:
             for visitor in self.visitors.all():
                 self._discard(visitor)
             self._sweeper = None
-        self.kept.unlock()
-        if self._own is not None:
-            self._own.cleanup()
+        self.saved.unlock()
+        if self._temporary_home is not None:
+            self._temporary_home.cleanup()
 
     def _run(self) -> None:
         while not self._stop.wait(min(1.0, max(0.1, self.grace / 4))):
@@ -155,13 +159,13 @@ class Studio:
 
     def _discard(self, visitor: Visitor) -> None:
         with visitor.lock:
-            passing = [actor for actor in visitor.actors.values() if not actor.kept]
+            passing = [actor for actor in visitor.actors.values() if not actor.saved]
             for actor in passing:
                 actor.leave()
                 del visitor.actors[actor.id]
         for actor in passing:
             self._forget(actor.id)
-        self.kept.clear_downloads(visitor)
+        self.saved.clear_downloads(visitor)
         if visitor.actors:  # kept ones wait for their visitor to come back
             self.visitors.add(visitor)
 
@@ -177,22 +181,22 @@ class Studio:
         """A character of this visitor.
 
         Raises:
-            Refused: it is not his, or gone.
+            ActionRefused: it belongs to somebody else, or is gone.
         """
-        found = visitor.actors.get(actor_id or "")
-        if found is None or found.gone:
-            raise Refused("Choose a character first: this one is gone.")
-        return found
+        actor = visitor.actors.get(actor_id or "")
+        if actor is None or actor.gone:
+            raise ActionRefused("Choose a character first: this one is gone.")
+        return actor
 
     def add(self, visitor: Visitor, actor: Actor) -> Actor:
-        """Give a character to a visitor, under a label that is new to him.
+        """Give a character to a visitor, under a label that is new to them.
 
         Raises:
-            Refused: he has as many as one may have.
+            ActionRefused: they have as many as they may have.
         """
         with visitor.lock:
-            if len(visitor.actors) >= MOST_ACTORS:
-                raise Refused(f"You have {MOST_ACTORS} characters: delete one first.")
+            if len(visitor.actors) >= MAX_ACTORS:
+                raise ActionRefused(f"You have {MAX_ACTORS} characters: delete one first.")
             actor.label = self._free_label(visitor, actor.label)
             visitor.actors[actor.id] = actor
         return actor
@@ -209,7 +213,7 @@ class Studio:
         """Show a character under another name; its memory does not change."""
         with visitor.lock:
             if not label:
-                raise Refused("Type a new name first.")
+                raise ActionRefused("Type a new name first.")
             if label != actor.label:
                 actor.label = self._free_label(visitor, label)
         self.save(visitor, actor)
@@ -217,23 +221,23 @@ class Studio:
     def persona(self, visitor: Visitor, name: str, note: str) -> Persona:
         """Add somebody to play, or change the note of the one with this name."""
         if not name:
-            raise Refused("Type a name for whom you play first.")
+            raise ActionRefused("Type a name for whom you play first.")
         with visitor.lock:
             known = next((p for p in visitor.personas if p.name == name), None)
             if known is not None:
                 known.note = note
                 return known
-            if len(visitor.personas) >= MOST_PERSONAS:
-                raise Refused(f"You have {MOST_PERSONAS} personas: that is the most.")
-            made = Persona(name=name, note=note)
-            visitor.personas.append(made)
-        return made
+            if len(visitor.personas) >= MAX_PERSONAS:
+                raise ActionRefused(f"You have {MAX_PERSONAS} personas: that is the most.")
+            persona = Persona(name=name, note=note)
+            visitor.personas.append(persona)
+        return persona
 
     # --- learning ------------------------------------------------------------------------------
 
     def absorb(
-        self, visitor: Visitor, actor: Actor, items: Sequence[Document], what: str
-    ) -> Iterator[Step]:
+        self, visitor: Visitor, actor: Actor, items: Sequence[Document], source: str
+    ) -> Iterator[LearningStep]:
         """Learn documents; closing the iterator cancels, and a new character then vanishes.
 
         Closing returns at once; `settle` waits until nothing is left. What personas told the
@@ -247,7 +251,7 @@ class Studio:
         job = self.memory.absorb(actor.id, items, create=False, wait=False)
         clean = partial(self._clean, visitor, actor, job, drop=fresh)
         try:
-            lesson = yield from self._follow(job, what)
+            record = yield from self._follow(job, source)
         except GeneratorExit:
             job.cancel()
             self._later(clean)  # Gradio closes on its event loop, which must not wait
@@ -255,14 +259,14 @@ class Studio:
         except BaseException:
             clean()
             raise
-        actor.lessons.append(lesson)
+        actor.absorbs.append(record)
         self._rebase(actor)
-        visitor.note(f"{actor.label} learned {what}", _learned(lesson.report))
+        visitor.record(f"{actor.label} learned {source}", _learned(record.report))
         self.save(visitor, actor)
 
     def absorb_chat(
         self, visitor: Visitor, actor: Actor, persona: Persona, messages: Sequence[Message]
-    ) -> Iterator[Step]:
+    ) -> Iterator[LearningStep]:
         """Make a conversation the history with a persona, and learn all but its newest exchange."""
         chat = actor.chat(persona)
         with chat.busy:
@@ -275,33 +279,35 @@ class Studio:
         actor.enter(self.memory, actor.pair(persona))
         job = self.memory.absorb(actor.pair(persona), old, create=False, wait=False)
         try:
-            lesson = yield from self._follow(job, f"{len(old)} messages with {persona.name}")
+            record = yield from self._follow(job, f"{len(old)} messages with {persona.name}")
         except GeneratorExit:
             job.cancel()
             self._later(partial(self._clean, visitor, actor, job, drop=False))
             raise
-        actor.lessons.append(lesson)
-        visitor.note(f"{actor.label} learned {lesson.what}", _learned(lesson.report))
+        actor.absorbs.append(record)
+        visitor.record(f"{actor.label} learned {record.source}", _learned(record.report))
         self.save(visitor, actor)
 
-    def _follow(self, job: Job, what: str) -> Generator[Step, None, Lesson]:
-        begun, last = time.monotonic(), None
-        curve: list[float] = []
+    def _follow(self, job: Job, source: str) -> Generator[LearningStep, None, AbsorbRecord]:
+        started, last = time.monotonic(), None
+        perplexities: list[float] = []
         while not job.done:
             now = job.progress
             if now is not None and now is not last:
                 last = now
                 if math.isfinite(now.perplexity):
-                    curve.append(now.perplexity)
-            yield Step(
+                    perplexities.append(now.perplexity)
+            yield LearningStep(
                 done=now.chunk if now else 0,
-                whole=now.chunks if now else 0,
-                seconds=time.monotonic() - begun,
-                curve=tuple(curve),
+                total=now.chunks if now else 0,
+                seconds=time.monotonic() - started,
+                perplexities=tuple(perplexities),
             )
             time.sleep(_POLL)
         report = job.wait()
-        return Lesson(what=what, when=time.time(), report=report, curve=tuple(curve))
+        return AbsorbRecord(
+            source=source, time=time.time(), report=report, perplexities=tuple(perplexities)
+        )
 
     def _clean(self, visitor: Visitor, actor: Actor, job: Job, *, drop: bool) -> None:
         """Wait until a cancelled job has let go, then remove what must not stay."""
@@ -311,11 +317,11 @@ class Studio:
             self.drop(visitor, actor)
 
     def _later(self, work: Callable[[], None]) -> None:
-        thread = threading.Thread(target=work, name="roleplay-cleaner", daemon=True)
+        cleaner = threading.Thread(target=work, name="roleplay-cleaner", daemon=True)
         with self._guard:
-            self._cleaners = [one for one in self._cleaners if one.is_alive()]
-            thread.start()
-            self._cleaners.append(thread)
+            self._cleaners = [thread for thread in self._cleaners if thread.is_alive()]
+            cleaner.start()
+            self._cleaners.append(cleaner)
 
     def settle(self, timeout: float | None = None) -> None:
         """Wait until what was stopped is cleaned up."""
@@ -338,29 +344,31 @@ class Studio:
 
     # --- asking --------------------------------------------------------------------------------
 
-    def base_probes(self, actor: Actor) -> Iterator[tuple[Probed, ...]]:
+    def base_probes(self, actor: Actor) -> Iterator[tuple[FactProbe, ...]]:
         """Ask the base model every fact, one by one."""
         self.memory.open(actor.id)
-        done: list[Probed] = []
+        done: list[FactProbe] = []
         for fact in actor.facts:
-            value = _per_token(self.memory.probe(actor.id, fact.ask, fact.said), base=True)
-            said = self._say(None, fact.ask) if fact.answer else ""
-            done.append(Probed(fact=fact, base=value, now=value, base_said=said))
+            value = _per_token(self.memory.probe(actor.id, fact.question, fact.sentence), base=True)
+            reply = self._say(None, fact.question) if fact.answer else ""
+            done.append(FactProbe(fact=fact, base=value, now=value, base_reply=reply))
             yield tuple(done)
         actor.probes = tuple(done)
 
-    def probe(self, actor: Actor) -> Iterator[tuple[Probed, ...]]:
+    def probe(self, actor: Actor) -> Iterator[tuple[FactProbe, ...]]:
         """Ask again, now with the memory; what the base model said is kept."""
         done = list(actor.probes)
         for number, row in enumerate(done):
-            value = _per_token(self.memory.probe(actor.id, row.fact.ask, row.fact.said), base=False)
-            said = self._say(actor.id, row.fact.ask) if row.fact.answer else ""
-            done[number] = replace(row, now=value, now_said=said)
+            value = _per_token(
+                self.memory.probe(actor.id, row.fact.question, row.fact.sentence), base=False
+            )
+            reply = self._say(actor.id, row.fact.question) if row.fact.answer else ""
+            done[number] = replace(row, now=value, now_reply=reply)
             yield tuple(done)
         actor.probes = tuple(done)
 
     def ask(self, actor: Actor, persona: Persona, question: str, answer: str) -> Probe:
-        """How likely an answer is, for what this persona talks to."""
+        """Measure how likely an answer is, for the memory that this persona talks to."""
         return self.memory.open(actor.pair(persona)).probe(question, answer)
 
     def _say(self, memory_id: str | None, question: str) -> str:
@@ -379,28 +387,28 @@ class Studio:
 
         What either learns from now on does not reach the other.
         """
-        made = replace(
+        copied = replace(
             actor,
             id=Actor(label="", character=actor.character).id,
             label=f"{actor.label} {'fork' if chats else 'snapshot'}",
-            kept=False,
+            saved=False,
             created=time.time(),
             chats={},
-            lessons=list(actor.lessons),
+            absorbs=list(actor.absorbs),
         )
-        self.add(visitor, made)
-        self.memory.fork(actor.id, made.id)
+        self.add(visitor, copied)
+        self.memory.fork(actor.id, copied.id)
         if chats:
             for key, chat in actor.chats.items():
-                made.chats[key] = Chat(messages=list(chat.messages), costs=list(chat.costs))
+                copied.chats[key] = Chat(messages=list(chat.messages), costs=list(chat.costs))
                 if f"{actor.id}@{key}" in self.memory.list():
-                    self.memory.fork(f"{actor.id}@{key}", f"{made.id}@{key}")
-        visitor.note(f"{made.label} was made", f"a copy of {actor.label}")
-        return made
+                    self.memory.fork(f"{actor.id}@{key}", f"{copied.id}@{key}")
+        visitor.record(f"{copied.label} was made", f"a copy of {actor.label}")
+        return copied
 
     def export(self, visitor: Visitor, actor: Actor, persona: Persona) -> list[Path]:
         """Memory, card and chat as files for the visitor to download."""
-        folder = self.kept.download_folder(visitor, actor)
+        folder = self.saved.download_folder(visitor, actor)
         name = (
             "".join(c if c.isalnum() else "_" for c in actor.label)[:40].strip("_") or "character"
         )
@@ -428,49 +436,51 @@ class Studio:
         Raises:
             StoreDamaged, BaseMismatch: not a memory, damaged, or of another model.
         """
-        made = self.add(visitor, Actor(label=label, character=Character(name=label)))
+        imported = self.add(visitor, Actor(label=label, character=Character(name=label)))
         try:
-            self.memory.import_(path, made.id)
-            self.memory.open(made.id)  # refuses what was learned on another model
-            told = self.memory.transcript(made.id).documents
-            bio = "\n\n".join(item.text for item in told)
-            made.character = Character(name=label, description=bio, source_format="exported memory")
+            self.memory.import_(path, imported.id)
+            self.memory.open(imported.id)  # refuses what was learned on another model
+            documents = self.memory.transcript(imported.id).documents
+            bio = "\n\n".join(item.text for item in documents)
+            imported.character = Character(
+                name=label, description=bio, source_format="exported memory"
+            )
         except BaseException:
-            self.drop(visitor, made)
+            self.drop(visitor, imported)
             raise
-        visitor.note(f"{made.label} was imported", f"{len(told)} documents")
-        return made
+        visitor.record(f"{imported.label} was imported", f"{len(documents)} documents")
+        return imported
 
-    def keep(self, visitor: Visitor, actor: Actor, *, kept: bool) -> None:
+    def keep(self, visitor: Visitor, actor: Actor, *, saved: bool) -> None:
         """Make a character outlive this visit and the server, or stop that."""
-        actor.kept = kept
+        actor.saved = saved
         self.save(visitor, actor)
-        visitor.note(f"{actor.label} is {'kept' if kept else 'temporary'}", "")
+        visitor.record(f"{actor.label} is {'kept' if saved else 'temporary'}", "")
 
     def save(self, visitor: Visitor, actor: Actor) -> None:
         """Write a kept character's record; remove the record of one that is not."""
-        if actor.kept and not actor.gone:
-            self.kept.save(visitor, actor)
+        if actor.saved and not actor.gone:
+            self.saved.save(visitor, actor)
         else:
-            self.kept.remove(actor)
+            self.saved.remove(actor)
 
     # --- going back and away -------------------------------------------------------------------
 
     def rollback(self, visitor: Visitor, actor: Actor, memory_id: str, revision: str) -> None:
         """Make an older revision the newest, of the character or of one of its pairs."""
         if memory_id != actor.id and memory_id not in {f"{actor.id}@{k}" for k in actor.chats}:
-            raise Refused("This memory does not belong to the character.")
+            raise ActionRefused("This memory does not belong to the character.")
         chosen = self.memory.rollback(memory_id, revision)
         if memory_id == actor.id:
             self._rebase(actor)
-        visitor.note(f"{actor.label} went back", f"to revision {chosen.name[:12]}")
+        visitor.record(f"{actor.label} went back", f"to revision {chosen.name[:12]}")
 
     def new_chat(self, visitor: Visitor, actor: Actor, persona: Persona) -> None:
         """Forget what this persona told the character, and begin again."""
         actor.chats.pop(persona.key, None)
         receipt = self._forget(actor.pair(persona))
         if receipt.files:
-            visitor.note(f"{actor.label} forgot {persona.name}", _removed(receipt))
+            visitor.record(f"{actor.label} forgot {persona.name}", _removed(receipt))
         self.save(visitor, actor)
 
     def forget_persona(self, visitor: Visitor, persona: Persona) -> ForgetReceipt:
@@ -482,28 +492,37 @@ class Studio:
             receipt = self.memory.forget(user=persona.key)
         except UnknownMemory:
             receipt = ForgetReceipt(ids=(), files=())
-        visitor.note(f"Everything {persona.name} said is forgotten", _removed(receipt))
+        visitor.record(f"Everything {persona.name} said is forgotten", _removed(receipt))
         return receipt
 
-    def delete(self, visitor: Visitor, actor: Actor) -> Deleted:
+    def delete(self, visitor: Visitor, actor: Actor) -> DeletionProof:
         """Delete a character with everything made from it, and measure that nothing is left."""
         label, asked = actor.label, actor.probes
         actor.leave()
         receipt = self._forget(actor.id)
-        self.kept.remove(actor)
-        downloads = self.kept.clear_downloads(visitor, actor)
-        probes, same = asked, None
+        self.saved.remove(actor)
+        downloads = self.saved.clear_downloads(visitor, actor)
+        probes, equals_base = asked, None
         if asked:
             # an empty memory under the same id answers as whatever the delete left would
             handle = self.memory.open(actor.id)
-            values = [_per_token(handle.probe(r.fact.ask, r.fact.said), base=False) for r in asked]
-            same = values == [row.base for row in asked]
+            values = [
+                _per_token(handle.probe(r.fact.question, r.fact.sentence), base=False)
+                for r in asked
+            ]
+            equals_base = values == [row.base for row in asked]
             probes = tuple(replace(r, now=v) for r, v in zip(asked, values, strict=True))
             self._forget(actor.id)
         with visitor.lock:
             visitor.actors.pop(actor.id, None)
-        visitor.note(f"{label} was deleted", _removed(receipt))
-        return Deleted(label=label, receipt=receipt, downloads=downloads, probes=probes, same=same)
+        visitor.record(f"{label} was deleted", _removed(receipt))
+        return DeletionProof(
+            label=label,
+            receipt=receipt,
+            downloads=downloads,
+            probes=probes,
+            equals_base=equals_base,
+        )
 
 
 def _older(messages: Sequence[Message]) -> list[Message]:
@@ -531,4 +550,4 @@ def _removed(receipt: ForgetReceipt) -> str:
     return f"{len(receipt.files)} files, {receipt.bytes / 1e6:.2f} MB removed"
 
 
-__all__ = ["Cancelled", "Deleted", "Refused", "Step", "Studio"]
+__all__ = ["ActionRefused", "Cancelled", "DeletionProof", "LearningStep", "Studio"]

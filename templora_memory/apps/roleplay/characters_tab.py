@@ -6,12 +6,32 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from . import _bundled, _show
+from . import bundled_characters, rendering
+
+
+@dataclass(slots=True, kw_only=True)
+class CharacterActions:
+    """The buttons and fields that change, copy or delete the active character."""
+
+    panel: gr.Column
+    snapshot: gr.Button
+    fork: gr.Button
+    export: gr.Button
+    files: gr.File
+    keep: gr.Checkbox
+    label: gr.Textbox
+    rename: gr.Button
+    delete: gr.Button
+    confirm: gr.Column
+    question: gr.HTML
+    delete_confirmed: gr.Button
+    delete_cancelled: gr.Button
+    deleted: gr.HTML
 
 
 @dataclass(slots=True, kw_only=True)
 class CharactersTab:
-    """Components that handlers read or change."""
+    """The components of the first area that handlers read or change."""
 
     meet: dict[str, gr.Button]
     file: gr.File
@@ -29,20 +49,7 @@ class CharactersTab:
     stop: gr.Button
     talk: gr.Button
     mine: gr.HTML
-    manage: gr.Column
-    snapshot: gr.Button
-    fork: gr.Button
-    export: gr.Button
-    files: gr.File
-    keep: gr.Checkbox
-    label: gr.Textbox
-    rename: gr.Button
-    delete: gr.Button
-    confirm: gr.Column
-    question: gr.HTML
-    really: gr.Button
-    spare: gr.Button
-    gone: gr.HTML
+    actions: CharacterActions
 
 
 def heading(text: str, more: str = "") -> gr.HTML:
@@ -87,8 +94,8 @@ def build() -> CharactersTab:
     probes = gr.HTML(visible=False, elem_id="probes")
     talk = gr.Button("Talk", variant="primary", visible=False, elem_id="talk-now")
     heading("Your characters")
-    mine = gr.HTML(_show.actors((), None, {}), elem_id="mine")
-    manage = _management()
+    mine = gr.HTML(rendering.character_list((), None, {}), elem_id="mine")
+    actions = _build_actions()
     return CharactersTab(
         meet=meet,
         file=file,
@@ -106,27 +113,27 @@ def build() -> CharactersTab:
         stop=stop,
         talk=talk,
         mine=mine,
-        **manage,
+        actions=actions,
     )
 
 
 def _gallery() -> dict[str, gr.Button]:
     meet = {}
-    names = _bundled.names()
+    names = bundled_characters.names()
     for start in range(0, len(names), 3):
         with gr.Row(equal_height=True):
             for name in names[start : start + 3]:
-                actor = _bundled.actor(name)
+                actor = bundled_characters.actor(name)
                 with gr.Column(min_width=260, elem_classes="meet"):
-                    gr.HTML(_show.gallery_card(actor))
+                    gr.HTML(rendering.gallery_card(actor))
                     first = actor.label.split()[0]
                     meet[name] = gr.Button(f"Meet {first}", size="md")
     return meet
 
 
-def _management() -> dict[str, gr.Component]:
-    """What can be done with the active character."""
-    with gr.Column(visible=False, elem_id="manage") as manage:
+def _build_actions() -> CharacterActions:
+    """Lay out the buttons for the active character."""
+    with gr.Column(visible=False, elem_id="manage") as panel:
         with gr.Row():
             snapshot = gr.Button("Snapshot", min_width=120)
             fork = gr.Button("Fork with chat", min_width=120)
@@ -150,22 +157,22 @@ def _management() -> dict[str, gr.Component]:
     with gr.Column(visible=False, elem_id="confirm", elem_classes="danger") as confirm:
         question = gr.HTML()
         with gr.Row():
-            really = gr.Button("Yes, delete", variant="stop", min_width=120)
-            spare = gr.Button("No, keep it", min_width=120)
-    gone = gr.HTML(visible=False, elem_id="gone")
-    return {
-        "manage": manage,
-        "snapshot": snapshot,
-        "fork": fork,
-        "export": export,
-        "files": files,
-        "keep": keep,
-        "label": label,
-        "rename": rename,
-        "delete": delete,
-        "confirm": confirm,
-        "question": question,
-        "really": really,
-        "spare": spare,
-        "gone": gone,
-    }
+            delete_confirmed = gr.Button("Yes, delete", variant="stop", min_width=120)
+            delete_cancelled = gr.Button("No, keep it", min_width=120)
+    deleted = gr.HTML(visible=False, elem_id="gone")
+    return CharacterActions(
+        panel=panel,
+        snapshot=snapshot,
+        fork=fork,
+        export=export,
+        files=files,
+        keep=keep,
+        label=label,
+        rename=rename,
+        delete=delete,
+        confirm=confirm,
+        question=question,
+        delete_confirmed=delete_confirmed,
+        delete_cancelled=delete_cancelled,
+        deleted=deleted,
+    )

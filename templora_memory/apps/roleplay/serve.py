@@ -14,51 +14,61 @@ from pathlib import Path
 from types import FrameType
 
 from templora_memory import ParametricMemory, TemploraError
+from templora_memory.models import TINY
 
 LOOPBACK = "127.0.0.1"
 _HEARTBEAT = "5"  # seconds in which a closed tab is noticed
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    """Return the parser of the command line."""
+    command_line = argparse.ArgumentParser(
         prog="templora demo", description="Role-play with characters that live in weights."
     )
-    made.add_argument(
+    command_line.add_argument(
         "--model",
-        default="templora/tiny",
+        default=TINY,
         help="templora/tiny, templora/smollm2, auto, a hub id, a folder or a .gguf file",
     )
-    made.add_argument(
+    command_line.add_argument(
         "--root",
         type=Path,
         default=Path(os.environ.get("TEMPLORA_DEMO_ROOT") or Path.home() / ".templora-demo"),
         help="folder of the page's memories (default: $TEMPLORA_DEMO_ROOT or ~/.templora-demo)",
     )
-    made.add_argument("--device", default=None, help="cpu, cuda, mps or auto")
-    made.add_argument("--port", type=int, default=None, help="default: the first free from 7860")
-    made.add_argument("--host", default=LOOPBACK, help="another address needs --auth")
-    made.add_argument("--auth", default=None, metavar="NAME:PASSWORD", help="ask for a password")
-    made.add_argument("--grace", type=float, default=60.0, help="seconds after the last tab closed")
-    made.add_argument("--idle", type=float, default=1800.0, help="seconds without any action")
-    made.add_argument("--open", action="store_true", help="open the browser")
-    return made
+    command_line.add_argument("--device", default=None, help="cpu, cuda, mps or auto")
+    command_line.add_argument(
+        "--port", type=int, default=None, help="default: the first free from 7860"
+    )
+    command_line.add_argument("--host", default=LOOPBACK, help="another address needs --auth")
+    command_line.add_argument(
+        "--auth", default=None, metavar="NAME:PASSWORD", help="ask for a password"
+    )
+    command_line.add_argument(
+        "--grace", type=float, default=60.0, help="seconds after the last tab closed"
+    )
+    command_line.add_argument(
+        "--idle", type=float, default=1800.0, help="seconds without any action"
+    )
+    command_line.add_argument("--open", action="store_true", help="open the browser")
+    return command_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until interrupted; returns the exit code."""
-    made = parser()
-    given = made.parse_args(arguments)
-    name, mark, password = (given.auth or "").partition(":")
-    if given.auth and not (name and mark and password):
-        made.error("--auth is NAME:PASSWORD")
-    if given.host != LOOPBACK and not given.auth:
-        made.error(
-            f"--host {given.host} lets other machines in: give --auth NAME:PASSWORD as well, "
+    """Serve until interrupted, and return the exit code."""
+    command_line = parser()
+    options = command_line.parse_args(arguments)
+    name, mark, password = (options.auth or "").partition(":")
+    if options.auth and not (name and mark and password):
+        command_line.error("--auth is NAME:PASSWORD")
+    if options.host != LOOPBACK and not options.auth:
+        command_line.error(
+            f"--host {options.host} lets other machines in: give --auth NAME:PASSWORD as well, "
             f"or leave it at {LOOPBACK}"
         )
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return _serve(given, (name, password) if given.auth else None)
+        return _run(options, (name, password) if options.auth else None)
     except KeyboardInterrupt:
         return 0
     except TemploraError as error:
@@ -71,20 +81,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _clear(homes: Path, *, but: Path) -> None:
     """Remove what visitors of a killed server had sent; nobody else serves this home now."""
-    for left in homes.iterdir():
-        if left != but:
-            shutil.rmtree(left)
+    for folder in homes.iterdir():
+        if folder != but:
+            shutil.rmtree(folder)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _serve(given: argparse.Namespace, auth: tuple[str, str] | None) -> int:
-    begun = time.monotonic()
-    sys.stderr.write(f"Loading {given.model} ...\n")
-    given.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    homes = given.root / "uploads"
+def _run(options: argparse.Namespace, auth: tuple[str, str] | None) -> int:
+    started = time.monotonic()
+    sys.stderr.write(f"Loading {options.model} ...\n")
+    options.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    homes = options.root / "uploads"
     homes.mkdir(exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=homes) as uploads:
         # Gradio reads these when it is imported, which happens below
@@ -95,22 +105,24 @@ def _serve(given: argparse.Namespace, auth: tuple[str, str] | None) -> int:
         from . import build_app, launch_options  # noqa: PLC0415
 
         memory = ParametricMemory.from_pretrained(
-            given.model, root=given.root / "memories", device=given.device
+            options.model, root=options.root / "memories", device=options.device
         )
         with memory:
-            app = build_app(memory, home=given.root / "page", grace=given.grace, idle=given.idle)
+            app = build_app(
+                memory, home=options.root / "page", grace=options.grace, idle=options.idle
+            )
             _clear(homes, but=Path(uploads))
             try:
                 app.launch(
-                    server_name=given.host,
-                    server_port=given.port,
+                    server_name=options.host,
+                    server_port=options.port,
                     auth=auth,
-                    inbrowser=given.open,
+                    inbrowser=options.open,
                     prevent_thread_lock=True,
                     **launch_options(),
                 )
                 sys.stderr.write(
-                    f"Ready after {time.monotonic() - begun:.0f} s: open {app.local_url}\n"
+                    f"Ready after {time.monotonic() - started:.0f} s: open {app.local_url}\n"
                     "Ctrl-C stops the server and discards temporary characters.\n"
                 )
                 while True:

@@ -7,17 +7,17 @@ from typing import Any, TypeAlias
 
 import gradio as gr
 
-from ._characters_tab import CharactersTab
-from ._memory_tab import MemoryTab
-from ._talk_tab import TalkTab
+from .characters_tab import CharactersTab
+from .memory_tab import MemoryTab
+from .talk_tab import TalkTab
 
 Updates: TypeAlias = dict[Any, Any]
-"""What a handler returns: components and what becomes of them."""
+"""The return value of a handler: components, and what becomes of them."""
 CHARACTERS, TALK, MEMORY = "characters", "talk", "memory"
 
 
 @dataclass(slots=True, kw_only=True)
-class Page:
+class PageComponents:
     """Every component that a handler reads or changes."""
 
     token: gr.State
@@ -26,11 +26,11 @@ class Page:
     active: gr.Dropdown
     persona: gr.Dropdown
     tabs: gr.Tabs
-    c: CharactersTab
-    t: TalkTab
-    m: MemoryTab
+    characters_tab: CharactersTab
+    talk_tab: TalkTab
+    memory_tab: MemoryTab
 
     @property
-    def who(self) -> list[Any]:
-        """What almost every handler needs: the visit, the character, whom the visitor plays."""
+    def selection(self) -> list[Any]:
+        """The inputs of almost every handler: the visit, the character, the persona."""
         return [self.token, self.active, self.persona]

@@ -17,7 +17,7 @@ from templora_memory import AbsorbReport, Message
 from templora_memory.errors import InputError
 from templora_memory.importers import load_character, to_png
 
-from ._state import Actor, Chat, Cost, Fact, Lesson, Persona, Probed, Visitor
+from .state import AbsorbRecord, Actor, CharacterFact, Chat, FactProbe, Persona, PromptCost, Visitor
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class HomeInUse(InputError):
     """Another server uses this folder."""
 
 
-class Kept:
+class SavedCharacters:
     """Files of one server. A record is a card (PNG) and a JSON file beside it."""
 
     def __init__(self, home: Path) -> None:
@@ -60,7 +60,7 @@ class Kept:
         self._downloads.mkdir(mode=0o700)
 
     def secret(self) -> str:
-        """What encrypts the visit's token in browsers.
+        """Return the key that encrypts the visit's token in browsers.
 
         It stays with the home, so that kept characters are found again after a restart.
         """
@@ -70,6 +70,7 @@ class Kept:
         return path.read_text()
 
     def unlock(self) -> None:
+        """Let another server use the folder."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -90,11 +91,11 @@ class Kept:
             "created": actor.created,
             "facts": [asdict(fact) for fact in actor.facts],
             "probes": [asdict(row) for row in actor.probes],
-            "lessons": [asdict(lesson) for lesson in actor.lessons],
+            "absorbs": [asdict(record) for record in actor.absorbs],
             "chats": {
                 key: {
                     "messages": [[m.role, m.content] for m in chat.messages],
-                    "costs": [[cost.sent, cost.whole] for cost in chat.costs],
+                    "costs": [[cost.sent, cost.full] for cost in chat.costs],
                 }
                 for key, chat in actor.chats.items()
             },
@@ -102,15 +103,16 @@ class Kept:
         _replace(self._record(actor.id), json.dumps(row).encode())
 
     def remove(self, actor: Actor) -> None:
+        """Delete the record of a character; nothing happens where there is none."""
         self._record(actor.id).unlink(missing_ok=True)
         self._card(actor.id).unlink(missing_ok=True)
 
     def load(self, memories: Iterable[str]) -> list[Visitor]:
-        """The visitors who kept something whose memory is still there.
+        """Return the visitors who kept something whose memory is still there.
 
         Damaged records are left alone and reported in the log.
         """
-        found: dict[str, Visitor] = {}
+        visitors: dict[str, Visitor] = {}
         known = set(memories)
         for path in sorted(self._records.glob("*.json")):
             if path.stem not in known:
@@ -121,41 +123,42 @@ class Kept:
             except (OSError, ValueError, KeyError, TypeError) as error:
                 _log.warning("The kept character %s cannot be read: %s", path, error)
                 continue
-            visitor = found.setdefault(row["token"], Visitor(token=row["token"]))
+            visitor = visitors.setdefault(row["token"], Visitor(token=row["token"]))
             visitor.personas = [Persona(**persona) for persona in row["personas"]]
             visitor.actors[actor.id] = actor
-        return list(found.values())
+        return list(visitors.values())
 
     def _actor(self, actor_id: str, row: dict[str, Any]) -> Actor:
         return Actor(
             id=actor_id,
             label=row["label"],
             character=load_character(self._card(actor_id)),
-            facts=tuple(Fact(**fact) for fact in row["facts"]),
+            facts=tuple(CharacterFact(**fact) for fact in row["facts"]),
             tagline=row["tagline"],
             art=row["art"],
             accent=row["accent"],
-            kept=True,
+            saved=True,
             notes=row["notes"],
             created=row["created"],
             chats={
                 key: Chat(
                     messages=[Message(role, content) for role, content in chat["messages"]],
-                    costs=[Cost(sent=sent, whole=whole) for sent, whole in chat["costs"]],
+                    costs=[PromptCost(sent=sent, full=full) for sent, full in chat["costs"]],
                 )
                 for key, chat in row["chats"].items()
             },
-            lessons=[
-                Lesson(
-                    what=lesson["what"],
-                    when=lesson["when"],
-                    report=AbsorbReport(**lesson["report"]),
-                    curve=tuple(lesson["curve"]),
+            absorbs=[
+                AbsorbRecord(
+                    source=record["source"],
+                    time=record["time"],
+                    report=AbsorbReport(**record["report"]),
+                    perplexities=tuple(record["perplexities"]),
                 )
-                for lesson in row["lessons"]
+                for record in row["absorbs"]
             ],
             probes=tuple(
-                Probed(**{**probe, "fact": Fact(**probe["fact"])}) for probe in row["probes"]
+                FactProbe(**{**probe, "fact": CharacterFact(**probe["fact"])})
+                for probe in row["probes"]
             ),
         )
 
@@ -171,14 +174,14 @@ class Kept:
         return self._downloads / hashlib.sha256(visitor.token.encode()).hexdigest()[:32]
 
     def download_folder(self, visitor: Visitor, actor: Actor) -> Path:
-        """An empty folder for the files of one export."""
+        """Return an empty folder for the files of one export."""
         folder = self._folder(visitor) / actor.id
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, mode=0o700)
         return folder
 
     def clear_downloads(self, visitor: Visitor, actor: Actor | None = None) -> int:
-        """Remove prepared downloads of one character, or of all; returns how many files."""
+        """Remove prepared downloads of one character, or of all; return how many files."""
         folder = self._folder(visitor) / actor.id if actor else self._folder(visitor)
         count = sum(path.is_file() for path in folder.rglob("*"))
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""One reply: what goes into the prompt, what stays in the weights, what the model was shown.
+"""One reply of a character: the prompt is put together, streamed and recorded. No Gradio here.
 
-Knows nothing of Gradio. The whole conversation is sent every time; the memory finds out which part
+The whole conversation is sent every time; the memory finds out which part
 of it lives in weights. So retry, undo and edit are nothing but another conversation.
 """
 
@@ -21,7 +21,7 @@ from templora_memory.importers import (
     matching_lore,
 )
 
-from ._state import NOBODY, Actor, Chat, Part, Persona, Shown
+from .state import UNNAMED_PERSONA, Actor, Chat, Persona, PromptPart, PromptRecord
 
 Mode: TypeAlias = Literal["weights", "prompt", "both", "neither"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -34,8 +34,8 @@ _SPARE = 4  # tokens that a cut inside a word may cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How to answer.
+class ReplyOptions:
+    """The options of one reply.
 
     Args:
         mode: memory in weights, card in the prompt, both, or neither.
@@ -52,15 +52,18 @@ class Settings:
     lore: bool = True
     notes: bool = True
 
-    def warmer(self, temperature: float) -> Settings:
+    def with_temperature(self, temperature: float) -> ReplyOptions:
+        """Return the same options with another temperature."""
         return replace(self, temperature=temperature)
 
     @property
-    def remembers(self) -> bool:
+    def uses_memory(self) -> bool:
+        """Whether the memory in weights answers."""
         return self.mode in {"weights", "both"}
 
     @property
     def shows_card(self) -> bool:
+        """Whether the card stands in the prompt."""
         return self.mode in {"prompt", "both"}
 
 
@@ -71,7 +74,7 @@ def greet(actor: Actor, chat: Chat, persona: Persona) -> None:
 
 
 def passages(notes: str, question: str) -> tuple[str, ...]:
-    """The paragraphs of the notes that share the rarest words with the question."""
+    """Return the paragraphs of the notes that share the rarest words with the question."""
     pieces = [
         piece.strip()
         for paragraph in re.split(r"\n\s*\n", notes)
@@ -79,11 +82,11 @@ def passages(notes: str, question: str) -> tuple[str, ...]:
         if piece.strip()
     ]
     words = [set(_WORD.findall(piece.casefold())) for piece in pieces]
-    common = Counter(word for found in words for word in found)
+    common = Counter(word for piece in words for word in piece)
     asked = set(_WORD.findall(question.casefold()))
     scored = [
-        (sum(math.log(1 + len(pieces) / common[word]) for word in asked & found), -number)
-        for number, found in enumerate(words)
+        (sum(math.log(1 + len(pieces) / common[word]) for word in asked & piece), -number)
+        for number, piece in enumerate(words)
     ]
     best = sorted((item for item in scored if item[0] > 0), reverse=True)[:_PASSAGES]
     return tuple(pieces[-number] for _, number in best)
@@ -98,13 +101,13 @@ def _cut(paragraph: str) -> list[str]:
     return pieces
 
 
-class Answer:
-    """A reply under way: iterate for pieces of text, then ask for `shown`.
+class CharacterReply:
+    """A reply under way: iterate for pieces of text, then ask for `prompt`.
 
     Args:
         memory: the service.
         actor, chat, persona: who answers whom; the conversation ends with the user's message.
-        settings: how.
+        options: of this reply.
         seed: of the random numbers, for temperatures over 0.
     """
 
@@ -114,38 +117,38 @@ class Answer:
         actor: Actor,
         chat: Chat,
         persona: Persona,
-        settings: Settings,
+        options: ReplyOptions,
         *,
         seed: int | None = None,
     ) -> None:
         self._memory = memory
-        self._settings = settings
+        self._options = options
         self._body = tuple(chat.messages)
         self._count = memory.backend.count
         policy = memory.policy
-        most = settings.max_tokens or policy.reply_tokens or 1
-        self._most = min(most, max(1, (policy.window or 2) // 2))
-        self._room = (policy.window or 0) - self._most
+        max_tokens = options.max_tokens or policy.reply_tokens or 1
+        self._max_tokens = min(max_tokens, max(1, (policy.window or 2) // 2))
+        self._room = (policy.window or 0) - self._max_tokens
         self._card = card_text(actor.character, user=persona.called)
         self._system = self._system_parts(actor, persona)
         self._actor = actor
-        self._id = actor.pair(persona) if settings.remembers else None
-        self._sampling = Sampling(temperature=settings.temperature, seed=seed)
+        self._id = actor.pair(persona) if options.uses_memory else None
+        self._sampling = Sampling(temperature=options.temperature, seed=seed)
         self._reply: Reply | None = None
         self._sent_body = self._body
 
     def _system_parts(self, actor: Actor, persona: Persona) -> list[tuple[str, str]]:
         parts = [("Card's instructions", instructions(actor.character, user=persona.called))]
-        if self._settings.shows_card:
+        if self._options.shows_card:
             parts.append((_CARD, self._card))
-        if persona.name != NOBODY or persona.note:
+        if persona.name != UNNAMED_PERSONA or persona.note:
             parts.append(("Who you are", f"The user is {persona.called}. {persona.note}".strip()))
-        said = [message.content for message in self._body[-_SCAN:]]
-        if self._settings.lore:
-            found = matching_lore(actor.character.lore, said)
-            parts += [(f"Lorebook: {e.name or ', '.join(e.keys)}", e.content) for e in found]
-        if self._settings.notes and actor.notes:
-            parts += [("Your notes", text) for text in passages(actor.notes, said[-1])]
+        texts = [message.content for message in self._body[-_SCAN:]]
+        if self._options.lore:
+            entries = matching_lore(actor.character.lore, texts)
+            parts += [(f"Lorebook: {e.name or ', '.join(e.keys)}", e.content) for e in entries]
+        if self._options.notes and actor.notes:
+            parts += [("Your notes", text) for text in passages(actor.notes, texts[-1])]
         return [(kind, text) for kind, text in parts if text]
 
     def __iter__(self) -> Iterator[str]:
@@ -153,15 +156,15 @@ class Answer:
             self._shorten()
         else:
             self._actor.enter(self._memory, self._id)
-            if self._settings.shows_card:
+            if self._options.shows_card:
                 self._halve_card()
         stream = self._memory.stream(
             self._id,
             self._sent_body,
             context=[text for _, text in self._system],
-            strength=self._settings.strength,
+            strength=self._options.strength,
             sampling=self._sampling,
-            max_tokens=self._most,
+            max_tokens=self._max_tokens,
             create=False,
         )
         with stream:
@@ -173,7 +176,7 @@ class Answer:
         while len(self._sent_body) > 1 and self._tokens() > self._room:
             self._sent_body = self._sent_body[1:]
         over = self._tokens() - self._room
-        if over > 0 and self._settings.shows_card:
+        if over > 0 and self._options.shows_card:
             self._cut_card(self._count([Message("system", self._card)]) - over - _SPARE)
 
     def _halve_card(self) -> None:
@@ -195,34 +198,36 @@ class Answer:
         return [Message("system", text)] if text else []
 
     @property
-    def shown(self) -> Shown | None:
-        """What the model was shown; None if the reply was stopped before its end."""
+    def prompt(self) -> PromptRecord | None:
+        """The prompt of this reply; None if it was stopped before its end."""
         if self._reply is None:
             return None
         covered = self._covered(self._reply.revision)
         turns = self._sent_body[covered:]
-        parts = [Part(kind, text, self._alone("system", text)) for kind, text in self._system]
-        parts += [Part(m.role, m.content, self._alone(m.role, m.content)) for m in turns]
+        parts = [PromptPart(kind, text, self._alone("system", text)) for kind, text in self._system]
+        parts += [PromptPart(m.role, m.content, self._alone(m.role, m.content)) for m in turns]
         others = [text for kind, text in self._system if kind not in {_CARD, _CUT}]
-        whole = [Message("system", "\n\n".join([self._card, *others])), *self._body]
-        return Shown(
+        full = [Message("system", "\n\n".join([self._card, *others])), *self._body]
+        return PromptRecord(
             parts=tuple(parts),
             sent=self._reply.prompt_tokens,
-            whole=self._count(whole),
+            full=self._count(full),
             in_weights=covered,
             dropped=len(self._body) - len(self._sent_body),
-            learned=self._reply.absorbed_tokens if self._settings.strength else 0,
+            learned=self._reply.absorbed_tokens if self._options.strength else 0,
             revision=self._reply.revision,
         )
 
     def _covered(self, revision: str | None) -> int:
         if self._id is None or revision is None:
             return 0
-        found = next((r for r in self._memory.history(self._id) if r.name == revision), None)
-        return found.messages if found else 0
+        revision_record = next(
+            (r for r in self._memory.history(self._id) if r.name == revision), None
+        )
+        return revision_record.messages if revision_record else 0
 
     def _alone(self, role: str, text: str) -> int:
         # what a template adds to any prompt is left out
-        one = Message("user", "a")
-        own = Message("user" if role == "system" else role, text)  # type: ignore[arg-type]
-        return max(1, self._count([one, own]) - self._count([one]))
+        probe = Message("user", "a")
+        message = Message("user" if role == "system" else role, text)  # type: ignore[arg-type]
+        return max(1, self._count([probe, message]) - self._count([probe]))

@@ -1,4 +1,4 @@
-"""What the page keeps on the server for each visitor. Knows nothing of Gradio and of models."""
+"""The state of each visitor on the server; it knows neither Gradio nor models."""
 
 from __future__ import annotations
 
@@ -12,60 +12,60 @@ from templora_memory.errors import UnknownMemory
 from templora_memory.importers import Character, ChatLog
 
 PREFIX = "roleplay-"
-"""Every memory id of this page begins so; what does not is somebody else's and never touched."""
-NOBODY = "You"
-"""The persona that a visit begins with."""
-MOST_ACTORS = 24
-MOST_PERSONAS = 12
-MOST_PENDING = 3
+"""The beginning of every memory id of this page; others are never touched."""
+UNNAMED_PERSONA = "You"
+"""The name of the persona that a visit begins with."""
+MAX_ACTORS = 24
+MAX_PERSONAS = 12
+MAX_PENDING = 3
 
 
 def new_id() -> str:
-    """An id that nobody can guess and no name can influence."""
+    """Return an id that nobody can guess and no name can influence."""
     return PREFIX + secrets.token_hex(8)
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
-    """Something to ask a character: the question, what a right answer contains, how it is said."""
+class CharacterFact:
+    """A question for a character, what a right answer contains, and the sentence that says it."""
 
-    ask: str
+    question: str
     answer: str
-    said: str
+    sentence: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probed:
-    """One fact, asked: nats per token of the right answer, and what was said instead."""
+class FactProbe:
+    """The answers to one fact: nats per token of the right one, and the replies, before and now."""
 
-    fact: Fact
+    fact: CharacterFact
     base: float
     now: float
-    base_said: str = ""
-    now_said: str = ""
+    base_reply: str = ""
+    now_reply: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lesson:
-    """One finished absorb: what, when, its receipt, and the perplexity of every step."""
+class AbsorbRecord:
+    """One finished absorb: its source, its report, and the perplexity of every step."""
 
-    what: str
-    when: float
+    source: str
+    time: float
     report: AbsorbReport
-    curve: tuple[float, ...]
+    perplexities: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """Prompt tokens of one turn: what was sent, and what card and whole history would be."""
+class PromptCost:
+    """Prompt tokens of one turn: those sent, and those that card and full history would take."""
 
     sent: int
-    whole: int
+    full: int
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A piece of the prompt: what it is, its text, how many tokens it takes alone."""
+class PromptPart:
+    """A piece of the prompt: its kind, its text, and the tokens it takes alone."""
 
     kind: str
     text: str
@@ -73,44 +73,45 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """Everything the model was shown for one reply, and what it was not.
+class PromptRecord:
+    """The prompt of one reply, and what was left out of it.
 
     Args:
         parts: system texts first, then the turns in the prompt.
         sent: tokens of the whole prompt, as the backend counted them for this reply.
-        whole: tokens that the card and the whole conversation would take.
+        full: tokens that the card and the whole conversation would take.
         in_weights: messages of the conversation that live in weights instead.
         dropped: messages that neither the prompt nor the weights hold.
         learned: tokens in the memory's weights.
         revision: name of the revision that answered; None: the base model.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[PromptPart, ...]
     sent: int
-    whole: int
+    full: int
     in_weights: int
     dropped: int
     learned: int
     revision: str | None
 
     @property
-    def cost(self) -> Cost:
-        return Cost(sent=self.sent, whole=self.whole)
+    def cost(self) -> PromptCost:
+        """The tokens of this prompt, and those of card and full history."""
+        return PromptCost(sent=self.sent, full=self.full)
 
 
 @dataclass(slots=True)
 class Persona:
-    """Whom the visitor plays. `key` is the user part of memory ids."""
+    """The person that the visitor plays. `key` is the user part of memory ids."""
 
-    name: str = NOBODY
+    name: str = UNNAMED_PERSONA
     note: str = ""
     key: str = field(default_factory=lambda: secrets.token_hex(6))
 
     @property
     def called(self) -> str:
-        """How a character addresses this persona."""
-        return "friend" if self.name == NOBODY else self.name
+        """The name by which characters address this persona."""
+        return "friend" if self.name == UNNAMED_PERSONA else self.name
 
 
 @dataclass(slots=True)
@@ -118,8 +119,8 @@ class Chat:
     """One conversation of an actor with one persona; the greeting is its first message."""
 
     messages: list[Message] = field(default_factory=list)
-    costs: list[Cost] = field(default_factory=list)
-    shown: Shown | None = None
+    costs: list[PromptCost] = field(default_factory=list)
+    prompt: PromptRecord | None = None
     busy: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
 
@@ -129,19 +130,19 @@ class Actor:
 
     label: str
     character: Character
-    facts: tuple[Fact, ...] = ()
+    facts: tuple[CharacterFact, ...] = ()
     id: str = field(default_factory=new_id)
     tagline: str = ""
     art: str = ""
     accent: str = ""
     image: str = ""
-    kept: bool = False
+    saved: bool = False
     gone: bool = False
     notes: str = ""
     created: float = field(default_factory=time.time)
     chats: dict[str, Chat] = field(default_factory=dict)
-    lessons: list[Lesson] = field(default_factory=list)
-    probes: tuple[Probed, ...] = ()
+    absorbs: list[AbsorbRecord] = field(default_factory=list)
+    probes: tuple[FactProbe, ...] = ()
     door: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def leave(self) -> None:
@@ -164,19 +165,20 @@ class Actor:
             memory.open(memory_id)
 
     def chat(self, persona: Persona) -> Chat:
+        """Return the conversation with a persona; a new one if there is none."""
         return self.chats.setdefault(persona.key, Chat())
 
     def pair(self, persona: Persona) -> str:
-        """Id of what this character learns from this persona alone."""
+        """Return the id of what this character learns from this persona alone."""
         return f"{self.id}@{persona.key}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+class VisitEvent:
     """A line of the visitor's log."""
 
-    when: float
-    what: str
+    time: float
+    event: str
     detail: str
 
 
@@ -187,7 +189,7 @@ class Visitor:
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     actors: dict[str, Actor] = field(default_factory=dict)
     personas: list[Persona] = field(default_factory=lambda: [Persona()])
-    receipts: list[Receipt] = field(default_factory=list)
+    events: list[VisitEvent] = field(default_factory=list)
     pending: dict[str, Actor | ChatLog] = field(default_factory=dict)
     learning: set[str] = field(default_factory=set)
     tabs: set[str] = field(default_factory=set)
@@ -195,18 +197,19 @@ class Visitor:
     closed_at: float | None = None
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
-    def offer(self, thing: Actor | ChatLog) -> str:
-        """Keep what was read until it is absorbed or three others were read; returns its key."""
+    def offer(self, candidate: Actor | ChatLog) -> str:
+        """Keep what was read until it is absorbed or three others were read, and return its key."""
         key = secrets.token_hex(8)
         with self.lock:
-            self.pending[key] = thing
-            while len(self.pending) > MOST_PENDING:
+            self.pending[key] = candidate
+            while len(self.pending) > MAX_PENDING:
                 del self.pending[next(iter(self.pending))]
         return key
 
-    def note(self, what: str, detail: str) -> None:
-        self.receipts.append(Receipt(when=time.time(), what=what, detail=detail))
+    def record(self, event: str, detail: str) -> None:
+        """Add a line to the log of this visit."""
+        self.events.append(VisitEvent(time=time.time(), event=event, detail=detail))
 
     def persona(self, key: str | None) -> Persona:
-        """The persona with this key; the first one if there is none."""
+        """Return the persona with this key; the first one if there is none."""
         return next((p for p in self.personas if p.key == key), self.personas[0])

@@ -9,32 +9,46 @@ import gradio as gr
 
 from templora_memory import ParametricMemory
 
-from . import _characters_tab, _memory_tab, _show, _talk_tab
-from ._characters import CharacterHandlers
-from ._chatting import ChatHandlers
-from ._look import CSP, CSS
-from ._memories import MemoryHandlers
-from ._page import CHARACTERS, MEMORY, TALK, Page, Updates
-from ._studio import Studio
-from ._theme import theme
-from ._view import View
+from . import characters_tab, memory_tab, rendering, talk_tab
+from .character_handlers import CharacterHandlers
+from .chat_handlers import ChatHandlers
+from .components import CHARACTERS, MEMORY, TALK, PageComponents, Updates
+from .memory_handlers import MemoryHandlers
+from .page_view import PageView
+from .studio import Studio
+from .style import CSP, CSS
+from .theme import theme
+
+
+class RolePlayBlocks(gr.Blocks):
+    """The page as Gradio serves it.
+
+    Attributes:
+        studio: the visitors and their characters; open from the start, closed by the caller.
+    """
+
+    studio: Studio
 
 
 def build(
     memory: ParametricMemory, *, home: Path | None, grace: float, idle: float
-) -> tuple[gr.Blocks, Studio]:
-    """The page and the studio behind it; the studio opens when the page is made."""
+) -> RolePlayBlocks:
+    """Return the page over a memory service, with its studio open."""
     studio = Studio(memory, home=home, grace=grace, idle=idle).open()
     try:
         policy = memory.policy
-        with gr.Blocks(
+        blocks = RolePlayBlocks(
             title="Characters that live in weights",
             analytics_enabled=False,
             delete_cache=(60, 600),
-        ) as blocks:
-            page = _layout(memory, studio, policy.reply_tokens or 64, (policy.window or 256) // 2)
-            view = View(studio, page)
-            _life(blocks, page, view, studio)
+        )
+        blocks.studio = studio
+        with blocks:
+            page = _build_components(
+                memory, studio, policy.reply_tokens or 64, (policy.window or 256) // 2
+            )
+            view = PageView(studio, page)
+            _wire_tab_life(blocks, page, view, studio)
             CharacterHandlers(studio, page, view).wire()
             ChatHandlers(studio, page, view).wire()
             MemoryHandlers(studio, page, view).wire()
@@ -42,44 +56,46 @@ def build(
     except BaseException:
         studio.close()
         raise
-    return blocks, studio
+    return blocks
 
 
-def _layout(memory: ParametricMemory, studio: Studio, reply: int, most: int) -> Page:
+def _build_components(
+    memory: ParametricMemory, studio: Studio, reply_tokens: int, max_tokens: int
+) -> PageComponents:
     token, pending = gr.State(""), gr.State("")
-    browser = gr.BrowserState("", storage_key="templora-visit", secret=studio.kept.secret())
-    gr.HTML(_show.head(memory.base.name, studio.grace))
+    browser = gr.BrowserState("", storage_key="templora-visit", secret=studio.saved.secret())
+    gr.HTML(rendering.page_header(memory.base.name, studio.grace))
     with gr.Row(elem_id="who"):
         active = gr.Dropdown([], label="Active character", min_width=220, scale=2)
         persona = gr.Dropdown([], label="You play", min_width=160)
     with gr.Tabs() as tabs:
         with gr.Tab("Characters", id=CHARACTERS):
-            characters = _characters_tab.build()
+            characters = characters_tab.build()
         with gr.Tab("Role-play", id=TALK):
-            talk = _talk_tab.build(min(96, reply), most)
+            talk = talk_tab.build(min(96, reply_tokens), max_tokens)
         with gr.Tab("Memory", id=MEMORY):
-            remember = _memory_tab.build()
-    return Page(
+            memories = memory_tab.build()
+    return PageComponents(
         token=token,
         pending=pending,
         browser=browser,
         active=active,
         persona=persona,
         tabs=tabs,
-        c=characters,
-        t=talk,
-        m=remember,
+        characters_tab=characters,
+        talk_tab=talk,
+        memory_tab=memories,
     )
 
 
-def _life(blocks: gr.Blocks, page: Page, view: View, studio: Studio) -> None:
-    """A tab opens, a tab closes."""
+def _wire_tab_life(blocks: gr.Blocks, page: PageComponents, view: PageView, studio: Studio) -> None:
+    """Connect the opening and the closing of a tab with the visitors."""
 
     def enter(saved: str, request: gr.Request) -> Updates:
         visitor = studio.visitors.enter(saved, request.session_hash or "")
         actor = next((item for item in visitor.actors.values() if not item.gone), None)
-        shown = view.whole(visitor, actor, visitor.persona(None))
-        return {page.token: visitor.token, page.browser: visitor.token, **shown}
+        updates = view.all_updates(visitor, actor, visitor.persona(None))
+        return {page.token: visitor.token, page.browser: visitor.token, **updates}
 
     def leave(request: gr.Request) -> None:
         studio.visitors.leave(request.session_hash or "")
@@ -87,7 +103,7 @@ def _life(blocks: gr.Blocks, page: Page, view: View, studio: Studio) -> None:
     blocks.load(
         enter,
         page.browser,
-        [page.token, page.browser, *view.everything],
+        [page.token, page.browser, *view.all_components],
         api_visibility="private",
         show_progress="hidden",
     )
@@ -95,7 +111,7 @@ def _life(blocks: gr.Blocks, page: Page, view: View, studio: Studio) -> None:
 
 
 def launch_options() -> dict[str, Any]:
-    """How the page must be served: nothing shared, nothing measured, nothing remembered."""
+    """Return the arguments of `launch` with which nothing is shared, measured or remembered."""
     return {
         "share": False,
         "run_history": False,  # Gradio would keep bios and chats in the browser

@@ -1,0 +1,155 @@
+"""What is shown: foreign text is never markup, the numbers are the numbers."""
+
+import time
+from html.parser import HTMLParser
+
+import pytest
+
+from templora_memory import AbsorbReport, Document, ForgetReceipt, Message
+from templora_memory.apps.roleplay import bundled_characters, rendering
+from templora_memory.apps.roleplay.charts import Series, chart
+from templora_memory.apps.roleplay.state import (
+    AbsorbRecord,
+    CharacterFact,
+    Chat,
+    FactProbe,
+    Persona,
+    PromptCost,
+    PromptPart,
+    PromptRecord,
+    VisitEvent,
+)
+from templora_memory.apps.roleplay.studio import DeletionProof, LearningStep
+from templora_memory.domain.results import RemovedFile
+from templora_memory.importers import Character, ChatLog, LoreEntry
+
+EVIL = "<script>x()</script><img src=http://evil onerror=x()>\"'&"
+REPORT = AbsorbReport(
+    revision="a" * 64, tokens=100, chunks=2, perplexity_before=12.5, perplexity_after=1.5,
+    recalled=0.8, kl=0.1, seconds=2.0, bytes=1_300_000,
+)  # fmt: skip
+
+
+class Tags(HTMLParser):
+    """The tags and attribute names that a browser would see."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes = set(), set()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+
+def evil_actor():
+    card = Character(
+        name=EVIL,
+        description=EVIL,
+        first_message=EVIL,
+        creator_notes=EVIL,
+        tags=(EVIL,),
+        warnings=(EVIL,),
+        source_format=EVIL,
+        lore=(LoreEntry(content=EVIL, keys=(EVIL,)),),
+    )
+    actor = bundled_characters.from_character(card)
+    actor.tagline = EVIL
+    actor.probes = (
+        FactProbe(fact=CharacterFact(EVIL, EVIL, EVIL), base=-3.0, now=-0.1, now_reply=EVIL),
+    )
+    actor.absorbs.append(
+        AbsorbRecord(source=EVIL, time=time.time(), report=REPORT, perplexities=(3.0, 2.0))
+    )
+    return actor
+
+
+def pages():
+    actor = evil_actor()
+    persona = Persona(name=EVIL)
+    chat = Chat(messages=[Message("user", EVIL)], costs=[PromptCost(sent=5, full=50)])
+    shown = PromptRecord(
+        parts=(PromptPart(EVIL, EVIL, 3), PromptPart("user", EVIL, 3)),
+        sent=5, full=50, in_weights=2, dropped=1, learned=100, revision="b" * 64,
+    )  # fmt: skip
+    log = ChatLog(messages=(Message("user", EVIL),), character_name=EVIL, warnings=(EVIL,))
+    gone = DeletionProof(
+        label=EVIL,
+        receipt=ForgetReceipt(ids=("x",), files=(RemovedFile(path=f"a/{EVIL}", bytes=3),)),
+        downloads=1,
+        probes=actor.probes,
+        equals_base=True,
+    )
+    return {
+        "head": rendering.page_header(EVIL, 60),
+        "face": rendering.face(actor, EVIL),
+        "preview": rendering.preview(actor, [Document(EVIL)], len),
+        "chat preview": rendering.chat_preview(log, actor, persona),
+        "progress": rendering.progress(
+            EVIL, LearningStep(done=1, total=2, seconds=1, perplexities=(3.0,))
+        ),
+        "waiting": rendering.progress(EVIL, None, doing=EVIL),
+        "probes": rendering.probes(actor.probes, now=EVIL, caption=EVIL),
+        "learned": rendering.absorb_result(actor),
+        "actors": rendering.character_list([actor], actor.id, {}),
+        "question": rendering.deletion_question(actor),
+        "deleted": rendering.deletion_result(gone),
+        "prompt": rendering.prompt(shown),
+        "status": rendering.status_line(actor, chat, shown, 1),
+        "lorebook": rendering.lorebook(actor),
+        "tiles": rendering.figure_tiles(None, actor, chat, 1.5),
+        "plots": rendering.plots(actor, chat),
+        "lessons": rendering.absorb_log(actor),
+        "receipts": rendering.visit_log([VisitEvent(time=0, event=EVIL, detail=EVIL)]),
+        "chart": chart(EVIL, [Series(EVIL, [1.0, 2.0])], x=EVIL, caption=EVIL),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(pages()))
+def test_foreign_text_is_never_markup(name):
+    found = Tags()
+    found.feed(pages()[name])
+    assert not {"script", "img", "style", "iframe", "a"} & found.tags
+    assert not [name for name in found.attributes if name.startswith("on")]
+    assert "script" not in "".join(found.attributes)
+
+
+def test_messages_keep_emphasis_and_lose_tags_and_pictures():
+    assert rendering.safe_markdown("*smiles* ![x](http://e/x.png)<b onclick=x>hi</b> 1 < 2") == (
+        "*smiles* &lt;b onclick=x>hi&lt;/b> 1 < 2"
+    )
+
+
+def test_the_score_says_how_many_facts_are_right():
+    rows = [
+        FactProbe(
+            fact=CharacterFact("q", "Jory", "s"),
+            base=-2.0,
+            now=-1.0,
+            base_reply="Bob.",
+            now_reply=said,
+        )
+        for said in ("It is Jory.", "It is jory!", "Nobody.")
+    ]
+    assert "2 of 3 facts right with nothing in the prompt, 0 before" in rendering.score(rows)
+    assert "2.7 times" in rendering.score(rows)
+
+
+def test_greetings_are_offered_only_at_the_beginning():
+    actor = bundled_characters.actor("marta_quill")
+    chat = Chat(messages=[Message("assistant", "Hi")])
+    (row,) = rendering.chat_messages(actor, chat, ("Hi", "Ho"))
+    assert [option["label"] for option in row["options"]] == ["Greeting 1", "Greeting 2"]
+    chat.messages.append(Message("user", "Hello"))
+    assert "options" not in rendering.chat_messages(actor, chat, ("Hi", "Ho"))[0]
+
+
+def test_a_portrait_becomes_a_small_picture_and_a_broken_one_none():
+    image = pytest.importorskip("PIL.Image")
+    import io  # noqa: PLC0415
+
+    target = io.BytesIO()
+    image.new("RGB", (400, 600), "red").save(target, "PNG")
+    assert rendering.picture_address(target.getvalue()).startswith("data:image/jpeg;base64,")
+    assert rendering.picture_address(b"\x89PNG\r\n\x1a\n broken") == ""
+    assert rendering.picture_address(None) == ""

@@ -1,0 +1,109 @@
+import json
+
+import pytest
+from hypothesis import given, strategies as st
+
+from templora_memory.tool_calls import (
+    TaggedText,
+    ToolCall,
+    ToolCallSplitter,
+    describe_tools,
+    format_call,
+    parse_calls,
+    split_calls,
+    template_description,
+    text_before_calls,
+)
+
+SEARCH = {"type": "function", "function": {"name": "search", "description": "Search."}}
+ARGUMENTS = {"query": "bees é", "limit": 3}
+CALL = format_call("search", ARGUMENTS)
+
+
+class Templated:
+    def __init__(self, text):
+        self.text = text
+
+    def tools_text(self, _tools):
+        return self.text
+
+
+def split(text, size):
+    splitter = ToolCallSplitter()
+    parts = []
+    for start in range(0, len(text), size):
+        parts += splitter.feed(text[start : start + size])
+    return [*parts, *splitter.finish()]
+
+
+def test_a_written_call_is_read_as_the_same_call():
+    text, (body,) = split_calls(f"I look. {CALL}")
+    assert text == "I look. "
+    assert parse_calls(body, ["search"]) == (ToolCall("search", ARGUMENTS),)
+
+
+def test_a_call_cut_off_before_its_second_tag_is_found():
+    assert split_calls('a<tool_call>{"name"') == ("a", ('{"name"',))
+
+
+@pytest.mark.parametrize("key", ["arguments", "parameters"])
+@pytest.mark.parametrize("form", [dict, json.dumps], ids=["object", "text"])
+def test_arguments_are_read_in_every_usual_form(key, form):
+    body = json.dumps({"name": "search", key: form(ARGUMENTS)})
+    assert parse_calls(body, ["search"]) == (ToolCall("search", ARGUMENTS),)
+
+
+def test_a_list_of_calls_is_read_in_order():
+    body = json.dumps([{"name": "b"}, {"name": "a"}])
+    assert [call.name for call in parse_calls(body, ["a", "b"])] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{oops}",
+        "[]",
+        "3",
+        '{"name": "fly"}',
+        '{"name": "a", "arguments": [1]}',
+        '{"name": "a", "arguments": "x"}',
+        '[{"name": "a"}, {"name": "fly"}]',
+    ],
+)
+def test_a_body_with_anything_unreadable_holds_no_calls(body):
+    assert parse_calls(body, ["a"]) == ()
+
+
+def test_tools_are_described_in_the_templates_words_or_in_plain_ones():
+    assert '{"name": "search"' in describe_tools([SEARCH])
+    assert describe_tools([SEARCH], Templated("T")) == "T"
+    assert describe_tools([SEARCH], Templated(None)) == describe_tools([SEARCH], object())
+    assert template_description([SEARCH], object()) is None
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 500])
+def test_text_and_calls_are_told_apart_however_they_arrive(size):
+    parts = split(f"I look.{CALL}then{CALL}", size)
+    text = "".join(part for part in parts if isinstance(part, str))
+    bodies = [part.body.strip() for part in parts if isinstance(part, TaggedText)]
+    assert text == "I look.then"
+    assert (
+        bodies == [json.dumps({"name": "search", "arguments": ARGUMENTS}, ensure_ascii=False)] * 2
+    )
+
+
+@given(text=st.text(alphabet="ab<tol_c>/", max_size=40), size=st.integers(1, 9))
+def test_text_without_a_call_arrives_whole(text, size):
+    if "<tool_call>" not in text:
+        assert "".join(split(text, size)) == text
+        assert text.startswith(text_before_calls(text))
+
+
+def test_what_may_become_a_tag_is_held_back():
+    splitter = ToolCallSplitter()
+    assert list(splitter.feed("a <tool")) == ["a "]
+    assert splitter.holding
+    assert list(splitter.feed("box")) == ["<toolbox"]
+    assert not splitter.holding
+    assert text_before_calls("a <tool") == "a "
+    assert text_before_calls("a <tool_call>{") == "a "
