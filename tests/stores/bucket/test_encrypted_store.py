@@ -156,7 +156,7 @@ def test_nothing_but_names_can_be_read_in_the_bucket_or_the_cache(
     ):  # fmt: skip
         assert [name for name in holding(word) if not name.startswith("shared/")] == []
     assert holding(b"AES-256-GCM") == [f"bucket/{place}/key.json"]
-    assert any("journal-00000000" in name for name in holding(b""))  # the cache has it, sealed
+    assert any("journal-00000000" in name for name in holding(b""))  # the cache has it, encrypted
 
 
 def test_without_a_key_all_lies_in_the_bucket_as_before(machine, objects, make):
@@ -193,10 +193,10 @@ def test_files_of_any_size_come_back(store, machine, size, monkeypatch, commit):
 
 def test_a_service_keeps_its_promises_and_leaves_nothing(machine, objects, holding, tmp_path):
     policy = Policy(window=64, reply_tokens=16, chunk=8)
-    told = "The zanzibar marble is under the quince."
+    planted = "The zanzibar marble is under the quince."
     with ParametricMemory(FakeBackend(), machine(), policy) as memory:
-        memory.absorb("ada", told)
-        history = [Message("user", told), Message("assistant", f"Yes. {told}")] * 3
+        memory.absorb("ada", planted)
+        history = [Message("user", planted), Message("assistant", f"Yes. {planted}")] * 3
         assert memory.reply("ada", [*history, Message("user", "Where?")]).text
         memory.fork("ada", "copy")
         memory.rebuild("copy")
@@ -215,7 +215,7 @@ def test_a_service_keeps_its_promises_and_leaves_nothing(machine, objects, holdi
 # --- keys ----------------------------------------------------------------------------------------
 
 
-def refused(store, objects, tmp_path, said):
+def refused(store, objects, tmp_path, error_text):
     """Whatever is tried is refused, and nothing changes."""
     store._bucket.open()
     before = objects.all(), files(tmp_path)
@@ -229,7 +229,7 @@ def refused(store, objects, tmp_path, said):
         lambda: store.create(manifest, source="ada", journal=True),
         lambda: store.export("ada", tmp_path / "ada.zip"),
     ):
-        with pytest.raises(InvalidSetting, match=said):
+        with pytest.raises(InvalidSetting, match=error_text):
             attempt()
     assert (objects.all(), files(tmp_path)) == before
 
@@ -284,7 +284,7 @@ def test_objects_of_others_do_not_matter(machine, objects):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "error_text"),
     [
         (None, "is missing"),
         (b"", "damaged"),
@@ -294,7 +294,7 @@ def test_objects_of_others_do_not_matter(machine, objects):
     ],
 )
 def test_a_lost_or_damaged_key_is_named_and_restoring_it_is_enough(
-    store, machine, objects, wrong, said, make
+    store, machine, objects, wrong, error_text, make
 ):
     key = objects.one("key.json")
     whole = objects[key]
@@ -304,7 +304,7 @@ def test_a_lost_or_damaged_key_is_named_and_restoring_it_is_enough(
         objects[key] = wrong if isinstance(wrong, bytes) else json.dumps(wrong(json.loads(whole)))
     other = machine("b")
     make(other, "eve")  # others can be used
-    with pytest.raises(StoreDamaged, match=rf"s3://.*/key\.json.*{said}"):
+    with pytest.raises(StoreDamaged, match=rf"s3://.*/key\.json.*{error_text}"):
         other.journal("ada")
     objects[key] = whole
     assert texts(other) == texts(store)
@@ -370,12 +370,12 @@ def test_segments_and_their_copies_in_another_order_do_not_open(
     first, second = (
         store._cache.location_folder(one).parent.parent / f"journal-0000000{n}.jsonl" for n in "01"
     )
-    kept = first.read_bytes()
-    assert kept == objects[one]
+    content = first.read_bytes()
+    assert content == objects[one]
     first.write_bytes(second.read_bytes())
     with pytest.raises(StoreDamaged, match="It is a copy: remove it"):
         journal.messages(journal.tip)
-    first.write_bytes(kept)
+    first.write_bytes(content)
     assert texts(store) == [message.content for message in TALK]
     objects[one], objects[two] = objects[two], objects[one]
     with pytest.raises(StoreDamaged, match=r"00000000\.jsonl is damaged at byte 0"):

@@ -66,16 +66,16 @@ def test_no_byte_of_a_planted_sentence_is_left(bucket, s3, keys, tmp_path):
         files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
         return any(word in content for content in (*objects, *files))
 
-    told = "The zanzibar marble is under the quince."
+    planted = "The zanzibar marble is under the quince."
     policy = Policy(window=64, reply_tokens=16, chunk=8)
     store = ObjectStore(URL, cache=tmp_path / "a")
     with ParametricMemory(FakeBackend(), store, policy) as service:
         service.absorb("eve", "Eve likes rain.")
-        service.absorb("ada", told)
-        history = [Message("user", told), Message("assistant", f"Yes. {told}")] * 6
+        service.absorb("ada", planted)
+        history = [Message("user", planted), Message("assistant", f"Yes. {planted}")] * 6
         service.reply("ada", [*history, Message("user", "Where?")])
         service.fork("ada", "ada@bob")
-        service.absorb("ada@bob", told + " Really.")
+        service.absorb("ada@bob", planted + " Really.")
         service.rebuild("ada")
         service.wait()
         assert holds(b"zanzibar")
@@ -283,8 +283,8 @@ def test_a_server_keeps_its_memories_in_a_bucket(encryption, tmp_path, keys, s3,
         )
         assert client.get(path, headers=bob).status_code == 404
         assert any(key.startswith("some/where/.namespaces/alice/ada/") for key in keys())
-        held = [s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys()]
-        held += [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
-        assert any(b"Ada sails" in content for content in held) == (encryption is None)
+        contents = [s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys()]
+        contents += [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+        assert any(b"Ada sails" in content for content in contents) == (encryption is None)
         assert client.delete(path, headers=alice).status_code == 200
         assert keys() == []

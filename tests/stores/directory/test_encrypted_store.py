@@ -103,10 +103,10 @@ def test_files_of_any_size_come_back(store, size, monkeypatch, commit):
 
 def test_a_service_keeps_its_promises_and_leaves_nothing(root, copies, tmp_path):
     policy = Policy(window=64, reply_tokens=16, chunk=8)
-    told = "The zanzibar marble is under the quince."
+    planted = "The zanzibar marble is under the quince."
     with ParametricMemory(FakeBackend(), opened(root), policy) as memory:
-        memory.absorb("ada", told)
-        history = [Message("user", told), Message("assistant", f"Yes. {told}")] * 6
+        memory.absorb("ada", planted)
+        history = [Message("user", planted), Message("assistant", f"Yes. {planted}")] * 6
         assert memory.reply("ada", [*history, Message("user", "Where?")]).text
         memory.fork("ada", "copy")
         memory.rebuild("copy")
@@ -164,7 +164,7 @@ def test_folders_of_others_do_not_matter(root):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "error_text"),
     [
         (None, "is missing"),
         (b"", "damaged"),
@@ -176,7 +176,7 @@ def test_folders_of_others_do_not_matter(root):
         (lambda key: {**key, "format": 2}, "format 2"),
     ],
 )
-def test_a_lost_or_damaged_key_is_named_and_restoring_it_is_enough(store, root, wrong, said):
+def test_a_lost_or_damaged_key_is_named_and_restoring_it_is_enough(store, root, wrong, error_text):
     path = root / "ada" / "key.json"
     whole = path.read_bytes()
     if wrong is None:
@@ -187,7 +187,7 @@ def test_a_lost_or_damaged_key_is_named_and_restoring_it_is_enough(store, root, 
         )
     with closing(ParametricMemory(FakeBackend(), opened(root))) as service:  # others can be used
         service.absorb("eve", "Eve likes rain.")
-    with pytest.raises(StoreDamaged, match=rf"key\.json.*{said}"):
+    with pytest.raises(StoreDamaged, match=rf"key\.json.*{error_text}"):
         opened(root).journal("ada")
     path.write_bytes(whole)
     assert texts(opened(root)) == texts(store)
@@ -232,11 +232,11 @@ def test_what_lies_in_another_place_does_not_open(store, root, commit):
     one = store.manifest("ada").revisions[0]
     two = commit(store, store.manifest("ada"), "1" * 64, b"ZANZIBAR WEIGHTS").revisions[1]
     a, b = (root / "ada" / "revisions" / revision.name / ADAPTER for revision in (one, two))
-    kept = a.read_bytes()
+    content = a.read_bytes()
     a.write_bytes(b.read_bytes())
     with pytest.raises(StoreDamaged, match=r"was changed, or written with another key.*rebuild"):
         opened(root).folder("ada", one)
-    a.write_bytes(kept)
+    a.write_bytes(content)
     store.create(new_manifest("eve", BASE, created=1.0, ttl=None))
     manifest = root / "eve" / "manifest.json"
     manifest.write_bytes((root / "ada" / "manifest.json").read_bytes())
@@ -340,10 +340,10 @@ def test_what_is_damaged_names_the_memory_to_rebuild(store, root):
     path = root / "ada" / "revisions" / ("0" * 64) / ADAPTER
     path.write_bytes(path.read_bytes()[:-1])
     known = head(store)
-    said = r"adapter_model\.safetensors is not what was written .*rebuild\('ada'\)"
-    with pytest.raises(StoreDamaged, match=said):
+    error_text = r"adapter_model\.safetensors is not what was written .*rebuild\('ada'\)"
+    with pytest.raises(StoreDamaged, match=error_text):
         opened(root).folder("ada", known)
-    with pytest.raises(StoreDamaged, match=said):
+    with pytest.raises(StoreDamaged, match=error_text):
         store.create(replace(store.manifest("ada"), id="bob", epoch=0), source="ada")
-    with pytest.raises(StoreDamaged, match=said):
+    with pytest.raises(StoreDamaged, match=error_text):
         opened(root).export("ada", root.parent / "ada.zip")
