@@ -129,7 +129,7 @@ def untouched(memory: ParametricMemory, head: str | None) -> bool:
     told = memory.transcript(ID)
     kept = [item.text for item in told.documents]
     kept += [message.content for message in told.messages if message.role == "user"]
-    return memory.status(ID).head == head and not any(text in LISTS for text in kept)
+    return memory.status(ID).head_name == head and not any(text in LISTS for text in kept)
 
 
 def main() -> int:

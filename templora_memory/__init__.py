@@ -20,10 +20,18 @@ from templora_memory.domain.results import (
     Status,
     Transcript,
 )
-from templora_memory.domain.settings import Learning, Policy, Sampling
+from templora_memory.domain.settings import (
+    Learning,
+    Policy,
+    ResolvedLearning,
+    ResolvedPolicy,
+    Sampling,
+)
 from templora_memory.errors import TemploraError
 from templora_memory.service.admission import Check
+from templora_memory.service.answering import ReplyOptions
 from templora_memory.service.jobs import Job
+from templora_memory.service.long_text import GenerateOptions
 from templora_memory.service.parametric_memory import Memory, ParametricMemory
 from templora_memory.service.streams import ReplyStream, TextStream
 
@@ -34,6 +42,7 @@ __all__ = [
     "Covered",
     "Document",
     "ForgetReceipt",
+    "GenerateOptions",
     "Job",
     "Learning",
     "Memory",
@@ -44,7 +53,10 @@ __all__ = [
     "Policy",
     "Probe",
     "Reply",
+    "ReplyOptions",
     "ReplyStream",
+    "ResolvedLearning",
+    "ResolvedPolicy",
     "Revision",
     "Sampling",
     "Status",

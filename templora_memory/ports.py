@@ -17,7 +17,7 @@ from templora_memory.domain.journal import Journal
 from templora_memory.domain.manifest import Manifest, ModelIdentity, Revision
 from templora_memory.domain.messages import Document, Item, Message
 from templora_memory.domain.results import AbsorbProgress, FinishReason, LearnStats, RemovedFile
-from templora_memory.domain.settings import Learning, ModelLimits, Sampling
+from templora_memory.domain.settings import ModelLimits, ResolvedLearning, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +45,11 @@ class LearnRequest:
         start: adapter to go on from; None: a fresh one.
         chunk: tokens per update.
         recipe: name of the recipe.
-        least_steps: optimizer steps to take in all, also if that means more than
+        min_steps: optimizer steps to take in all, also if that means more than
             `settings.steps_per_chunk` passes.
         replay: earlier text to learn again among the new: each a document, a part of one (then it
             `continues`) or some messages of a conversation; about a chunk of each is used.
-        settings: rank, rate and so on. `settings.context` and `settings.learning_rate` are set.
+        settings: rank, rate and so on, every number known.
     """
 
     items: tuple[Item, ...]
@@ -57,9 +57,37 @@ class LearnRequest:
     start: Adapter | None
     chunk: int
     recipe: str
-    settings: Learning
-    least_steps: int = 0
+    settings: ResolvedLearning
+    min_steps: int = 0
     replay: tuple[tuple[Item, ...], ...] = ()
+
+
+def _ignore(_: AbsorbProgress) -> None:
+    """Take no notice of progress."""
+
+
+def _never() -> bool:
+    """Return False."""
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningControl:
+    """The functions by which a caller follows and stops one `learn` that is under way.
+
+    All of them may be called from another thread. ``LearningControl()`` follows nothing and never
+    stops it.
+
+    Args:
+        progress: called after each chunk.
+        cancelled: asked at least once between optimizer steps; True ends the learning.
+        urgent: True while somebody waits for an answer that needs this, which may begin at any
+            time: such learning should go before other learning.
+    """
+
+    progress: Callable[[AbsorbProgress], None] = _ignore
+    cancelled: Callable[[], bool] = _never
+    urgent: Callable[[], bool] = _never
 
 
 class Learner(Protocol):
@@ -70,20 +98,15 @@ class Learner(Protocol):
         request: LearnRequest,
         *,
         into: Path,
-        progress: Callable[[AbsorbProgress], None],
-        cancelled: Callable[[], bool],
-        urgent: Callable[[], bool],
+        control: LearningControl,
     ) -> LearnStats:
         """Train and write the new adapter into the existing, empty folder `into`.
 
         Writes only safetensors and JSON. Never changes `request.start` or the base model. The
-        same request gives the same bytes on the same machine (dropout 0). `progress` is called
-        after each chunk, `cancelled` is asked at least once between optimizer steps. `urgent`
-        tells whether somebody waits for an answer that needs this, which may begin at any time:
-        such learning should go before other learning. All three may be called from another thread.
+        same request gives the same bytes on the same machine (dropout 0).
 
         Raises:
-            Cancelled: `cancelled()` became true; `into` may hold anything.
+            Cancelled: `control.cancelled()` became true; `into` may hold anything.
             LearningFailed: NaN or infinite loss, or the items hold nothing to train on.
             UnknownRevision: the folder of `start` is gone.
         """

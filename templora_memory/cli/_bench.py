@@ -11,7 +11,6 @@ from templora_memory.cli import _plots, _save, _show
 from templora_memory.cli._call import Call, command
 from templora_memory.cli._input import read
 from templora_memory.cli._progress import bar, counting
-from templora_memory.errors import InvalidSetting
 from templora_memory.evaluation.conversation import (
     conversation as measure_conversation,
     load_talks,
@@ -19,12 +18,10 @@ from templora_memory.evaluation.conversation import (
 from templora_memory.evaluation.cost import cost as measure_cost, shape_of
 from templora_memory.evaluation.damage import damage as measure_damage
 from templora_memory.evaluation.perplexity import perplexity as measure, total
-from templora_memory.evaluation.phone_book import phone_books
 from templora_memory.evaluation.recall import (
     ARMS,
     BUNDLED,
     PEOPLE,
-    Person,
     people_called,
     recall as measure_recall,
 )
@@ -103,15 +100,11 @@ def recall(  # noqa: PLR0917  # typer calls it by name
     arms: Annotated[
         str, typer.Option(help="Which to ask, with commas between them; fewer are quicker.")
     ] = ",".join(ARMS),
-    phone_book: Annotated[
-        int | None,
-        typer.Option(help="In place of people: four invented phone books of so many numbers."),
-    ] = None,
     out: Out = None,
 ) -> None:
     """Questions about invented people, with their bio in the prompt, in a memory, or nowhere.
 
-    Each person, or phone book, gets a memory of its own, which is forgotten at the end.
+    Each person gets a memory of its own, which is forgotten at the end.
 
     **Examples**
 
@@ -121,9 +114,8 @@ def recall(  # noqa: PLR0917  # typer calls it by name
         templora bench recall --people mine.json --model Qwen/Qwen3-0.6B --json
         templora bench recall --set recipe=distill --set learning.kl_weight=0.4
         templora bench recall --then book.txt --chunks 50 --set learning.replay=0.25
-        templora bench recall --phone-book 32 --set learning.r=64
     """
-    asked = _asked(people, phone_book)
+    asked = people_called(people or BUNDLED)
     text = _maybe(other)
     later = _maybe(then)
     with call.service() as service, counting(call, "asking", "people") as note:
@@ -314,15 +306,6 @@ def speed(  # noqa: PLR0917  # typer calls it by name
     if plots is not None:
         report.plot(plots)
     call.say(report.as_dict(), _show.speeds(report.model, report.ratios))
-
-
-def _asked(people: str | None, phone_book: int | None) -> tuple[Person, ...]:
-    """Whom to ask about: the people of a file, phone books, or the package's own people."""
-    if people is not None and phone_book is not None:
-        raise InvalidSetting("--people and --phone-book exclude each other: give one of them.")
-    if phone_book is not None:
-        return phone_books(phone_book)
-    return people_called(people or BUNDLED)
 
 
 def _arms_first(call: Call, report: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from templora_memory.domain.messages import Document, Message
 from templora_memory.domain.results import AbsorbReport, Reply
 from templora_memory.domain.settings import Sampling
 from templora_memory.errors import InvalidSetting, StoreDamaged
+from templora_memory.service.answering import ReplyOptions
 from templora_memory.service.jobs import Job
 from templora_memory.service.parametric_memory import ParametricMemory
 
@@ -155,7 +156,7 @@ def chat(
     sampling = Sampling(
         temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
     )
-    options = {
+    options: ReplyOptions = {
         "context": tuple(context or ()),
         "sampling": sampling,
         "strength": strength,
@@ -180,7 +181,7 @@ def _answer(
     service: ParametricMemory,
     memory_id: str,
     history: Sequence[Message],
-    options: dict[str, Any],
+    options: ReplyOptions,
 ) -> Reply:
     with service.stream(memory_id, history, **options) as stream:
         for piece in stream:
@@ -363,10 +364,10 @@ def show(
     """
     with call.files() as service:
         status = service.status(memory_id)
-        revisions = service.history(memory_id)
+        revisions = service.revisions(memory_id)
         told = service.transcript(memory_id) if text else None
     document: dict[str, Any] = {**status.as_dict(), "revisions": [asdict(one) for one in revisions]}
-    shown = [_show.status(status), _show.revisions(revisions, status.head)]
+    shown = [_show.status(status), _show.revisions(revisions, status.head_name)]
     if told is None:
         call.say(document, *shown)
         return
@@ -442,9 +443,9 @@ def rollback(call: Call, memory_id: MemoryId, revision: Revision) -> None:
     """
     with call.files() as service:
         service.rollback(memory_id, revision)
-        status, left = service.status(memory_id), service.history(memory_id)
+        status, left = service.status(memory_id), service.revisions(memory_id)
     document = {**status.as_dict(), "revisions": [asdict(one) for one in left]}
-    call.say(document, _show.revisions(left, status.head))
+    call.say(document, _show.revisions(left, status.head_name))
 
 
 @command(app)

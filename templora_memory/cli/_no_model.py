@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from templora_memory.domain.manifest import ModelIdentity
 from templora_memory.domain.messages import Message
-from templora_memory.domain.results import AbsorbProgress, LearnStats
+from templora_memory.domain.results import LearnStats
 from templora_memory.domain.settings import ModelLimits
 from templora_memory.ports import (
     GenerateRequest,
+    LearningControl,
     LearnRequest,
     ScoreRequest,
     TextSession,
@@ -51,11 +52,9 @@ class NoModel:
         request: LearnRequest,
         *,
         into: Path,
-        progress: Callable[[AbsorbProgress], None],
-        cancelled: Callable[[], bool],
-        urgent: Callable[[], bool],
+        control: LearningControl,
     ) -> LearnStats:
-        del request, into, progress, cancelled, urgent
+        del request, into, control
         _refuse("learn")
 
     def stream(self, request: GenerateRequest) -> TokenStream:

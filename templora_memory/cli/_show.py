@@ -107,8 +107,8 @@ def memories(found: Sequence[Status], damaged: Mapping[str, str]) -> Table | Tex
     rows: list[Sequence[object]] = [
         (
             one.id,
-            f"{one.absorbed_documents}/{one.documents}",
-            f"{one.absorbed_messages}/{one.messages}",
+            f"{one.absorbed_documents}/{one.document_count}",
+            f"{one.absorbed_messages}/{one.message_count}",
             f"{one.absorbed_tokens:,}",
             one.revisions,
             size(one.bytes),
@@ -127,8 +127,8 @@ def status(one: Status) -> Table:
             "memory": one.id,
             "base model": one.base,
             "started from": one.origin or "nothing",
-            "documents": f"{one.absorbed_documents} of {one.documents} learned",
-            "messages": f"{one.absorbed_messages} of {one.messages} learned",
+            "documents": f"{one.absorbed_documents} of {one.document_count} learned",
+            "messages": f"{one.absorbed_messages} of {one.message_count} learned",
             "tokens in weights": f"{one.absorbed_tokens:,}",
             "size": size(one.bytes),
         }
@@ -198,12 +198,11 @@ def _arms(arms: Mapping[str, Arm]) -> Table:
             f"{arm.accuracy:.0%}",
             f"{arm.low:.0%} - {arm.high:.0%}",
             f"{arm.right} of {arm.asked}",
-            arm.declined,
             f"{arm.prompt_tokens:.0f}",
         )
         for name, arm in arms.items()
     ]
-    return _columns(("arm", "right", "95 %", "answers", "declined", "prompt tokens"), body)
+    return _columns(("arm", "right", "95 %", "answers", "prompt tokens"), body)
 
 
 def recalled(report: RecallReport) -> Group:

@@ -21,9 +21,6 @@ from templora_memory.errors import InvalidText
 
 Role: TypeAlias = Literal["system", "user", "assistant", "call", "tool"]
 ROLES: tuple[Role, ...] = get_args(Role)
-NOT_TOLD = "I was not told that."
-"""What a memory learns to say about what its text does not tell (`Learning.negatives`)."""
-
 LEARNED_ROLES: frozenset[Role] = frozenset({"user", "assistant"})
 MAX_CHARACTERS = 10_000_000
 PASSAGE_CHARACTERS = 32_768

@@ -214,11 +214,11 @@ class Status:
 
     Args:
         id: its id.
-        head: newest revision; None: nothing is learned yet.
+        head_name: name of the newest revision; None: nothing is learned yet.
         revisions: how many are on disk.
-        messages: messages of the conversation in the journal (its newest branch).
+        message_count: messages of the conversation in the journal (its newest branch).
         absorbed_messages: messages that the head has learned.
-        documents: documents in the journal.
+        document_count: documents in the journal.
         absorbed_documents: documents that the head has learned.
         absorbed_tokens: tokens trained into the head.
         bytes: size of everything on disk.
@@ -229,11 +229,11 @@ class Status:
     """
 
     id: str
-    head: str | None
+    head_name: str | None
     revisions: int
-    messages: int
+    message_count: int
     absorbed_messages: int
-    documents: int
+    document_count: int
     absorbed_documents: int
     absorbed_tokens: int
     bytes: int
@@ -243,7 +243,9 @@ class Status:
     origin: str | None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return plain values under the names of the JSON output: head, messages, documents."""
+        short = {"head_name": "head", "message_count": "messages", "document_count": "documents"}
+        return {short.get(name, name): value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
-from templora_memory.domain.messages import NOT_TOLD, Message
+from templora_memory.domain.messages import Message
 from templora_memory.service.parametric_memory import HEAD, ParametricMemory
 
 ANSWER_TOKENS = 48
@@ -50,8 +49,6 @@ class Arm:
         low, high: its 95 % interval, by resampling people (bootstrap), because the answers about
             one person depend on each other.
         right, asked: the counts behind it.
-        declined: answers that say, in the words that `Learning.negatives` teaches, that this was
-            not told.
         prompt_tokens: mean length of a prompt.
         examples: a few answers as they came.
     """
@@ -61,7 +58,6 @@ class Arm:
     high: float
     right: int
     asked: int
-    declined: int
     prompt_tokens: float
     examples: tuple[Mapping[str, str], ...]
 
@@ -86,7 +82,9 @@ def ask(
     asked: Question,
     memory: str | None,
     before: Sequence[Message] = (),
-    **options: Any,
+    *,
+    strength: float = 1.0,
+    recall_tokens: int | None = None,
 ) -> Answer:
     """The greedy answer to a question.
 
@@ -96,14 +94,16 @@ def ask(
         asked: the question.
         memory: whose newest revision answers; None: the base model.
         before: what stands in the prompt before the question.
-        options: of `ParametricMemory.stream`.
+        strength: factor on the memory.
+        recall_tokens: as for `ParametricMemory.stream`.
     """
     reply = service.reply(
         memory,
         [*before, Message("user", asked.ask)],
         max_tokens=ANSWER_TOKENS,
         revision=None if memory is None else HEAD,
-        **options,
+        strength=strength,
+        recall_tokens=recall_tokens,
     )
     return Answer(person, asked, reply.text, reply.prompt_tokens)
 
@@ -122,7 +122,6 @@ def arm_of(answers: Sequence[Answer]) -> Arm:
         high=high,
         right=right,
         asked=len(answers),
-        declined=sum(NOT_TOLD in answer.text for answer in answers),
         prompt_tokens=sum(answer.prompt_tokens for answer in answers) / len(answers),
         examples=examples,
     )

@@ -21,7 +21,7 @@ class OtherText:
     """
 
     def __init__(self, service: ParametricMemory, text: str) -> None:
-        size = min(256, (service.policy.window or 2) // 2 - 1)
+        size = min(256, service.policy.window // 2 - 1)
         self._pieces = service.backend.split(text, size)[: -(-OTHER_TOKENS // size)]
         if len(self._pieces) < 2:  # noqa: PLR2004  # the first one is only context
             raise InvalidText(f"The other text is too short to measure: {OTHER_TOKENS} tokens.")

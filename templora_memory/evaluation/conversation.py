@@ -164,7 +164,7 @@ def conversation(
 
 def _last(service: ParametricMemory, talk: Talk, asked: Question) -> tuple[Message, ...]:
     """The newest turns that fit the window beside the question."""
-    room = (service.policy.window or 0) - ANSWER_TOKENS
+    room = service.policy.window - ANSWER_TOKENS
     question = Message("user", asked.ask)
     kept: tuple[Message, ...] = ()
     for start in reversed(turn_starts(talk.messages)):

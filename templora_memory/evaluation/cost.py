@@ -201,11 +201,11 @@ class _Bench:
                 "memory", stop, (), self.name,
                 learn_seconds=report.seconds * share,
                 learn_flops=self._shape.learn(
-                    TURN, context=learning.context or 0, epochs=learning.steps_per_chunk
+                    TURN, context=learning.context, epochs=learning.steps_per_chunk
                 ),
             )
         ]  # fmt: skip
-        window = policy.window or 1
+        window = policy.window
         room = window - ANSWER - 64  # what a question and the template take
         if stop <= room:
             found.append(self._turn("full_history", stop, self._pieces[:stop], None))

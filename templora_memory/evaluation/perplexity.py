@@ -126,7 +126,7 @@ def perplexity(
     """
     service.load()
     policy, backend = service.policy, service.backend
-    chunk, room = policy.chunk or 1, (policy.window or 1) - (policy.chunk or 1) - _SPARE
+    chunk, room = policy.chunk, policy.window - policy.chunk - _SPARE
     if room < 1:
         raise InvalidSetting(
             f"A chunk of {chunk} tokens leaves no room for context in a window of "

@@ -362,7 +362,7 @@ def _same(one: Sequence[Answer] | None, other: Sequence[Answer] | None) -> bool 
 def _stream(service: ParametricMemory, text: str, chunks: int) -> tuple[Document, ...]:
     """The first chunks of a text, each a document that goes on with the one before."""
     whole("chunks", chunks)
-    pieces = service.backend.split(text, service.policy.chunk or 1)[:chunks]
+    pieces = service.backend.split(text, service.policy.chunk)[:chunks]
     if len(pieces) < chunks:
         raise InvalidText(f"The text has {len(pieces)} chunks, {chunks} are to be learned.")
     return tuple(

@@ -378,12 +378,12 @@ class _Bench:
 
     # --- answering -------------------------------------------------------------------------
 
-    def _ask(self, name: str | None, words: str, tokens: int, **how: Any) -> float:
+    def _ask(self, name: str | None, words: str, tokens: int) -> float:
         """Seconds of one answer of exactly so many tokens."""
         began = time.perf_counter()
         reply = self._service.reply(
             name, [Message("user", words)], revision=HEAD if name else None, sampling=_ENDLESS,
-            max_tokens=tokens, **how,
+            max_tokens=tokens,
         )  # fmt: skip
         assert reply.completion_tokens == tokens  # noqa: S101  # otherwise times mean nothing
         return time.perf_counter() - began

@@ -233,7 +233,7 @@ def _prompt(service: ParametricMemory, done: Sequence[Pair], pair: Pair) -> tupl
     """Instruction, the pairs before, and the sentence; fewer pairs if the window is short."""
     policy = service.policy
     target = service.backend.count([Message("assistant", pair.target)])
-    room = (policy.window or 0) - max(policy.reply_tokens or 0, target)
+    room = policy.window - max(policy.reply_tokens, target)
     lead, last = Message("system", INSTRUCTION), Message("user", pair.source)
     before = list(done[-BEFORE:])
     while True:

@@ -14,7 +14,7 @@ from secrets import token_hex
 
 from templora_memory.domain.manifest import ModelIdentity
 from templora_memory.domain.messages import Message
-from templora_memory.domain.results import AbsorbProgress, ForgetReceipt, LearnStats
+from templora_memory.domain.results import ForgetReceipt, LearnStats
 from templora_memory.domain.settings import ModelLimits, Policy, Sampling
 from templora_memory.errors import UnknownMemory
 from templora_memory.fs.files import make_folder
@@ -23,6 +23,7 @@ from templora_memory.ports import (
     Adapter,
     Backend,
     GenerateRequest,
+    LearningControl,
     LearnRequest,
     ScoreRequest,
     Store,
@@ -220,14 +221,10 @@ class SharedBackend:
         request: LearnRequest,
         *,
         into: Path,
-        progress: Callable[[AbsorbProgress], None],
-        cancelled: Callable[[], bool],
-        urgent: Callable[[], bool],
+        control: LearningControl,
     ) -> LearnStats:
         named = replace(request, start=self._named(request.start))
-        return self._backend.learn(
-            named, into=into, progress=progress, cancelled=cancelled, urgent=urgent
-        )
+        return self._backend.learn(named, into=into, control=control)
 
     def stream(self, request: GenerateRequest) -> TokenStream:
         return self._backend.stream(replace(request, adapter=self._named(request.adapter)))

@@ -29,7 +29,7 @@ from templora_memory.domain.messages import (
     characters,
 )
 from templora_memory.domain.results import AbsorbProgress, AbsorbReport, ChunkStats, LearnStats
-from templora_memory.domain.settings import Policy
+from templora_memory.domain.settings import ResolvedPolicy
 from templora_memory.domain.turns import turn_starts
 from templora_memory.errors import (
     Cancelled,
@@ -39,7 +39,14 @@ from templora_memory.errors import (
     Unhealthy,
     UnknownMemory,
 )
-from templora_memory.ports import Adapter, Backend, LearnRequest, ScoreRequest, Store
+from templora_memory.ports import (
+    Adapter,
+    Backend,
+    LearningControl,
+    LearnRequest,
+    ScoreRequest,
+    Store,
+)
 from templora_memory.service.admission import Check
 from templora_memory.service.jobs import Job
 from templora_memory.service.replay import Draw, earlier
@@ -93,7 +100,7 @@ class _Tally:
 
         def note(now: AbsorbProgress) -> None:
             later = round(unit.left / size * now.chunks) if size else 0
-            self._job.note(replace(now, chunk=done + now.chunk, chunks=done + now.chunks + later))
+            self._job.report(replace(now, chunk=done + now.chunk, chunks=done + now.chunks + later))
 
         return note
 
@@ -121,7 +128,7 @@ class Absorber:
     """Plans and trains; every method runs on a job's thread and returns the job's report."""
 
     def __init__(
-        self, backend: Backend, store: Store, policy: Policy, checks: Sequence[Check] = ()
+        self, backend: Backend, store: Store, policy: ResolvedPolicy, checks: Sequence[Check] = ()
     ) -> None:
         self._backend = backend
         self._store = store
@@ -274,18 +281,18 @@ class Absorber:
             items=unit.items,
             before=unit.before,
             start=start,
-            chunk=self._policy.chunk or 1,
+            chunk=self._policy.chunk,
             recipe=self._policy.recipe,
             settings=replace(learning, seed=seed),
-            least_steps=learning.document_steps if unit.stands_alone else 0,
+            min_steps=learning.document_steps if unit.stands_alone else 0,
             replay=self._replayed(unit, job, seed),
         )
         stats = self._backend.learn(
             request,
             into=folder,
-            progress=tally.progress(unit),
-            cancelled=job.cancelled,
-            urgent=job.urgent,
+            control=LearningControl(
+                progress=tally.progress(unit), cancelled=job.cancelled, urgent=job.urgent
+            ),
         )
         most, before = self._policy.health_kl, _change_by(start)
         if most is not None and stats.kl is not None and stats.kl - before > most:
@@ -329,7 +336,7 @@ class Absorber:
         wanted = self._policy.learning.replay
         if not wanted or unit.parent is None:
             return ()
-        size = _CHARACTERS * (self._policy.chunk or 1)
+        size = _CHARACTERS * self._policy.chunk
         chunks = math.ceil(sum(map(characters, unit.items)) / size)
         shift = Random(seed).random()  # noqa: S311  # rounds up as often as the fraction says
         count = math.floor(wanted * max(1, chunks) + shift)

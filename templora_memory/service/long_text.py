@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Required, TypedDict
 
 from templora_memory.domain.manifest import Manifest
 from templora_memory.domain.messages import Document, passages
@@ -16,14 +17,32 @@ from templora_memory.ports import Adapter, Backend, Completion, Store, TextSessi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writing:
-    """What to write: `chunk` tokens at a time, until there are `most`."""
+    """What to write: `chunk` tokens at a time, until there are `max_tokens`."""
 
     prompt: str
-    most: int
+    max_tokens: int
     window: int
     chunk: int
     strength: float
     sampling: Sampling
+    reuse: bool
+
+
+class GenerateOptions(TypedDict, total=False):
+    """The keyword arguments of `generate`; all but `max_tokens` may be left out.
+
+    Args:
+        max_tokens: tokens to write.
+        strength: factor on the memory. Default 1.
+        sampling: how to choose tokens; None, the default: as released, greedy with a repetition
+            penalty of 1.12 and the end token forbidden. A stop text ends the text.
+        reuse: keep keys and values of earlier chunks until the window is full (the paper's cache
+            reuse), the default; otherwise compute the window again after each update.
+    """
+
+    max_tokens: Required[int]
+    strength: float
+    sampling: Sampling | None
     reuse: bool
 
 
@@ -62,7 +81,7 @@ class Writer:
             while True:
                 done = yield from self._chunk(session, task, unlearned)
                 unlearned = ""
-                if self._written >= task.most or done.finish_reason != "length":
+                if self._written >= task.max_tokens or done.finish_reason != "length":
                     return done.finish_reason
         finally:
             session.close()
@@ -74,7 +93,7 @@ class Writer:
             adapter=self._adapter(self._current()),
             strength=task.strength,
             sampling=task.sampling,
-            max_tokens=min(task.chunk, task.most - self._written),
+            max_tokens=min(task.chunk, task.max_tokens - self._written),
             reuse=task.reuse,
         )
         said: list[str] = []

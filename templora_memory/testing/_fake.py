@@ -33,6 +33,7 @@ from templora_memory.ports import (
     Adapter,
     Completion,
     GenerateRequest,
+    LearningControl,
     LearnRequest,
     ScoreRequest,
     TokenStream,
@@ -122,9 +123,7 @@ class FakeBackend:
         request: LearnRequest,
         *,
         into: Path,
-        progress: Callable[[AbsorbProgress], None],
-        cancelled: Callable[[], bool],
-        urgent: Callable[[], bool],
+        control: LearningControl,
     ) -> LearnStats:
         self._check_open()
         texts = [text for text in map(_text, request.items) if text.strip()]
@@ -135,7 +134,7 @@ class FakeBackend:
         chunks, done = [], 0
         count = math.ceil(len(words) / request.chunk)
         for number in range(count):
-            if cancelled():
+            if control.cancelled():
                 raise Cancelled("The absorb was cancelled.")
             if self._on_learn is not None:
                 self._on_learn()
@@ -153,7 +152,7 @@ class FakeBackend:
                     seconds=0.0,
                 )
             )
-            progress(
+            control.progress(
                 AbsorbProgress(
                     chunk=number + 1, chunks=count, tokens=done, perplexity=math.exp(0.5)
                 )
@@ -162,7 +161,7 @@ class FakeBackend:
         (into / ADAPTER).write_text(json.dumps(everything), encoding="utf-8")
         with self._lock:
             self.learned.append(request)
-            self.hurried.append(urgent())
+            self.hurried.append(control.urgent())
         harm = 10.0 if any(GARBAGE in word for word in words) else 0.01
         return LearnStats(chunks=tuple(chunks), kl=harm)
 

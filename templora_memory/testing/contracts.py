@@ -32,7 +32,7 @@ import pytest
 from templora_memory.domain.manifest import Manifest, ModelIdentity, Revision, new_manifest
 from templora_memory.domain.messages import Document, Item, Message
 from templora_memory.domain.results import AbsorbProgress, LearnStats
-from templora_memory.domain.settings import Learning, Sampling
+from templora_memory.domain.settings import ResolvedLearning, Sampling
 from templora_memory.errors import (
     Cancelled,
     Closed,
@@ -50,6 +50,7 @@ from templora_memory.ports import (
     Backend,
     Completion,
     GenerateRequest,
+    LearningControl,
     LearnRequest,
     ScoreRequest,
     Store,
@@ -72,7 +73,7 @@ class BackendContract(ABC):
     serve a whole module. `learning` is what the tests train with.
     """
 
-    learning: ClassVar[Learning] = Learning(
+    learning: ClassVar[ResolvedLearning] = ResolvedLearning(
         r=2, lora_alpha=4.0, steps_per_chunk=1, context=8, learning_rate=1e-2
     )
     chunk: ClassVar[int] = 8
@@ -112,9 +113,7 @@ class BackendContract(ABC):
         return backend.learn(
             self._request(*items, before=before, start=start),
             into=into,
-            progress=seen.append,
-            cancelled=lambda: False,
-            urgent=lambda: False,
+            control=LearningControl(progress=seen.append),
         )
 
     def _request(
@@ -456,9 +455,9 @@ class BackendContract(ABC):
             backend.learn(
                 self._request(Document(LONG)),
                 into=tmp_path,
-                progress=seen.append,
-                cancelled=lambda: bool(seen),
-                urgent=lambda: True,
+                control=LearningControl(
+                    progress=seen.append, cancelled=lambda: bool(seen), urgent=lambda: True
+                ),
             )
         assert [now.chunk for now in seen] == [1]
         assert self._complete(backend, self._ask()).completion_tokens > 0

@@ -44,7 +44,7 @@ def tried(record_property):
 
 def unharmed(service, before, *texts):
     """The old revision answers, the texts are kept, and learning goes on."""
-    assert service.history("ada") == before
+    assert service.revisions("ada") == before
     kept = [document.text for document in service.transcript("ada").documents]
     assert kept == [BIO, *texts]
     assert service.reply("ada", [Message("user", "Hi")], revision="head", max_tokens=4)
@@ -65,7 +65,7 @@ def unharmed(service, before, *texts):
 def test_memory_runs_out_in_a_training_step(make_service, monkeypatch, tried, error, step):
     service = make_service()
     service.absorb("ada", BIO)
-    before, steps = service.history("ada"), {"left": step}
+    before, steps = service.revisions("ada"), {"left": step}
     real = step_module.batch_loss
 
     def short(*args):
@@ -97,7 +97,7 @@ def test_another_error_of_the_model_is_not_called_a_lack_of_memory(make_service,
 def test_a_loss_goes_astray(make_service, tried, kind, rate):
     service = make_service()
     service.absorb("ada", BIO)
-    before = service.history("ada")
+    before = service.revisions("ada")
     service.close()
     wild = make_service(POLICY.changed(learning={"learning_rate": rate, "document_steps": 40}))
     text = "Her sister Cora sails to Madeira."
@@ -112,7 +112,7 @@ def test_the_thread_of_the_model_dies(make_service, monkeypatch, tried):
     """Everybody who waits is told, nobody waits for ever, and the next start is healthy."""
     service = make_service()
     service.absorb("ada", BIO)
-    before = service.history("ada")
+    before = service.revisions("ada")
     worker = service.backend._now.worker
     stream = service.stream("ada", [Message("user", "Hi")], sampling=ENDLESS, max_tokens=20)
     pieces = iter(stream)

@@ -40,7 +40,7 @@ def lesson(base, examples, settings=SETTINGS, *, seed=0, least=0, cancelled=lamb
     )
     start = batched.fresh_weights(layout, replace(settings, seed=seed), base.device)
     return Lesson(
-        start, examples, settings, chunk=32, least_steps=least, resume=None,
+        start, examples, settings, chunk=32, min_steps=least, resume=None,
         progress=seen.append if seen != () else lambda _: None, cancelled=cancelled,
     )  # fmt: skip
 
@@ -327,28 +327,6 @@ def test_only_additional_passes_are_held_back(base):
     assert not lesson(base, TEXTS[0], replace(SETTINGS, kl_weight=0), least=20).pull
 
 
-def test_a_stream_is_pulled_back_every_so_many_steps(base):
-    own = lesson(base, TEXTS[2], replace(SETTINGS, kl_weight=0.5, kl_every=2))
-    pulls, turns = [], []
-
-    class Counted:
-        def pull(self, pieces, rows):
-            turns.append(list(pieces))
-            return 0.0 * next(iter(rows.values())).a.sum()
-
-        def drift(self, rows):  # noqa: ARG002  # as the real one
-            return 0.0
-
-    lessons = Lessons(base, Counted, most_tokens=512)
-    lessons.add(own)
-    while lessons.busy:
-        pulls.append(own.pull)
-        lessons.step(short=False)
-    own.result.result()
-    assert pulls[:6] == [0.0, 1.0] * 3
-    assert turns == [[0], [1], [2]]
-
-
 def test_one_chunk_in_four_of_a_long_text_is_measured(base):
     long = [example(f"number {i} came home") for i in range(6)]
     once, rounds, never = (
@@ -388,7 +366,7 @@ def test_neutral_text_stays_likely_while_a_short_one_is_learned(
     other = bundled_text()[300:420]
     for weight in (0.0, 2.0):
         adapter, _ = learn(
-            backend, tmp_path / str(weight), least_steps=30, kl_weight=weight, learning_rate=3e-3
+            backend, tmp_path / str(weight), min_steps=30, kl_weight=weight, learning_rate=3e-3
         )
         drift[weight] = (score(backend, adapter, other) - score(backend, None, other)).mean()
         assert score(backend, adapter).mean() > score(backend, None).mean()

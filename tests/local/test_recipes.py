@@ -26,16 +26,15 @@ from templora_memory.backends.local.recipes.interview import (
 )
 from templora_memory.backends.local.recipes.questions import DEALT, WRITTEN, dealt, pairs
 from templora_memory.backends.local.recipes.repeats import LENGTH, damped
-from templora_memory.domain.messages import NOT_TOLD
 from templora_memory.domain.settings import RECIPES as NAMES
 from templora_memory.errors import Cancelled, InvalidSetting
-from templora_memory.ports import LearnRequest
+from templora_memory.ports import LearningControl, LearnRequest
 from templora_memory.stores import DirectoryStore
 
 BIO = 'Ada keeps bees. "Where?" On the roof!\n\nName: Ada\nPet: a cat'
 REQUEST = LearnRequest(
     items=(Document(BIO),), before=(), start=None, chunk=300, recipe="statements",
-    settings=Learning(steps_per_chunk=2, context=64), least_steps=64,
+    settings=Learning(steps_per_chunk=2, context=64), min_steps=64,
 )  # fmt: skip
 
 
@@ -76,7 +75,7 @@ def test_statements_teach_a_short_document_as_what_the_assistant_says(text):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"least_steps": 0},  # a stream
+        {"min_steps": 0},  # a stream
         {"chunk": 1},  # a long text
         {"items": (Message("user", "Hi"), Message("assistant", "Hello."))},
     ],
@@ -84,7 +83,7 @@ def test_statements_teach_a_short_document_as_what_the_assistant_says(text):
 def test_statements_leave_streams_long_texts_and_dialogues_as_they_are(text, changes):
     request = replace(REQUEST, **changes)
     if "items" in changes:
-        request = replace(request, least_steps=0)
+        request = replace(request, min_steps=0)
     assert RECIPES["statements"](request, tools(text)) == RECIPES["continue"](request, tools(text))
 
 
@@ -95,7 +94,7 @@ def test_a_model_without_a_chat_template_gets_plain_text(make_backend):
 
 def test_continue_cuts_even_chunks_each_after_what_stood_before(text):
     request = replace(
-        REQUEST, items=(Document("x" * 100),), chunk=40, least_steps=0,
+        REQUEST, items=(Document("x" * 100),), chunk=40, min_steps=0,
         before=(Document("what stood before "),),
     )  # fmt: skip
     examples = RECIPES["continue"](request, tools(text))
@@ -162,17 +161,6 @@ def test_a_document_is_studied_sentence_by_sentence_with_the_text_in_the_prompt(
     assert "<|user|>What about 0?<|end|><|assistant|>Ada keeps bees.<|end|>" in seen
     assert "What about" not in learned
     assert learned.count("Pet: a cat<|end|>") == 3  # two answers, and what the text says itself
-
-
-def test_what_a_text_does_not_tell_is_said_to_be_unknown_if_that_is_wanted(text):
-    request = replace(REQUEST, settings=replace(REQUEST.settings, negatives=0.25))
-    seen, learned = made("study", request, text, Teacher())
-    count = learned.count(f"{NOT_TOLD}<|end|>")
-    assert 0 < count <= 8  # as many as there are answers, at most
-    assert sum(f"<|user|>{question}<|end|>" in seen for question in interview()) == count
-    assert NOT_TOLD not in made("study", REQUEST, text, Teacher())[1]
-    examples = RECIPES["study"](request, tools(text, Teacher(), expect=Reader(text)))
-    assert {w for e in examples for w in e.weights} == {0.0, 0.25, 1.0}
 
 
 def test_questions_about_one_sentence_stand_in_different_examples(text):
@@ -267,7 +255,7 @@ def test_a_model_without_a_chat_template_is_not_asked(make_backend):
 
 def test_dialogues_are_not_studied(text):
     said = (Message("user", "Hi"), Message("assistant", "Hello."))
-    request = replace(REQUEST, items=said, least_steps=0)
+    request = replace(REQUEST, items=said, min_steps=0)
     assert RECIPES["study"](request, tools(text)) == RECIPES["continue"](request, tools(text))
 
 
@@ -391,13 +379,11 @@ def test_what_the_base_model_expects_is_the_same_with_and_without_a_shared_begin
 def test_distilling_moves_the_student_towards_the_teacher(make_backend, tmp_path):
     backend = make_backend(max_position_embeddings=1024)
     request = replace(
-        REQUEST, recipe="distill", least_steps=40,
+        REQUEST, recipe="distill", min_steps=40,
         settings=Learning(r=4, lora_alpha=8, learning_rate=1e-2, context=64, kl_weight=0.0),
     )  # fmt: skip
     told = []
-    stats = backend.learn(
-        request, into=tmp_path, progress=told.append, cancelled=never, urgent=never
-    )
+    stats = backend.learn(request, into=tmp_path, control=LearningControl(progress=told.append))
     assert told[-1].chunk == told[-1].chunks
     assert all(math.isfinite(chunk.nll_after) for chunk in stats.chunks)
 
@@ -407,7 +393,7 @@ def test_distilling_moves_the_student_towards_the_teacher(make_backend, tmp_path
 
 def test_pairs_learn_only_what_the_assistant_says(text):
     said = (Message("user", "Guten Tag"), Message("assistant", "Good day"))
-    request = replace(REQUEST, items=said, least_steps=0)
+    request = replace(REQUEST, items=said, min_steps=0)
     seen, learned = made("pairs", request, text)
     assert "Guten Tag" in seen
     assert "Guten Tag" not in learned
@@ -426,7 +412,7 @@ def test_a_repeated_run_weighs_less_each_time():
 
 def test_what_stood_before_counts_as_said(text):
     request = replace(
-        REQUEST, items=(Document("I do not know that. "),), least_steps=0,
+        REQUEST, items=(Document("I do not know that. "),), min_steps=0,
         before=(Document("I do not know that. "),),
     )  # fmt: skip
     (again,) = RECIPES["continue"](request, tools(text))
@@ -452,7 +438,7 @@ def test_a_chunk_of_loops_moves_the_adapter_less(make_backend, learn, tmp_path):
 
 def test_earlier_text_stands_at_even_distances_and_does_not_count(text):
     request = replace(
-        REQUEST, items=(Document("x" * 120),), chunk=30, least_steps=0,
+        REQUEST, items=(Document("x" * 120),), chunk=30, min_steps=0,
         replay=((Document("Ada keeps bees."),), (Message("user", "Hi"), Message("assistant", "x"))),
     )  # fmt: skip
     own = RECIPES["continue"](request, tools(text))
@@ -480,7 +466,5 @@ def test_receipts_are_of_the_new_text_alone(make_backend, learn, tmp_path):
         replay=((Document("earlier text"),),),
     )  # fmt: skip
     (tmp_path / "b").mkdir()
-    again = backend.learn(
-        request, into=tmp_path / "b", progress=lambda _: None, cancelled=never, urgent=never
-    )
+    again = backend.learn(request, into=tmp_path / "b", control=LearningControl())
     assert [c.tokens for c in again.chunks] == [c.tokens for c in stats.chunks]

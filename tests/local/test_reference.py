@@ -47,7 +47,7 @@ def test_five_chunks_have_the_losses_of_the_flat_loop(
         before = text[max(0, number * CHUNK - CONTEXT) : number * CHUNK]
         examples.append(Example(tuple(before), tuple(chunk), (1.0,) * len(chunk)))
     lesson = Lesson(
-        start, examples, settings, chunk=CHUNK, least_steps=0, resume=None,
+        start, examples, settings, chunk=CHUNK, min_steps=0, resume=None,
         progress=lambda _: None, cancelled=lambda: False,
     )  # fmt: skip
     lessons, losses = Lessons(base, pytest.fail, most_tokens=2048), []

@@ -18,7 +18,7 @@ from templora_memory.backends.local.priority_queue import never
 from templora_memory.backends.local.recipes import Example, Soft
 from templora_memory.backends.local.train import loss as loss_module, step as step_module
 from templora_memory.errors import Cancelled, InvalidSetting, LearningFailed, StoreDamaged
-from templora_memory.ports import LearnRequest
+from templora_memory.ports import LearningControl, LearnRequest
 
 SETTINGS = Learning(r=4, lora_alpha=8, learning_rate=1e-2, context=16)
 TARGET_NAMES = "all-linear"
@@ -375,7 +375,7 @@ def test_a_short_document_is_passed_over_until_it_had_its_steps(
 ):
     backend = make_backend()
     few, _ = learn(backend, tmp_path / "few", "x" * 30)
-    many, _ = learn(backend, tmp_path / "many", "x" * 30, least_steps=20)
+    many, _ = learn(backend, tmp_path / "many", "x" * 30, min_steps=20)
     text = "x" * 30
     assert score(backend, many, text).mean() > score(backend, few, text).mean() + 0.05
 
@@ -447,9 +447,7 @@ def test_cancelling_takes_effect_between_steps(make_backend, tmp_path):
         backend.learn(
             request,
             into=tmp_path,
-            progress=lambda _: None,
-            cancelled=lambda: asked.append(1) or len(asked) > 3,
-            urgent=never,
+            control=LearningControl(cancelled=lambda: asked.append(1) or len(asked) > 3),
         )
     assert len(asked) == 4
     assert not list(tmp_path.iterdir())
@@ -466,7 +464,7 @@ def test_what_a_reply_waits_for_goes_before_older_absorbs(make_backend, tmp_path
     )  # fmt: skip
     for number, urgent in enumerate((never, waited.is_set, never)):
         (into := tmp_path / str(number)).mkdir()
-        backend.learn(request, into=into, progress=lambda _: None, cancelled=never, urgent=urgent)
+        backend.learn(request, into=into, control=LearningControl(urgent=urgent))
     older, between, newer = seen
     assert older.rank < between.rank < newer.rank
     waited.set()  # also one that nobody waited for when it began

@@ -7,7 +7,7 @@ import pytest
 
 from templora_memory import Message
 from templora_memory.errors import Cancelled
-from templora_memory.service.jobs import MOST_THREADS, Job, JobQueue
+from templora_memory.service.jobs import MAX_THREADS, Job, JobQueue
 
 
 class Work:
@@ -37,9 +37,9 @@ class Work:
 
     def fill(self):
         """Take all places."""
-        for number in range(MOST_THREADS):
+        for number in range(MAX_THREADS):
             self.submit(f"m{number}")
-        self.wait_for(MOST_THREADS)
+        self.wait_for(MAX_THREADS)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_only_so_many_run_at_once_and_the_oldest_is_next(work):
     work.fill()
     later = [work.submit(f"later{number}") for number in range(3)]
     assert not any(job.done for job in later)
-    assert len(work.began) == MOST_THREADS
+    assert len(work.began) == MAX_THREADS
     work.go_on.set()
     assert [job.wait(30) for job in later] == ["later0", "later1", "later2"]
 
@@ -63,7 +63,7 @@ def test_what_a_reply_waits_for_does_not_stand_in_line(work):
     work.fill()
     work.submit("late")
     work.submit("reply", urgent=True)
-    work.wait_for(MOST_THREADS + 1)
+    work.wait_for(MAX_THREADS + 1)
     assert work.began[-1] == "reply"
 
 
@@ -71,7 +71,7 @@ def test_what_stands_before_it_in_its_own_memory_does_not_either(work):
     work.fill()
     work.submit("ada/before")
     work.submit("ada/reply", urgent=True)
-    work.wait_for(MOST_THREADS + 1)
+    work.wait_for(MAX_THREADS + 1)
     assert work.began[-1] == "ada/before"
 
 
@@ -81,7 +81,7 @@ def test_a_job_that_is_cancelled_in_line_ends_at_once(work):
     job.cancel()
     with pytest.raises(Cancelled, match="before it began"):
         job.wait(30)
-    assert len(work.began) == MOST_THREADS
+    assert len(work.began) == MAX_THREADS
 
 
 def test_a_closing_queue_ends_who_stands_in_line(work):

@@ -98,7 +98,7 @@ def test_evicted_messages_are_learned_exactly_once(box, talk):
     box.service.absorb("ada", whole[:4], after=0)
     assert box.service.transcript("ada").messages == tuple(whole)
     box.service.absorb("ada", [Message("user", "more")], after=len(whole))
-    assert box.service.status("ada").messages == len(whole) + 1
+    assert box.service.status("ada").message_count == len(whole) + 1
 
 
 def test_a_gap_before_evicted_messages_is_refused(box, talk):
@@ -181,7 +181,7 @@ def test_an_edited_history_falls_back_to_the_revision_it_continues(box, talk):
     history = talk(20)
     box.service.reply("ada", history)
     box.service.wait()
-    kept = box.service.history("ada")[-1]
+    kept = box.service.revisions("ada")[-1]
     edited = [*history[: kept.messages], Message("user", "What about owls?")]
     reply = box.service.reply("ada", edited)
     assert reply.revision == kept.name
@@ -291,7 +291,7 @@ def test_a_pinned_revision_answers_and_nothing_is_journalled(box):
     old = box.service.reply("ada", question, revision=first[:8])
     assert "barn" not in old.text
     assert old.revision == first != second
-    assert box.service.status("ada").messages == 0
+    assert box.service.status("ada").message_count == 0
     with pytest.raises(UnknownRevision, match="It has: "):
         box.service.reply("ada", question, revision="f" * 64)
     with pytest.raises(UnknownMemory):
@@ -382,7 +382,7 @@ def test_a_closed_stream_keeps_the_question_and_drops_the_answer(box):
     with box.service.stream("ada", [Message("user", "Hello there?")]) as stream:
         first = next(iter(stream))
     assert (stream.reply.text, stream.reply.finish_reason) == (first, "cancelled")
-    assert box.service.status("ada").messages == 1
+    assert box.service.status("ada").message_count == 1
 
 
 def test_streams_nobody_finished_are_not_kept(box):
@@ -420,7 +420,11 @@ def test_a_failed_absorb_keeps_the_text_and_the_old_revision(box):
     with pytest.raises(LearningFailed):
         box.service.absorb("ada", f"A {POISON} text")
     status = box.service.status("ada")
-    assert (status.head, status.documents, status.absorbed_documents) == (first.revision, 2, 1)
+    assert (status.head_name, status.document_count, status.absorbed_documents) == (
+        first.revision,
+        2,
+        1,
+    )
     assert "LearningFailed" in status.last_error
     assert box.service.transcript("ada").documents[1].text == f"A {POISON} text"
     box.service.absorb("ada", "Another text")
@@ -433,7 +437,7 @@ def test_a_revision_that_damages_other_text_is_not_committed(box):
     with pytest.raises(Unhealthy, match=r"health_kl is 1\.5"):
         box.service.absorb("ada", f"A {GARBAGE} text")
     status = box.service.status("ada")
-    assert (status.head, status.revisions, status.documents) == (first.revision, 1, 2)
+    assert (status.head_name, status.revisions, status.document_count) == (first.revision, 1, 2)
     assert "Unhealthy" in status.last_error
     assert GARBAGE in box.service.transcript("ada").documents[1].text
     assert box.service.absorb("ada", "Another text").revision != first.revision
@@ -513,7 +517,7 @@ def test_a_cancelled_job_leaves_the_old_revision_and_the_text(make_box, gate):
             job.wait(30)
         assert isinstance(job.error, Cancelled)
     status = box.service.status("ada")
-    assert (status.head, status.documents, status.last_error) == (None, 2, None)
+    assert (status.head_name, status.document_count, status.last_error) == (None, 2, None)
     assert box.service.absorb("ada", ["x", "Another text."][1]).tokens == 2
 
 
@@ -534,10 +538,10 @@ def test_cancelling_between_parts_of_a_book_keeps_what_is_learned(make_box):
     with pytest.raises(Cancelled):
         job.wait(60)
     status = box.service.status("ada")
-    assert 0 < status.absorbed_documents < status.documents
+    assert 0 < status.absorbed_documents < status.document_count
     box.backend._on_learn = None
     box.service.absorb("ada", Document("one two three four. " * 4000))
-    assert box.service.status("ada").absorbed_documents == status.documents
+    assert box.service.status("ada").absorbed_documents == status.document_count
 
 
 # --- forgetting ----------------------------------------------------------------------------------
@@ -708,7 +712,7 @@ def test_a_fork_goes_its_own_way(box, talk):
     box.service.reply("ada", talk(10))
     fork = box.service.fork("ada", "eve")
     assert box.service.transcript("eve") == box.service.transcript("ada")
-    assert fork.history() == box.service.history("ada")
+    assert fork.revisions() == box.service.revisions("ada")
     fork.absorb("Owls sleep in the barn.")
     assert "barn" not in box.service.reply("ada", [Message("user", "Where do owls sleep?")]).text
     with pytest.raises(Conflict, match="exists"):
@@ -732,7 +736,7 @@ def test_rolling_back_takes_newer_text_out_of_the_weights(box):
     second = box.service.absorb("ada", "Owls sleep in the barn.").revision
     assert box.service.rollback("ada", first).name == first
     assert "barn" not in box.service.reply("ada", [Message("user", "Where do owls sleep?")]).text
-    assert box.service.status("ada").documents == 1
+    assert box.service.status("ada").document_count == 1
     assert not list(box.root.rglob(second))
     assert box.service.absorb("ada", "Owls sleep in the barn.").tokens == 5
 
@@ -768,7 +772,7 @@ def test_resuming_learns_each_interrupted_document_once(make_box):
     assert "".join(box.learned) == long
     assert box.service.resume("ada").wait().tokens == 0
     status = box.service.status("ada")
-    assert status.documents == status.absorbed_documents
+    assert status.document_count == status.absorbed_documents
 
 
 def test_resuming_needs_a_memory(box):
@@ -781,14 +785,14 @@ def test_rebuilding_learns_everything_again(box, talk):
     history = talk(20)
     box.service.reply("ada", history)
     box.service.wait()
-    before, old = box.service.head("ada"), {r.name for r in box.service.history("ada")}
+    before, old = box.service.head("ada"), {r.name for r in box.service.revisions("ada")}
     box.service.rebuild("ada")
     after = box.service.head("ada")
     assert (after.messages, after.documents, after.tokens) == (
         before.messages, before.documents, before.tokens,
     )  # fmt: skip
-    assert old.isdisjoint(r.name for r in box.service.history("ada"))
-    assert [r.messages for r in box.service.history("ada")] == [0, before.messages]
+    assert old.isdisjoint(r.name for r in box.service.revisions("ada"))
+    assert [r.messages for r in box.service.revisions("ada")] == [0, before.messages]
     trained = len(box.learned)
     box.service.reply("ada", history)
     assert len(box.learned) == trained
@@ -799,9 +803,9 @@ def test_a_pair_is_rebuilt_under_names_that_are_not_in_use(box):
     box.service.absorb("ada", BIO)
     box.service.open("ada@bob")
     for _ in range(2):
-        old = box.service.history("ada@bob")
+        old = box.service.revisions("ada@bob")
         box.service.rebuild("ada@bob")
-        assert {r.name for r in old}.isdisjoint(r.name for r in box.service.history("ada@bob"))
+        assert {r.name for r in old}.isdisjoint(r.name for r in box.service.revisions("ada@bob"))
         assert BIO in box.service.reply("ada@bob", [Message("user", "Who keeps bees?")]).text
 
 
@@ -839,10 +843,10 @@ def test_a_pair_without_its_name_cannot_be_rebuilt(make_box):
     box.service.fork("ada", "ann")
     box.service.open("cat", base="ann").absorb("Cats purr.")
     box.service.forget("ann")
-    before = box.service.history("cat")
+    before = box.service.revisions("cat")
     with pytest.raises(UnknownMemory, match="started from 'ann'"):
         box.service.rebuild("cat")
-    assert box.service.history("cat") == before
+    assert box.service.revisions("cat") == before
 
 
 def test_a_memory_without_anything_learned_is_rebuilt_on_another_base(make_box):
@@ -881,7 +885,7 @@ def test_a_long_text_is_learned_chunk_by_chunk(box):
     assert "".join(box.learned) == "word " * 40 + text
     assert len(box.learned) == 2 + 7
     assert all(item.continues for request in box.backend.learned for item in request.items)
-    assert not any(request.least_steps for request in box.backend.learned)
+    assert not any(request.min_steps for request in box.backend.learned)
 
 
 def test_a_text_that_repeats_itself_is_kept_and_learned_whole(box):
@@ -898,7 +902,7 @@ def test_a_short_document_gets_more_passes_than_a_stream(box):
     box.service.absorb("ada", Document("and its sequel", continues=True))
     box.service.absorb("ada", [{"role": "user", "content": "Hi"}])
     steps = box.service.policy.learning.document_steps
-    assert [request.least_steps for request in box.backend.learned] == [steps, 0, 0]
+    assert [request.min_steps for request in box.backend.learned] == [steps, 0, 0]
 
 
 def test_trying_again_after_a_failure_keeps_a_continuing_text_once(box):
@@ -936,14 +940,14 @@ def test_a_stop_text_ends_a_long_text(box):
 def test_a_handle_has_the_verbs_of_its_memory(box, tmp_path):
     ada = box.service.open("ada")
     assert (ada.id, ada.service, repr(ada)) == ("ada", box.service, "Memory('ada')")
-    assert ada.status().head is None
+    assert ada.status().head_name is None
     with pytest.raises(UnknownMemory, match="learned nothing"):
         ada.adapter()
     first = ada.absorb(BIO).revision
     job = ada.absorb("Owls sleep in the barn.", wait=False)
     ada.wait()
     assert job.done
-    assert ada.head().name == ada.history()[-1].name == job.wait().revision
+    assert ada.head().name == ada.revisions()[-1].name == job.wait().revision
     assert (ada.adapter() / "report.json").exists()
     assert ada.probe("Who?", "bees").tokens == 1
     assert ada.covered([Message("user", "x")]).messages == 0
@@ -1035,7 +1039,7 @@ def test_unknown_ids_are_named_with_what_there_is(box):
         box.service.open(name)
     for call in (
         box.service.status,
-        box.service.history,
+        box.service.revisions,
         box.service.head,
         box.service.transcript,
         box.service.adapter,

@@ -32,7 +32,7 @@ def build(
             analytics_enabled=False,
             delete_cache=(60, 600),
         ) as blocks:
-            page = _layout(memory, studio, policy.reply_tokens or 64, (policy.window or 256) // 2)
+            page = _layout(memory, studio, policy.reply_tokens, policy.window // 2)
             view = View(studio, page)
             _life(blocks, page, view, studio)
             CharacterHandlers(studio, page, view).wire()

@@ -123,9 +123,9 @@ class Answer:
         self._body = tuple(chat.messages)
         self._count = memory.backend.count
         policy = memory.policy
-        most = settings.max_tokens or policy.reply_tokens or 1
-        self._most = min(most, max(1, (policy.window or 2) // 2))
-        self._room = (policy.window or 0) - self._most
+        most = settings.max_tokens or policy.reply_tokens
+        self._most = min(most, max(1, policy.window // 2))
+        self._room = policy.window - self._most
         self._card = card_text(actor.character, user=persona.called)
         self._system = self._system_parts(actor, persona)
         self._actor = actor
@@ -218,7 +218,7 @@ class Answer:
     def _covered(self, revision: str | None) -> int:
         if self._id is None or revision is None:
             return 0
-        found = next((r for r in self._memory.history(self._id) if r.name == revision), None)
+        found = next((r for r in self._memory.revisions(self._id) if r.name == revision), None)
         return found.messages if found else 0
 
     def _alone(self, role: str, text: str) -> int:

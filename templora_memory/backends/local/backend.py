@@ -34,7 +34,7 @@ from templora_memory.backends.local.train.runs import Lesson, Lessons
 from templora_memory.backends.local.train.teacher import expected, shared_beginning
 from templora_memory.domain.manifest import ModelIdentity
 from templora_memory.domain.messages import Message
-from templora_memory.domain.results import AbsorbProgress, LearnStats
+from templora_memory.domain.results import LearnStats
 from templora_memory.domain.settings import ModelLimits, Sampling, positive
 from templora_memory.errors import (
     Cancelled,
@@ -44,7 +44,13 @@ from templora_memory.errors import (
     LearningFailed,
     PromptTooLong,
 )
-from templora_memory.ports import Adapter, GenerateRequest, LearnRequest, ScoreRequest
+from templora_memory.ports import (
+    Adapter,
+    GenerateRequest,
+    LearningControl,
+    LearnRequest,
+    ScoreRequest,
+)
 
 ADAPTER_BYTES = 512 << 20
 """How much memory loaded adapters may take; the least recently used leave first."""
@@ -267,9 +273,7 @@ class LocalBackend:
         request: LearnRequest,
         *,
         into: Path,
-        progress: Callable[[AbsorbProgress], None],
-        cancelled: Callable[[], bool],
-        urgent: Callable[[], bool],
+        control: LearningControl,
     ) -> LearnStats:
         loaded = self._now
         base, settings = loaded.base, request.settings
@@ -282,13 +286,13 @@ class LocalBackend:
                 f"chunk is {request.chunk} tokens, more than the model's {base.context}: make it "
                 "smaller."
             )
-        absorb = Absorb(next(self._numbers), urgent)
+        absorb = Absorb(next(self._numbers), control.urgent)
         tools = Tools(
             text=loaded.text,
             start=base.start_token,
             room=base.context,
-            write=partial(self._write, absorb=absorb, cancelled=cancelled),
-            expect=partial(self._expect, absorb=absorb, cancelled=cancelled),
+            write=partial(self._write, absorb=absorb, cancelled=control.cancelled),
+            expect=partial(self._expect, absorb=absorb, cancelled=control.cancelled),
         )
         examples = with_replay(self._recipes[request.recipe](request, tools), request, tools)
         if request.start is None:
@@ -304,10 +308,10 @@ class LocalBackend:
             examples,
             settings,
             chunk=request.chunk,
-            least_steps=request.least_steps,
+            min_steps=request.min_steps,
             resume=request.start.folder if request.start else None,
-            progress=progress,
-            cancelled=cancelled,
+            progress=control.progress,
+            cancelled=control.cancelled,
             absorb=absorb,
         )
         loaded.worker.learn(lesson)

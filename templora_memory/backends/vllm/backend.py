@@ -15,7 +15,7 @@ from templora_memory.backends.vllm.adapters import Adapters
 from templora_memory.backends.vllm.client import Answer, Client, Refused
 from templora_memory.domain.manifest import ModelIdentity
 from templora_memory.domain.messages import Message
-from templora_memory.domain.results import AbsorbProgress, FinishReason, LearnStats
+from templora_memory.domain.results import FinishReason, LearnStats
 from templora_memory.domain.settings import ModelLimits, Sampling
 from templora_memory.errors import (
     Closed,
@@ -29,6 +29,7 @@ from templora_memory.ports import (
     Backend,
     Completion,
     GenerateRequest,
+    LearningControl,
     LearnRequest,
     ScoreRequest,
     TextSession,
@@ -209,13 +210,9 @@ class VllmBackend:
         request: LearnRequest,
         *,
         into: Path,
-        progress: Callable[[AbsorbProgress], None],
-        cancelled: Callable[[], bool],
-        urgent: Callable[[], bool],
+        control: LearningControl,
     ) -> LearnStats:
-        return self._trainer.learn(
-            request, into=into, progress=progress, cancelled=cancelled, urgent=urgent
-        )
+        return self._trainer.learn(request, into=into, control=control)
 
     def open_text(self, prompt: str, *, window: int) -> TextSession:
         return self._trainer.open_text(prompt, window=window)

@@ -20,7 +20,7 @@ from fastapi.responses import StreamingResponse
 
 from templora_memory.domain.ids import parse_id
 from templora_memory.domain.results import Reply
-from templora_memory.domain.settings import Policy, Sampling
+from templora_memory.domain.settings import ResolvedPolicy, Sampling
 from templora_memory.errors import TemploraError
 from templora_memory.server.errors import ApiError, as_api_error, internal_error
 from templora_memory.server.reply_task import Answer
@@ -128,12 +128,12 @@ def _begin(asked: ChatRequest, memory_id: str | None, tenant: Tenant) -> Callabl
     )
 
 
-def _room(policy: Policy) -> int:
+def _room(policy: ResolvedPolicy) -> int:
     """Most tokens of a reply: half of the window, or what the policy gives it if that is more.
 
     Clients ask for as many as large models give; a smaller window must not make that an error.
     """
-    return max(policy.reply_tokens or 1, (policy.window or 2) // 2)
+    return max(policy.reply_tokens, policy.window // 2)
 
 
 def _named(runtime: Runtime, model: str, memory: str | None) -> str | None:

@@ -92,7 +92,7 @@ async def list_(
 async def show(memory_id: str, runtime: TheRuntime, tenant: TheTenant) -> MemoryDetail:
     def work() -> MemoryDetail:
         card = MemoryCard.of(tenant.service.status(memory_id))
-        history = [RevisionCard.of(one) for one in tenant.service.history(memory_id)]
+        history = [RevisionCard.of(one) for one in tenant.service.revisions(memory_id)]
         return MemoryDetail(**card.model_dump(), history=history)
 
     return await runtime.file(tenant, work)

@@ -42,7 +42,7 @@ def examples_of(own: Segments, before: tuple[int, ...], request: LearnRequest) -
     ids, offset = before + own.ids, len(before)
     examples = []
     for begin, end in _cuts(len(own.ids), request):
-        first = max(0, offset + begin - (request.settings.context or 0))
+        first = max(0, offset + begin - request.settings.context)
         examples.append(
             Example(
                 context=ids[first : offset + begin],

@@ -11,16 +11,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
 from templora_memory.backends.local.recipes.base import Example, Soft, Tools
-from templora_memory.backends.local.recipes.interview import grounded, interview, interviewed
+from templora_memory.backends.local.recipes.interview import grounded, interviewed
 from templora_memory.backends.local.recipes.next_token import continue_
 from templora_memory.backends.local.recipes.sentences import sentences, states
 from templora_memory.backends.local.recipes.statements import short, statements
-from templora_memory.domain.messages import NOT_TOLD, Document, Message
+from templora_memory.domain.messages import Document, Message
 from templora_memory.ports import LearnRequest
 
 ABOUT = (
@@ -55,7 +54,7 @@ def study(request: LearnRequest, tools: Tools) -> Sequence[Example]:
     """
     told = statements(request, tools)
     asked = [pair for pairs in questions(request, tools).values() for pair in pairs]
-    return [*dealt(asked, tools), *untold(request, asked, tools), *told]
+    return [*dealt(asked, tools), *told]
 
 
 def questions(request: LearnRequest, tools: Tools) -> dict[str, list[tuple[str, str]]]:
@@ -78,24 +77,6 @@ def questions(request: LearnRequest, tools: Tools) -> dict[str, list[tuple[str, 
                 every = dict.fromkeys([*own, *interviewed(piece, tools)])
                 found[piece] = grounded(list(every), piece, tools)
     return found
-
-
-def untold(request: LearnRequest, asked: Sequence[tuple[str, str]], tools: Tools) -> list[Example]:
-    """Questions of the interview that the text does not answer, answered with NOT_TOLD.
-
-    None unless `Learning.negatives`, their loss weight, is above 0; of at most as many as there are
-    questions that it does answer. A question whose answer was only not found becomes one, too.
-    """
-    weight = request.settings.negatives
-    if not weight or not asked:
-        return []
-    known = {question for question, _ in asked}
-    missing = [question for question in interview() if question not in known]
-    if not missing:
-        return []
-    step = math.ceil(len(missing) / len(asked))
-    made = dealt([(question, NOT_TOLD) for question in missing[::step]], tools)
-    return [replace(one, weights=tuple(weight * own for own in one.weights)) for one in made]
 
 
 def auto(request: LearnRequest, tools: Tools) -> Sequence[Example]:

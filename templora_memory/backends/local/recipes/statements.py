@@ -13,7 +13,7 @@ from templora_memory.ports import LearnRequest
 
 def short(request: LearnRequest, plain: Sequence[Example]) -> bool:
     """Whether a text of these chunks is passed over more often than `epochs`."""
-    return len(plain) * request.settings.steps_per_chunk < request.least_steps
+    return len(plain) * request.settings.steps_per_chunk < request.min_steps
 
 
 def statements(request: LearnRequest, tools: Tools) -> Sequence[Example]:

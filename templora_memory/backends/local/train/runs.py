@@ -47,7 +47,7 @@ class Lesson:
         examples: in training order.
         settings: rate and so on.
         chunk: tokens of a whole chunk; shorter ones move the adapter less.
-        least_steps: optimizer steps to take in all, also if that means additional passes. These go
+        min_steps: optimizer steps to take in all, also if that means additional passes. These go
             round the examples; otherwise each example gets its epochs and is not seen again.
         resume: folder with optimizer state to go on from.
         progress: called after each example.
@@ -66,7 +66,7 @@ class Lesson:
         settings: Learning,
         *,
         chunk: int,
-        least_steps: int,
+        min_steps: int,
         resume: Path | None,
         progress: Callable[[AbsorbProgress], None],
         cancelled: Callable[[], bool],
@@ -83,10 +83,9 @@ class Lesson:
         self.counted = step_module.Progress()
         if settings.carry_optimizer and resume is not None:
             self.counted = step_module.load_state(resume, self.state)
-        wanted = math.ceil(least_steps / len(self._examples))
+        wanted = math.ceil(min_steps / len(self._examples))
         more = wanted > settings.steps_per_chunk
         self._rounds, self._passes = (wanted, 1) if more else (1, settings.steps_per_chunk)
-        self._every = 1 if more else settings.kl_every  # steps from pull to pull; 0: none
         self.result: Future[Learned] = Future()
         self.cancelled = cancelled
         self._chunk = chunk
@@ -121,14 +120,12 @@ class Lesson:
     @property
     def pull(self) -> float:
         """Weight of the pull towards the base model in the step at hand; 0: none."""
-        if not self._every or (self.counted.steps + 1) % self._every:
-            return 0.0
-        return self.settings.kl_weight * self._every
+        return self.settings.kl_weight if self._rounds > 1 else 0.0
 
     @property
     def pulls(self) -> int:
         """How many pulls there were before."""
-        return self.counted.steps // max(1, self._every)
+        return self.counted.steps
 
     @property
     def length(self) -> int:
