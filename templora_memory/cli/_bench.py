@@ -141,7 +141,7 @@ def damage(
     other: Other = None,
     out: Out = None,
 ) -> None:
-    """What memories of people change in answers and text that have nothing to do with them.
+    """Changes that memories of people make in answers and text that have nothing to do with them.
 
     **Examples**
 
@@ -166,7 +166,7 @@ def cost(
     repeats: Annotated[int, typer.Option(help="Turns of each kind; the median counts.")] = 3,
     out: Out = None,
 ) -> None:
-    """What a turn costs as the history grows: in a memory, in the prompt, in a sliding window.
+    """The cost of a turn as the history grows: in a memory, in the prompt, in a sliding window.
 
     **Examples**
 
@@ -264,7 +264,7 @@ def speed(  # noqa: PLR0917  # typer calls it by name
         Path | None, typer.Option(help="Folder for pictures.", file_okay=False)
     ] = None,
 ) -> None:
-    """What learning and answering cost, as ratios, beside a plain loop of transformers and PEFT.
+    """The cost of learning and answering, as ratios, beside a plain loop of transformers and PEFT.
 
     --model may also be 121m, 1b or 8b: a Llama of that size with random weights. Leave the machine
     alone meanwhile.

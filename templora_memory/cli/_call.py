@@ -1,4 +1,4 @@
-"""What every command shares: the common options, the service, and where output goes."""
+"""The part every command shares: the common options, the service, and where output goes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Common:
 
     @property
     def key(self) -> Key | None:
-        """What the memories are encrypted with.
+        """The key that the memories are encrypted with.
 
         Raises:
             InvalidSetting: there is no key where one should be.
@@ -143,6 +143,7 @@ class Call:
 
     @property
     def json(self) -> bool:
+        """True if output is JSON."""
         return self.common.as_json
 
     @contextmanager
@@ -192,10 +193,12 @@ class Call:
             sys.stdout.flush()
 
     def warn(self, text: str) -> None:
+        """Print a warning on standard error."""
         self.err.print(f"templora: {text}", soft_wrap=True)
 
 
 def write_json(document: Mapping[str, Any]) -> None:
+    """Print a value as JSON on standard output."""
     sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
     sys.stdout.flush()
 

@@ -266,7 +266,7 @@ def probe(
     answer: Annotated[str, typer.Option("--answer", "-a", help="The answer to measure.")],
     strength: Strength = 1.0,
 ) -> None:
-    """How likely is an answer, with the memory and without it?
+    """Measure how likely an answer is, with the memory and without it.
 
     **Examples**
 

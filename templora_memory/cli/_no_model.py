@@ -41,10 +41,12 @@ class NoModel:
 
     @property
     def limits(self) -> ModelLimits:
+        """Limits that refuse nothing."""
         return ModelLimits(context=1 << 30)
 
     @property
     def identity(self) -> ModelIdentity:
+        """Refuse: there is no model."""
         _refuse("identity")
 
     def learn(
@@ -54,26 +56,32 @@ class NoModel:
         into: Path,
         control: LearningControl,
     ) -> LearnStats:
+        """Refuse to learn."""
         del request, into, control
         _refuse("learn")
 
     def stream(self, request: GenerateRequest) -> TokenStream:
+        """Refuse to answer."""
         del request
         _refuse("stream")
 
     def open_text(self, prompt: str, *, window: int) -> TextSession:
+        """Refuse to write."""
         del prompt, window
         _refuse("open_text")
 
     def count(self, messages: Sequence[Message]) -> int:
+        """Refuse to count."""
         del messages
         _refuse("count")
 
     def split(self, text: str, tokens: int) -> tuple[str, ...]:
+        """Refuse to split."""
         del text, tokens
         _refuse("split")
 
     def score(self, requests: Sequence[ScoreRequest]) -> tuple[tuple[float, ...], ...]:
+        """Refuse to score."""
         del requests
         _refuse("score")
 

@@ -70,6 +70,7 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def named_models(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table of the models that have names."""
     body = [
         (
             row["name"],
@@ -85,6 +86,7 @@ def named_models(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def absorbed(memory_id: str, report: AbsorbReport) -> Table:
+    """Return the receipt of an absorb as a table."""
     if not report.tokens:
         return pairs({"memory": memory_id, "learned": "nothing new: all of this is known already"})
     before, after = _number(report.perplexity_before), _number(report.perplexity_after)
@@ -102,6 +104,7 @@ def absorbed(memory_id: str, report: AbsorbReport) -> Table:
 
 
 def memories(found: Sequence[Status], damaged: Mapping[str, str]) -> Table | Text:
+    """Return a table of memories, damaged ones among them."""
     if not found and not damaged:
         return Text("There are no memories yet. Make one: templora absorb ada bio.txt")
     rows: list[Sequence[object]] = [
@@ -122,6 +125,7 @@ def memories(found: Sequence[Status], damaged: Mapping[str, str]) -> Table | Tex
 
 
 def status(one: Status) -> Table:
+    """Return the status of a memory as a table."""
     return pairs(
         {
             "memory": one.id,
@@ -136,6 +140,7 @@ def status(one: Status) -> Table:
 
 
 def revisions(found: Sequence[Revision], head: str | None) -> Table:
+    """Return a table of revisions, the head marked."""
     rows = [
         (
             one.name[:SHORT] + (" (newest)" if one.name == head else ""),
@@ -151,12 +156,15 @@ def revisions(found: Sequence[Revision], head: str | None) -> Table:
 
 
 def transcript(found: Transcript) -> Text:
+    """Return the texts of a memory, one after the other."""
     parts = [f"[document] {document.text}" for document in found.documents]
     parts += [f"[{message.role}] {message.content}" for message in found.messages]
     return Text("\n\n".join(parts) or "There is no text.")
 
 
 def probed(probe: Probe) -> tuple[Table, Text]:
+    """Return the result of a probe as a table."""
+
     def row(name: str, total: float) -> tuple[object, ...]:
         return name, _number(total), _number(total / probe.tokens, 3)
 
@@ -179,6 +187,7 @@ def passages(found: Sequence[Passage]) -> tuple[Table | Text, ...]:
 
 
 def forgotten(receipt: ForgetReceipt) -> tuple[Table, Text]:
+    """Return the receipt of a forget as text."""
     files = [file.path for file in receipt.files[:_LISTED]]
     if more := len(receipt.files) - len(files):
         files.append(f"... and {more} more (all of them with --json)")
@@ -206,6 +215,7 @@ def _arms(arms: Mapping[str, Arm]) -> Table:
 
 
 def recalled(report: RecallReport) -> Group:
+    """Return the report of `recall` as tables."""
     same = {True: "yes", False: "no", None: "not asked"}[report.same_after_forget]
     peak = (
         ""
@@ -234,6 +244,7 @@ def recalled(report: RecallReport) -> Group:
 
 
 def conversed(report: ConversationReport) -> Group:
+    """Return the report of `conversation` as a table."""
     return Group(
         _arms(report.arms),
         Text(
@@ -244,6 +255,7 @@ def conversed(report: ConversationReport) -> Group:
 
 
 def translated(report: TranslationReport) -> Group:
+    """Return the report of `translation` as a table."""
     body = [
         (name, _number(arm.perplexity), _number(arm.bleu), _number(arm.chrf))
         for name, arm in report.arms.items()
@@ -255,6 +267,7 @@ def translated(report: TranslationReport) -> Group:
 
 
 def speeds(model: str, ratios: Mapping[str, float | None]) -> Group:
+    """Return the ratios of `speed` as a table."""
     body = [(name, _number(ratio)) for name, ratio in ratios.items()]
     return Group(
         _columns(("ratio", model), body),
@@ -263,6 +276,7 @@ def speeds(model: str, ratios: Mapping[str, float | None]) -> Group:
 
 
 def spoilt(report: DamageReport) -> Group:
+    """Return the report of `damage` as a table."""
     body = [
         (
             name,
@@ -285,6 +299,7 @@ def spoilt(report: DamageReport) -> Group:
 
 
 def costs(report: CostReport) -> Group:
+    """Return the report of `cost` as a table."""
     body = [
         (
             turn.arm,
@@ -307,6 +322,8 @@ def costs(report: CostReport) -> Group:
 
 
 def perplexities(rows: Mapping[str, PerplexityReport], total: Mapping[str, Any]) -> Group:
+    """Return the report of `perplexity` as a table."""
+
     def row(name: str, found: Mapping[str, Any]) -> tuple[object, ...]:
         base, memory = found["base_ppl"], found["memory_ppl"]
         change = f"{memory / base - 1:+.1%}"

@@ -37,7 +37,7 @@ class MemoryId:
         return None if self.user is None else MemoryId(self.name)
 
     def covers(self, other: MemoryId) -> bool:
-        """Whether forgetting this id forgets the other: itself, and all pairs of a name."""
+        """Return whether forgetting this id forgets the other: itself, and all pairs of a name."""
         return self == other or (self.user is None and self.name == other.name)
 
 

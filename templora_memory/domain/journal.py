@@ -56,6 +56,7 @@ def _checksum(body: dict[str, Any]) -> str:
 
 
 def message_line(parent: str, message: Message) -> dict[str, Any]:
+    """Return the journal line of a message."""
     return {
         "kind": "message",
         "parent": parent,
@@ -166,10 +167,11 @@ class Journal:
         return self._taught[author]
 
     def knows(self, digest: str) -> bool:
+        """Return whether the journal holds this digest."""
         return digest == self._first or digest in self._messages
 
     def characters(self, digest: str) -> int:
-        """How long the text of a document is, without reading it; 0 if there is none."""
+        """Return a document's characters without reading it; 0 if there is none."""
         return self._documents.get(digest, (self._first, 0, 0))[2]
 
     def document(self, digest: str) -> Document:
@@ -252,7 +254,7 @@ class Journal:
         return digest
 
     def length(self, digest: str) -> int:
-        """How many messages the dialogue that ends in `digest` has."""
+        """Return the number of messages of the dialogue that ends in `digest`."""
         count = 0
         while digest in self._messages:
             digest = self._messages[digest][0]
@@ -260,7 +262,7 @@ class Journal:
         return count
 
     def missing(self, digests: Iterable[str]) -> int:
-        """How many of the last digests of a chain are not in the journal yet."""
+        """Return how many of the last digests of a chain are not in the journal yet."""
         count = 0
         for digest in reversed(list(digests)):
             if self.knows(digest):

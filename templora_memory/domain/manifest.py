@@ -22,7 +22,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelIdentity:
-    """Which base model an adapter belongs to. Name and revision inform; the hashes decide.
+    """The base model that an adapter belongs to. Name and revision inform; the hashes decide.
 
     `weights` is a hash over sampled weights, rounded to bfloat16, so that the same model in
     another folder or precision is recognised.
@@ -35,7 +35,7 @@ class ModelIdentity:
     weights: str
 
     def same_model(self, other: ModelIdentity) -> bool:
-        """Whether an adapter of one may be used on the other."""
+        """Return whether an adapter of one may be used on the other."""
         return (self.config, self.tokenizer, self.weights) == (
             other.config,
             other.tokenizer,
@@ -78,12 +78,13 @@ class Revision:
 
     @property
     def bytes(self) -> int:
+        """Size of all its files."""
         return sum(file.bytes for file in self.files)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a memory started from: another memory's revision, copied in."""
+    """The start of a memory: another memory's revision, copied in."""
 
     id: str
     revision: str
@@ -117,7 +118,7 @@ class Manifest:
         return start(self.salt)
 
     def same_memory(self, other: Manifest) -> bool:
-        """Whether both are of one memory, not of another made under its id after a forget."""
+        """Return whether both are of one memory, not of one made under its id after a forget."""
         return (self.salt, self.created) == (other.salt, other.created)
 
     def chain(self, messages: Sequence[Message]) -> tuple[str, ...]:
@@ -129,6 +130,7 @@ class Manifest:
         return chain(known, messages)[-1]
 
     def find(self, name: str | None) -> Revision | None:
+        """Return the revision of this name; None if there is none."""
         return next((r for r in self.revisions if r.name == name), None)
 
     def get(self, name: str) -> Revision:
@@ -229,6 +231,7 @@ class Manifest:
             )
 
     def as_json(self) -> dict[str, Any]:
+        """Return the manifest as a JSON object, with its checksum."""
         body = {"format": FORMAT, **asdict(self)}
         return {"sum": _checksum(body), **body}
 
@@ -374,7 +377,7 @@ def _check_names(manifest: Manifest) -> None:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether this is a visible file in the folder itself: no path, no control characters."""
+    """Return whether this is a visible file of the folder: no path, no control characters."""
     return path.isprintable() and path[:1] not in {"", "."} and not set(path) & set("/\\:")
 
 

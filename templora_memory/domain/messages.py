@@ -113,7 +113,7 @@ def author_of(item: Item) -> str | None:
 
 
 def characters(item: Item) -> int:
-    """How long a text is."""
+    """Return the length of an item's text in characters."""
     return len(item.text) if isinstance(item, Document) else len(item.content)
 
 

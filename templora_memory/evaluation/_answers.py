@@ -31,18 +31,18 @@ class Question:
     accept: tuple[str, ...] = ()
 
     def accepts(self, answer: str) -> bool:
-        """Whether an answer has the words of one of them in order, whatever the case."""
+        """Return whether an answer has the words of one of them in order, whatever the case."""
         return any(contains(answer, words) for words in self.accept or (self.fact,))
 
 
 def contains(text: str, words: str) -> bool:
-    """Whether whole words stand in a text in this order, whatever the case."""
+    """Return whether whole words stand in a text in this order, whatever the case."""
     return bool(re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """How one arm did.
+    """The result of one arm.
 
     Args:
         accuracy: share of right answers.
@@ -64,7 +64,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one arm said to one question about the person with this number."""
+    """An answer of one arm to one question about the person with this number."""
 
     person: int
     asked: Question
@@ -73,6 +73,7 @@ class Answer:
 
     @property
     def right(self) -> bool:
+        """True if the answer has the fact."""
         return self.asked.accepts(self.text)
 
 
@@ -86,7 +87,7 @@ def ask(
     strength: float = 1.0,
     recall_tokens: int | None = None,
 ) -> Answer:
-    """The greedy answer to a question.
+    """Return the greedy answer to a question.
 
     Args:
         service: whose model answers.
@@ -109,7 +110,7 @@ def ask(
 
 
 def arm_of(answers: Sequence[Answer]) -> Arm:
-    """What an arm's answers add up to."""
+    """Return the sums and shares of an arm's answers."""
     right = sum(answer.right for answer in answers)
     low, high = interval(answers)
     examples = tuple(

@@ -1,4 +1,4 @@
-"""How much a memory changes text that has nothing to do with it."""
+"""The change that a memory makes in text that has nothing to do with it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class OtherText:
         self._plain = self._nll(None, 1.0)
 
     def factor(self, name: str, strength: float = 1.0) -> float:
-        """How much a memory changes its perplexity."""
+        """The perplexity with a memory, divided by that without."""
         return math.exp(self._nll(newest(self._service.open(name)), strength) - self._plain)
 
     def _nll(self, adapter: Adapter | None, strength: float) -> float:

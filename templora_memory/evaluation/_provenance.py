@@ -1,4 +1,4 @@
-"""Where a number was measured: package versions, commit, machine."""
+"""The circumstances of a measurement: package versions, commit, machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def commit() -> str | None:
 
 
 def machine() -> dict[str, object]:
-    """What a reader needs to judge seconds by."""
+    """Return the facts about this machine that seconds are judged by."""
     versions = {name: _version(name) for name in _PACKAGES}
     return {
         "system": platform.platform(),

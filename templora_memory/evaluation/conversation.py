@@ -1,4 +1,4 @@
-"""What is left of a conversation of many sessions: questions about it, in a new session.
+"""Recall of a conversation of many sessions: questions about it, in a new session.
 
 Six arms answer the same questions greedily: `none`, the base model with the question alone; `last`,
 the newest turns that fit the window, in the prompt; `memory`, which absorbed all of it, with the
@@ -46,7 +46,7 @@ class Talk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationReport:
-    """What `conversation` found out, and where.
+    """The result of `conversation`, and where it was measured.
 
     Args:
         arms: by name, see the module.
@@ -68,6 +68,7 @@ class ConversationReport:
     machine: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
         return asdict(self)
 
 

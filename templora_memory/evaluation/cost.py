@@ -1,4 +1,4 @@
-"""What a turn costs as the history grows: in a memory, in the prompt, or in a sliding window.
+"""The cost of a turn as the history grows: in a memory, in the prompt, or in a sliding window.
 
 Three arms answer the same kind of turn behind histories of growing length: `memory`, where all of
 the history is absorbed and the prompt holds the newest exchange; `full_history`, all of it in the
@@ -56,7 +56,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostReport:
-    """What `cost` found out, and where."""
+    """The result of `cost`, and where it was measured."""
 
     model: str
     policy: Mapping[str, Any]
@@ -70,12 +70,13 @@ class CostReport:
         return tuple(turn for turn in self.turns if turn.arm == name)
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What the count of operations needs to know about a model.
+    """The sizes of a model that the count of operations depends on.
 
     Args:
         parameters: of the whole model, an embedding that is also the head counted once.

@@ -1,4 +1,4 @@
-"""What a memory spoils: text and questions that have nothing to do with it.
+"""The damage that a memory does: to text and questions that have nothing to do with it.
 
 Each person of `recall` gets a memory of the bio. Then the base model's own greedy answers to
 everyday questions are compared with what the memory makes of them, in two arms: the `memory`, and
@@ -31,7 +31,7 @@ ARMS = {"memory": 1.0, "half": 0.5}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spoilt:
-    """What one arm changes.
+    """The changes that one arm makes.
 
     Args:
         same: share of the questions that get word for word the base model's answer.
@@ -55,7 +55,7 @@ class Spoilt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DamageReport:
-    """What `damage` found out, and where.
+    """The result of `damage`, and where it was measured.
 
     Args:
         arms: by name, see the module.
@@ -74,6 +74,7 @@ class DamageReport:
     machine: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
         return asdict(self)
 
 

@@ -1,4 +1,4 @@
-"""What a memory knows: questions about invented people, asked with and without their bios.
+"""Recall of facts: questions about invented people, asked with and without their bios.
 
 Eight arms answer the same questions greedily: the bio in the `prompt`; the `memory` that absorbed
 it, with nothing but the question in the prompt; the same memory at `half` its strength; `bm25`,
@@ -73,7 +73,7 @@ class Person:
 
     @property
     def introduction(self) -> tuple[Message, ...]:
-        """What every prompt begins with: nobody's name means anything to a memory otherwise."""
+        """The beginning of every prompt: nobody's name means anything to a memory otherwise."""
         if not self.kind:
             return ()
         who = "You are talking with" if self.kind == ABOUT_ME else "You are"
@@ -88,7 +88,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnansweredArm:
-    """What was said to questions that the bio does not answer.
+    """The answers to questions that the bio does not answer, counted.
 
     Args:
         asked: how many.
@@ -108,7 +108,7 @@ class UnansweredArm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecallReport:
-    """What `recall` found out, and where.
+    """The result of `recall`, and where it was measured.
 
     Args:
         arms: by name, see the module.
@@ -143,6 +143,7 @@ class RecallReport:
     machine: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
         return asdict(self)
 
 
@@ -305,7 +306,7 @@ def _learn(
 def _ways(
     say: Callable[..., Answer], person: Person, own: str, wrong: str
 ) -> dict[str, Callable[[], Answer]]:
-    """How each arm but the last asks a question."""
+    """Return for each arm but the last the function that asks a question."""
     before = person.introduction
     return {
         "prompt": partial(say, None, person.shown),
@@ -336,7 +337,7 @@ def _unanswered(answers: Sequence[tuple[Person, Answer]]) -> UnansweredArm:
 
 
 def _out_of_bio(person: Person, answer: Answer) -> bool:
-    """Whether an answer gives a fact of the bio that was not asked for, or a run of its words."""
+    """Return whether an answer gives another fact of the bio, or a run of its words."""
     if any(question.accepts(answer.text) for question in person.questions):
         return True
     said, bio = (re.findall(r"\w+", text.lower()) for text in (answer.text, person.bio))

@@ -1,4 +1,4 @@
-"""What learning and answering cost, side by side in one run.
+"""The cost of learning and answering, side by side in one run.
 
 Every figure is a ratio of two ways to do the same work on the same machine, measured by turns;
 the times beside it are medians of this run and mean nothing on another machine. Everything is
@@ -55,7 +55,7 @@ RANDOM_CONTEXT = 8192
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedSettings:
-    """How much is measured.
+    """The amounts that are measured.
 
     Args:
         chunk, context: tokens of a chunk, and before it: the released code has three times as
@@ -82,7 +82,7 @@ class SpeedSettings:
 
 @dataclass(slots=True)
 class SpeedReport:
-    """What was measured, and where.
+    """The result of `speed`, and where it was measured.
 
     Args:
         ratios: by name, see `docs/results/speed.md`; more is better unless the name ends in
@@ -126,6 +126,7 @@ class SpeedReport:
         ]
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
         return {**asdict(self), "version": __version__, "commit": commit(), "machine": machine()}
 
 

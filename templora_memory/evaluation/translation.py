@@ -46,7 +46,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TranslationArm:
-    """How one arm did.
+    """The result of one arm.
 
     Args:
         perplexity: of the approved translations, over all their tokens.
@@ -62,7 +62,7 @@ class TranslationArm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TranslationReport:
-    """What `translation` found out, and where. `arms`: "none", the base model, and "memory"."""
+    """The result of `translation`. `arms`: "none", the base model, and "memory"."""
 
     model: str
     policy: Mapping[str, Any]
@@ -74,6 +74,7 @@ class TranslationReport:
     machine: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
         return asdict(self)
 
 

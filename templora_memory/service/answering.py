@@ -113,15 +113,15 @@ class Answerer:
         memory_id: str | None,
         history: Iterable[MessageLike],
         *,
-        context: str | Sequence[str | Document],
-        strength: float,
-        sampling: Sampling | None,
-        max_tokens: int | None,
-        revision: str | None,
-        recall_tokens: int | None,
-        create: bool,
+        context: str | Sequence[str | Document] = (),
+        strength: float = 1.0,
+        sampling: Sampling | None = None,
+        max_tokens: int | None = None,
+        revision: str | None = None,
+        recall_tokens: int | None = None,
+        create: bool = True,
     ) -> ReplyStream:
-        """Start answering a conversation; see `ParametricMemory.stream`."""
+        """Start answering a conversation; see `ParametricMemory.stream` and `ReplyOptions`."""
         policy = self._policy
         messages = as_messages(history)
         body = _answerable(messages)

@@ -63,7 +63,7 @@ class Job:
 
     @property
     def error(self) -> BaseException | None:
-        """What it failed with, once it is done."""
+        """The error that it failed with, once it is done."""
         return self._error
 
     def urgent(self) -> bool:

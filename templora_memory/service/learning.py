@@ -59,7 +59,7 @@ _CHARACTERS = 4  # of a token, roughly
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Unit:
-    """What one training call learns, and what the revision after it will have absorbed."""
+    """The text that one training call learns, and what the revision after it will have absorbed."""
 
     items: tuple[Item, ...]
     before: tuple[Item, ...]
@@ -76,7 +76,7 @@ class _Unit:
 
 
 def _change_by(start: Adapter | None) -> float:
-    """How much a revision changes neutral text, by its own report; 0 where that is not known."""
+    """Return the KL of a revision on neutral text by its own report; 0 where it is not known."""
     if start is None:
         return 0.0
     try:
@@ -136,7 +136,7 @@ class Absorber:
         self._checks = tuple(checks)
 
     def adapter(self, manifest: Manifest, revision: Revision | None) -> Adapter | None:
-        """Where a revision lies, with a version that only this content has."""
+        """Return a revision as an adapter, with a version that only this content has."""
         if revision is None:
             return None
         manifest.check_base(self._backend.identity)
@@ -419,7 +419,7 @@ def _dialogue_unit(
 
 
 def _cut(items: Sequence[Message]) -> int:
-    """How many messages make a unit: whole turns, about the size of a passage."""
+    """Return how many messages make a unit: whole turns, about the size of a passage."""
     size = 0
     starts = turn_starts(items)
     for begin, end in zip(starts, (*starts[1:], len(items)), strict=True):
@@ -430,7 +430,7 @@ def _cut(items: Sequence[Message]) -> int:
 
 
 def teaches(messages: Sequence[Message]) -> bool:
-    """Whether there is anything to train on."""
+    """Return whether there is anything to train on."""
     return any(m.role in LEARNED_ROLES and m.content.strip() for m in messages)
 
 

@@ -17,7 +17,7 @@ from templora_memory.ports import Adapter, Backend, Completion, Store, TextSessi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writing:
-    """What to write: `chunk` tokens at a time, until there are `max_tokens`."""
+    """A text to write: `chunk` tokens at a time, until there are `max_tokens`."""
 
     prompt: str
     max_tokens: int

@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn, Self, Unpack, overload
 
 from templora_memory.domain.ids import parse_id
 from templora_memory.domain.manifest import Manifest, ModelIdentity, Revision
-from templora_memory.domain.messages import Document, Message, MessageLike, as_messages
+from templora_memory.domain.messages import Message, MessageLike, as_messages
 from templora_memory.domain.results import (
     AbsorbReport,
     Covered,
@@ -341,14 +341,7 @@ class ParametricMemory:
         self,
         memory_id: str | None,
         history: Iterable[MessageLike],
-        *,
-        context: str | Sequence[str | Document] = (),
-        strength: float = 1.0,
-        sampling: Sampling | None = None,
-        max_tokens: int | None = None,
-        revision: str | None = None,
-        recall_tokens: int | None = None,
-        create: bool = True,
+        **options: Unpack[ReplyOptions],
     ) -> ReplyStream:
         """Answer a whole conversation, piece by piece.
 
@@ -361,18 +354,8 @@ class ParametricMemory:
             history: the whole conversation, oldest first, ending with a user or tool message.
                 Sending it again trains nothing; edited or shortened it falls back to an older
                 revision.
-            context: retrieved texts for this turn only. They go into the system message and are
-                neither journalled nor learned; blank ones count as none.
-            strength: factor on the memory; 0 is exactly the base model.
-            sampling: how to choose tokens; None: greedy.
-            max_tokens: of the reply; None: `policy.reply_tokens`.
-            revision: answer with exactly this revision ("head" or a name): the messages go into
-                the prompt as they are, nothing is absorbed or journalled.
-            recall_tokens: maximum of tokens of the prompt for passages of what the answering
-                revision has learned, found by the words of the newest message; they stand in the
-                system message, after `context`. None: `policy.recall_tokens`.
-            create: make the memory if it does not exist; False: `UnknownMemory`, so that a call
-                under way does not bring back what was forgotten meanwhile.
+            options: context, strength, sampling, max_tokens, revision, recall_tokens, create; see
+                `ReplyOptions`.
 
         Raises:
             PromptTooLong: system message, context and newest exchange do not fit; nothing was done.
@@ -382,17 +365,7 @@ class ParametricMemory:
             LearningFailed, StoreError: while absorbing first; the text is in the journal.
         """
         self._ready()
-        return self._answerer.stream(
-            memory_id,
-            history,
-            context=context,
-            strength=strength,
-            sampling=sampling,
-            max_tokens=max_tokens,
-            revision=revision,
-            recall_tokens=recall_tokens,
-            create=create,
-        )
+        return self._answerer.stream(memory_id, history, **options)
 
     # --- learning ------------------------------------------------------------------------------
 

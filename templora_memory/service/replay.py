@@ -1,4 +1,4 @@
-"""Which earlier text a memory learns again beside the new.
+"""Replay: earlier text that a memory learns again beside the new.
 
 Drawn from everything that the revision before has learned, with a seed: a sample of the journal,
 which holds all of it, in place of a reservoir that would have to be kept. Half of the pieces are
@@ -22,7 +22,7 @@ _MESSAGES = 16  # of a conversation at once
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """How much to draw.
+    """The size of a sample of earlier text.
 
     Args:
         count: pieces.

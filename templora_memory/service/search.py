@@ -31,7 +31,7 @@ _INDEXES = 64  # memories whose index stays in RAM
 
 
 class PassageIndex:
-    """What one memory was told, in passages. Safe to use from any thread."""
+    """An index of the texts of one memory, in passages. Safe to use from any thread."""
 
     def __init__(self, salt: str) -> None:
         self.salt = salt

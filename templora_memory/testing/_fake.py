@@ -92,13 +92,16 @@ class FakeBackend:
     # --- life ----------------------------------------------------------------------------------
 
     def open(self) -> None:
+        """Make it usable."""
         self._open = True
 
     def close(self) -> None:
+        """Make it refuse all work."""
         self._open = False
 
     @property
     def identity(self) -> ModelIdentity:
+        """An identity that depends on the name alone."""
         digest = hashlib.sha256(self._name.encode()).hexdigest()
         return ModelIdentity(
             name=self._name, revision=None, config=digest, tokenizer=digest, weights=digest
@@ -106,9 +109,11 @@ class FakeBackend:
 
     @property
     def limits(self) -> ModelLimits:
+        """The length given to the constructor."""
         return ModelLimits(context=self._context)
 
     def release(self, prefix: str) -> tuple[str, ...]:
+        """Note what is released; there is nothing to drop."""
         self.released.append(prefix)
         return ()
 
@@ -125,6 +130,7 @@ class FakeBackend:
         into: Path,
         control: LearningControl,
     ) -> LearnStats:
+        """Learn by writing the texts into a file."""
         self._check_open()
         texts = [text for text in map(_text, request.items) if text.strip()]
         words = [word for text in texts for word in _words(text)]
@@ -184,12 +190,14 @@ class FakeBackend:
         return 1 + sum(2 + len(message.content.split()) for message in messages)
 
     def split(self, text: str, tokens: int) -> tuple[str, ...]:
+        """Cut a text into pieces of so many words."""
         words = _words(text)
         return tuple(
             "".join(words[start : start + tokens]) for start in range(0, len(words), tokens)
         )
 
     def stream(self, request: GenerateRequest) -> TokenStream:
+        """Answer with the sentence that shares most words with the question."""
         self._check_open()
         with self._lock:
             self.requests.append(request)
@@ -210,6 +218,7 @@ class FakeBackend:
         return FakeStream(words[:most], reason, shown, self._check_open)
 
     def open_text(self, prompt: str, *, window: int) -> FakeText:
+        """Start a text of numbered words."""
         self._check_open()
         return FakeText(self, prompt, window)
 
@@ -300,6 +309,7 @@ class FakeStream:
 
     @property
     def completion(self) -> Completion:
+        """The result of the whole answer."""
         given = self._given if self._closed else len(self._words)
         if given > self._given:
             self._check()
@@ -312,6 +322,7 @@ class FakeStream:
         )
 
     def close(self) -> None:
+        """End the answer early."""
         self._closed = True
 
 
@@ -332,6 +343,7 @@ class FakeText:
         max_tokens: int,
         reuse: bool,
     ) -> TokenStream:
+        """Go on with the text."""
         del strength, reuse  # a counter does not depend on them
         if adapter is not None and not (adapter.folder / ADAPTER).exists():
             raise UnknownRevision(f"{adapter.folder} is gone.")
