@@ -78,8 +78,8 @@ def perplexity(
     reports = {}
     with call.service() as service:
         for name, text in texts.items():
-            with counting(call, name, "chunks") as note:
-                reports[name] = measure(service, text, tokens=tokens, progress=note)
+            with counting(call, name, "chunks") as progress:
+                reports[name] = measure(service, text, tokens=tokens, progress=progress)
     document = {**total(reports), "preset": call.common.preset}
     _save.finish(
         call, "perplexity", document, _show.perplexities(reports, document),
@@ -118,7 +118,7 @@ def recall(  # noqa: PLR0917  # typer calls it by name
     asked = people_called(people or BUNDLED)
     text = _maybe(other)
     later = _maybe(then)
-    with call.service() as service, counting(call, "asking", "people") as note:
+    with call.service() as service, counting(call, "asking", "people") as progress:
         report = measure_recall(
             service,
             asked,
@@ -126,7 +126,7 @@ def recall(  # noqa: PLR0917  # typer calls it by name
             then=later,
             chunks=chunks,
             arms=arms.split(","),
-            progress=note,
+            progress=progress,
         )
     _save.finish(
         call, "recall", _arms_first(call, report.as_dict()), _show.recalled(report),
@@ -150,8 +150,8 @@ def damage(
     """
     learned = people_called(people or BUNDLED)
     text = _maybe(other)
-    with call.service() as service, counting(call, "asking", "people") as note:
-        report = measure_damage(service, learned, other=text, progress=note)
+    with call.service() as service, counting(call, "asking", "people") as progress:
+        report = measure_damage(service, learned, other=text, progress=progress)
     _save.finish(
         call, "damage", _arms_first(call, report.as_dict()), _show.spoilt(report),
         out=out, plot=lambda folder: _plots.spoilt(folder / "damage.svg", report.arms),
@@ -176,9 +176,11 @@ def cost(
     text = read(file)
     steps = (250, 500, 1_000, 3_000, 10_000, 30_000, 100_000)
     lengths = (*(step for step in steps if step < history), history)
-    with call.service() as service, counting(call, "histories", "lengths") as note:
+    with call.service() as service, counting(call, "histories", "lengths") as progress:
         shape = shape_of(service)
-        report = measure_cost(service, text, shape, lengths=lengths, repeats=repeats, progress=note)
+        report = measure_cost(
+            service, text, shape, lengths=lengths, repeats=repeats, progress=progress
+        )
     _save.finish(
         call, "cost", {**report.as_dict(), "preset": call.common.preset}, _show.costs(report),
         out=out, plot=lambda folder: _plots.cost(folder, report),
@@ -203,8 +205,8 @@ def conversation(
         templora bench conversation talks.jsonl --model Qwen/Qwen3-0.6B --json
     """
     talks = load_talks(file)
-    with call.service() as service, counting(call, "asking", "conversations") as note:
-        report = measure_conversation(service, talks, progress=note)
+    with call.service() as service, counting(call, "asking", "conversations") as progress:
+        report = measure_conversation(service, talks, progress=progress)
     _save.finish(
         call, "conversation", _arms_first(call, report.as_dict()), _show.conversed(report),
         out=out, plot=lambda folder: _plots.arms(folder / "conversation.svg", report.arms),
@@ -234,9 +236,9 @@ def translation(
     sections = load_pairs(file)
     with (
         call.service(recipe="pairs") as service,
-        counting(call, "translating", "sections") as note,
+        counting(call, "translating", "sections") as progress,
     ):
-        report = measure_translation(service, sections, write=write, progress=note)
+        report = measure_translation(service, sections, write=write, progress=progress)
     _save.finish(
         call, "translation", _arms_first(call, report.as_dict()), _show.translated(report),
         out=out, plot=lambda folder: _plots.translated(folder / "translation.svg", report.arms),
@@ -292,7 +294,7 @@ def speed(  # noqa: PLR0917  # typer calls it by name
     with bar(call, "measurements") as shown:
         task = shown.add_task("starting", total=10, note="")
 
-        def note(name: str) -> None:
+        def progress(name: str) -> None:
             shown.update(task, description=name, advance=1)
 
         report = measure_speed(
@@ -301,7 +303,7 @@ def speed(  # noqa: PLR0917  # typer calls it by name
             settings=settings,
             device=call.common.device,
             dtype=call.common.dtype,
-            progress=note,
+            progress=progress,
         )
     if plots is not None:
         report.plot(plots)

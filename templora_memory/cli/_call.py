@@ -112,23 +112,23 @@ class Common:
         Raises:
             InvalidSetting: unknown preset or setting, or no value.
         """
-        own: dict[str, Any] = {}
+        settings: dict[str, Any] = {}
         for text in self.changes or ():
             name, equals, value = text.partition("=")
             if not (name and equals):
                 raise InvalidSetting(f"--set {text}: expected NAME=VALUE, such as window=512.")
             try:
-                found = json.loads(value)
+                parsed = json.loads(value)
             except ValueError:
-                found = value  # a plain word
-            if isinstance(found, list):
-                found = tuple(found)
+                parsed = value  # a plain word
+            if isinstance(parsed, list):
+                parsed = tuple(parsed)
             scope, dot, inner = name.partition(".")
             if dot and scope == "learning":
-                own.setdefault("learning", {})[inner] = found
+                settings.setdefault("learning", {})[inner] = parsed
             else:
-                own[name] = found
-        return Policy.preset(self.preset, **{**own, **changes})
+                settings[name] = parsed
+        return Policy.preset(self.preset, **{**settings, **changes})
 
 
 class Call:
@@ -211,7 +211,7 @@ def command(
     def register(
         function: Callable[Concatenate[Call, P], None],
     ) -> Callable[Concatenate[Call, P], None]:
-        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        specific = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
         shared = list(inspect.signature(Common, eval_str=True).parameters.values())
 
         def run(**given: Any) -> None:
@@ -219,7 +219,7 @@ def command(
             function(Call(common), **given)  # type: ignore[call-arg]  # `given` is P's keywords
 
         keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters = [item.replace(kind=keyword) for item in (*own, *shared)]
+        parameters = [item.replace(kind=keyword) for item in (*specific, *shared)]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {item.name: item.annotation for item in parameters}
         run.__doc__ = function.__doc__

@@ -192,10 +192,10 @@ def _answer(
 
 def _unanswered_left_out(messages: Sequence[Message]) -> list[Message]:
     """A question whose answer was interrupted makes way for the next one."""
-    kept = list(messages)
-    while kept and kept[-1].role != "assistant":
-        kept.pop()
-    return kept
+    answered = list(messages)
+    while answered and answered[-1].role != "assistant":
+        answered.pop()
+    return answered
 
 
 def _lines() -> Iterator[str]:
@@ -273,9 +273,9 @@ def probe(
         templora probe ada -q "Where do you live?" -a "I live in Salt Harbour."
     """
     with call.service() as service:
-        found = service.probe(memory_id, question, answer, strength=strength)
-    document = {"id": memory_id, "question": question, "answer": answer, **found.as_dict()}
-    call.say(document, *_show.probed(found))
+        result = service.probe(memory_id, question, answer, strength=strength)
+    document = {"id": memory_id, "question": question, "answer": answer, **result.as_dict()}
+    call.say(document, *_show.probed(result))
 
 
 @command(app)
@@ -316,17 +316,17 @@ def list_(call: Call) -> None:
         templora list
         templora list --root ./memories --json
     """
-    found, damaged = [], {}
+    statuses, damaged = [], {}
     with call.files() as service:
         for memory_id in service.list():
             try:
-                found.append(service.status(memory_id))
+                statuses.append(service.status(memory_id))
             except StoreDamaged as error:
                 damaged[memory_id] = str(error)
                 call.warn(str(error))
-    rows = [one.as_dict() for one in found]
+    rows = [status.as_dict() for status in statuses]
     rows += [{"id": memory_id, "error": text} for memory_id, text in damaged.items()]
-    call.say({"memories": rows}, _show.memories(found, damaged))
+    call.say({"memories": rows}, _show.memories(statuses, damaged))
 
 
 @command(app)
@@ -344,9 +344,9 @@ def search(
         templora search ada "When did we meet?" --limit 3 --json
     """
     with call.files() as service:
-        found = service.search(memory_id, words, limit=limit)
-    document = {"id": memory_id, "passages": [asdict(passage) for passage in found]}
-    call.say(document, *_show.passages(found))
+        passages = service.search(memory_id, words, limit=limit)
+    document = {"id": memory_id, "passages": [asdict(passage) for passage in passages]}
+    call.say(document, *_show.passages(passages))
 
 
 @command(app)
@@ -365,14 +365,17 @@ def show(
     with call.files() as service:
         status = service.status(memory_id)
         revisions = service.revisions(memory_id)
-        told = service.transcript(memory_id) if text else None
-    document: dict[str, Any] = {**status.as_dict(), "revisions": [asdict(one) for one in revisions]}
+        transcript = service.transcript(memory_id) if text else None
+    document: dict[str, Any] = {
+        **status.as_dict(),
+        "revisions": [asdict(revision) for revision in revisions],
+    }
     shown = [_show.status(status), _show.revisions(revisions, status.head_name)]
-    if told is None:
+    if transcript is None:
         call.say(document, *shown)
         return
-    document["text"] = asdict(told)
-    call.say(document, *shown, _show.transcript(told))
+    document["text"] = asdict(transcript)
+    call.say(document, *shown, _show.transcript(transcript))
 
 
 @command(app)
@@ -444,7 +447,7 @@ def rollback(call: Call, memory_id: MemoryId, revision: Revision) -> None:
     with call.files() as service:
         service.rollback(memory_id, revision)
         status, left = service.status(memory_id), service.revisions(memory_id)
-    document = {**status.as_dict(), "revisions": [asdict(one) for one in left]}
+    document = {**status.as_dict(), "revisions": [asdict(revision) for revision in left]}
     call.say(document, _show.revisions(left, status.head_name))
 
 

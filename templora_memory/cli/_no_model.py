@@ -42,7 +42,7 @@ class NoModel:
     @property
     def limits(self) -> ModelLimits:
         """Limits that refuse nothing."""
-        return ModelLimits(context=1 << 30)
+        return ModelLimits(max_length=1 << 30)
 
     @property
     def identity(self) -> ModelIdentity:

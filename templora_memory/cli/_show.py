@@ -103,43 +103,43 @@ def absorbed(memory_id: str, report: AbsorbReport) -> Table:
     )
 
 
-def memories(found: Sequence[Status], damaged: Mapping[str, str]) -> Table | Text:
+def memories(statuses: Sequence[Status], damaged: Mapping[str, str]) -> Table | Text:
     """Return a table of memories, damaged ones among them."""
-    if not found and not damaged:
+    if not statuses and not damaged:
         return Text("There are no memories yet. Make one: templora absorb ada bio.txt")
     rows: list[Sequence[object]] = [
         (
-            one.id,
-            f"{one.absorbed_documents}/{one.document_count}",
-            f"{one.absorbed_messages}/{one.message_count}",
-            f"{one.absorbed_tokens:,}",
-            one.revisions,
-            size(one.bytes),
-            one.base,
+            memory.id,
+            f"{memory.absorbed_documents}/{memory.document_count}",
+            f"{memory.absorbed_messages}/{memory.message_count}",
+            f"{memory.absorbed_tokens:,}",
+            memory.revisions,
+            size(memory.bytes),
+            memory.base,
         )
-        for one in found
+        for memory in statuses
     ]
     rows += [(name, "damaged", "", "", "", "", "") for name in damaged]
     titles = ("memory", "documents", "messages", "tokens", "revisions", "size", "base model")
     return _columns(titles, rows)
 
 
-def status(one: Status) -> Table:
+def status(memory: Status) -> Table:
     """Return the status of a memory as a table."""
     return pairs(
         {
-            "memory": one.id,
-            "base model": one.base,
-            "started from": one.origin or "nothing",
-            "documents": f"{one.absorbed_documents} of {one.document_count} learned",
-            "messages": f"{one.absorbed_messages} of {one.message_count} learned",
-            "tokens in weights": f"{one.absorbed_tokens:,}",
-            "size": size(one.bytes),
+            "memory": memory.id,
+            "base model": memory.base,
+            "started from": memory.origin or "nothing",
+            "documents": f"{memory.absorbed_documents} of {memory.document_count} learned",
+            "messages": f"{memory.absorbed_messages} of {memory.message_count} learned",
+            "tokens in weights": f"{memory.absorbed_tokens:,}",
+            "size": size(memory.bytes),
         }
     )
 
 
-def revisions(found: Sequence[Revision], head: str | None) -> Table:
+def revisions(stored: Sequence[Revision], head: str | None) -> Table:
     """Return a table of revisions, the head marked."""
     rows = [
         (
@@ -150,15 +150,15 @@ def revisions(found: Sequence[Revision], head: str | None) -> Table:
             f"{one.tokens:,}",
             size(one.bytes),
         )
-        for one in found
+        for one in stored
     ]
     return _columns(("revision", "made (UTC)", "documents", "messages", "tokens", "size"), rows)
 
 
-def transcript(found: Transcript) -> Text:
+def transcript(texts: Transcript) -> Text:
     """Return the texts of a memory, one after the other."""
-    parts = [f"[document] {document.text}" for document in found.documents]
-    parts += [f"[{message.role}] {message.content}" for message in found.messages]
+    parts = [f"[document] {document.text}" for document in texts.documents]
+    parts += [f"[{message.role}] {message.content}" for message in texts.messages]
     return Text("\n\n".join(parts) or "There is no text.")
 
 
@@ -178,11 +178,11 @@ def probed(probe: Probe) -> tuple[Table, Text]:
     )
 
 
-def passages(found: Sequence[Passage]) -> tuple[Table | Text, ...]:
+def passages(hits: Sequence[Passage]) -> tuple[Table | Text, ...]:
     """Passages as they were told, each with its score."""
-    if not found:
+    if not hits:
         return (Text("Nothing it was told has these words."),)
-    rows = [(_number(one.score), one.text) for one in found]
+    rows = [(_number(hit.score), hit.text) for hit in hits]
     return (_columns(("score", "passage"), rows, words=["passage"]),)
 
 
@@ -324,11 +324,18 @@ def costs(report: CostReport) -> Group:
 def perplexities(rows: Mapping[str, PerplexityReport], total: Mapping[str, Any]) -> Group:
     """Return the report of `perplexity` as a table."""
 
-    def row(name: str, found: Mapping[str, Any]) -> tuple[object, ...]:
-        base, memory = found["base_ppl"], found["memory_ppl"]
+    def row(name: str, figures: Mapping[str, Any]) -> tuple[object, ...]:
+        base, memory = figures["base_ppl"], figures["memory_ppl"]
         change = f"{memory / base - 1:+.1%}"
-        ratio = found["seconds_ratio_last_over_first_tenth"]
-        return name, f"{found['tokens']:,}", _number(base), _number(memory), change, _number(ratio)
+        ratio = figures["seconds_ratio_last_over_first_tenth"]
+        return (
+            name,
+            f"{figures['tokens']:,}",
+            _number(base),
+            _number(memory),
+            change,
+            _number(ratio),
+        )
 
     body = [row(name, report.as_dict()) for name, report in rows.items()]
     if len(rows) > 1:

@@ -101,7 +101,7 @@ def folder_name(memory_id: MemoryId) -> str:
 def id_of_folder(name: str) -> MemoryId | None:
     """The id whose `folder_name` this is; None if there is none, or only its hash is left."""
     try:
-        found = parse_id(unquote_to_bytes(name).decode())
+        memory_id = parse_id(unquote_to_bytes(name).decode())
     except (UnicodeDecodeError, InvalidId):
         return None
-    return found if folder_name(found) == name else None
+    return memory_id if folder_name(memory_id) == name else None

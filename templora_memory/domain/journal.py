@@ -190,27 +190,27 @@ class Journal:
         return None if parent == self._first else parent
 
     def messages(
-        self, digest: str, *, after: str | None = None, most: int | None = None
+        self, digest: str, *, after: str | None = None, limit: int | None = None
     ) -> tuple[Message, ...]:
         """The dialogue that ends in `digest`, oldest first.
 
         Args:
             digest: end of the dialogue.
             after: leave out everything up to this digest.
-            most: only the newest so many messages.
+            limit: only the newest so many messages.
 
         Raises:
             StoreDamaged: a message on the way is missing, or `after` is not on the way.
         """
         stop = after or self._first
-        found: list[Message] = []
-        while digest != stop and (most is None or len(found) < most):
+        messages: list[Message] = []
+        while digest != stop and (limit is None or len(messages) < limit):
             if digest not in self._messages:
                 raise StoreDamaged(f"The journal lacks message {digest[:12]} of this conversation.")
             parent, position = self._messages[digest]
-            found.append(_message(self._read(position)))
+            messages.append(_message(self._read(position)))
             digest = parent
-        return tuple(reversed(found))
+        return tuple(reversed(messages))
 
     def path(self, digest: str) -> tuple[str, ...]:
         """The digests of the dialogue that ends in `digest`, after 1, 2, ... messages.
@@ -218,13 +218,13 @@ class Journal:
         Raises:
             StoreDamaged: a message on the way is missing.
         """
-        found: list[str] = []
+        digests: list[str] = []
         while digest != self._first:
             if digest not in self._messages:
                 raise StoreDamaged(f"The journal lacks message {digest[:12]} of this conversation.")
-            found.append(digest)
+            digests.append(digest)
             digest = self._messages[digest][0]
-        return tuple(reversed(found))
+        return tuple(reversed(digests))
 
     def nearest(self, digest: str, among: Collection[str]) -> str:
         """The first digest in `among` on the way from `digest` back to the start, or the start.

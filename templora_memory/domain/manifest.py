@@ -182,11 +182,11 @@ class Manifest:
         """
         every = (*(r for r in self.revisions if r.name != revision.name), revision)
         roots = [r.name for r in every if r.messages == 0]
-        kept = {r.name for r in every[-keep:]} | set(roots[-1:])
+        kept_names = {r.name for r in every[-keep:]} | set(roots[-1:])
         return replace(
             self,
             epoch=self.epoch + 1,
-            revisions=tuple(r for r in every if r.name in kept),
+            revisions=tuple(r for r in every if r.name in kept_names),
             head=revision.name,
         )
 
@@ -244,25 +244,25 @@ class Manifest:
                 was written.
         """
         try:
-            found = dict(_mapping(value))
-            checksum = found.pop("sum", None)  # a file of before there was one has none
-            if (version := found.get("format")) != FORMAT:
+            body = dict(_mapping(value))
+            checksum = body.pop("sum", None)  # a file of before there was one has none
+            if (version := body.get("format")) != FORMAT:
                 raise StoreDamaged(
                     f"The manifest has format {version!r}, this version reads {FORMAT}: "
                     "use the version of templora-memory that wrote it."
                 )
-            if checksum is not None and checksum != _checksum(found):
+            if checksum is not None and checksum != _checksum(body):
                 raise StoreDamaged("The manifest is not what was written: its checksum differs.")
-            del found["format"]
-            found = {"forks": (), "exports": (), **found}
-            _check_complete(found)
+            del body["format"]
+            body = {"forks": (), "exports": (), **body}
+            _check_complete(body)
             manifest = cls(
                 **{
-                    **found,
-                    "base": ModelIdentity(**found["base"]),
-                    "forks": _strings(found["forks"]),
-                    "exports": _strings(found["exports"]),
-                    "origin": Origin(**found["origin"]) if found["origin"] else None,
+                    **body,
+                    "base": ModelIdentity(**body["base"]),
+                    "forks": _strings(body["forks"]),
+                    "exports": _strings(body["exports"]),
+                    "origin": Origin(**body["origin"]) if body["origin"] else None,
                     "revisions": tuple(
                         Revision(
                             **{
@@ -271,7 +271,7 @@ class Manifest:
                                 "files": tuple(FileRecord(**file) for file in row["files"]),
                             }
                         )
-                        for row in found["revisions"]
+                        for row in body["revisions"]
                     ),
                 }
             )
@@ -332,8 +332,8 @@ def _strings(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _check_complete(found: Mapping[str, Any]) -> None:
-    if missing := {item.name for item in fields(Manifest)} - set(found):
+def _check_complete(body: Mapping[str, Any]) -> None:
+    if missing := {item.name for item in fields(Manifest)} - set(body):
         raise ValueError(f"it lacks {sorted(missing)}")
 
 

@@ -129,8 +129,8 @@ def as_message(value: MessageLike) -> Message:
         raise InvalidText(f"A message must be a Message or a mapping, not {type(value).__name__}.")
     keys = set(value)
     if not {"role", "content"} <= keys or keys - {"role", "content", "name"}:
-        found = sorted(map(str, keys))
-        raise InvalidText(f"A message has the keys role, content and optionally name, not {found}.")
+        names = sorted(map(str, keys))
+        raise InvalidText(f"A message has the keys role, content and optionally name, not {names}.")
     return Message(value["role"], value["content"], value.get("name"))  # type: ignore[arg-type]
 
 
@@ -183,19 +183,19 @@ def passages(document: Document, size: int = PASSAGE_CHARACTERS) -> tuple[Docume
     of white space beside it, and is learned and committed on its own, so that a long book survives
     a crash in the middle.
     """
-    text, pieces, begin = document.text, [], 0
+    text, cut, begin = document.text, [], 0
     while len(text) - begin > size:
         window = text[begin : begin + size]
         ends = (max((m.end() for m in p.finditer(window, size // 2)), default=0) for p in _BREAKS)
         begin_next = begin + next((end for end in ends if end), size)
-        pieces.append(text[begin:begin_next])
+        cut.append(text[begin:begin_next])
         begin = begin_next
-    pieces.append(text[begin:])
-    whole: list[str] = []
-    for piece in pieces:  # a piece of only white space joins its neighbour
-        if whole and not (piece.strip() and whole[-1].strip()):
-            whole[-1] += piece
+    cut.append(text[begin:])
+    pieces: list[str] = []
+    for piece in cut:  # a piece of only white space joins its neighbour
+        if pieces and not (piece.strip() and pieces[-1].strip()):
+            pieces[-1] += piece
         else:
-            whole.append(piece)
-    first = replace(document, text=whole[0])
-    return (first, *(replace(first, text=piece, continues=True) for piece in whole[1:]))
+            pieces.append(piece)
+    first = replace(document, text=pieces[0])
+    return (first, *(replace(first, text=piece, continues=True) for piece in pieces[1:]))

@@ -168,13 +168,16 @@ class ResolvedLearning(Learning):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLimits:
-    """The limits of a backend's model: its length in tokens, its hidden width.
+    """The limits of a backend's model.
 
-    `recipes`: names of what it can train on.
+    Args:
+        max_length: tokens of the longest sequence that it was trained with.
+        hidden_size: width of its hidden states; None: not known.
+        recipes: names of the recipes that it can train with.
     """
 
-    context: int
-    width: int | None = None
+    max_length: int
+    hidden_size: int | None = None
     recipes: tuple[str, ...] = RECIPES
 
 
@@ -301,10 +304,10 @@ class Policy:
         """
         if self.recipe not in limits.recipes:
             raise InvalidSetting(f"recipe is {self.recipe!r}: use one of {limits.recipes}.")
-        window = self.window or min(limits.context, DEFAULT_WINDOW)
-        if window > limits.context:
+        window = self.window or min(limits.max_length, DEFAULT_WINDOW)
+        if window > limits.max_length:
             raise InvalidSetting(
-                f"window is {window} tokens, but the model was trained with {limits.context}: "
+                f"window is {window} tokens, but the model was trained with {limits.max_length}: "
                 "use a smaller window; older text belongs to the memory."
             )
         if window < _TOKENS_MIN:
@@ -314,9 +317,9 @@ class Policy:
         context = self.learning.context
         if context is None:
             context = min(chunk, window - 1)
-        context = max(0, min(context, limits.context - chunk))
+        context = max(0, min(context, limits.max_length - chunk))
         rate = self.learning.learning_rate or float(
-            f"{_RATE * (2000 / (limits.width or 2000)) ** 0.78:.1e}"
+            f"{_RATE * (2000 / (limits.hidden_size or 2000)) ** 0.78:.1e}"
         )
         learning = {**_values(self.learning), "context": context, "learning_rate": rate}
         numbers = {"window": window, "reply_tokens": reply, "chunk": chunk}

@@ -238,9 +238,9 @@ def recall(
     """
     if not arms or set(arms) - set(ARMS):
         raise InvalidSetting(f"arms are {list(arms)}: choose among {list(ARMS)}.")
-    said: dict[str, list[Answer]] = {arm: [] for arm in ARMS if arm in arms}
+    answers: dict[str, list[Answer]] = {arm: [] for arm in ARMS if arm in arms}
     unanswered: dict[str, list[tuple[Person, Answer]]] = {}
-    note = progress or (lambda _done, _count: None)
+    report = progress or (lambda _done, _count: None)
     unrelated = OtherText(service, other) if other is not None else None
     later = _stream(service, then, chunks) if then is not None else ()
     gains: list[float] = []
@@ -250,35 +250,36 @@ def recall(
             _learn(service, name, person, later) for name, person in zip(names, people, strict=True)
         ]
         for number, (name, person) in enumerate(zip(names, people, strict=True)):
-            note(number, len(people))
+            report(number, len(people))
             wrong = names[(number + 1) % len(people)]
             for asked in person.questions:
                 ways = _ways(partial(ask, service, number, asked), person, name, wrong)
-                for arm in set(said) & set(ways):
-                    said[arm].append(ways[arm]())
+                for arm in set(answers) & set(ways):
+                    answers[arm].append(ways[arm]())
                 turn = [*person.introduction, Message("user", asked.ask)]
                 gains.append(service.probe(name, turn, asked.fact).gain)
             for text in person.unanswerable:
                 asked = Question(ask=text, fact="")
                 ways = _ways(partial(ask, service, number, asked), person, name, wrong)
-                for arm in {"memory", "prompt"} & set(said):
+                for arm in {"memory", "prompt"} & set(answers):
                     unanswered.setdefault(arm, []).append((person, ways[arm]()))
             factors += [unrelated.factor(name)] if unrelated else []
-        if "forgotten" in said:
+        if "forgotten" in answers:
             for number, (name, person) in enumerate(zip(names, people, strict=True)):
                 service.forget(name)
                 service.open(name)
-                said["forgotten"] += [
-                    ask(service, number, one, name, person.introduction) for one in person.questions
+                answers["forgotten"] += [
+                    ask(service, number, question, name, person.introduction)
+                    for question in person.questions
                 ]
-    note(len(people), len(people))
+    report(len(people), len(people))
     return RecallReport(
         model=service.base.name,
         policy=service.policy.as_dict(),
         people=len(people),
-        arms={arm: arm_of(answers) for arm, answers in said.items()},
+        arms={arm: arm_of(given) for arm, given in answers.items()},
         gain=sum(gains) / len(gains),
-        same_after_forget=_same(said.get("forgotten"), said.get("none")),
+        same_after_forget=_same(answers.get("forgotten"), answers.get("none")),
         unanswerable={arm: _unanswered(answers) for arm, answers in unanswered.items()},
         absorb_seconds=sum(seconds for seconds, _ in taken) / len(people),
         absorb_cpu_seconds=sum(seconds for _, seconds in taken) / len(people),
@@ -304,16 +305,16 @@ def _learn(
 
 
 def _ways(
-    say: Callable[..., Answer], person: Person, own: str, wrong: str
+    say: Callable[..., Answer], person: Person, memory: str, wrong: str
 ) -> dict[str, Callable[[], Answer]]:
     """Return for each arm but the last the function that asks a question."""
     before = person.introduction
     return {
         "prompt": partial(say, None, person.shown),
-        "memory": partial(say, own, before),
-        "half": partial(say, own, before, strength=0.5),
-        "bm25": partial(say, own, before, strength=0.0, recall_tokens=RECALL_TOKENS),
-        "memory_bm25": partial(say, own, before, recall_tokens=RECALL_TOKENS),
+        "memory": partial(say, memory, before),
+        "half": partial(say, memory, before, strength=0.5),
+        "bm25": partial(say, memory, before, strength=0.0, recall_tokens=RECALL_TOKENS),
+        "memory_bm25": partial(say, memory, before, recall_tokens=RECALL_TOKENS),
         "none": partial(say, None, before),
         "wrong": partial(say, wrong, before),
     }
@@ -340,9 +341,9 @@ def _out_of_bio(person: Person, answer: Answer) -> bool:
     """Return whether an answer gives another fact of the bio, or a run of its words."""
     if any(question.accepts(answer.text) for question in person.questions):
         return True
-    said, bio = (re.findall(r"\w+", text.lower()) for text in (answer.text, person.bio))
-    runs = {tuple(bio[start : start + RUN]) for start in range(len(bio) - RUN + 1)}
-    return any(tuple(said[start : start + RUN]) in runs for start in range(len(said) - RUN + 1))
+    words, bio_words = (re.findall(r"\w+", text.lower()) for text in (answer.text, person.bio))
+    runs = {tuple(bio_words[start : start + RUN]) for start in range(len(bio_words) - RUN + 1)}
+    return any(tuple(words[start : start + RUN]) in runs for start in range(len(words) - RUN + 1))
 
 
 def _peak_bytes() -> int | None:

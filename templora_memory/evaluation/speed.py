@@ -260,7 +260,7 @@ class _Bench:
         self._made += 1
         return f"bench-{self._made}"
 
-    def _note(self, name: str, ratio: float | None, **figures: float) -> None:
+    def _record(self, name: str, ratio: float | None, **figures: float) -> None:
         self.report.ratios[name] = ratio
         self.report.figures.update(figures)
 
@@ -309,11 +309,11 @@ class _Bench:
             * learning.steps_per_chunk
             / self.report.figures["matrix_flops"]
         )
-        self._note(
+        self._record(
             "absorb_vs_reference", own_rate / other_rate,
             absorb_tokens_per_second=own_rate, reference_tokens_per_second=other_rate,
         )  # fmt: skip
-        self._note("floor_over_step", floor * own_rate)
+        self._record("floor_over_step", floor * own_rate)
 
     def quality(self) -> None:
         """Perplexity of what follows the book, after learning it in either way."""
@@ -338,7 +338,7 @@ class _Bench:
             following, Adapter(folder=self._service.adapter(name), version="own/1")
         )
         base = self._perplexity(following, None)
-        self._note(
+        self._record(
             "ppl_vs_reference", ours / theirs,
             ppl_base=base, ppl_memory=ours, ppl_reference=theirs,
         )  # fmt: skip
@@ -372,7 +372,7 @@ class _Bench:
             together.append(time.perf_counter() - began)
         small.wait()
         one, all_ = statistics.median(alone), statistics.median(together)
-        self._note(
+        self._record(
             "batched_learn", one / all_,
             learn_one_after_another_seconds=one, learn_together_seconds=all_,
         )  # fmt: skip
@@ -408,7 +408,7 @@ class _Bench:
             together.append(time.perf_counter() - began)
         one, all_ = statistics.median(alone), statistics.median(together)
         tokens = MEMORIES * ANSWER
-        self._note(
+        self._record(
             "batched_generate", one / all_,
             generate_alone_tokens_per_second=tokens / one,
             generate_together_tokens_per_second=tokens / all_,
@@ -437,7 +437,7 @@ class _Bench:
         self.report.curves["turn_by_absorbed_tokens"] = points
         first, last = settings.history[0], settings.history[-1]
         key = f"turn_{_thousands(last)}_vs_{_thousands(first)}"
-        self._note(key, times[last] / times[first], turn_seconds=times[last])
+        self._record(key, times[last] / times[first], turn_seconds=times[last])
 
     def full_history(self) -> None:
         """The same turn with more and more history in the prompt instead."""
@@ -461,7 +461,7 @@ class _Bench:
             points.append({"prompt_tokens": size, "turn_seconds": statistics.median(times)})
             size = most if size < most < 2 * size else 2 * size
         self.report.curves["turn_by_prompt_tokens"] = points
-        self._note(
+        self._record(
             "full_history_vs_turn",
             points[-1]["turn_seconds"] / self.report.figures["turn_seconds"],
             full_history_tokens=points[-1]["prompt_tokens"],
@@ -479,7 +479,7 @@ class _Bench:
                 same.append(self._ask(name, words + " Again.", 1))
         token = 1 / self.report.figures["generate_alone_tokens_per_second"]
         extra = statistics.median(other) - statistics.median(same)
-        self._note("switch_vs_token", extra / token, switch_seconds=extra, token_seconds=token)
+        self._record("switch_vs_token", extra / token, switch_seconds=extra, token_seconds=token)
 
     def sizes(self) -> None:
         """Bytes that a memory takes, in the process and on disk, over its adapter's own size."""
@@ -489,8 +489,8 @@ class _Bench:
         own = weights.layout.size * weights.flat.element_size()
         disk = sum(path.stat().st_size for path in folder.iterdir())
         gc.collect()
-        self._note("resident_vs_adapter", weights.bytes / own, adapter_bytes=own)
-        self._note("disk_vs_adapter", disk / own, disk_bytes=disk)
+        self._record("resident_vs_adapter", weights.bytes / own, adapter_bytes=own)
+        self._record("disk_vs_adapter", disk / own, disk_bytes=disk)
 
     def stall(self) -> None:
         """Time from token to token, with and without another memory that learns meanwhile."""
@@ -507,7 +507,7 @@ class _Bench:
             longest.append(most)
             job.cancel()
             job.finished()
-        self._note(
+        self._record(
             "stall_vs_idle", statistics.median(busy) / statistics.median(idle),
             token_seconds_idle=statistics.median(idle),
             token_seconds_beside_learning=statistics.median(busy),

@@ -96,11 +96,11 @@ class Admission:
     def _check_limit(
         memory_id: str, items: Sequence[Item], journal: Journal | None, limit: int
     ) -> None:
-        told: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for item in items:
             if (author := author_of(item)) is not None:
-                told[author] = told.get(author, 0) + characters(item)
-        for author, new in told.items():
+                counts[author] = counts.get(author, 0) + characters(item)
+        for author, new in counts.items():
             before = 0 if journal is None else journal.taught(author)
             if before + new > limit:
                 raise NotAdmitted(

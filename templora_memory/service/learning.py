@@ -98,11 +98,11 @@ class _Tally:
     def progress(self, unit: _Unit) -> Callable[[AbsorbProgress], None]:
         done, size = len(self.chunks), sum(characters(item) for item in unit.items)
 
-        def note(now: AbsorbProgress) -> None:
+        def report(now: AbsorbProgress) -> None:
             later = round(unit.left / size * now.chunks) if size else 0
             self._job.report(replace(now, chunk=done + now.chunk, chunks=done + now.chunks + later))
 
-        return note
+        return report
 
     def add(self, stats: LearnStats) -> None:
         """Note a unit that was learned."""
@@ -275,8 +275,8 @@ class Absorber:
         self, unit: _Unit, start: Adapter | None, folder: Path, tally: _Tally, job: Job
     ) -> LearnStats:
         learning = self._policy.learning
-        place = f"{learning.seed}/{job.memory_id}/{unit.messages}/{len(unit.documents)}"
-        seed = int(hashlib.sha256(place.encode()).hexdigest()[:8], 16)
+        position = f"{learning.seed}/{job.memory_id}/{unit.messages}/{len(unit.documents)}"
+        seed = int(hashlib.sha256(position.encode()).hexdigest()[:8], 16)
         request = LearnRequest(
             items=unit.items,
             before=unit.before,
@@ -294,12 +294,12 @@ class Absorber:
                 progress=tally.progress(unit), cancelled=job.cancelled, urgent=job.urgent
             ),
         )
-        most, before = self._policy.health_kl, _change_by(start)
-        if most is not None and stats.kl is not None and stats.kl - before > most:
+        max_kl, before = self._policy.health_kl, _change_by(start)
+        if max_kl is not None and stats.kl is not None and stats.kl - before > max_kl:
             raise Unhealthy(
                 f"Learning this would change text that has nothing to do with it by {stats.kl:.3g} "
                 f"nats per token, {stats.kl - before:.3g} more than before (health_kl is "
-                f"{most:g}): the old revision stays. Look for garbage in the text, lower "
+                f"{max_kl:g}): the old revision stays. Look for garbage in the text, lower "
                 "learning.learning_rate, or raise health_kl."
             )
         self._check(folder)
@@ -314,11 +314,11 @@ class Absorber:
         adapter = Adapter(folder=folder, version=_temporary(folder))
         try:
             for number, check in enumerate(self._checks):
-                asked = (Message("user", check.question),)
-                own = ScoreRequest(context=asked, target=check.answer, adapter=adapter)
-                (base,) = self._backend.score([replace(own, adapter=None)])
-                (now,) = self._backend.score([own])
-                gain = (sum(now) - sum(base)) / len(base)
+                question = (Message("user", check.question),)
+                request = ScoreRequest(context=question, target=check.answer, adapter=adapter)
+                (base,) = self._backend.score([replace(request, adapter=None)])
+                (learned,) = self._backend.score([request])
+                gain = (sum(learned) - sum(base)) / len(base)
                 if (-gain if check.keep else gain) > check.nats:
                     name = str(number) if check.name is None else repr(check.name)
                     raise Unhealthy(
@@ -409,7 +409,7 @@ def _dialogue_unit(
     cut = _cut(items)
     return _Unit(
         items=items[:cut],
-        before=journal.messages(known, most=_CONTEXT_MESSAGES),
+        before=journal.messages(known, limit=_CONTEXT_MESSAGES),
         parent=parent,
         dialogue=manifest.digest_after(known, items[:cut]),
         messages=(parent.messages if parent else 0) + cut,
@@ -452,10 +452,10 @@ def _after(chunks: Sequence[ChunkStats]) -> list[tuple[float, int]]:
 
 def _recalled(chunks: Sequence[ChunkStats]) -> float | None:
     """Share of the tokens of measured chunks that are now repeated verbatim."""
-    found = [(c.recalled, c.tokens) for c in chunks if c.recalled is not None]
-    if not found:
+    measured = [(c.recalled, c.tokens) for c in chunks if c.recalled is not None]
+    if not measured:
         return None
-    return sum(recalled for recalled, _ in found) / sum(tokens for _, tokens in found)
+    return sum(recalled for recalled, _ in measured) / sum(tokens for _, tokens in measured)
 
 
 def _perplexity(losses: Sequence[tuple[float, int]]) -> float | None:

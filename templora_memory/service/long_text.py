@@ -79,10 +79,10 @@ class Writer:
         session = self._backend.open_text(task.prompt, window=task.window)
         try:
             while True:
-                done = yield from self._chunk(session, task, unlearned)
+                completion = yield from self._chunk(session, task, unlearned)
                 unlearned = ""
-                if self._written >= task.max_tokens or done.finish_reason != "length":
-                    return done.finish_reason
+                if self._written >= task.max_tokens or completion.finish_reason != "length":
+                    return completion.finish_reason
         finally:
             session.close()
 
@@ -96,22 +96,22 @@ class Writer:
             max_tokens=min(task.chunk, task.max_tokens - self._written),
             reuse=task.reuse,
         )
-        said: list[str] = []
+        pieces: list[str] = []
         try:
             for piece in stream:
-                said.append(piece)
+                pieces.append(piece)
                 yield piece
-            done = stream.completion
+            completion = stream.completion
         except BaseException:  # stopped in the middle of a chunk: its text is kept
             with suppress(UnknownMemory, Cancelled):
-                self._keep(unlearned + "".join(said))
+                self._keep(unlearned + "".join(pieces))
             raise
         finally:
             stream.close()
-        self._shown = self._shown or done.prompt_tokens
-        self._written += done.completion_tokens
-        self._learn(self._keep(unlearned + done.text))
-        return done
+        self._shown = self._shown or completion.prompt_tokens
+        self._written += completion.completion_tokens
+        self._learn(self._keep(unlearned + completion.text))
+        return completion
 
     def _keep(self, text: str) -> tuple[str, ...]:
         """Journal a text as what directly follows the one before; returns digests."""

@@ -317,13 +317,13 @@ class ParametricMemory:
         manifest = self._get(memory_id)
         journal, head = self._store.journal(manifest.id), manifest.newest
         learned = head.documents if head else ()
-        found = self._searcher.search(
+        hits = self._searcher.search(
             manifest,
             query,
             documents=tuple(dict.fromkeys((*learned, *journal.documents))),
             dialogue=journal.tip,
         )
-        return found[:limit]
+        return hits[:limit]
 
     # --- answering -----------------------------------------------------------------------------
 

@@ -37,23 +37,23 @@ class Draw:
 
 def earlier(journal: Journal, known: Revision, draw: Draw) -> tuple[tuple[Item, ...], ...]:
     """Pieces of what a revision has learned; none if it has learned nothing."""
-    kept = set(journal.documents)  # a memory that started from another one has not its text
-    documents = [digest for digest in known.documents if digest in kept]
+    journalled = set(journal.documents)  # a memory that started from another one has not its text
+    documents = [digest for digest in known.documents if digest in journalled]
     lengths = [*map(journal.characters, documents), known.messages * _MESSAGE]
     if not sum(lengths):
         return ()
     starts = [journal.document_before(digest) is None for digest in documents]
     sources = _sources(starts, talk=known.messages > 0)
     rng = Random(draw.seed)  # noqa: S311  # a sample, not a secret
-    found: list[tuple[Item, ...]] = []
+    pieces: list[tuple[Item, ...]] = []
     for _ in range(draw.count):
-        among = rng.choice((range(len(lengths)), rng.choice(sources)))
-        (index,) = rng.choices(among, [lengths[one] for one in among])
+        indexes = rng.choice((range(len(lengths)), rng.choice(sources)))
+        (index,) = rng.choices(indexes, [lengths[i] for i in indexes])
         if index == len(documents):
-            found.append(_talk(journal, known, rng))
+            pieces.append(_talk(journal, known, rng))
         else:
-            found.append((_part(journal.document(documents[index]), draw.size, rng),))
-    return tuple(found)
+            pieces.append((_part(journal.document(documents[index]), draw.size, rng),))
+    return tuple(pieces)
 
 
 def _sources(alone: Sequence[bool], *, talk: bool) -> list[range]:
@@ -83,4 +83,4 @@ def _part(document: Document, size: int, rng: Random) -> Document:
 def _talk(journal: Journal, known: Revision, rng: Random) -> tuple[Item, ...]:
     """Some messages of the conversation, in order."""
     end = rng.randint(min(_MESSAGES, known.messages), known.messages)
-    return journal.messages(journal.beginning(known.dialogue, end), most=_MESSAGES)
+    return journal.messages(journal.beginning(known.dialogue, end), limit=_MESSAGES)

@@ -110,7 +110,7 @@ class FakeBackend:
     @property
     def limits(self) -> ModelLimits:
         """The length given to the constructor."""
-        return ModelLimits(context=self._context)
+        return ModelLimits(max_length=self._context)
 
     def release(self, prefix: str) -> tuple[str, ...]:
         """Note what is released; there is nothing to drop."""
@@ -211,11 +211,11 @@ class FakeBackend:
             said = json.dumps(_smallest(schema, schema))
         return self._stream(said, request.sampling, shown, request.max_tokens)
 
-    def _stream(self, text: str, sampling: Sampling, shown: int, most: int) -> FakeStream:
+    def _stream(self, text: str, sampling: Sampling, shown: int, max_tokens: int) -> FakeStream:
         cut = min((text.find(stop) for stop in sampling.stop if stop in text), default=-1)
         words = _words(text if cut < 0 else text[:cut])
-        reason: FinishReason = "length" if len(words) > most else "stop"
-        return FakeStream(words[:most], reason, shown, self._check_open)
+        reason: FinishReason = "length" if len(words) > max_tokens else "stop"
+        return FakeStream(words[:max_tokens], reason, shown, self._check_open)
 
     def open_text(self, prompt: str, *, window: int) -> FakeText:
         """Start a text of numbered words."""
@@ -262,23 +262,23 @@ def _recall(messages: Sequence[Message], texts: Sequence[str]) -> str:
     return best if asked & set(_plain(best)) else "I do not know."
 
 
-def _smallest(schema: dict[str, Any], whole: dict[str, Any]) -> Any:
+def _smallest(schema: dict[str, Any], root: dict[str, Any]) -> Any:
     """The simplest value that a JSON schema of everyday parts allows."""
     if "$ref" in schema:
-        target: Any = whole
+        target: Any = root
         for part in schema["$ref"].removeprefix("#/").split("/"):
             target = target[part]
-        return _smallest(target, whole)
+        return _smallest(target, root)
     for word in ("anyOf", "oneOf", "allOf"):
         if word in schema:
-            return _smallest(schema[word][0], whole)
+            return _smallest(schema[word][0], root)
     kind = schema.get("type", "object")
     if kind == "object" and "enum" not in schema and "const" not in schema:
         parts = schema.get("properties", {})
         wanted = schema.get("required", parts)
-        return {name: _smallest(parts[name], whole) for name in wanted}
+        return {name: _smallest(parts[name], root) for name in wanted}
     if kind == "array":
-        return [_smallest(schema["items"], whole)] * schema.get("minItems", 0)
+        return [_smallest(schema["items"], root)] * schema.get("minItems", 0)
     number = min(max(0, schema.get("minimum", 0)), schema.get("maximum", math.inf))
     plain = {"string": "word", "boolean": False, "null": None, "integer": number, "number": number}
     return schema.get("const", schema.get("enum", [plain.get(kind)])[0])

@@ -206,7 +206,7 @@ class LocalBackend:
     def limits(self) -> ModelLimits:
         base = self._now.base
         return ModelLimits(
-            context=base.context, width=base.width, recipes=tuple(sorted(self._recipes))
+            max_length=base.context, hidden_size=base.width, recipes=tuple(sorted(self._recipes))
         )
 
     @property

@@ -144,7 +144,7 @@ class VllmBackend:
     @property
     def limits(self) -> ModelLimits:
         limits = self._trainer.limits
-        return replace(limits, context=min(limits.context, self._length or limits.context))
+        return replace(limits, max_length=min(limits.max_length, self._length or limits.max_length))
 
     @property
     def registered(self) -> tuple[str, ...]:

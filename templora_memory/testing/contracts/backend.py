@@ -153,7 +153,7 @@ class BackendContract(ABC):
 
     def test_the_model_has_room_for_a_window(self, backend: Backend) -> None:
         """The model has room for a window."""
-        assert backend.limits.context > 0
+        assert backend.limits.max_length > 0
 
     def test_a_closed_backend_says_so(self) -> None:
         """A closed backend says so."""
@@ -391,7 +391,7 @@ class BackendContract(ABC):
 
     def test_a_target_beyond_the_models_length_is_refused(self, backend: Backend) -> None:
         """A target beyond the models length is refused."""
-        target = "bee " * (backend.limits.context + 1)
+        target = "bee " * (backend.limits.max_length + 1)
         with pytest.raises(PromptTooLong):
             backend.score([ScoreRequest(context="", target=target, adapter=None)])
 
