@@ -1,4 +1,4 @@
-"""The line of absorbs: who waits for whom."""
+"""Jobs: their order, their progress, and what is urgent."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ import time
 import pytest
 
 from templora_memory import Message
-from templora_memory.errors import Cancelled
+from templora_memory.errors import Cancelled, LearningFailed
 from templora_memory.service.jobs import MAX_THREADS, Job, JobQueue
 
 
@@ -131,3 +131,49 @@ def test_an_absorb_that_runs_becomes_urgent_when_a_reply_must_wait_for_it(make_b
     go_on.set()
     reply.join(30)
     assert box.backend.hurried[:2] == [True, True]
+
+
+def test_a_job_tells_its_progress_and_ends(make_box, gate):
+    box = make_box(on_learn=gate)
+    box.open()
+    job = box.service.absorb("ada", "word " * 40, wait=False)
+    assert gate.reached.wait(30)
+    assert (job.done, job.progress, box.service.status("ada").jobs) == (False, None, 1)
+    with pytest.raises(TimeoutError, match="not done after 0"):
+        job.wait(0)
+    gate.open.set()
+    assert job.wait(30).chunks == job.progress.chunk == job.progress.chunks == 3
+    assert job.done
+    assert box.service.status("ada").jobs == 0
+
+
+def test_a_cancelled_job_leaves_the_old_revision_and_the_text(make_box, gate):
+    box = make_box(on_learn=gate)
+    box.open()
+    running = box.service.absorb("ada", "word " * 40, wait=False)
+    waiting = box.service.absorb("ada", "Another text.", wait=False)
+    assert gate.reached.wait(30)
+    running.cancel()
+    waiting.cancel()
+    gate.open.set()
+    for job in (running, waiting):
+        with pytest.raises(Cancelled):
+            job.wait(30)
+        assert isinstance(job.error, Cancelled)
+    status = box.service.status("ada")
+    assert (status.head_name, status.document_count, status.last_error) == (None, 2, None)
+    assert box.service.absorb("ada", ["x", "Another text."][1]).tokens == 2
+
+
+def test_a_thread_that_does_not_start_leaves_nobody_waiting(box, monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(LearningFailed, match=r"text is in the journal: can't start new thread"):
+            box.service.absorb("ada", "Ada keeps bees.")
+        box.service.wait()
+        assert box.service.reply("ada", [Message("user", "Hello?")]).text
+    box.service.resume("ada").wait()
+    assert box.service.status("ada").absorbed_documents == 1
