@@ -33,9 +33,11 @@ from templora_memory.service.answering import ReplyOptions
 from templora_memory.service.jobs import Job
 from templora_memory.service.long_text import GenerateOptions
 from templora_memory.service.parametric_memory import Memory, ParametricMemory
+from templora_memory.service.recording import AbsorbInput
 from templora_memory.service.streams import ReplyStream, TextStream
 
 __all__ = [
+    "AbsorbInput",
     "AbsorbProgress",
     "AbsorbReport",
     "Check",

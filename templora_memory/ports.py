@@ -1,8 +1,11 @@
-"""The seams: what a backend and a store must do. Contracts stand in the docstrings.
+"""Ports: the interfaces that a backend and a store implement, and the values that cross them.
 
-No tensor crosses a port; only frozen values, text and folders do. So a backend may live in
-another process or on another machine, and a fake is a page of code. `templora_memory.testing`
-has a contract test class for each port.
+The contracts stand in the docstrings; `templora_memory.testing.contracts` has a test class for
+each port. No tensor crosses a port, only frozen values, text and folders. So a backend may live in
+another process or on another machine, and a fake is a page of code.
+
+Everything that an implementation needs can be imported from here. Recipes do know tensors: their
+types are in `templora_memory.backends.local.recipes`.
 """
 
 from __future__ import annotations
@@ -16,8 +19,45 @@ from typing import Protocol
 from templora_memory.domain.journal import Journal
 from templora_memory.domain.manifest import Manifest, ModelIdentity, Revision
 from templora_memory.domain.messages import Document, Item, Message
-from templora_memory.domain.results import AbsorbProgress, FinishReason, LearnStats, RemovedFile
+from templora_memory.domain.results import (
+    AbsorbProgress,
+    ChunkStats,
+    FinishReason,
+    LearnStats,
+    RemovedFile,
+)
 from templora_memory.domain.settings import ModelLimits, ResolvedLearning, Sampling
+
+__all__ = [
+    "AbsorbProgress",
+    "Adapter",
+    "Backend",
+    "ChunkStats",
+    "Completion",
+    "Document",
+    "FinishReason",
+    "GenerateRequest",
+    "Generator",
+    "Item",
+    "Journal",
+    "LearnRequest",
+    "LearnStats",
+    "Learner",
+    "LearningControl",
+    "Manifest",
+    "Message",
+    "ModelIdentity",
+    "ModelLimits",
+    "RemovedFile",
+    "ResolvedLearning",
+    "Revision",
+    "Sampling",
+    "ScoreRequest",
+    "Scorer",
+    "Store",
+    "TextSession",
+    "TokenStream",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

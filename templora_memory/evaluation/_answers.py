@@ -63,7 +63,7 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ArmAnswer:
     """An answer of one arm to one question about the person with this number."""
 
     person: int
@@ -86,7 +86,7 @@ def ask(
     *,
     strength: float = 1.0,
     recall_tokens: int | None = None,
-) -> Answer:
+) -> ArmAnswer:
     """Return the greedy answer to a question.
 
     Args:
@@ -106,10 +106,10 @@ def ask(
         strength=strength,
         recall_tokens=recall_tokens,
     )
-    return Answer(person, asked, reply.text, reply.prompt_tokens)
+    return ArmAnswer(person, asked, reply.text, reply.prompt_tokens)
 
 
-def arm_of(answers: Sequence[Answer]) -> Arm:
+def arm_of(answers: Sequence[ArmAnswer]) -> Arm:
     """Return the sums and shares of an arm's answers."""
     right = sum(answer.right for answer in answers)
     low, high = interval(answers)
@@ -128,7 +128,7 @@ def arm_of(answers: Sequence[Answer]) -> Arm:
     )
 
 
-def interval(answers: Sequence[Answer]) -> tuple[float, float]:
+def interval(answers: Sequence[ArmAnswer]) -> tuple[float, float]:
     """The 95 % interval of the accuracy, over resampled people."""
     return resampled([(answer.person, answer.right) for answer in answers])
 

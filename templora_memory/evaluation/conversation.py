@@ -23,8 +23,8 @@ from templora_memory.errors import InvalidText
 from templora_memory.evaluation._answers import (
     ANSWER_TOKENS,
     RECALL_TOKENS,
-    Answer,
     Arm,
+    ArmAnswer,
     Question,
     arm_of,
     ask,
@@ -128,7 +128,7 @@ def conversation(
     Raises:
         LearningFailed, StoreError: as `ParametricMemory.absorb`.
     """
-    said: dict[str, list[Answer]] = {arm: [] for arm in ARMS}
+    said: dict[str, list[ArmAnswer]] = {arm: [] for arm in ARMS}
     gains: list[float] = []
     seconds = 0.0
     with borrowed(service, "conversation", len(talks)) as names:

@@ -158,7 +158,7 @@ def cost(
             f"The text has {len(pieces)} tokens, fewer than the {lengths[-1]} of the longest "
             "history: give a longer one, or ask for less."
         )
-    bench = _Bench(service, shape, pieces, repeats)
+    bench = _CostBench(service, shape, pieces, repeats)
     try:
         turns: list[Turn] = []
         for number, (start, stop) in enumerate(pairwise((0, *lengths))):
@@ -180,7 +180,7 @@ def cost(
     )
 
 
-class _Bench:
+class _CostBench:
     def __init__(
         self, service: ParametricMemory, shape: Shape, pieces: Sequence[str], repeats: int
     ) -> None:

@@ -112,7 +112,7 @@ def damage(
         raise InvalidText("Damage needs a person, and a question.")
     text = OtherText(service, other) if other is not None else None
     plain = [_plain(service, question) for question in asked]
-    found: dict[str, list[_Row]] = {arm: [] for arm in ARMS}
+    found: dict[str, list[_AnswerPair]] = {arm: [] for arm in ARMS}
     factors: dict[str, list[float]] = {arm: [] for arm in ARMS}
     kls, examples = [], []
     with borrowed(service, "damage", len(people)) as names:
@@ -158,7 +158,7 @@ class _Plain:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _AnswerPair:
     person: int
     same: bool
     loss: float
@@ -168,15 +168,15 @@ class _Row:
 
 def _ask(
     service: ParametricMemory, person: int, memory: str, strength: float, base: _Plain
-) -> _Row:
+) -> _AnswerPair:
     """A question again with a memory, and how likely it finds the base model's answer."""
     said = _say(service, memory, base.question, strength)
     own = _score(service, memory, base.question, base.text, said.strength)
     loss = (sum(base.scores) - sum(own)) / max(1, len(own))
-    return _Row(person, said.text == base.text, loss, said.strength, said.text)
+    return _AnswerPair(person, said.text == base.text, loss, said.strength, said.text)
 
 
-def _spoilt(rows: Sequence[_Row], factors: Sequence[float]) -> Spoilt:
+def _spoilt(rows: Sequence[_AnswerPair], factors: Sequence[float]) -> Spoilt:
     low, high = resampled([(row.person, row.same) for row in rows])
     return Spoilt(
         same=sum(row.same for row in rows) / len(rows),

@@ -26,7 +26,7 @@ from templora_memory._version import __version__
 from templora_memory.domain.messages import Document, Message
 from templora_memory.domain.settings import whole
 from templora_memory.errors import InvalidSetting, InvalidText
-from templora_memory.evaluation._answers import RECALL_TOKENS, Answer, Arm, Question, arm_of, ask
+from templora_memory.evaluation._answers import RECALL_TOKENS, Arm, ArmAnswer, Question, arm_of, ask
 from templora_memory.evaluation._borrowed import borrowed
 from templora_memory.evaluation._other import OtherText
 from templora_memory.evaluation._provenance import commit, machine
@@ -238,8 +238,8 @@ def recall(
     """
     if not arms or set(arms) - set(ARMS):
         raise InvalidSetting(f"arms are {list(arms)}: choose among {list(ARMS)}.")
-    answers: dict[str, list[Answer]] = {arm: [] for arm in ARMS if arm in arms}
-    unanswered: dict[str, list[tuple[Person, Answer]]] = {}
+    answers: dict[str, list[ArmAnswer]] = {arm: [] for arm in ARMS if arm in arms}
+    unanswered: dict[str, list[tuple[Person, ArmAnswer]]] = {}
     report = progress or (lambda _done, _count: None)
     unrelated = OtherText(service, other) if other is not None else None
     later = _stream(service, then, chunks) if then is not None else ()
@@ -305,8 +305,8 @@ def _learn(
 
 
 def _ways(
-    say: Callable[..., Answer], person: Person, memory: str, wrong: str
-) -> dict[str, Callable[[], Answer]]:
+    say: Callable[..., ArmAnswer], person: Person, memory: str, wrong: str
+) -> dict[str, Callable[[], ArmAnswer]]:
     """Return for each arm but the last the function that asks a question."""
     before = person.introduction
     return {
@@ -320,7 +320,7 @@ def _ways(
     }
 
 
-def _unanswered(answers: Sequence[tuple[Person, Answer]]) -> UnansweredArm:
+def _unanswered(answers: Sequence[tuple[Person, ArmAnswer]]) -> UnansweredArm:
     declined = [bool(_DECLINES.search(answer.text)) for _, answer in answers]
     from_bio = [
         not no and _out_of_bio(person, answer)
@@ -337,7 +337,7 @@ def _unanswered(answers: Sequence[tuple[Person, Answer]]) -> UnansweredArm:
     )
 
 
-def _out_of_bio(person: Person, answer: Answer) -> bool:
+def _out_of_bio(person: Person, answer: ArmAnswer) -> bool:
     """Return whether an answer gives another fact of the bio, or a run of its words."""
     if any(question.accepts(answer.text) for question in person.questions):
         return True
@@ -355,7 +355,7 @@ def _peak_bytes() -> int | None:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _same(one: Sequence[Answer] | None, other: Sequence[Answer] | None) -> bool | None:
+def _same(one: Sequence[ArmAnswer] | None, other: Sequence[ArmAnswer] | None) -> bool | None:
     if one is None or other is None:
         return None
     return [answer.text for answer in one] == [answer.text for answer in other]

@@ -156,7 +156,7 @@ def speed(
     """
     wanted = settings or SpeedSettings()
     with tempfile.TemporaryDirectory() as root:
-        bench = _Bench(_backend(model, device, dtype), Path(root), wanted, text)
+        bench = _SpeedBench(_backend(model, device, dtype), Path(root), wanted, text)
         report = bench.report
         with bench:
             for name, measure in (
@@ -196,7 +196,7 @@ def _backend(model: str, device: str | None, dtype: str | None) -> LocalBackend:
     return LocalBackend.of(made, tokenizer, name=f"random-{model}")
 
 
-class _Bench:
+class _SpeedBench:
     """The measurements; each fills in its part of the report."""
 
     def __init__(

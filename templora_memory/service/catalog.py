@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from templora_memory.domain.ids import MemoryId, parse_id
 from templora_memory.domain.manifest import Manifest, new_manifest
@@ -123,20 +123,40 @@ class Catalog:
         """Note where a copy is about to be made, for the receipt of a later forget.
 
         Raises:
+            UnknownMemory.
+            Conflict: other writers were faster each time.
+        """
+
+        def note(manifest: Manifest) -> Manifest | None:
+            noted = manifest.copied_to(fork=fork, export=export)
+            known = (noted.forks, noted.exports) == (manifest.forks, manifest.exports)
+            return None if known else noted
+
+        return self.update(memory_id, note)
+
+    def update(self, memory_id: str, change: Callable[[Manifest], Manifest | None]) -> Manifest:
+        """Replace a manifest, planned again where another writer was faster; returns the newest.
+
+        Args:
+            memory_id: of which memory.
+            change: returns the manifest to store in place of a given one; None: nothing to do.
+
+        Raises:
+            UnknownMemory, and whatever `change` raises.
             Conflict: other writers were faster each time.
         """
         for attempt in range(MAX_TRIES):
             manifest = self.get(memory_id)
-            noted = manifest.copied_to(fork=fork, export=export)
-            if (noted.forks, noted.exports) == (manifest.forks, manifest.exports):
+            changed = change(manifest)
+            if changed is None:
                 return manifest
             try:
-                self._store.replace(noted, epoch=manifest.epoch)
+                self._store.replace(changed, epoch=manifest.epoch)
             except Conflict:
                 if attempt == MAX_TRIES - 1:
                     raise
                 continue
-            return noted
+            return changed
         raise AssertionError("unreachable")  # the last try returns or raises
 
     def check_admitted(

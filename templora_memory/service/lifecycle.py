@@ -11,9 +11,9 @@ from pathlib import Path
 from templora_memory.domain.ids import parse_id
 from templora_memory.domain.manifest import Manifest, Revision
 from templora_memory.domain.results import ForgetReceipt, RemovedFile
-from templora_memory.errors import Conflict, InvalidSetting, StoreDamaged, UnknownMemory
+from templora_memory.errors import InvalidSetting, StoreDamaged, UnknownMemory
 from templora_memory.ports import Backend, Store
-from templora_memory.service.catalog import MAX_TRIES, Catalog
+from templora_memory.service.catalog import Catalog
 from templora_memory.service.jobs import JobQueue
 from templora_memory.service.search import Searcher
 from templora_memory.service.streams import OpenStreams
@@ -70,16 +70,8 @@ class Lifecycle:
         """Make an older revision the newest again; see `ParametricMemory.rollback`."""
         name = self._catalog.get(memory_id).id
         self._jobs.cancel(name)
-        for attempt in range(MAX_TRIES):
-            manifest = self._catalog.get(name)
-            chosen = manifest.get(revision)
-            try:
-                self._store.replace(manifest.rolled_back(chosen), epoch=manifest.epoch)
-            except Conflict:
-                if attempt == MAX_TRIES - 1:
-                    raise
-                continue
-            break
+        changed = self._catalog.update(name, lambda now: now.rolled_back(now.get(revision)))
+        chosen = changed.get(revision)
         self._withdraw(name, chosen)
         return chosen
 

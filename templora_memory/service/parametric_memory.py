@@ -35,7 +35,7 @@ from templora_memory.service.jobs import Job, JobQueue, wait_or_cancel
 from templora_memory.service.learning import Absorber
 from templora_memory.service.lifecycle import Lifecycle
 from templora_memory.service.long_text import GenerateOptions, Writer, Writing
-from templora_memory.service.recording import Recorder, Text
+from templora_memory.service.recording import AbsorbInput, Recorder
 from templora_memory.service.search import Searcher
 from templora_memory.service.streams import OpenStreams, ReplyStream, TextStream
 from templora_memory.stores.encryption import Key
@@ -373,7 +373,7 @@ class ParametricMemory:
     def absorb(
         self,
         memory_id: str,
-        text: Text,
+        text: AbsorbInput,
         *,
         after: int | None = ...,
         exact: bool = ...,
@@ -385,7 +385,7 @@ class ParametricMemory:
     def absorb(
         self,
         memory_id: str,
-        text: Text,
+        text: AbsorbInput,
         *,
         after: int | None = ...,
         exact: bool = ...,
@@ -396,7 +396,7 @@ class ParametricMemory:
     def absorb(
         self,
         memory_id: str,
-        text: Text,
+        text: AbsorbInput,
         *,
         after: int | None = None,
         exact: bool = False,
@@ -672,7 +672,7 @@ class Memory:
     @overload
     def absorb(
         self,
-        text: Text,
+        text: AbsorbInput,
         *,
         after: int | None = ...,
         exact: bool = ...,
@@ -683,7 +683,7 @@ class Memory:
     @overload
     def absorb(
         self,
-        text: Text,
+        text: AbsorbInput,
         *,
         after: int | None = ...,
         exact: bool = ...,
@@ -693,7 +693,7 @@ class Memory:
 
     def absorb(
         self,
-        text: Text,
+        text: AbsorbInput,
         *,
         after: int | None = None,
         exact: bool = False,

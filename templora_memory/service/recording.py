@@ -24,7 +24,7 @@ from templora_memory.service.catalog import Catalog
 from templora_memory.service.jobs import Job
 from templora_memory.service.learning import Absorber
 
-Text: TypeAlias = str | Document | Iterable[Document] | Iterable[MessageLike]
+AbsorbInput: TypeAlias = str | Document | Iterable[Document] | Iterable[MessageLike]
 """What `absorb` takes: a text, a document, several documents, or messages."""
 Work: TypeAlias = Callable[[Job], AbsorbReport]
 
@@ -48,7 +48,7 @@ class Recorder:
         self._absorber = absorber
 
     def record(
-        self, name: MemoryId, text: Text, *, after: int | None, exact: bool, create: bool
+        self, name: MemoryId, text: AbsorbInput, *, after: int | None, exact: bool, create: bool
     ) -> tuple[str, Work]:
         """Journal a text; returns the memory's id and the work of a job that learns it.
 
@@ -88,7 +88,7 @@ class Recorder:
         return journal.document_before(newest) or manifest.first
 
 
-def _items(text: Text) -> tuple[tuple[Document, ...], tuple[Message, ...]]:
+def _items(text: AbsorbInput) -> tuple[tuple[Document, ...], tuple[Message, ...]]:
     """Return the documents of a text in passages, or its messages; one of the two is empty.
 
     Raises:

@@ -6,7 +6,7 @@ import pytest
 
 from templora_memory import ParametricMemory, Policy
 from templora_memory.errors import InvalidText
-from templora_memory.evaluation._answers import RECALL_TOKENS, Answer, Question, interval
+from templora_memory.evaluation._answers import RECALL_TOKENS, ArmAnswer, Question, interval
 from templora_memory.evaluation.recall import (
     ARMS,
     Person,
@@ -59,7 +59,7 @@ def test_the_bio_and_the_memory_answer_and_nothing_else_does(service):
 
 def test_intervals_are_those_of_resampled_people():
     answers = [
-        Answer(person, Question(ask="?", fact="yes"), "yes" if person < 5 else "no", 1)
+        ArmAnswer(person, Question(ask="?", fact="yes"), "yes" if person < 5 else "no", 1)
         for person in range(10)
         for _ in range(20)
     ]
