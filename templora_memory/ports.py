@@ -341,7 +341,7 @@ class Store(Protocol):
         ...
 
     def manifest(self, memory_id: str) -> Manifest | None:
-        """The newest manifest; None if there is no such memory. Never cached."""
+        """Return the newest manifest; None if there is no such memory. Never cached."""
         ...
 
     def create(
@@ -386,7 +386,7 @@ class Store(Protocol):
         ...
 
     def stage(self, memory_id: str) -> AbstractContextManager[Path]:
-        """An empty folder for a new revision; gone afterwards unless it was committed."""
+        """Return an empty folder for a new revision; gone afterwards unless it was committed."""
         ...
 
     def commit(

@@ -311,11 +311,11 @@ def speed(  # noqa: PLR0917  # typer calls it by name
 
 
 def _arms_first(call: Call, report: dict[str, Any]) -> dict[str, Any]:
-    """A comparison as one document, its arms at the top."""
+    """Return a comparison as one document, its arms at the top."""
     arms = report.pop("arms")
     return {**arms, **report, "preset": call.common.preset}
 
 
 def _maybe(path: Path | None) -> str | None:
-    """The text of a file that need not be given."""
+    """Return the text of a file that need not be given."""
     return None if path is None else read(path)

@@ -107,7 +107,7 @@ class Common:
         return Key.load(self.encryption_key) if self.encryption_key else Key.from_environment()
 
     def policy(self, **changes: Any) -> Policy:
-        """The preset with what `--set` changes, and then these changes.
+        """Return the preset with what `--set` changes, and then these changes.
 
         Raises:
             InvalidSetting: unknown preset or setting, or no value.

@@ -167,8 +167,8 @@ def chat(
     with call.service() as service:
         service.open(memory_id)
         history = _unanswered_left_out(service.transcript(memory_id).messages)
-        for said in _lines() if message is None else (message,):
-            history.append(Message("user", said))
+        for line in _lines() if message is None else (message,):
+            history.append(Message("user", line))
             reply = _answer(call, service, memory_id, [*lead, *history], options)
             history.append(Message("assistant", reply.text))
             if message is not None and call.json:
@@ -191,7 +191,7 @@ def _answer(
 
 
 def _unanswered_left_out(messages: Sequence[Message]) -> list[Message]:
-    """A question whose answer was interrupted makes way for the next one."""
+    """Return a question whose answer was interrupted makes way for the next one."""
     answered = list(messages)
     while answered and answered[-1].role != "assistant":
         answered.pop()

@@ -13,7 +13,7 @@ _MAX_BYTES = 4 * MAX_CHARACTERS  # no UTF-8 text within the limit is larger
 
 
 def read(path: Path) -> str:
-    """A file as text, strictly UTF-8.
+    """Return a file as text, strictly UTF-8.
 
     Raises:
         InvalidText: too large, or not text.

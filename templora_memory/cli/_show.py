@@ -43,7 +43,7 @@ def size(count: int) -> str:
 
 
 def pairs(rows: Mapping[str, object]) -> Table:
-    """A table of names and values."""
+    """Return a table of names and values."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -55,7 +55,7 @@ def pairs(rows: Mapping[str, object]) -> Table:
 def _columns(
     titles: Sequence[str], rows: Iterable[Sequence[object]], *, words: Sequence[str] = ()
 ) -> Table:
-    """A table of names and numbers; the columns titled `words` hold text, as the first one does."""
+    """Return a table of names and numbers; the columns in `words` hold text, like the first."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
     for index, title in enumerate(titles):
         left = not index or title in words

@@ -81,7 +81,7 @@ def _problem(part: str) -> str | None:
 
 
 def folder_name(memory_id: MemoryId) -> str:
-    """An injective folder name, also on file systems that fold case; at most 200 characters.
+    """Return an injective folder name, also on file systems that fold case; at most 200 characters.
 
     Lower-case letters, digits, ``-_.@`` stand for themselves, every other byte is ``%xx``. A name
     that would be too long ends in ``~`` and its SHA-256 instead.
@@ -99,7 +99,7 @@ def folder_name(memory_id: MemoryId) -> str:
 
 
 def id_of_folder(name: str) -> MemoryId | None:
-    """The id whose `folder_name` this is; None if there is none, or only its hash is left."""
+    """Return the id of a `folder_name`; None if there is none, or only its hash is left."""
     try:
         memory_id = parse_id(unquote_to_bytes(name).decode())
     except (UnicodeDecodeError, InvalidId):

@@ -31,7 +31,7 @@ def encode_line(body: dict[str, Any]) -> bytes:
 
 
 def decode_line(line: bytes) -> dict[str, Any]:
-    """The body of a line.
+    """Return the body of a line.
 
     Raises:
         ValueError: not JSON, unknown kind, or the checksum does not agree.
@@ -68,7 +68,7 @@ def message_line(parent: str, message: Message) -> dict[str, Any]:
 
 
 def document_line(parent: str, document: Document) -> dict[str, Any]:
-    """A document that continues another one is named after it, others after the start value.
+    """Return a document that continues another one is named after it, others after the start value.
 
     So the same text has one name wherever it stands alone, and a passage that comes twice in one
     text is not mistaken for its first appearance.
@@ -160,7 +160,7 @@ class Journal:
             self._taught[author] += characters(item)
 
     def taught(self, author: str) -> int:
-        """Characters that came from one author: documents of his, and messages under his name.
+        """Return the characters of one author: their documents, and messages under their name.
 
         Also those that were withdrawn or left behind by an edit: they were told.
         """
@@ -175,7 +175,7 @@ class Journal:
         return self._documents.get(digest, (self._first, 0, 0))[2]
 
     def document(self, digest: str) -> Document:
-        """The text of a document, also of a withdrawn one.
+        """Return the text of a document, also of a withdrawn one.
 
         Raises:
             StoreDamaged: it is not in the journal.
@@ -192,7 +192,7 @@ class Journal:
     def messages(
         self, digest: str, *, after: str | None = None, limit: int | None = None
     ) -> tuple[Message, ...]:
-        """The dialogue that ends in `digest`, oldest first.
+        """Return the dialogue that ends in `digest`, oldest first.
 
         Args:
             digest: end of the dialogue.
@@ -213,7 +213,7 @@ class Journal:
         return tuple(reversed(messages))
 
     def path(self, digest: str) -> tuple[str, ...]:
-        """The digests of the dialogue that ends in `digest`, after 1, 2, ... messages.
+        """Return the digests of the dialogue that ends in `digest`, after 1, 2, ... messages.
 
         Raises:
             StoreDamaged: a message on the way is missing.
@@ -227,7 +227,7 @@ class Journal:
         return tuple(reversed(digests))
 
     def nearest(self, digest: str, among: Collection[str]) -> str:
-        """The first digest in `among` on the way from `digest` back to the start, or the start.
+        """Return the first digest in `among` on the way from `digest` back, or the start.
 
         Raises:
             StoreDamaged: a message on the way is missing.
@@ -239,7 +239,7 @@ class Journal:
         return digest
 
     def beginning(self, digest: str, count: int) -> str:
-        """The digest of the first `count` messages of the dialogue that ends in `digest`.
+        """Return the digest of the first `count` messages of the dialogue that ends in `digest`.
 
         Raises:
             InvalidText: the dialogue is shorter.

@@ -126,7 +126,7 @@ class Manifest:
         return chain(self.first, [m for m in messages if m.role != "system"])
 
     def digest_after(self, known: str, messages: Sequence[Message]) -> str:
-        """The digest of the dialogue that ends in `known`, after more messages."""
+        """Return the digest of the dialogue that ends in `known`, after more messages."""
         return chain(known, messages)[-1]
 
     def find(self, name: str | None) -> Revision | None:
@@ -134,7 +134,7 @@ class Manifest:
         return next((r for r in self.revisions if r.name == name), None)
 
     def get(self, name: str) -> Revision:
-        """The revision with this name or unambiguous beginning of a name (8 letters or more).
+        """Return the revision of this name, or unambiguous beginning of a name (8 letters or more).
 
         Raises:
             UnknownRevision: none or several; the message lists what there is.
@@ -157,7 +157,7 @@ class Manifest:
         return self.find(self.head)
 
     def covering(self, digests: Sequence[str], limit: int) -> Revision | None:
-        """The revision that covers most of a history, at most its first `limit` messages.
+        """Return the revision that covers most of a history, at most its first `limit` messages.
 
         A revision qualifies only if it has absorbed exactly a beginning of this history. Among
         equals the one with more documents wins, then the newer one.
@@ -170,12 +170,12 @@ class Manifest:
         return self.revisions[max(fitting)[2]] if fitting else None
 
     def name_after(self, parent: Revision | None, items: Sequence[Item]) -> str:
-        """The name of the revision that has absorbed `items` after `parent`."""
+        """Return the name of the revision that has absorbed `items` after `parent`."""
         nothing = self.first if self.build == 0 else start(f"{self.salt}/{self.build}")
         return chain(parent.name if parent else nothing, items)[-1]
 
     def with_revision(self, revision: Revision, keep: int) -> Manifest:
-        """The manifest after a commit, without what retention retires.
+        """Return the manifest after a commit, without what retention retires.
 
         Kept are the newest `keep` revisions and the newest one without any dialogue, to which an
         edited conversation falls back.
@@ -191,7 +191,7 @@ class Manifest:
         )
 
     def rolled_back(self, to: Revision) -> Manifest:
-        """The manifest without the revisions newer than `to`."""
+        """Return the manifest without the revisions newer than `to`."""
         return replace(
             self,
             epoch=self.epoch + 1,
@@ -200,17 +200,17 @@ class Manifest:
         )
 
     def copied_to(self, *, fork: str | None = None, export: str | None = None) -> Manifest:
-        """The manifest that knows of one more copy."""
+        """Return the manifest that knows of one more copy."""
         forks = dict.fromkeys(self.forks + ((fork,) if fork else ()))
         exports = dict.fromkeys(self.exports + ((export,) if export else ()))
         return replace(self, epoch=self.epoch + 1, forks=tuple(forks), exports=tuple(exports))
 
     def rebuilt(self, base: ModelIdentity) -> Manifest:
-        """The manifest to learn everything again with, on `base`: no revisions, new names."""
+        """Return the manifest to learn all of it again with, on `base`: no revisions, new names."""
         return replace(self, base=base, build=self.build + 1, revisions=(), head=None)
 
     def root_again(self, revision: Revision) -> Revision:
-        """The newest revision of the origin, as what a rebuild begins with.
+        """Return the newest revision of the origin, as what a rebuild begins with.
 
         Under a name of its own: the one it has there may be in use here until the commit.
         """
@@ -289,7 +289,7 @@ def new_manifest(
     ttl: float | None,
     origin: Manifest | None = None,
 ) -> Manifest:
-    """The manifest of a memory that has absorbed nothing itself, or starts from another's head.
+    """Return the manifest of a new memory, empty or starting from another one's head.
 
     It shares the salt of its origin, so that documents have the same names in both.
     """
@@ -311,7 +311,7 @@ def new_manifest(
 
 
 def as_root(revision: Revision, first: str) -> Revision:
-    """A revision as the start of another memory: everything it learned, but no conversation."""
+    """Return a revision as the start of another memory: all it learned, but no conversation."""
     return replace(revision, parent=None, dialogue=first, messages=0)
 
 

@@ -118,7 +118,7 @@ def characters(item: Item) -> int:
 
 
 def as_message(value: MessageLike) -> Message:
-    """A `Message` from a message or a mapping with `role`, `content` and optionally `name`.
+    """Return a `Message` from a message or a mapping with `role`, `content` and optionally `name`.
 
     Raises:
         InvalidText: a missing or unknown key, or what `Message` refuses.
@@ -145,17 +145,17 @@ def as_messages(values: Iterable[MessageLike] | str) -> tuple[Message, ...]:
 
 
 def dialogue(messages: Iterable[Message]) -> tuple[Message, ...]:
-    """The messages that belong to the chain: all but the system messages."""
+    """Return the messages that belong to the chain: all but the system messages."""
     return tuple(message for message in messages if message.role != "system")
 
 
 def start(salt: str) -> str:
-    """The digest of an empty history; the salt keeps digests of two memories incomparable."""
+    """Return the digest of an empty history; the salt keeps two memories incomparable."""
     return hashlib.sha256(f"templora-chain-1\n{salt}".encode()).hexdigest()
 
 
 def extend(digest: str, item: Item) -> str:
-    """The digest of a history (64 hex digits) after one more item."""
+    """Return the digest of a history (64 hex digits) after one more item."""
     parts: list[str | bool | None]
     if isinstance(item, Message):
         parts = ["message", item.role, item.name, item.content]

@@ -129,14 +129,14 @@ def arm_of(answers: Sequence[ArmAnswer]) -> Arm:
 
 
 def interval(answers: Sequence[ArmAnswer]) -> tuple[float, float]:
-    """The 95 % interval of the accuracy, over resampled people."""
+    """Return the 95 % interval of the accuracy, over resampled people."""
     return resampled([(answer.person, answer.right) for answer in answers])
 
 
-def resampled(found: Sequence[tuple[int, bool]]) -> tuple[float, float]:
-    """The 95 % interval of a share, of what was found for each of some people."""
+def resampled(results: Sequence[tuple[int, bool]]) -> tuple[float, float]:
+    """Return the 95 % interval of a share, of what was found for each of some people."""
     people: dict[int, list[bool]] = {}
-    for person, good in found:
+    for person, good in results:
         people.setdefault(person, []).append(good)
     groups = [(sum(rights), len(rights)) for rights in people.values()]
     rng = Random(0)  # noqa: S311  # a resampling, not a secret

@@ -29,7 +29,7 @@ class OtherText:
         self._plain = self._nll(None, 1.0)
 
     def factor(self, name: str, strength: float = 1.0) -> float:
-        """The perplexity with a memory, divided by that without."""
+        """Return the perplexity with a memory, divided by that without."""
         return math.exp(self._nll(newest(self._service.open(name)), strength) - self._plain)
 
     def _nll(self, adapter: Adapter | None, strength: float) -> float:

@@ -66,7 +66,7 @@ class CostReport:
     machine: Mapping[str, Any]
 
     def arm(self, name: str) -> tuple[Turn, ...]:
-        """The turns of one arm, by growing history."""
+        """Return the turns of one arm, by growing history."""
         return tuple(turn for turn in self.turns if turn.arm == name)
 
     def as_dict(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Shape:
 
 
 def shape_of(service: ParametricMemory) -> Shape:
-    """The shape of a service's model.
+    """Return the shape of a service's model.
 
     Raises:
         InvalidSetting: its backend does not show a transformers model.

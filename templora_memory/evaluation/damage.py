@@ -112,7 +112,7 @@ def damage(
         raise InvalidText("Damage needs a person, and a question.")
     text = OtherText(service, other) if other is not None else None
     plain = [_plain(service, question) for question in asked]
-    found: dict[str, list[_AnswerPair]] = {arm: [] for arm in ARMS}
+    pairs: dict[str, list[_AnswerPair]] = {arm: [] for arm in ARMS}
     factors: dict[str, list[float]] = {arm: [] for arm in ARMS}
     kls, examples = [], []
     with borrowed(service, "damage", len(people)) as names:
@@ -124,7 +124,7 @@ def damage(
                 progress(number, len(names))
             for arm, strength in ARMS.items():
                 rows = [_ask(service, number, name, strength, base) for base in plain]
-                found[arm] += rows
+                pairs[arm] += rows
                 if text is not None:
                     factors[arm].append(text.factor(name, strength))
                 if arm == "memory":
@@ -139,7 +139,7 @@ def damage(
         model=service.base.name,
         policy=service.policy.as_dict(),
         people=len(people),
-        arms={arm: _spoilt(rows, factors[arm]) for arm, rows in found.items()},
+        arms={arm: _spoilt(rows, factors[arm]) for arm, rows in pairs.items()},
         kl=sum(kls) / len(kls) if kls else None,
         examples=tuple(examples[:4]),
         version=__version__,
@@ -169,11 +169,11 @@ class _AnswerPair:
 def _ask(
     service: ParametricMemory, person: int, memory: str, strength: float, base: _Plain
 ) -> _AnswerPair:
-    """A question again with a memory, and how likely it finds the base model's answer."""
-    said = _say(service, memory, base.question, strength)
-    own = _score(service, memory, base.question, base.text, said.strength)
-    loss = (sum(base.scores) - sum(own)) / max(1, len(own))
-    return _AnswerPair(person, said.text == base.text, loss, said.strength, said.text)
+    """Return a question again with a memory, and how likely it finds the base model's answer."""
+    answer = _say(service, memory, base.question, strength)
+    scores = _score(service, memory, base.question, base.text, answer.strength)
+    loss = (sum(base.scores) - sum(scores)) / max(1, len(scores))
+    return _AnswerPair(person, answer.text == base.text, loss, answer.strength, answer.text)
 
 
 def _spoilt(rows: Sequence[_AnswerPair], factors: Sequence[float]) -> Spoilt:

@@ -269,7 +269,7 @@ def _chunk(
 
 
 def _ending(backend: Backend, text: str, room: int) -> str:
-    """The last `room` tokens of a text."""
+    """Return the last `room` tokens of a text."""
     return "".join(backend.split(text, 1)[-room:])
 
 

@@ -148,7 +148,7 @@ class RecallReport:
 
 
 def people_called(name: str) -> tuple[Person, ...]:
-    """The people of one of the sets `PEOPLE`, or of a file.
+    """Return the people of one of the sets `PEOPLE`, or of a file.
 
     Raises:
         InvalidText: neither.
@@ -160,7 +160,7 @@ def people_called(name: str) -> tuple[Person, ...]:
 
 
 def bundled_people() -> tuple[Person, ...]:
-    """The people that come with this package; none of them is in the embedded model's training."""
+    """Return the bundled people; none of them is in the embedded model's training."""
     return people_called(BUNDLED)
 
 
@@ -362,7 +362,7 @@ def _same(one: Sequence[ArmAnswer] | None, other: Sequence[ArmAnswer] | None) ->
 
 
 def _stream(service: ParametricMemory, text: str, chunks: int) -> tuple[Document, ...]:
-    """The first chunks of a text, each a document that goes on with the one before."""
+    """Return the first chunks of a text, each a document that goes on with the one before."""
     whole("chunks", chunks)
     pieces = service.backend.split(text, service.policy.chunk)[:chunks]
     if len(pieces) < chunks:

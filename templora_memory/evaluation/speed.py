@@ -442,12 +442,12 @@ class _SpeedBench:
     def full_history(self) -> None:
         """The same turn with more and more history in the prompt instead."""
         settings, points = self._settings, []
-        most = self._base.context - ANSWER - 2 * SMALL_CHUNK
+        max_tokens = self._base.context - ANSWER - 2 * SMALL_CHUNK
         words = "".join(self._words)
-        whole = self._service.policy.changed(window=self._base.context)
-        service = ParametricMemory(self._backend, self._store, whole).load()
-        size = min(256, most)
-        while size <= most:
+        policy = self._service.policy.changed(window=self._base.context)
+        service = ParametricMemory(self._backend, self._store, policy).load()
+        size = min(256, max_tokens)
+        while size <= max_tokens:
             history = self._backend.split(words, size)
             times = []
             for repeat in range(settings.repeats):
@@ -459,7 +459,7 @@ class _SpeedBench:
                 )  # fmt: skip
                 times.append(time.perf_counter() - began)
             points.append({"prompt_tokens": size, "turn_seconds": statistics.median(times)})
-            size = most if size < most < 2 * size else 2 * size
+            size = max_tokens if size < max_tokens < 2 * size else 2 * size
         self.report.curves["turn_by_prompt_tokens"] = points
         self._record(
             "full_history_vs_turn",
@@ -486,11 +486,13 @@ class _SpeedBench:
         name = self._names[0]
         folder = self._service.adapter(name)
         weights = self._backend._weights(Adapter(folder=folder, version="sizes/1"))  # noqa: SLF001
-        own = weights.layout.size * weights.flat.element_size()
+        adapter_bytes = weights.layout.size * weights.flat.element_size()
         disk = sum(path.stat().st_size for path in folder.iterdir())
         gc.collect()
-        self._record("resident_vs_adapter", weights.bytes / own, adapter_bytes=own)
-        self._record("disk_vs_adapter", disk / own, disk_bytes=disk)
+        self._record(
+            "resident_vs_adapter", weights.bytes / adapter_bytes, adapter_bytes=adapter_bytes
+        )
+        self._record("disk_vs_adapter", disk / adapter_bytes, disk_bytes=disk)
 
     def stall(self) -> None:
         """Time from token to token, with and without another memory that learns meanwhile."""
@@ -502,9 +504,9 @@ class _SpeedBench:
             job = self._service.absorb(self._new(), self._document(64), wait=False)
             while job.progress is None and not job.done:
                 time.sleep(0.005)
-            mean, most = self._token_seconds(f"Question {repeat}: and what then?")
+            mean, slowest = self._token_seconds(f"Question {repeat}: and what then?")
             busy.append(mean)
-            longest.append(most)
+            longest.append(slowest)
             job.cancel()
             job.finished()
         self._record(
@@ -529,7 +531,7 @@ class _SpeedBench:
 def _at_once(work: Sequence[Callable[[], object]]) -> None:
     """Run all of this on threads; the first error is raised here."""
     with ThreadPoolExecutor(len(work)) as pool:
-        for future in [pool.submit(one) for one in work]:
+        for future in [pool.submit(task) for task in work]:
             future.result()
 
 

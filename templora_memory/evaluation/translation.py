@@ -117,11 +117,13 @@ def _row(line: str, path: Path, number: int) -> Pair:
 def _guofeng(text: str, path: Path) -> list[list[Pair]]:
     try:
         rows = json.loads(text)
-        found = [[Pair(p["zh"], p["en"]) for p in row["inference"]] for row in rows]
+        sections = [[Pair(p["zh"], p["en"]) for p in row["inference"]] for row in rows]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InvalidText(f"{path} is no list of sections with pairs: {error}.") from error
-    kept = [[p for p in section if p.source.strip() and p.target.strip()] for section in found]
-    return [section for section in kept if section]
+    complete = [
+        [p for p in section if p.source.strip() and p.target.strip()] for section in sections
+    ]
+    return [section for section in complete if section]
 
 
 def translation(

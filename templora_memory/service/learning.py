@@ -371,7 +371,7 @@ def _docs(revision: Revision | None) -> tuple[str, ...]:
 def _documents_unit(
     journal: Journal, parent: Revision | None, digests: Sequence[str]
 ) -> _Unit | None:
-    """The first of these documents, as many as make a unit."""
+    """Return the first of these documents, as many as make a unit."""
     if not digests:
         return None
     items: list[Item] = []
@@ -401,7 +401,7 @@ def _documents_unit(
 def _dialogue_unit(
     manifest: Manifest, journal: Journal, parent: Revision | None, target: str
 ) -> _Unit | None:
-    """The next whole turns of the conversation that ends in `target`, as many as make a unit."""
+    """Return the next whole turns of the conversation up to `target`, as many as make a unit."""
     known = parent.dialogue if parent else manifest.first
     items = journal.messages(target, after=known)
     if not items:

@@ -132,7 +132,7 @@ class Writer:
         return now
 
     def reply(self, text: str, reason: FinishReason) -> Reply:
-        """The whole and its counts."""
+        """Return the whole and its counts."""
         head = self._current().newest
         return Reply(
             text=text,

@@ -68,7 +68,7 @@ def _sources(alone: Sequence[bool], *, talk: bool) -> list[range]:
 
 
 def _part(document: Document, size: int, rng: Random) -> Document:
-    """A document, or a part of a long one that begins at a word."""
+    """Return a document, or a part of a long one that begins at a word."""
     text = document.text
     if len(text) <= size:
         return document

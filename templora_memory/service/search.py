@@ -80,7 +80,7 @@ class PassageIndex:
             self._known.add(digest)
 
     def search(self, query: str, allowed: Collection[str]) -> tuple[Passage, ...]:
-        """The passages of these sources that share words with a text, best first."""
+        """Return the passages of these sources that share words with a text, best first."""
         terms = dict.fromkeys(re.findall(r"\w+", query.lower()))
         if not terms:
             return ()

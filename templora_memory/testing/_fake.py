@@ -205,11 +205,11 @@ class FakeBackend:
         digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]
         shown = self.count(request.messages)
         memory = f"{len(texts)} texts in weights ({digest})" if texts else "no memory"
-        said = f"I see {shown} tokens and have {memory}: {_recall(request.messages, texts)}"
+        answer = f"I see {shown} tokens and have {memory}: {_recall(request.messages, texts)}"
         if request.sampling.schema is not None:
             schema = json.loads(request.sampling.schema)
-            said = json.dumps(_smallest(schema, schema))
-        return self._stream(said, request.sampling, shown, request.max_tokens)
+            answer = json.dumps(_smallest(schema, schema))
+        return self._stream(answer, request.sampling, shown, request.max_tokens)
 
     def _stream(self, text: str, sampling: Sampling, shown: int, max_tokens: int) -> FakeStream:
         cut = min((text.find(stop) for stop in sampling.stop if stop in text), default=-1)
@@ -252,7 +252,7 @@ class FakeBackend:
 
 
 def _recall(messages: Sequence[Message], texts: Sequence[str]) -> str:
-    """The shown or learned sentence that shares most words with the question."""
+    """Return the shown or learned sentence that shares most words with the question."""
     asked = set(_plain(messages[-1].content)) if messages else set()
     known = [*(message.content for message in messages[:-1]), *texts]
     sentences = [s.strip() for text in known for s in re.split(r"(?<=[.!?])\s+", text) if s.strip()]
@@ -263,7 +263,7 @@ def _recall(messages: Sequence[Message], texts: Sequence[str]) -> str:
 
 
 def _smallest(schema: dict[str, Any], root: dict[str, Any]) -> Any:
-    """The simplest value that a JSON schema of everyday parts allows."""
+    """Return the simplest value that a JSON schema of everyday parts allows."""
     if "$ref" in schema:
         target: Any = root
         for part in schema["$ref"].removeprefix("#/").split("/"):

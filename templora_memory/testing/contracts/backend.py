@@ -58,7 +58,7 @@ class BackendContract(ABC):
 
     @abstractmethod
     def make_backend(self) -> Backend:
-        """A new backend that is not open."""
+        """Return a new backend that is not open."""
 
     @pytest.fixture
     def backend(self) -> Iterator[Backend]:

@@ -30,7 +30,7 @@ class StoreContract(ABC):
 
     @abstractmethod
     def make_store(self, root: Path) -> Store:
-        """A store that is not open; all made with the same `root` share their memories."""
+        """Return a store that is not open; all made with the same `root` share their memories."""
 
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
@@ -48,7 +48,7 @@ class StoreContract(ABC):
         return made
 
     def make(self, store: Store, memory_id: str = "ada") -> Manifest:
-        """A new, empty memory."""
+        """Return a new, empty memory."""
         manifest = new_manifest(memory_id, IDENTITY, created=1.0, ttl=None)
         store.create(manifest)
         return manifest
@@ -216,10 +216,10 @@ class StoreContract(ABC):
             thread.start()
         for thread in threads:
             thread.join()
-        for place in (store, other):
+        for each in (store, other):
             for talk in talks:
                 digest = manifest.chain(talk)[-1]
-                assert place.journal("ada").messages(digest) == tuple(talk)
+                assert each.journal("ada").messages(digest) == tuple(talk)
 
     # --- revisions -----------------------------------------------------------------------------
 
@@ -338,10 +338,10 @@ class StoreContract(ABC):
         assert other.journal("ada").messages(made.chain(TALK)[-1]) == TALK
         removed = store.delete("ada")
         assert sum(file.bytes for file in removed) > 0
-        for place in (store, other):
-            assert (place.manifest("ada"), place.ids()) == (None, ())
+        for each in (store, other):
+            assert (each.manifest("ada"), each.ids()) == (None, ())
             with pytest.raises(UnknownMemory):
-                place.journal("ada")
+                each.journal("ada")
         self.make(other)
         assert other.journal("ada").messages(other.journal("ada").tip) == ()
 
