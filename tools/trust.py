@@ -36,9 +36,9 @@ SUITES = {
         "tests/stores/test_archive.py",
     ],
     "forget": ["tests/local/test_forget.py", "tests/server/test_forget.py"],
-    "isolation": ["tests/local/test_isolation.py", "tests/unit/test_histories.py"],
+    "isolation": ["tests/local/test_isolation.py", "tests/service/test_histories.py"],
     "hostile": [
-        "tests/unit/test_admission.py",
+        "tests/service/test_admission.py",
         "tests/local/test_hostile.py",
         "tests/importers/test_hostile.py",
     ],

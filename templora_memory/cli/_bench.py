@@ -11,7 +11,6 @@ from templora_memory.cli import _plots, _save, _show
 from templora_memory.cli._call import Call, command
 from templora_memory.cli._input import read
 from templora_memory.cli._progress import bar, counting
-from templora_memory.errors import InvalidSetting
 from templora_memory.evaluation.conversation import (
     conversation as measure_conversation,
     load_talks,
@@ -19,12 +18,10 @@ from templora_memory.evaluation.conversation import (
 from templora_memory.evaluation.cost import cost as measure_cost, shape_of
 from templora_memory.evaluation.damage import damage as measure_damage
 from templora_memory.evaluation.perplexity import perplexity as measure, total
-from templora_memory.evaluation.phone_book import phone_books
 from templora_memory.evaluation.recall import (
     ARMS,
     BUNDLED,
     PEOPLE,
-    Person,
     people_called,
     recall as measure_recall,
 )
@@ -81,8 +78,8 @@ def perplexity(
     reports = {}
     with call.service() as service:
         for name, text in texts.items():
-            with counting(call, name, "chunks") as note:
-                reports[name] = measure(service, text, tokens=tokens, progress=note)
+            with counting(call, name, "chunks") as progress:
+                reports[name] = measure(service, text, tokens=tokens, progress=progress)
     document = {**total(reports), "preset": call.common.preset}
     _save.finish(
         call, "perplexity", document, _show.perplexities(reports, document),
@@ -103,15 +100,11 @@ def recall(  # noqa: PLR0917  # typer calls it by name
     arms: Annotated[
         str, typer.Option(help="Which to ask, with commas between them; fewer are quicker.")
     ] = ",".join(ARMS),
-    phone_book: Annotated[
-        int | None,
-        typer.Option(help="In place of people: four invented phone books of so many numbers."),
-    ] = None,
     out: Out = None,
 ) -> None:
     """Questions about invented people, with their bio in the prompt, in a memory, or nowhere.
 
-    Each person, or phone book, gets a memory of its own, which is forgotten at the end.
+    Each person gets a memory of its own, which is forgotten at the end.
 
     **Examples**
 
@@ -121,12 +114,11 @@ def recall(  # noqa: PLR0917  # typer calls it by name
         templora bench recall --people mine.json --model Qwen/Qwen3-0.6B --json
         templora bench recall --set recipe=distill --set learning.kl_weight=0.4
         templora bench recall --then book.txt --chunks 50 --set learning.replay=0.25
-        templora bench recall --phone-book 32 --set learning.r=64
     """
-    asked = _asked(people, phone_book)
+    asked = people_called(people or BUNDLED)
     text = _maybe(other)
     later = _maybe(then)
-    with call.service() as service, counting(call, "asking", "people") as note:
+    with call.service() as service, counting(call, "asking", "people") as progress:
         report = measure_recall(
             service,
             asked,
@@ -134,7 +126,7 @@ def recall(  # noqa: PLR0917  # typer calls it by name
             then=later,
             chunks=chunks,
             arms=arms.split(","),
-            progress=note,
+            progress=progress,
         )
     _save.finish(
         call, "recall", _arms_first(call, report.as_dict()), _show.recalled(report),
@@ -149,7 +141,7 @@ def damage(
     other: Other = None,
     out: Out = None,
 ) -> None:
-    """What memories of people change in answers and text that have nothing to do with them.
+    """Changes that memories of people make in answers and text that have nothing to do with them.
 
     **Examples**
 
@@ -158,8 +150,8 @@ def damage(
     """
     learned = people_called(people or BUNDLED)
     text = _maybe(other)
-    with call.service() as service, counting(call, "asking", "people") as note:
-        report = measure_damage(service, learned, other=text, progress=note)
+    with call.service() as service, counting(call, "asking", "people") as progress:
+        report = measure_damage(service, learned, other=text, progress=progress)
     _save.finish(
         call, "damage", _arms_first(call, report.as_dict()), _show.spoilt(report),
         out=out, plot=lambda folder: _plots.spoilt(folder / "damage.svg", report.arms),
@@ -174,7 +166,7 @@ def cost(
     repeats: Annotated[int, typer.Option(help="Turns of each kind; the median counts.")] = 3,
     out: Out = None,
 ) -> None:
-    """What a turn costs as the history grows: in a memory, in the prompt, in a sliding window.
+    """The cost of a turn as the history grows: in a memory, in the prompt, in a sliding window.
 
     **Examples**
 
@@ -184,9 +176,11 @@ def cost(
     text = read(file)
     steps = (250, 500, 1_000, 3_000, 10_000, 30_000, 100_000)
     lengths = (*(step for step in steps if step < history), history)
-    with call.service() as service, counting(call, "histories", "lengths") as note:
+    with call.service() as service, counting(call, "histories", "lengths") as progress:
         shape = shape_of(service)
-        report = measure_cost(service, text, shape, lengths=lengths, repeats=repeats, progress=note)
+        report = measure_cost(
+            service, text, shape, lengths=lengths, repeats=repeats, progress=progress
+        )
     _save.finish(
         call, "cost", {**report.as_dict(), "preset": call.common.preset}, _show.costs(report),
         out=out, plot=lambda folder: _plots.cost(folder, report),
@@ -211,8 +205,8 @@ def conversation(
         templora bench conversation talks.jsonl --model Qwen/Qwen3-0.6B --json
     """
     talks = load_talks(file)
-    with call.service() as service, counting(call, "asking", "conversations") as note:
-        report = measure_conversation(service, talks, progress=note)
+    with call.service() as service, counting(call, "asking", "conversations") as progress:
+        report = measure_conversation(service, talks, progress=progress)
     _save.finish(
         call, "conversation", _arms_first(call, report.as_dict()), _show.conversed(report),
         out=out, plot=lambda folder: _plots.arms(folder / "conversation.svg", report.arms),
@@ -242,9 +236,9 @@ def translation(
     sections = load_pairs(file)
     with (
         call.service(recipe="pairs") as service,
-        counting(call, "translating", "sections") as note,
+        counting(call, "translating", "sections") as progress,
     ):
-        report = measure_translation(service, sections, write=write, progress=note)
+        report = measure_translation(service, sections, write=write, progress=progress)
     _save.finish(
         call, "translation", _arms_first(call, report.as_dict()), _show.translated(report),
         out=out, plot=lambda folder: _plots.translated(folder / "translation.svg", report.arms),
@@ -272,7 +266,7 @@ def speed(  # noqa: PLR0917  # typer calls it by name
         Path | None, typer.Option(help="Folder for pictures.", file_okay=False)
     ] = None,
 ) -> None:
-    """What learning and answering cost, as ratios, beside a plain loop of transformers and PEFT.
+    """The cost of learning and answering, as ratios, beside a plain loop of transformers and PEFT.
 
     --model may also be 121m, 1b or 8b: a Llama of that size with random weights. Leave the machine
     alone meanwhile.
@@ -300,7 +294,7 @@ def speed(  # noqa: PLR0917  # typer calls it by name
     with bar(call, "measurements") as shown:
         task = shown.add_task("starting", total=10, note="")
 
-        def note(name: str) -> None:
+        def progress(name: str) -> None:
             shown.update(task, description=name, advance=1)
 
         report = measure_speed(
@@ -309,28 +303,19 @@ def speed(  # noqa: PLR0917  # typer calls it by name
             settings=settings,
             device=call.common.device,
             dtype=call.common.dtype,
-            progress=note,
+            progress=progress,
         )
     if plots is not None:
         report.plot(plots)
     call.say(report.as_dict(), _show.speeds(report.model, report.ratios))
 
 
-def _asked(people: str | None, phone_book: int | None) -> tuple[Person, ...]:
-    """Whom to ask about: the people of a file, phone books, or the package's own people."""
-    if people is not None and phone_book is not None:
-        raise InvalidSetting("--people and --phone-book exclude each other: give one of them.")
-    if phone_book is not None:
-        return phone_books(phone_book)
-    return people_called(people or BUNDLED)
-
-
 def _arms_first(call: Call, report: dict[str, Any]) -> dict[str, Any]:
-    """A comparison as one document, its arms at the top."""
+    """Return a comparison as one document, its arms at the top."""
     arms = report.pop("arms")
     return {**arms, **report, "preset": call.common.preset}
 
 
 def _maybe(path: Path | None) -> str | None:
-    """The text of a file that need not be given."""
+    """Return the text of a file that need not be given."""
     return None if path is None else read(path)

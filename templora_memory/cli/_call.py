@@ -1,4 +1,4 @@
-"""What every command shares: the common options, the service, and where output goes."""
+"""The part every command shares: the common options, the service, and where output goes."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Common:
 
     @property
     def key(self) -> Key | None:
-        """What the memories are encrypted with.
+        """The key that the memories are encrypted with.
 
         Raises:
             InvalidSetting: there is no key where one should be.
@@ -106,28 +106,28 @@ class Common:
         return Key.load(self.encryption_key) if self.encryption_key else Key.from_environment()
 
     def policy(self, **changes: Any) -> Policy:
-        """The preset with what `--set` changes, and then these changes.
+        """Return the preset with what `--set` changes, and then these changes.
 
         Raises:
             InvalidSetting: unknown preset or setting, or no value.
         """
-        own: dict[str, Any] = {}
+        settings: dict[str, Any] = {}
         for text in self.changes or ():
             name, equals, value = text.partition("=")
             if not (name and equals):
                 raise InvalidSetting(f"--set {text}: expected NAME=VALUE, such as window=512.")
             try:
-                found = json.loads(value)
+                parsed = json.loads(value)
             except ValueError:
-                found = value  # a plain word
-            if isinstance(found, list):
-                found = tuple(found)
+                parsed = value  # a plain word
+            if isinstance(parsed, list):
+                parsed = tuple(parsed)
             scope, dot, inner = name.partition(".")
             if dot and scope == "learning":
-                own.setdefault("learning", {})[inner] = found
+                settings.setdefault("learning", {})[inner] = parsed
             else:
-                own[name] = found
-        return Policy.preset(self.preset, **{**own, **changes})
+                settings[name] = parsed
+        return Policy.preset(self.preset, **{**settings, **changes})
 
 
 class Call:
@@ -142,6 +142,7 @@ class Call:
 
     @property
     def json(self) -> bool:
+        """True if output is JSON."""
         return self.common.as_json
 
     @contextmanager
@@ -191,10 +192,12 @@ class Call:
             sys.stdout.flush()
 
     def warn(self, text: str) -> None:
+        """Print a warning on standard error."""
         self.err.print(f"templora: {text}", soft_wrap=True)
 
 
 def write_json(document: Mapping[str, Any]) -> None:
+    """Print a value as JSON on standard output."""
     sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
     sys.stdout.flush()
 
@@ -207,7 +210,7 @@ def command(
     def register(
         function: Callable[Concatenate[Call, P], None],
     ) -> Callable[Concatenate[Call, P], None]:
-        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        specific = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
         shared = list(inspect.signature(Common, eval_str=True).parameters.values())
 
         def run(**given: Any) -> None:
@@ -215,7 +218,7 @@ def command(
             function(Call(common), **given)  # type: ignore[call-arg]  # `given` is P's keywords
 
         keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters = [item.replace(kind=keyword) for item in (*own, *shared)]
+        parameters = [item.replace(kind=keyword) for item in (*specific, *shared)]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {item.name: item.annotation for item in parameters}
         run.__doc__ = function.__doc__

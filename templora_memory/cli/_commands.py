@@ -24,6 +24,7 @@ from templora_memory.domain.messages import Document, Message
 from templora_memory.domain.results import AbsorbReport, Reply
 from templora_memory.domain.settings import Sampling
 from templora_memory.errors import InvalidSetting, StoreDamaged
+from templora_memory.service.answering import ReplyOptions
 from templora_memory.service.jobs import Job
 from templora_memory.service.parametric_memory import ParametricMemory
 
@@ -155,7 +156,7 @@ def chat(
     sampling = Sampling(
         temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
     )
-    options = {
+    options: ReplyOptions = {
         "context": tuple(context or ()),
         "sampling": sampling,
         "strength": strength,
@@ -166,8 +167,8 @@ def chat(
     with call.service() as service:
         service.open(memory_id)
         history = _unanswered_left_out(service.transcript(memory_id).messages)
-        for said in _lines() if message is None else (message,):
-            history.append(Message("user", said))
+        for line in _lines() if message is None else (message,):
+            history.append(Message("user", line))
             reply = _answer(call, service, memory_id, [*lead, *history], options)
             history.append(Message("assistant", reply.text))
             if message is not None and call.json:
@@ -180,7 +181,7 @@ def _answer(
     service: ParametricMemory,
     memory_id: str,
     history: Sequence[Message],
-    options: dict[str, Any],
+    options: ReplyOptions,
 ) -> Reply:
     with service.stream(memory_id, history, **options) as stream:
         for piece in stream:
@@ -190,11 +191,11 @@ def _answer(
 
 
 def _unanswered_left_out(messages: Sequence[Message]) -> list[Message]:
-    """A question whose answer was interrupted makes way for the next one."""
-    kept = list(messages)
-    while kept and kept[-1].role != "assistant":
-        kept.pop()
-    return kept
+    """Return a question whose answer was interrupted makes way for the next one."""
+    answered = list(messages)
+    while answered and answered[-1].role != "assistant":
+        answered.pop()
+    return answered
 
 
 def _lines() -> Iterator[str]:
@@ -265,16 +266,16 @@ def probe(
     answer: Annotated[str, typer.Option("--answer", "-a", help="The answer to measure.")],
     strength: Strength = 1.0,
 ) -> None:
-    """How likely is an answer, with the memory and without it?
+    """Measure how likely an answer is, with the memory and without it.
 
     **Examples**
 
         templora probe ada -q "Where do you live?" -a "I live in Salt Harbour."
     """
     with call.service() as service:
-        found = service.probe(memory_id, question, answer, strength=strength)
-    document = {"id": memory_id, "question": question, "answer": answer, **found.as_dict()}
-    call.say(document, *_show.probed(found))
+        result = service.probe(memory_id, question, answer, strength=strength)
+    document = {"id": memory_id, "question": question, "answer": answer, **result.as_dict()}
+    call.say(document, *_show.probed(result))
 
 
 @command(app)
@@ -315,17 +316,17 @@ def list_(call: Call) -> None:
         templora list
         templora list --root ./memories --json
     """
-    found, damaged = [], {}
+    statuses, damaged = [], {}
     with call.files() as service:
         for memory_id in service.list():
             try:
-                found.append(service.status(memory_id))
+                statuses.append(service.status(memory_id))
             except StoreDamaged as error:
                 damaged[memory_id] = str(error)
                 call.warn(str(error))
-    rows = [one.as_dict() for one in found]
+    rows = [status.as_dict() for status in statuses]
     rows += [{"id": memory_id, "error": text} for memory_id, text in damaged.items()]
-    call.say({"memories": rows}, _show.memories(found, damaged))
+    call.say({"memories": rows}, _show.memories(statuses, damaged))
 
 
 @command(app)
@@ -343,9 +344,9 @@ def search(
         templora search ada "When did we meet?" --limit 3 --json
     """
     with call.files() as service:
-        found = service.search(memory_id, words, limit=limit)
-    document = {"id": memory_id, "passages": [asdict(passage) for passage in found]}
-    call.say(document, *_show.passages(found))
+        passages = service.search(memory_id, words, limit=limit)
+    document = {"id": memory_id, "passages": [asdict(passage) for passage in passages]}
+    call.say(document, *_show.passages(passages))
 
 
 @command(app)
@@ -363,15 +364,18 @@ def show(
     """
     with call.files() as service:
         status = service.status(memory_id)
-        revisions = service.history(memory_id)
-        told = service.transcript(memory_id) if text else None
-    document: dict[str, Any] = {**status.as_dict(), "revisions": [asdict(one) for one in revisions]}
-    shown = [_show.status(status), _show.revisions(revisions, status.head)]
-    if told is None:
+        revisions = service.revisions(memory_id)
+        transcript = service.transcript(memory_id) if text else None
+    document: dict[str, Any] = {
+        **status.as_dict(),
+        "revisions": [asdict(revision) for revision in revisions],
+    }
+    shown = [_show.status(status), _show.revisions(revisions, status.head_name)]
+    if transcript is None:
         call.say(document, *shown)
         return
-    document["text"] = asdict(told)
-    call.say(document, *shown, _show.transcript(told))
+    document["text"] = asdict(transcript)
+    call.say(document, *shown, _show.transcript(transcript))
 
 
 @command(app)
@@ -442,9 +446,9 @@ def rollback(call: Call, memory_id: MemoryId, revision: Revision) -> None:
     """
     with call.files() as service:
         service.rollback(memory_id, revision)
-        status, left = service.status(memory_id), service.history(memory_id)
-    document = {**status.as_dict(), "revisions": [asdict(one) for one in left]}
-    call.say(document, _show.revisions(left, status.head))
+        status, left = service.status(memory_id), service.revisions(memory_id)
+    document = {**status.as_dict(), "revisions": [asdict(revision) for revision in left]}
+    call.say(document, _show.revisions(left, status.head_name))
 
 
 @command(app)

@@ -9,7 +9,7 @@ from templora_memory.errors import InvalidSetting
 
 
 def find_demo() -> Callable[[Sequence[str]], int]:
-    """The page's `main`, which takes arguments and returns an exit code.
+    """Return the page's `main`, which takes arguments and returns an exit code.
 
     Raises:
         InvalidSetting: Gradio is missing.

@@ -9,24 +9,24 @@ from templora_memory.domain.messages import MAX_CHARACTERS
 from templora_memory.errors import InvalidText
 
 STDIN = "-"
-_MOST_BYTES = 4 * MAX_CHARACTERS  # no UTF-8 text within the limit is larger
+_MAX_BYTES = 4 * MAX_CHARACTERS  # no UTF-8 text within the limit is larger
 
 
 def read(path: Path) -> str:
-    """A file as text, strictly UTF-8.
+    """Return a file as text, strictly UTF-8.
 
     Raises:
         InvalidText: too large, or not text.
     """
     try:
         if str(path) == STDIN:
-            raw = sys.stdin.buffer.read(_MOST_BYTES + 1)
+            raw = sys.stdin.buffer.read(_MAX_BYTES + 1)
         else:
             with path.open("rb") as file:
-                raw = file.read(_MOST_BYTES + 1)
+                raw = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise InvalidText(f"{path} cannot be read: {error.strerror}.") from error
-    if len(raw) > _MOST_BYTES:
+    if len(raw) > _MAX_BYTES:
         raise InvalidText(
             f"{path} is larger than any text of {MAX_CHARACTERS:,} characters, the limit: split it."
         )

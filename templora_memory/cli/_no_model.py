@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from templora_memory.domain.manifest import ModelIdentity
 from templora_memory.domain.messages import Message
-from templora_memory.domain.results import AbsorbProgress, LearnStats
+from templora_memory.domain.results import LearnStats
 from templora_memory.domain.settings import ModelLimits
 from templora_memory.ports import (
     GenerateRequest,
+    LearningControl,
     LearnRequest,
     ScoreRequest,
     TextSession,
@@ -40,10 +41,12 @@ class NoModel:
 
     @property
     def limits(self) -> ModelLimits:
-        return ModelLimits(context=1 << 30)
+        """Limits that refuse nothing."""
+        return ModelLimits(max_length=1 << 30)
 
     @property
     def identity(self) -> ModelIdentity:
+        """Refuse: there is no model."""
         _refuse("identity")
 
     def learn(
@@ -51,30 +54,34 @@ class NoModel:
         request: LearnRequest,
         *,
         into: Path,
-        progress: Callable[[AbsorbProgress], None],
-        cancelled: Callable[[], bool],
-        urgent: Callable[[], bool],
+        control: LearningControl,
     ) -> LearnStats:
-        del request, into, progress, cancelled, urgent
+        """Refuse to learn."""
+        del request, into, control
         _refuse("learn")
 
     def stream(self, request: GenerateRequest) -> TokenStream:
+        """Refuse to answer."""
         del request
         _refuse("stream")
 
     def open_text(self, prompt: str, *, window: int) -> TextSession:
+        """Refuse to write."""
         del prompt, window
         _refuse("open_text")
 
     def count(self, messages: Sequence[Message]) -> int:
+        """Refuse to count."""
         del messages
         _refuse("count")
 
     def split(self, text: str, tokens: int) -> tuple[str, ...]:
+        """Refuse to split."""
         del text, tokens
         _refuse("split")
 
     def score(self, requests: Sequence[ScoreRequest]) -> tuple[tuple[float, ...], ...]:
+        """Refuse to score."""
         del requests
         _refuse("score")
 

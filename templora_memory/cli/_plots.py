@@ -13,21 +13,21 @@ from templora_memory.evaluation.damage import Spoilt
 from templora_memory.evaluation.translation import TranslationArm
 
 
-def arms(target: Path, found: Mapping[str, Arm]) -> Path:
+def arms(target: Path, results: Mapping[str, Arm]) -> Path:
     """Share of right answers by arm."""
-    values = {name: (arm.accuracy, arm.low, arm.high) for name, arm in found.items()}
+    values = {name: (arm.accuracy, arm.low, arm.high) for name, arm in results.items()}
     return bars(target, values, title="Right answers, 95 % intervals", y="share")
 
 
-def spoilt(target: Path, found: Mapping[str, Spoilt]) -> Path:
+def spoilt(target: Path, results: Mapping[str, Spoilt]) -> Path:
     """Share of unchanged answers by arm."""
-    values = {name: (arm.same, arm.low, arm.high) for name, arm in found.items()}
+    values = {name: (arm.same, arm.low, arm.high) for name, arm in results.items()}
     return bars(target, values, title="Unrelated answers that stay the same", y="share")
 
 
-def translated(target: Path, found: Mapping[str, TranslationArm]) -> Path:
+def translated(target: Path, results: Mapping[str, TranslationArm]) -> Path:
     """Perplexity of the translations by arm."""
-    values = {name: (arm.perplexity,) * 3 for name, arm in found.items()}
+    values = {name: (arm.perplexity,) * 3 for name, arm in results.items()}
     return bars(target, values, title="Approved translations", y="perplexity")
 
 

@@ -11,6 +11,7 @@ from templora_memory.cli._call import Call
 
 
 def bar(call: Call, unit: str = "chunks") -> Progress:
+    """Return a progress bar on a console."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -43,7 +43,7 @@ def size(count: int) -> str:
 
 
 def pairs(rows: Mapping[str, object]) -> Table:
-    """A table of names and values."""
+    """Return a table of names and values."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -55,7 +55,7 @@ def pairs(rows: Mapping[str, object]) -> Table:
 def _columns(
     titles: Sequence[str], rows: Iterable[Sequence[object]], *, words: Sequence[str] = ()
 ) -> Table:
-    """A table of names and numbers; the columns titled `words` hold text, as the first one does."""
+    """Return a table of names and numbers; the columns in `words` hold text, like the first."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
     for index, title in enumerate(titles):
         left = not index or title in words
@@ -70,6 +70,7 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def named_models(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table of the models that have names."""
     body = [
         (
             row["name"],
@@ -85,6 +86,7 @@ def named_models(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def absorbed(memory_id: str, report: AbsorbReport) -> Table:
+    """Return the receipt of an absorb as a table."""
     if not report.tokens:
         return pairs({"memory": memory_id, "learned": "nothing new: all of this is known already"})
     before, after = _number(report.perplexity_before), _number(report.perplexity_after)
@@ -101,41 +103,44 @@ def absorbed(memory_id: str, report: AbsorbReport) -> Table:
     )
 
 
-def memories(found: Sequence[Status], damaged: Mapping[str, str]) -> Table | Text:
-    if not found and not damaged:
+def memories(statuses: Sequence[Status], damaged: Mapping[str, str]) -> Table | Text:
+    """Return a table of memories, damaged ones among them."""
+    if not statuses and not damaged:
         return Text("There are no memories yet. Make one: templora absorb ada bio.txt")
     rows: list[Sequence[object]] = [
         (
-            one.id,
-            f"{one.absorbed_documents}/{one.documents}",
-            f"{one.absorbed_messages}/{one.messages}",
-            f"{one.absorbed_tokens:,}",
-            one.revisions,
-            size(one.bytes),
-            one.base,
+            memory.id,
+            f"{memory.absorbed_documents}/{memory.document_count}",
+            f"{memory.absorbed_messages}/{memory.message_count}",
+            f"{memory.absorbed_tokens:,}",
+            memory.revisions,
+            size(memory.bytes),
+            memory.base,
         )
-        for one in found
+        for memory in statuses
     ]
     rows += [(name, "damaged", "", "", "", "", "") for name in damaged]
     titles = ("memory", "documents", "messages", "tokens", "revisions", "size", "base model")
     return _columns(titles, rows)
 
 
-def status(one: Status) -> Table:
+def status(memory: Status) -> Table:
+    """Return the status of a memory as a table."""
     return pairs(
         {
-            "memory": one.id,
-            "base model": one.base,
-            "started from": one.origin or "nothing",
-            "documents": f"{one.absorbed_documents} of {one.documents} learned",
-            "messages": f"{one.absorbed_messages} of {one.messages} learned",
-            "tokens in weights": f"{one.absorbed_tokens:,}",
-            "size": size(one.bytes),
+            "memory": memory.id,
+            "base model": memory.base,
+            "started from": memory.origin or "nothing",
+            "documents": f"{memory.absorbed_documents} of {memory.document_count} learned",
+            "messages": f"{memory.absorbed_messages} of {memory.message_count} learned",
+            "tokens in weights": f"{memory.absorbed_tokens:,}",
+            "size": size(memory.bytes),
         }
     )
 
 
-def revisions(found: Sequence[Revision], head: str | None) -> Table:
+def revisions(stored: Sequence[Revision], head: str | None) -> Table:
+    """Return a table of revisions, the head marked."""
     rows = [
         (
             one.name[:SHORT] + (" (newest)" if one.name == head else ""),
@@ -145,18 +150,21 @@ def revisions(found: Sequence[Revision], head: str | None) -> Table:
             f"{one.tokens:,}",
             size(one.bytes),
         )
-        for one in found
+        for one in stored
     ]
     return _columns(("revision", "made (UTC)", "documents", "messages", "tokens", "size"), rows)
 
 
-def transcript(found: Transcript) -> Text:
-    parts = [f"[document] {document.text}" for document in found.documents]
-    parts += [f"[{message.role}] {message.content}" for message in found.messages]
+def transcript(texts: Transcript) -> Text:
+    """Return the texts of a memory, one after the other."""
+    parts = [f"[document] {document.text}" for document in texts.documents]
+    parts += [f"[{message.role}] {message.content}" for message in texts.messages]
     return Text("\n\n".join(parts) or "There is no text.")
 
 
 def probed(probe: Probe) -> tuple[Table, Text]:
+    """Return the result of a probe as a table."""
+
     def row(name: str, total: float) -> tuple[object, ...]:
         return name, _number(total), _number(total / probe.tokens, 3)
 
@@ -170,15 +178,16 @@ def probed(probe: Probe) -> tuple[Table, Text]:
     )
 
 
-def passages(found: Sequence[Passage]) -> tuple[Table | Text, ...]:
+def passages(hits: Sequence[Passage]) -> tuple[Table | Text, ...]:
     """Passages as they were told, each with its score."""
-    if not found:
+    if not hits:
         return (Text("Nothing it was told has these words."),)
-    rows = [(_number(one.score), one.text) for one in found]
+    rows = [(_number(hit.score), hit.text) for hit in hits]
     return (_columns(("score", "passage"), rows, words=["passage"]),)
 
 
 def forgotten(receipt: ForgetReceipt) -> tuple[Table, Text]:
+    """Return the receipt of a forget as text."""
     files = [file.path for file in receipt.files[:_LISTED]]
     if more := len(receipt.files) - len(files):
         files.append(f"... and {more} more (all of them with --json)")
@@ -198,15 +207,15 @@ def _arms(arms: Mapping[str, Arm]) -> Table:
             f"{arm.accuracy:.0%}",
             f"{arm.low:.0%} - {arm.high:.0%}",
             f"{arm.right} of {arm.asked}",
-            arm.declined,
             f"{arm.prompt_tokens:.0f}",
         )
         for name, arm in arms.items()
     ]
-    return _columns(("arm", "right", "95 %", "answers", "declined", "prompt tokens"), body)
+    return _columns(("arm", "right", "95 %", "answers", "prompt tokens"), body)
 
 
 def recalled(report: RecallReport) -> Group:
+    """Return the report of `recall` as tables."""
     same = {True: "yes", False: "no", None: "not asked"}[report.same_after_forget]
     peak = (
         ""
@@ -235,6 +244,7 @@ def recalled(report: RecallReport) -> Group:
 
 
 def conversed(report: ConversationReport) -> Group:
+    """Return the report of `conversation` as a table."""
     return Group(
         _arms(report.arms),
         Text(
@@ -245,6 +255,7 @@ def conversed(report: ConversationReport) -> Group:
 
 
 def translated(report: TranslationReport) -> Group:
+    """Return the report of `translation` as a table."""
     body = [
         (name, _number(arm.perplexity), _number(arm.bleu), _number(arm.chrf))
         for name, arm in report.arms.items()
@@ -256,6 +267,7 @@ def translated(report: TranslationReport) -> Group:
 
 
 def speeds(model: str, ratios: Mapping[str, float | None]) -> Group:
+    """Return the ratios of `speed` as a table."""
     body = [(name, _number(ratio)) for name, ratio in ratios.items()]
     return Group(
         _columns(("ratio", model), body),
@@ -264,6 +276,7 @@ def speeds(model: str, ratios: Mapping[str, float | None]) -> Group:
 
 
 def spoilt(report: DamageReport) -> Group:
+    """Return the report of `damage` as a table."""
     body = [
         (
             name,
@@ -286,6 +299,7 @@ def spoilt(report: DamageReport) -> Group:
 
 
 def costs(report: CostReport) -> Group:
+    """Return the report of `cost` as a table."""
     body = [
         (
             turn.arm,
@@ -308,11 +322,20 @@ def costs(report: CostReport) -> Group:
 
 
 def perplexities(rows: Mapping[str, PerplexityReport], total: Mapping[str, Any]) -> Group:
-    def row(name: str, found: Mapping[str, Any]) -> tuple[object, ...]:
-        base, memory = found["base_ppl"], found["memory_ppl"]
+    """Return the report of `perplexity` as a table."""
+
+    def row(name: str, figures: Mapping[str, Any]) -> tuple[object, ...]:
+        base, memory = figures["base_ppl"], figures["memory_ppl"]
         change = f"{memory / base - 1:+.1%}"
-        ratio = found["seconds_ratio_last_over_first_tenth"]
-        return name, f"{found['tokens']:,}", _number(base), _number(memory), change, _number(ratio)
+        ratio = figures["seconds_ratio_last_over_first_tenth"]
+        return (
+            name,
+            f"{figures['tokens']:,}",
+            _number(base),
+            _number(memory),
+            change,
+            _number(ratio),
+        )
 
     body = [row(name, report.as_dict()) for name, report in rows.items()]
     if len(rows) > 1:

@@ -37,7 +37,7 @@ class MemoryId:
         return None if self.user is None else MemoryId(self.name)
 
     def covers(self, other: MemoryId) -> bool:
-        """Whether forgetting this id forgets the other: itself, and all pairs of a name."""
+        """Return whether forgetting this id forgets the other: itself, and all pairs of a name."""
         return self == other or (self.user is None and self.name == other.name)
 
 
@@ -81,7 +81,7 @@ def _problem(part: str) -> str | None:
 
 
 def folder_name(memory_id: MemoryId) -> str:
-    """An injective folder name, also on file systems that fold case; at most 200 characters.
+    """Return an injective folder name, also on file systems that fold case; at most 200 characters.
 
     Lower-case letters, digits, ``-_.@`` stand for themselves, every other byte is ``%xx``. A name
     that would be too long ends in ``~`` and its SHA-256 instead.
@@ -99,9 +99,9 @@ def folder_name(memory_id: MemoryId) -> str:
 
 
 def id_of_folder(name: str) -> MemoryId | None:
-    """The id whose `folder_name` this is; None if there is none, or only its hash is left."""
+    """Return the id of a `folder_name`; None if there is none, or only its hash is left."""
     try:
-        found = parse_id(unquote_to_bytes(name).decode())
+        memory_id = parse_id(unquote_to_bytes(name).decode())
     except (UnicodeDecodeError, InvalidId):
         return None
-    return found if folder_name(found) == name else None
+    return memory_id if folder_name(memory_id) == name else None

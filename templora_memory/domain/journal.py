@@ -31,7 +31,7 @@ def encode_line(body: dict[str, Any]) -> bytes:
 
 
 def decode_line(line: bytes) -> dict[str, Any]:
-    """The body of a line.
+    """Return the body of a line.
 
     Raises:
         ValueError: not JSON, unknown kind, or the checksum does not agree.
@@ -56,6 +56,7 @@ def _checksum(body: dict[str, Any]) -> str:
 
 
 def message_line(parent: str, message: Message) -> dict[str, Any]:
+    """Return the journal line of a message."""
     return {
         "kind": "message",
         "parent": parent,
@@ -67,7 +68,7 @@ def message_line(parent: str, message: Message) -> dict[str, Any]:
 
 
 def document_line(parent: str, document: Document) -> dict[str, Any]:
-    """A document that continues another one is named after it, others after the start value.
+    """Return a document that continues another one is named after it, others after the start value.
 
     So the same text has one name wherever it stands alone, and a passage that comes twice in one
     text is not mistaken for its first appearance.
@@ -159,21 +160,22 @@ class Journal:
             self._taught[author] += characters(item)
 
     def taught(self, author: str) -> int:
-        """Characters that came from one author: documents of his, and messages under his name.
+        """Return the characters of one author: their documents, and messages under their name.
 
         Also those that were withdrawn or left behind by an edit: they were told.
         """
         return self._taught[author]
 
     def knows(self, digest: str) -> bool:
+        """Return whether the journal holds this digest."""
         return digest == self._first or digest in self._messages
 
     def characters(self, digest: str) -> int:
-        """How long the text of a document is, without reading it; 0 if there is none."""
+        """Return a document's characters without reading it; 0 if there is none."""
         return self._documents.get(digest, (self._first, 0, 0))[2]
 
     def document(self, digest: str) -> Document:
-        """The text of a document, also of a withdrawn one.
+        """Return the text of a document, also of a withdrawn one.
 
         Raises:
             StoreDamaged: it is not in the journal.
@@ -188,44 +190,44 @@ class Journal:
         return None if parent == self._first else parent
 
     def messages(
-        self, digest: str, *, after: str | None = None, most: int | None = None
+        self, digest: str, *, after: str | None = None, limit: int | None = None
     ) -> tuple[Message, ...]:
-        """The dialogue that ends in `digest`, oldest first.
+        """Return the dialogue that ends in `digest`, oldest first.
 
         Args:
             digest: end of the dialogue.
             after: leave out everything up to this digest.
-            most: only the newest so many messages.
+            limit: only the newest so many messages.
 
         Raises:
             StoreDamaged: a message on the way is missing, or `after` is not on the way.
         """
         stop = after or self._first
-        found: list[Message] = []
-        while digest != stop and (most is None or len(found) < most):
+        messages: list[Message] = []
+        while digest != stop and (limit is None or len(messages) < limit):
             if digest not in self._messages:
                 raise StoreDamaged(f"The journal lacks message {digest[:12]} of this conversation.")
             parent, position = self._messages[digest]
-            found.append(_message(self._read(position)))
+            messages.append(_message(self._read(position)))
             digest = parent
-        return tuple(reversed(found))
+        return tuple(reversed(messages))
 
     def path(self, digest: str) -> tuple[str, ...]:
-        """The digests of the dialogue that ends in `digest`, after 1, 2, ... messages.
+        """Return the digests of the dialogue that ends in `digest`, after 1, 2, ... messages.
 
         Raises:
             StoreDamaged: a message on the way is missing.
         """
-        found: list[str] = []
+        digests: list[str] = []
         while digest != self._first:
             if digest not in self._messages:
                 raise StoreDamaged(f"The journal lacks message {digest[:12]} of this conversation.")
-            found.append(digest)
+            digests.append(digest)
             digest = self._messages[digest][0]
-        return tuple(reversed(found))
+        return tuple(reversed(digests))
 
     def nearest(self, digest: str, among: Collection[str]) -> str:
-        """The first digest in `among` on the way from `digest` back to the start, or the start.
+        """Return the first digest in `among` on the way from `digest` back, or the start.
 
         Raises:
             StoreDamaged: a message on the way is missing.
@@ -237,7 +239,7 @@ class Journal:
         return digest
 
     def beginning(self, digest: str, count: int) -> str:
-        """The digest of the first `count` messages of the dialogue that ends in `digest`.
+        """Return the digest of the first `count` messages of the dialogue that ends in `digest`.
 
         Raises:
             InvalidText: the dialogue is shorter.
@@ -252,7 +254,7 @@ class Journal:
         return digest
 
     def length(self, digest: str) -> int:
-        """How many messages the dialogue that ends in `digest` has."""
+        """Return the number of messages of the dialogue that ends in `digest`."""
         count = 0
         while digest in self._messages:
             digest = self._messages[digest][0]
@@ -260,7 +262,7 @@ class Journal:
         return count
 
     def missing(self, digests: Iterable[str]) -> int:
-        """How many of the last digests of a chain are not in the journal yet."""
+        """Return how many of the last digests of a chain are not in the journal yet."""
         count = 0
         for digest in reversed(list(digests)):
             if self.knows(digest):

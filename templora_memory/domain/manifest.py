@@ -22,7 +22,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelIdentity:
-    """Which base model an adapter belongs to. Name and revision inform; the hashes decide.
+    """The base model that an adapter belongs to. Name and revision inform; the hashes decide.
 
     `weights` is a hash over sampled weights, rounded to bfloat16, so that the same model in
     another folder or precision is recognised.
@@ -35,7 +35,7 @@ class ModelIdentity:
     weights: str
 
     def same_model(self, other: ModelIdentity) -> bool:
-        """Whether an adapter of one may be used on the other."""
+        """Return whether an adapter of one may be used on the other."""
         return (self.config, self.tokenizer, self.weights) == (
             other.config,
             other.tokenizer,
@@ -78,12 +78,13 @@ class Revision:
 
     @property
     def bytes(self) -> int:
+        """Size of all its files."""
         return sum(file.bytes for file in self.files)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a memory started from: another memory's revision, copied in."""
+    """The start of a memory: another memory's revision, copied in."""
 
     id: str
     revision: str
@@ -117,7 +118,7 @@ class Manifest:
         return start(self.salt)
 
     def same_memory(self, other: Manifest) -> bool:
-        """Whether both are of one memory, not of another made under its id after a forget."""
+        """Return whether both are of one memory, not of one made under its id after a forget."""
         return (self.salt, self.created) == (other.salt, other.created)
 
     def chain(self, messages: Sequence[Message]) -> tuple[str, ...]:
@@ -125,14 +126,15 @@ class Manifest:
         return chain(self.first, [m for m in messages if m.role != "system"])
 
     def digest_after(self, known: str, messages: Sequence[Message]) -> str:
-        """The digest of the dialogue that ends in `known`, after more messages."""
+        """Return the digest of the dialogue that ends in `known`, after more messages."""
         return chain(known, messages)[-1]
 
     def find(self, name: str | None) -> Revision | None:
+        """Return the revision of this name; None if there is none."""
         return next((r for r in self.revisions if r.name == name), None)
 
     def get(self, name: str) -> Revision:
-        """The revision with this name or unambiguous beginning of a name (8 letters or more).
+        """Return the revision of this name, or unambiguous beginning of a name (8 letters or more).
 
         Raises:
             UnknownRevision: none or several; the message lists what there is.
@@ -155,7 +157,7 @@ class Manifest:
         return self.find(self.head)
 
     def covering(self, digests: Sequence[str], limit: int) -> Revision | None:
-        """The revision that covers most of a history, at most its first `limit` messages.
+        """Return the revision that covers most of a history, at most its first `limit` messages.
 
         A revision qualifies only if it has absorbed exactly a beginning of this history. Among
         equals the one with more documents wins, then the newer one.
@@ -168,28 +170,28 @@ class Manifest:
         return self.revisions[max(fitting)[2]] if fitting else None
 
     def name_after(self, parent: Revision | None, items: Sequence[Item]) -> str:
-        """The name of the revision that has absorbed `items` after `parent`."""
+        """Return the name of the revision that has absorbed `items` after `parent`."""
         nothing = self.first if self.build == 0 else start(f"{self.salt}/{self.build}")
         return chain(parent.name if parent else nothing, items)[-1]
 
     def with_revision(self, revision: Revision, keep: int) -> Manifest:
-        """The manifest after a commit, without what retention retires.
+        """Return the manifest after a commit, without what retention retires.
 
         Kept are the newest `keep` revisions and the newest one without any dialogue, to which an
         edited conversation falls back.
         """
         every = (*(r for r in self.revisions if r.name != revision.name), revision)
         roots = [r.name for r in every if r.messages == 0]
-        kept = {r.name for r in every[-keep:]} | set(roots[-1:])
+        kept_names = {r.name for r in every[-keep:]} | set(roots[-1:])
         return replace(
             self,
             epoch=self.epoch + 1,
-            revisions=tuple(r for r in every if r.name in kept),
+            revisions=tuple(r for r in every if r.name in kept_names),
             head=revision.name,
         )
 
     def rolled_back(self, to: Revision) -> Manifest:
-        """The manifest without the revisions newer than `to`."""
+        """Return the manifest without the revisions newer than `to`."""
         return replace(
             self,
             epoch=self.epoch + 1,
@@ -198,17 +200,17 @@ class Manifest:
         )
 
     def copied_to(self, *, fork: str | None = None, export: str | None = None) -> Manifest:
-        """The manifest that knows of one more copy."""
+        """Return the manifest that knows of one more copy."""
         forks = dict.fromkeys(self.forks + ((fork,) if fork else ()))
         exports = dict.fromkeys(self.exports + ((export,) if export else ()))
         return replace(self, epoch=self.epoch + 1, forks=tuple(forks), exports=tuple(exports))
 
     def rebuilt(self, base: ModelIdentity) -> Manifest:
-        """The manifest to learn everything again with, on `base`: no revisions, new names."""
+        """Return the manifest to learn all of it again with, on `base`: no revisions, new names."""
         return replace(self, base=base, build=self.build + 1, revisions=(), head=None)
 
     def root_again(self, revision: Revision) -> Revision:
-        """The newest revision of the origin, as what a rebuild begins with.
+        """Return the newest revision of the origin, as what a rebuild begins with.
 
         Under a name of its own: the one it has there may be in use here until the commit.
         """
@@ -229,6 +231,7 @@ class Manifest:
             )
 
     def as_json(self) -> dict[str, Any]:
+        """Return the manifest as a JSON object, with its checksum."""
         body = {"format": FORMAT, **asdict(self)}
         return {"sum": _checksum(body), **body}
 
@@ -241,25 +244,25 @@ class Manifest:
                 was written.
         """
         try:
-            found = dict(_mapping(value))
-            checksum = found.pop("sum", None)  # a file of before there was one has none
-            if (version := found.get("format")) != FORMAT:
+            body = dict(_mapping(value))
+            checksum = body.pop("sum", None)  # a file of before there was one has none
+            if (version := body.get("format")) != FORMAT:
                 raise StoreDamaged(
                     f"The manifest has format {version!r}, this version reads {FORMAT}: "
                     "use the version of templora-memory that wrote it."
                 )
-            if checksum is not None and checksum != _checksum(found):
+            if checksum is not None and checksum != _checksum(body):
                 raise StoreDamaged("The manifest is not what was written: its checksum differs.")
-            del found["format"]
-            found = {"forks": (), "exports": (), **found}
-            _check_complete(found)
+            del body["format"]
+            body = {"forks": (), "exports": (), **body}
+            _check_complete(body)
             manifest = cls(
                 **{
-                    **found,
-                    "base": ModelIdentity(**found["base"]),
-                    "forks": _strings(found["forks"]),
-                    "exports": _strings(found["exports"]),
-                    "origin": Origin(**found["origin"]) if found["origin"] else None,
+                    **body,
+                    "base": ModelIdentity(**body["base"]),
+                    "forks": _strings(body["forks"]),
+                    "exports": _strings(body["exports"]),
+                    "origin": Origin(**body["origin"]) if body["origin"] else None,
                     "revisions": tuple(
                         Revision(
                             **{
@@ -268,7 +271,7 @@ class Manifest:
                                 "files": tuple(FileRecord(**file) for file in row["files"]),
                             }
                         )
-                        for row in found["revisions"]
+                        for row in body["revisions"]
                     ),
                 }
             )
@@ -286,7 +289,7 @@ def new_manifest(
     ttl: float | None,
     origin: Manifest | None = None,
 ) -> Manifest:
-    """The manifest of a memory that has absorbed nothing itself, or starts from another's head.
+    """Return the manifest of a new memory, empty or starting from another one's head.
 
     It shares the salt of its origin, so that documents have the same names in both.
     """
@@ -308,7 +311,7 @@ def new_manifest(
 
 
 def as_root(revision: Revision, first: str) -> Revision:
-    """A revision as the start of another memory: everything it learned, but no conversation."""
+    """Return a revision as the start of another memory: all it learned, but no conversation."""
     return replace(revision, parent=None, dialogue=first, messages=0)
 
 
@@ -329,8 +332,8 @@ def _strings(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _check_complete(found: Mapping[str, Any]) -> None:
-    if missing := {item.name for item in fields(Manifest)} - set(found):
+def _check_complete(body: Mapping[str, Any]) -> None:
+    if missing := {item.name for item in fields(Manifest)} - set(body):
         raise ValueError(f"it lacks {sorted(missing)}")
 
 
@@ -374,7 +377,7 @@ def _check_names(manifest: Manifest) -> None:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether this is a visible file in the folder itself: no path, no control characters."""
+    """Return whether this is a visible file of the folder: no path, no control characters."""
     return path.isprintable() and path[:1] not in {"", "."} and not set(path) & set("/\\:")
 
 

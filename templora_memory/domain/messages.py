@@ -21,9 +21,6 @@ from templora_memory.errors import InvalidText
 
 Role: TypeAlias = Literal["system", "user", "assistant", "call", "tool"]
 ROLES: tuple[Role, ...] = get_args(Role)
-NOT_TOLD = "I was not told that."
-"""What a memory learns to say about what its text does not tell (`Learning.negatives`)."""
-
 LEARNED_ROLES: frozenset[Role] = frozenset({"user", "assistant"})
 MAX_CHARACTERS = 10_000_000
 PASSAGE_CHARACTERS = 32_768
@@ -116,12 +113,12 @@ def author_of(item: Item) -> str | None:
 
 
 def characters(item: Item) -> int:
-    """How long a text is."""
+    """Return the length of an item's text in characters."""
     return len(item.text) if isinstance(item, Document) else len(item.content)
 
 
 def as_message(value: MessageLike) -> Message:
-    """A `Message` from a message or a mapping with `role`, `content` and optionally `name`.
+    """Return a `Message` from a message or a mapping with `role`, `content` and optionally `name`.
 
     Raises:
         InvalidText: a missing or unknown key, or what `Message` refuses.
@@ -132,8 +129,8 @@ def as_message(value: MessageLike) -> Message:
         raise InvalidText(f"A message must be a Message or a mapping, not {type(value).__name__}.")
     keys = set(value)
     if not {"role", "content"} <= keys or keys - {"role", "content", "name"}:
-        found = sorted(map(str, keys))
-        raise InvalidText(f"A message has the keys role, content and optionally name, not {found}.")
+        names = sorted(map(str, keys))
+        raise InvalidText(f"A message has the keys role, content and optionally name, not {names}.")
     return Message(value["role"], value["content"], value.get("name"))  # type: ignore[arg-type]
 
 
@@ -148,17 +145,17 @@ def as_messages(values: Iterable[MessageLike] | str) -> tuple[Message, ...]:
 
 
 def dialogue(messages: Iterable[Message]) -> tuple[Message, ...]:
-    """The messages that belong to the chain: all but the system messages."""
+    """Return the messages that belong to the chain: all but the system messages."""
     return tuple(message for message in messages if message.role != "system")
 
 
 def start(salt: str) -> str:
-    """The digest of an empty history; the salt keeps digests of two memories incomparable."""
+    """Return the digest of an empty history; the salt keeps two memories incomparable."""
     return hashlib.sha256(f"templora-chain-1\n{salt}".encode()).hexdigest()
 
 
 def extend(digest: str, item: Item) -> str:
-    """The digest of a history (64 hex digits) after one more item."""
+    """Return the digest of a history (64 hex digits) after one more item."""
     parts: list[str | bool | None]
     if isinstance(item, Message):
         parts = ["message", item.role, item.name, item.content]
@@ -186,19 +183,19 @@ def passages(document: Document, size: int = PASSAGE_CHARACTERS) -> tuple[Docume
     of white space beside it, and is learned and committed on its own, so that a long book survives
     a crash in the middle.
     """
-    text, pieces, begin = document.text, [], 0
+    text, cut, begin = document.text, [], 0
     while len(text) - begin > size:
         window = text[begin : begin + size]
         ends = (max((m.end() for m in p.finditer(window, size // 2)), default=0) for p in _BREAKS)
         begin_next = begin + next((end for end in ends if end), size)
-        pieces.append(text[begin:begin_next])
+        cut.append(text[begin:begin_next])
         begin = begin_next
-    pieces.append(text[begin:])
-    whole: list[str] = []
-    for piece in pieces:  # a piece of only white space joins its neighbour
-        if whole and not (piece.strip() and whole[-1].strip()):
-            whole[-1] += piece
+    cut.append(text[begin:])
+    pieces: list[str] = []
+    for piece in cut:  # a piece of only white space joins its neighbour
+        if pieces and not (piece.strip() and pieces[-1].strip()):
+            pieces[-1] += piece
         else:
-            whole.append(piece)
-    first = replace(document, text=whole[0])
-    return (first, *(replace(first, text=piece, continues=True) for piece in whole[1:]))
+            pieces.append(piece)
+    first = replace(document, text=pieces[0])
+    return (first, *(replace(first, text=piece, continues=True) for piece in pieces[1:]))

@@ -1,4 +1,4 @@
-"""What the verbs return: frozen values with numbers, never with weights."""
+"""Results: the values that the verbs return. Frozen, with numbers, never with weights."""
 
 from __future__ import annotations
 
@@ -50,12 +50,13 @@ class Reply:
     strength: float = 1.0
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkStats:
-    """What one chunk did: tokens learned, its perplexity before and after its own training.
+    """The figures of one chunk: tokens learned, its loss before and after its own training.
 
     `nll_after` and `recalled` are None where the chunk was not measured. `recalled` counts tokens
     with a probability over one half, which greedy decoding repeats verbatim (arXiv 2605.30260).
@@ -70,7 +71,7 @@ class ChunkStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnStats:
-    """What a learner reports about one call.
+    """The report of a learner about one call.
 
     Args:
         chunks: in order.
@@ -83,6 +84,7 @@ class LearnStats:
 
     @property
     def tokens(self) -> int:
+        """Tokens of all chunks."""
         return sum(chunk.tokens for chunk in self.chunks)
 
 
@@ -116,12 +118,13 @@ class AbsorbReport:
     bytes: int
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbsorbProgress:
-    """How far an absorb is.
+    """The progress of an absorb.
 
     `chunk` counts from 1 to `chunks`; chunks that are learned in several rounds (short documents)
     count once a round. `tokens` are distinct ones. `perplexity` is that of the chunk just learned.
@@ -156,12 +159,13 @@ class Probe:
         return (self.with_memory - self.without_memory) / self.tokens
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
         return {**asdict(self), "gain": self.gain}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Covered:
-    """How much of a history lives in weights: its first `messages` messages, in `revision`.
+    """The part of a history that lives in weights: its first `messages` messages, in `revision`.
 
     `messages` counts positions in the list that was given, so `history[covered.messages:]` is
     what the prompt still needs (besides system messages).
@@ -181,7 +185,7 @@ class RemovedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetReceipt:
-    """What a forget removed, and which copies it could not reach.
+    """The files that a forget removed, and the copies that it could not reach.
 
     Args:
         ids: memories that are gone.
@@ -202,9 +206,11 @@ class ForgetReceipt:
 
     @property
     def bytes(self) -> int:
+        """Size of all removed files."""
         return sum(file.bytes for file in self.files)
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
         return {**asdict(self), "bytes": self.bytes}
 
 
@@ -214,11 +220,11 @@ class Status:
 
     Args:
         id: its id.
-        head: newest revision; None: nothing is learned yet.
+        head_name: name of the newest revision; None: nothing is learned yet.
         revisions: how many are on disk.
-        messages: messages of the conversation in the journal (its newest branch).
+        message_count: messages of the conversation in the journal (its newest branch).
         absorbed_messages: messages that the head has learned.
-        documents: documents in the journal.
+        document_count: documents in the journal.
         absorbed_documents: documents that the head has learned.
         absorbed_tokens: tokens trained into the head.
         bytes: size of everything on disk.
@@ -229,11 +235,11 @@ class Status:
     """
 
     id: str
-    head: str | None
+    head_name: str | None
     revisions: int
-    messages: int
+    message_count: int
     absorbed_messages: int
-    documents: int
+    document_count: int
     absorbed_documents: int
     absorbed_tokens: int
     bytes: int
@@ -243,7 +249,9 @@ class Status:
     origin: str | None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return plain values under the names of the JSON output: head, messages, documents."""
+        short = {"head_name": "head", "message_count": "messages", "document_count": "documents"}
+        return {short.get(name, name): value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

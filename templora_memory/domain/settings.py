@@ -1,7 +1,8 @@
 """Settings: how much stays in the prompt, how much leaves at once, how it is learned.
 
 Frozen values. `None` means "derive it from the model"; `Policy.resolve` does that once, when the
-service opens. Presets: `default`, and `reference`, the released Temp-LoRA algorithm exactly.
+service opens, and returns a `ResolvedPolicy`, which has a number everywhere.
+Presets: `default`, and `reference`, the released Temp-LoRA algorithm exactly.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ PRESETS = ("default", "reference")
 RECIPES = ("auto", "continue", "distill", "pairs", "statements", "study")
 DEFAULT_WINDOW = 4096  # tokens; longer prompts cost more than they give a memory in weights
 _TOKENS_MIN = 16
-_MOST_SEED = 2**63
+_SEED_LIMIT = 2**63
 _RATE = 5e-4  # of a model of width 2000
 
 
@@ -34,8 +35,8 @@ def positive(name: str, value: float | None, *, zero: bool = False, none: bool =
         return
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not math.isfinite(value or 0) or (value or 0) < 0 or not (value or zero):
-        least = "zero or more" if zero else "more than zero"
-        raise InvalidSetting(f"{name} is {value!r}: it must be a number, {least}.")
+        minimum = "zero or more" if zero else "more than zero"
+        raise InvalidSetting(f"{name} is {value!r}: it must be a number, {minimum}.")
 
 
 def whole(name: str, value: int | None, *, zero: bool = False, none: bool = False) -> None:
@@ -47,7 +48,7 @@ def whole(name: str, value: int | None, *, zero: bool = False, none: bool = Fals
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learning:
-    """How a chunk is trained into the adapter.
+    """The settings that a chunk is trained into the adapter with.
 
     Args:
         r, lora_alpha: LoRA rank and scale; the branch is multiplied by lora_alpha / r
@@ -73,10 +74,6 @@ class Learning:
             step adds this times KL(base || memory) on a piece of neutral text, in nats per token,
             so that other text stays as likely as before ("Learning without Forgetting",
             1606.09282). 0: none, which is faster and recalls a little more.
-        kl_every: of a text that is passed over `steps_per_chunk` times, every so many steps have
-            this pull, that much stronger. 0: none.
-        negatives: loss weight of answers that say that something was not told, to questions of the
-            interview that a text does not answer (recipe "study"); 0: none are made.
         replay: chunks of earlier text that are learned again for each new chunk, 0.25 being one for
             every four; half of them drawn evenly from all that the memory has learned, half from
             its sources in turn (a document, the conversation), however short. They keep early text
@@ -111,8 +108,6 @@ class Learning:
     reuse_context: bool = True
     document_steps: int = 128
     kl_weight: float = 0.2
-    kl_every: int = 0
-    negatives: float = 0.0
     replay: float = 0.25
     damp_repeats: bool = True
     scale_short: bool = True
@@ -134,10 +129,9 @@ class Learning:
         for name in ("lora_alpha", "learning_rate", "adam_epsilon", "max_grad_norm"):
             none = name == "learning_rate"  # derived from the model
             positive(f"learning.{name}", getattr(self, name), none=none)
-        for name in ("weight_decay", "kl_weight", "negatives", "replay"):
+        for name in ("weight_decay", "kl_weight", "replay"):
             positive(f"learning.{name}", getattr(self, name), zero=True)
-        for name in ("document_steps", "kl_every"):
-            whole(f"learning.{name}", getattr(self, name), zero=True)
+        whole("learning.document_steps", self.document_steps, zero=True)
         whole("learning.context", self.context, zero=True, none=True)
         whole("learning.seed", self.seed, zero=True)
         for name in ("lora_dropout", "adam_beta1", "adam_beta2"):
@@ -160,30 +154,41 @@ class Learning:
 
     @property
     def scale(self) -> float:
-        """The factor of the LoRA branch."""
+        """The factor of the LoRA branch: lora_alpha / r, or lora_alpha / sqrt(r)."""
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelLimits:
-    """What a backend says about its model: its length in tokens, its hidden width.
+class ResolvedLearning(Learning):
+    """Learning settings whose every number is known, as `Policy.resolve` makes them."""
 
-    `recipes`: names of what it can train on.
+    learning_rate: float
+    context: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLimits:
+    """The limits of a backend's model.
+
+    Args:
+        max_length: tokens of the longest sequence that it was trained with.
+        hidden_size: width of its hidden states; None: not known.
+        recipes: names of the recipes that it can train with.
     """
 
-    context: int
-    width: int | None = None
+    max_length: int
+    hidden_size: int | None = None
     recipes: tuple[str, ...] = RECIPES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How a service treats its memories.
+    """The settings that a service treats its memories with.
 
     Args:
         window: tokens the model sees at once, prompt and reply together. At most the length the
             model was trained with.
-        reply_tokens: most tokens of a reply; the prompt gets `window - reply_tokens`.
+        reply_tokens: maximum of tokens of a reply; the prompt gets `window - reply_tokens`.
         chunk: tokens that leave the window before one update (the paper's delta).
         keep_turns: newest turns that stay in the prompt verbatim, at least 1.
         recipe: what an absorb trains on. "continue": next-token training on the text, as
@@ -206,14 +211,14 @@ class Policy:
             questions are left to the base model; 0.5 suits the embedded model. It costs these
             tokens and one pass. Not for style or free talk, of which no answer is sure. None: no
             gate.
-        recall_tokens: most tokens of a prompt that passages of what the memory was told may take:
-            those that fit the newest message best (full-text search, BM25), for facts that must
-            be exact. 0: none.
+        recall_tokens: maximum of tokens of a prompt that passages of what the memory was told may
+            take: those that fit the newest message best (full-text search, BM25), for facts that
+            must be exact. 0: none.
         keep_revisions: newest revisions that stay on disk for edits and rollback.
         ttl: seconds without use after which the start-up sweep forgets a memory; None: never. The
             clock of the machine decides: one that jumps far ahead forgets early.
-        author_limit: characters that one author may teach one memory, by documents of his
-            (`Document.author`) and by messages of users under his name (`Message.name`); more is
+        author_limit: characters that one author may teach one memory, by documents of theirs
+            (`Document.author`) and by messages of users under their name (`Message.name`); more is
             refused (`NotAdmitted`). Text without an author is the application's own and free. None:
             no limit.
     """
@@ -259,7 +264,7 @@ class Policy:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Policy:
-        """A named policy, with changes to its fields.
+        """Return a named policy, with changes to its fields.
 
         "reference" is the released algorithm (arXiv 2401.11504; rank and alpha 64, dropout 0.05,
         every linear layer but the head, AdamW 5e-5 with epsilon 1e-7, two epochs per chunk of
@@ -278,7 +283,7 @@ class Policy:
         return base.changed(**changes)
 
     def changed(self, **changes: Any) -> Policy:
-        """A copy with some fields replaced; a mapping for `learning` replaces fields within it.
+        """Return a copy with some fields replaced; a mapping for `learning` replaces in it.
 
         Raises:
             InvalidSetting: unknown field.
@@ -290,8 +295,8 @@ class Policy:
         _known(Policy, changes, "")
         return replace(self, **changes)
 
-    def resolve(self, limits: ModelLimits) -> Policy:
-        """The same policy with every None replaced by what suits the model.
+    def resolve(self, limits: ModelLimits) -> ResolvedPolicy:
+        """Return the same policy with every number that depends on the model filled in.
 
         Raises:
             InvalidSetting: a window larger than the model's, a window with no room left, or a
@@ -299,10 +304,10 @@ class Policy:
         """
         if self.recipe not in limits.recipes:
             raise InvalidSetting(f"recipe is {self.recipe!r}: use one of {limits.recipes}.")
-        window = self.window or min(limits.context, DEFAULT_WINDOW)
-        if window > limits.context:
+        window = self.window or min(limits.max_length, DEFAULT_WINDOW)
+        if window > limits.max_length:
             raise InvalidSetting(
-                f"window is {window} tokens, but the model was trained with {limits.context}: "
+                f"window is {window} tokens, but the model was trained with {limits.max_length}: "
                 "use a smaller window; older text belongs to the memory."
             )
         if window < _TOKENS_MIN:
@@ -312,21 +317,33 @@ class Policy:
         context = self.learning.context
         if context is None:
             context = min(chunk, window - 1)
-        context = max(0, min(context, limits.context - chunk))
+        context = max(0, min(context, limits.max_length - chunk))
         rate = self.learning.learning_rate or float(
-            f"{_RATE * (2000 / (limits.width or 2000)) ** 0.78:.1e}"
+            f"{_RATE * (2000 / (limits.hidden_size or 2000)) ** 0.78:.1e}"
         )
-        return replace(  # constructing checks the numbers against each other
-            self,
-            window=window,
-            reply_tokens=reply,
-            chunk=chunk,
-            learning=replace(self.learning, context=context, learning_rate=rate),
+        learning = {**_values(self.learning), "context": context, "learning_rate": rate}
+        numbers = {"window": window, "reply_tokens": reply, "chunk": chunk}
+        return ResolvedPolicy(  # constructing checks the numbers against each other
+            **{**_values(self), **numbers, "learning": ResolvedLearning(**learning)}
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for reports."""
+        """Return plain values, for reports."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedPolicy(Policy):
+    """A policy whose every number is known, as `Policy.resolve` makes it."""
+
+    window: int
+    reply_tokens: int
+    chunk: int
+    learning: ResolvedLearning
+
+
+def _values(settings: Policy | Learning) -> dict[str, Any]:
+    return {item.name: getattr(settings, item.name) for item in fields(settings)}
 
 
 def _known(kind: type[Policy | Learning], values: Mapping[str, Any], prefix: str) -> None:
@@ -361,7 +378,7 @@ _REFERENCE = Learning(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How the next token is chosen. Temperature 0 is greedy and ignores top_p, top_k and seed.
+    """The choice of the next token. Temperature 0 is greedy and ignores top_p, top_k and seed.
 
     Args:
         temperature: 0 or more.
@@ -390,7 +407,7 @@ class Sampling:
         whole("top_k", self.top_k, zero=True)
         positive("repetition_penalty", self.repetition_penalty)
         whole("seed", self.seed, zero=True, none=True)
-        if self.seed is not None and self.seed >= _MOST_SEED:
+        if self.seed is not None and self.seed >= _SEED_LIMIT:
             raise InvalidSetting(f"seed is {self.seed!r}: it must be below 2 ** 63.")
         if self.top_p > 1:
             raise InvalidSetting(f"top_p is {self.top_p!r}: it must be at most 1.")

@@ -1,4 +1,4 @@
-"""What stays in the prompt and what is absorbed; cuts fall between whole turns.
+"""The cut between what stays in the prompt and what is absorbed, between whole turns.
 
 Knows nothing of tokenisation: token counts come in as numbers. A turn begins at a user message
 and reaches to the next one; whatever stands before the first user message (a greeting) belongs to
@@ -22,7 +22,7 @@ def turn_starts(messages: Sequence[Message]) -> tuple[int, ...]:
 
 
 def newest_exchange(messages: Sequence[Message]) -> int:
-    """Where the newest exchange begins: the last user message and what followed it.
+    """Return the position of the newest exchange: the last user message and what followed it.
 
     Nothing from there on is ever absorbed by itself, so retry, undo and edit touch no weights.
     """
@@ -31,7 +31,7 @@ def newest_exchange(messages: Sequence[Message]) -> int:
 
 
 def oldest_turns(costs: Sequence[int], *, budget: int, chunk: int, keep: int, needed: bool) -> int:
-    """How many of the oldest turns to absorb now; 0 for none.
+    """Return how many of the oldest turns to absorb now; 0 for none.
 
     The smallest number of turns with at least `chunk` tokens whose removal brings the rest under
     `budget`, while the newest `keep` turns stay. The window so moves in chunks, not turn by turn.

@@ -14,7 +14,6 @@ from templora_memory.evaluation.perplexity import (
     perplexity,
     total,
 )
-from templora_memory.evaluation.phone_book import phone_books
 from templora_memory.evaluation.recall import Person, RecallReport, recall
 from templora_memory.evaluation.translation import TranslationReport, translation
 
@@ -38,7 +37,6 @@ __all__ = [
     "cost",
     "damage",
     "perplexity",
-    "phone_books",
     "recall",
     "total",
     "translation",

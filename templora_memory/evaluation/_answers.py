@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
-from templora_memory.domain.messages import NOT_TOLD, Message
+from templora_memory.domain.messages import Message
 from templora_memory.service.parametric_memory import HEAD, ParametricMemory
 
 ANSWER_TOKENS = 48
@@ -32,26 +31,24 @@ class Question:
     accept: tuple[str, ...] = ()
 
     def accepts(self, answer: str) -> bool:
-        """Whether an answer has the words of one of them in order, whatever the case."""
+        """Return whether an answer has the words of one of them in order, whatever the case."""
         return any(contains(answer, words) for words in self.accept or (self.fact,))
 
 
 def contains(text: str, words: str) -> bool:
-    """Whether whole words stand in a text in this order, whatever the case."""
+    """Return whether whole words stand in a text in this order, whatever the case."""
     return bool(re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """How one arm did.
+    """The result of one arm.
 
     Args:
         accuracy: share of right answers.
         low, high: its 95 % interval, by resampling people (bootstrap), because the answers about
             one person depend on each other.
         right, asked: the counts behind it.
-        declined: answers that say, in the words that `Learning.negatives` teaches, that this was
-            not told.
         prompt_tokens: mean length of a prompt.
         examples: a few answers as they came.
     """
@@ -61,14 +58,13 @@ class Arm:
     high: float
     right: int
     asked: int
-    declined: int
     prompt_tokens: float
     examples: tuple[Mapping[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What one arm said to one question about the person with this number."""
+class ArmAnswer:
+    """An answer of one arm to one question about the person with this number."""
 
     person: int
     asked: Question
@@ -77,6 +73,7 @@ class Answer:
 
     @property
     def right(self) -> bool:
+        """True if the answer has the fact."""
         return self.asked.accepts(self.text)
 
 
@@ -86,9 +83,11 @@ def ask(
     asked: Question,
     memory: str | None,
     before: Sequence[Message] = (),
-    **options: Any,
-) -> Answer:
-    """The greedy answer to a question.
+    *,
+    strength: float = 1.0,
+    recall_tokens: int | None = None,
+) -> ArmAnswer:
+    """Return the greedy answer to a question.
 
     Args:
         service: whose model answers.
@@ -96,20 +95,22 @@ def ask(
         asked: the question.
         memory: whose newest revision answers; None: the base model.
         before: what stands in the prompt before the question.
-        options: of `ParametricMemory.stream`.
+        strength: factor on the memory.
+        recall_tokens: as for `ParametricMemory.stream`.
     """
     reply = service.reply(
         memory,
         [*before, Message("user", asked.ask)],
         max_tokens=ANSWER_TOKENS,
         revision=None if memory is None else HEAD,
-        **options,
+        strength=strength,
+        recall_tokens=recall_tokens,
     )
-    return Answer(person, asked, reply.text, reply.prompt_tokens)
+    return ArmAnswer(person, asked, reply.text, reply.prompt_tokens)
 
 
-def arm_of(answers: Sequence[Answer]) -> Arm:
-    """What an arm's answers add up to."""
+def arm_of(answers: Sequence[ArmAnswer]) -> Arm:
+    """Return the sums and shares of an arm's answers."""
     right = sum(answer.right for answer in answers)
     low, high = interval(answers)
     examples = tuple(
@@ -122,21 +123,20 @@ def arm_of(answers: Sequence[Answer]) -> Arm:
         high=high,
         right=right,
         asked=len(answers),
-        declined=sum(NOT_TOLD in answer.text for answer in answers),
         prompt_tokens=sum(answer.prompt_tokens for answer in answers) / len(answers),
         examples=examples,
     )
 
 
-def interval(answers: Sequence[Answer]) -> tuple[float, float]:
-    """The 95 % interval of the accuracy, over resampled people."""
+def interval(answers: Sequence[ArmAnswer]) -> tuple[float, float]:
+    """Return the 95 % interval of the accuracy, over resampled people."""
     return resampled([(answer.person, answer.right) for answer in answers])
 
 
-def resampled(found: Sequence[tuple[int, bool]]) -> tuple[float, float]:
-    """The 95 % interval of a share, of what was found for each of some people."""
+def resampled(results: Sequence[tuple[int, bool]]) -> tuple[float, float]:
+    """Return the 95 % interval of a share, of what was found for each of some people."""
     people: dict[int, list[bool]] = {}
-    for person, good in found:
+    for person, good in results:
         people.setdefault(person, []).append(good)
     groups = [(sum(rights), len(rights)) for rights in people.values()]
     rng = Random(0)  # noqa: S311  # a resampling, not a secret

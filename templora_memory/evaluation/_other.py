@@ -1,4 +1,4 @@
-"""How much a memory changes text that has nothing to do with it."""
+"""The change that a memory makes in text that has nothing to do with it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class OtherText:
     """
 
     def __init__(self, service: ParametricMemory, text: str) -> None:
-        size = min(256, (service.policy.window or 2) // 2 - 1)
+        size = min(256, service.policy.window // 2 - 1)
         self._pieces = service.backend.split(text, size)[: -(-OTHER_TOKENS // size)]
         if len(self._pieces) < 2:  # noqa: PLR2004  # the first one is only context
             raise InvalidText(f"The other text is too short to measure: {OTHER_TOKENS} tokens.")
@@ -29,7 +29,7 @@ class OtherText:
         self._plain = self._nll(None, 1.0)
 
     def factor(self, name: str, strength: float = 1.0) -> float:
-        """How much a memory changes its perplexity."""
+        """Return the perplexity with a memory, divided by that without."""
         return math.exp(self._nll(newest(self._service.open(name)), strength) - self._plain)
 
     def _nll(self, adapter: Adapter | None, strength: float) -> float:

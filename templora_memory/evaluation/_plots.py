@@ -51,7 +51,7 @@ def lines(
 
 
 def _figure() -> tuple[Any, Any]:
-    """An empty picture and its axes."""
+    """Return an empty picture and its axes."""
     try:
         from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415  # an extra
         from matplotlib.figure import Figure  # noqa: PLC0415

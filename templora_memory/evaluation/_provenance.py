@@ -1,4 +1,4 @@
-"""Where a number was measured: package versions, commit, machine."""
+"""The circumstances of a measurement: package versions, commit, machine."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _PACKAGES = ("torch", "transformers", "peft")
 
 
 def commit() -> str | None:
-    """The commit of the source tree this runs from, "-dirty" if it was changed; None if unknown."""
+    """Return the commit of this source tree, "-dirty" if it was changed; None if unknown."""
     top = Path(__file__).parents[2]
     git = shutil.which("git")
     if git is None or not (top / ".git").exists():
         return None
-    asked = (git, "-C", str(top), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    found = subprocess.run(asked, capture_output=True, text=True, check=False)  # noqa: S603  # fixed words
-    return found.stdout.strip() or None if found.returncode == 0 else None
+    command = (git, "-C", str(top), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    described = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # fixed words
+    return described.stdout.strip() or None if described.returncode == 0 else None
 
 
 def machine() -> dict[str, object]:
-    """What a reader needs to judge seconds by."""
+    """Return the facts about this machine that seconds are judged by."""
     versions = {name: _version(name) for name in _PACKAGES}
     return {
         "system": platform.platform(),

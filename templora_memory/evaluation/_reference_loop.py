@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from templora_memory.domain.settings import Learning
+from templora_memory.domain.settings import ResolvedLearning
 
 _IGNORED = -100  # label of a token that is seen, not learned
 
@@ -28,7 +28,7 @@ class ReferenceLoop:
         settings: rank, alpha, rate, epochs, AdamW's numbers and clipping are used.
     """
 
-    def __init__(self, model: Any, settings: Learning) -> None:
+    def __init__(self, model: Any, settings: ResolvedLearning) -> None:
         from peft import LoraConfig, get_peft_model  # noqa: PLC0415  # slow, needed only here
 
         torch.manual_seed(settings.seed)
@@ -45,7 +45,7 @@ class ReferenceLoop:
         self._parameters = [p for p in self._model.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
             self._parameters,
-            lr=settings.learning_rate or 0.0,
+            lr=settings.learning_rate,
             betas=(settings.adam_beta1, settings.adam_beta2),
             eps=settings.adam_epsilon,
             weight_decay=settings.weight_decay,

@@ -1,4 +1,4 @@
-"""What is left of a conversation of many sessions: questions about it, in a new session.
+"""Recall of a conversation of many sessions: questions about it, in a new session.
 
 Six arms answer the same questions greedily: `none`, the base model with the question alone; `last`,
 the newest turns that fit the window, in the prompt; `memory`, which absorbed all of it, with the
@@ -23,8 +23,8 @@ from templora_memory.errors import InvalidText
 from templora_memory.evaluation._answers import (
     ANSWER_TOKENS,
     RECALL_TOKENS,
-    Answer,
     Arm,
+    ArmAnswer,
     Question,
     arm_of,
     ask,
@@ -46,7 +46,7 @@ class Talk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationReport:
-    """What `conversation` found out, and where.
+    """The result of `conversation`, and where it was measured.
 
     Args:
         arms: by name, see the module.
@@ -68,6 +68,7 @@ class ConversationReport:
     machine: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
         return asdict(self)
 
 
@@ -127,7 +128,7 @@ def conversation(
     Raises:
         LearningFailed, StoreError: as `ParametricMemory.absorb`.
     """
-    said: dict[str, list[Answer]] = {arm: [] for arm in ARMS}
+    answers: dict[str, list[ArmAnswer]] = {arm: [] for arm in ARMS}
     gains: list[float] = []
     seconds = 0.0
     with borrowed(service, "conversation", len(talks)) as names:
@@ -136,16 +137,16 @@ def conversation(
         for number, talk in enumerate(talks):
             if progress is not None:
                 progress(number, len(talks))
-            own, wrong = names[number], names[(number + 1) % len(talks)]
-            for asked in talk.questions:
-                say = partial(ask, service, number, asked)
-                said["none"].append(say(None))
-                said["last"].append(say(None, _last(service, talk, asked)))
-                said["memory"].append(say(own))
-                said["bm25"].append(say(own, strength=0.0, recall_tokens=RECALL_TOKENS))
-                said["memory_bm25"].append(say(own, recall_tokens=RECALL_TOKENS))
-                said["wrong"].append(say(wrong))
-                gains.append(service.probe(own, asked.ask, asked.fact).gain)
+            memory, wrong = names[number], names[(number + 1) % len(talks)]
+            for question in talk.questions:
+                say = partial(ask, service, number, question)
+                answers["none"].append(say(None))
+                answers["last"].append(say(None, _last(service, talk, question)))
+                answers["memory"].append(say(memory))
+                answers["bm25"].append(say(memory, strength=0.0, recall_tokens=RECALL_TOKENS))
+                answers["memory_bm25"].append(say(memory, recall_tokens=RECALL_TOKENS))
+                answers["wrong"].append(say(wrong))
+                gains.append(service.probe(memory, question.ask, question.fact).gain)
     if progress is not None:
         progress(len(talks), len(talks))
     return ConversationReport(
@@ -153,7 +154,7 @@ def conversation(
         policy=service.policy.as_dict(),
         talks=len(talks),
         messages=sum(len(talk.messages) for talk in talks),
-        arms={arm: arm_of(answers) for arm, answers in said.items()},
+        arms={arm: arm_of(given) for arm, given in answers.items()},
         gain=sum(gains) / len(gains),
         absorb_seconds=seconds / len(talks),
         version=__version__,
@@ -163,13 +164,13 @@ def conversation(
 
 
 def _last(service: ParametricMemory, talk: Talk, asked: Question) -> tuple[Message, ...]:
-    """The newest turns that fit the window beside the question."""
-    room = (service.policy.window or 0) - ANSWER_TOKENS
+    """Return the newest turns that fit the window beside the question."""
+    room = service.policy.window - ANSWER_TOKENS
     question = Message("user", asked.ask)
-    kept: tuple[Message, ...] = ()
+    newest: tuple[Message, ...] = ()
     for start in reversed(turn_starts(talk.messages)):
-        tried = talk.messages[start:]
-        if service.backend.count((*tried, question)) > room:
+        turns = talk.messages[start:]
+        if service.backend.count((*turns, question)) > room:
             break
-        kept = tried
-    return kept
+        newest = turns
+    return newest

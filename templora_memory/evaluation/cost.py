@@ -1,4 +1,4 @@
-"""What a turn costs as the history grows: in a memory, in the prompt, or in a sliding window.
+"""The cost of a turn as the history grows: in a memory, in the prompt, or in a sliding window.
 
 Three arms answer the same kind of turn behind histories of growing length: `memory`, where all of
 the history is absorbed and the prompt holds the newest exchange; `full_history`, all of it in the
@@ -56,7 +56,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostReport:
-    """What `cost` found out, and where."""
+    """The result of `cost`, and where it was measured."""
 
     model: str
     policy: Mapping[str, Any]
@@ -66,16 +66,17 @@ class CostReport:
     machine: Mapping[str, Any]
 
     def arm(self, name: str) -> tuple[Turn, ...]:
-        """The turns of one arm, by growing history."""
+        """Return the turns of one arm, by growing history."""
         return tuple(turn for turn in self.turns if turn.arm == name)
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What the count of operations needs to know about a model.
+    """The sizes of a model that the count of operations depends on.
 
     Args:
         parameters: of the whole model, an embedding that is also the head counted once.
@@ -103,7 +104,7 @@ class Shape:
 
 
 def shape_of(service: ParametricMemory) -> Shape:
-    """The shape of a service's model.
+    """Return the shape of a service's model.
 
     Raises:
         InvalidSetting: its backend does not show a transformers model.
@@ -157,7 +158,7 @@ def cost(
             f"The text has {len(pieces)} tokens, fewer than the {lengths[-1]} of the longest "
             "history: give a longer one, or ask for less."
         )
-    bench = _Bench(service, shape, pieces, repeats)
+    bench = _CostBench(service, shape, pieces, repeats)
     try:
         turns: list[Turn] = []
         for number, (start, stop) in enumerate(pairwise((0, *lengths))):
@@ -179,7 +180,7 @@ def cost(
     )
 
 
-class _Bench:
+class _CostBench:
     def __init__(
         self, service: ParametricMemory, shape: Shape, pieces: Sequence[str], repeats: int
     ) -> None:
@@ -201,11 +202,11 @@ class _Bench:
                 "memory", stop, (), self.name,
                 learn_seconds=report.seconds * share,
                 learn_flops=self._shape.learn(
-                    TURN, context=learning.context or 0, epochs=learning.steps_per_chunk
+                    TURN, context=learning.context, epochs=learning.steps_per_chunk
                 ),
             )
         ]  # fmt: skip
-        window = policy.window or 1
+        window = policy.window
         room = window - ANSWER - 64  # what a question and the template take
         if stop <= room:
             found.append(self._turn("full_history", stop, self._pieces[:stop], None))

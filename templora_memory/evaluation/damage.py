@@ -1,4 +1,4 @@
-"""What a memory spoils: text and questions that have nothing to do with it.
+"""The damage that a memory does: to text and questions that have nothing to do with it.
 
 Each person of `recall` gets a memory of the bio. Then the base model's own greedy answers to
 everyday questions are compared with what the memory makes of them, in two arms: the `memory`, and
@@ -31,7 +31,7 @@ ARMS = {"memory": 1.0, "half": 0.5}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spoilt:
-    """What one arm changes.
+    """The changes that one arm makes.
 
     Args:
         same: share of the questions that get word for word the base model's answer.
@@ -55,7 +55,7 @@ class Spoilt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DamageReport:
-    """What `damage` found out, and where.
+    """The result of `damage`, and where it was measured.
 
     Args:
         arms: by name, see the module.
@@ -74,6 +74,7 @@ class DamageReport:
     machine: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
         return asdict(self)
 
 
@@ -111,7 +112,7 @@ def damage(
         raise InvalidText("Damage needs a person, and a question.")
     text = OtherText(service, other) if other is not None else None
     plain = [_plain(service, question) for question in asked]
-    found: dict[str, list[_Row]] = {arm: [] for arm in ARMS}
+    pairs: dict[str, list[_AnswerPair]] = {arm: [] for arm in ARMS}
     factors: dict[str, list[float]] = {arm: [] for arm in ARMS}
     kls, examples = [], []
     with borrowed(service, "damage", len(people)) as names:
@@ -123,7 +124,7 @@ def damage(
                 progress(number, len(names))
             for arm, strength in ARMS.items():
                 rows = [_ask(service, number, name, strength, base) for base in plain]
-                found[arm] += rows
+                pairs[arm] += rows
                 if text is not None:
                     factors[arm].append(text.factor(name, strength))
                 if arm == "memory":
@@ -138,7 +139,7 @@ def damage(
         model=service.base.name,
         policy=service.policy.as_dict(),
         people=len(people),
-        arms={arm: _spoilt(rows, factors[arm]) for arm, rows in found.items()},
+        arms={arm: _spoilt(rows, factors[arm]) for arm, rows in pairs.items()},
         kl=sum(kls) / len(kls) if kls else None,
         examples=tuple(examples[:4]),
         version=__version__,
@@ -157,7 +158,7 @@ class _Plain:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _AnswerPair:
     person: int
     same: bool
     loss: float
@@ -167,15 +168,15 @@ class _Row:
 
 def _ask(
     service: ParametricMemory, person: int, memory: str, strength: float, base: _Plain
-) -> _Row:
-    """A question again with a memory, and how likely it finds the base model's answer."""
-    said = _say(service, memory, base.question, strength)
-    own = _score(service, memory, base.question, base.text, said.strength)
-    loss = (sum(base.scores) - sum(own)) / max(1, len(own))
-    return _Row(person, said.text == base.text, loss, said.strength, said.text)
+) -> _AnswerPair:
+    """Return a question again with a memory, and how likely it finds the base model's answer."""
+    answer = _say(service, memory, base.question, strength)
+    scores = _score(service, memory, base.question, base.text, answer.strength)
+    loss = (sum(base.scores) - sum(scores)) / max(1, len(scores))
+    return _AnswerPair(person, answer.text == base.text, loss, answer.strength, answer.text)
 
 
-def _spoilt(rows: Sequence[_Row], factors: Sequence[float]) -> Spoilt:
+def _spoilt(rows: Sequence[_AnswerPair], factors: Sequence[float]) -> Spoilt:
     low, high = resampled([(row.person, row.same) for row in rows])
     return Spoilt(
         same=sum(row.same for row in rows) / len(rows),

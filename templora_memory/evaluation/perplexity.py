@@ -50,7 +50,7 @@ class ChunkScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerplexityReport:
-    """What `perplexity` found out, and where.
+    """The result of `perplexity`, and where it was measured.
 
     Args:
         model: name of the base model.
@@ -84,10 +84,11 @@ class PerplexityReport:
 
     @property
     def seconds_ratio_last_over_first_tenth(self) -> float | None:
-        """How much longer absorbing took at the end than in the beginning; None for one chunk."""
+        """Seconds of absorbing at the end over those at the beginning; None for one chunk."""
         return _ratio([chunk.seconds for chunk in self.chunks])
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
         return {
             "base_ppl": self.base_ppl,
             "memory_ppl": self.memory_ppl,
@@ -126,7 +127,7 @@ def perplexity(
     """
     service.load()
     policy, backend = service.policy, service.backend
-    chunk, room = policy.chunk or 1, (policy.window or 1) - (policy.chunk or 1) - _SPARE
+    chunk, room = policy.chunk, policy.window - policy.chunk - _SPARE
     if room < 1:
         raise InvalidSetting(
             f"A chunk of {chunk} tokens leaves no room for context in a window of "
@@ -268,7 +269,7 @@ def _chunk(
 
 
 def _ending(backend: Backend, text: str, room: int) -> str:
-    """The last `room` tokens of a text."""
+    """Return the last `room` tokens of a text."""
     return "".join(backend.split(text, 1)[-room:])
 
 

@@ -1,4 +1,4 @@
-"""What a memory knows: questions about invented people, asked with and without their bios.
+"""Recall of facts: questions about invented people, asked with and without their bios.
 
 Eight arms answer the same questions greedily: the bio in the `prompt`; the `memory` that absorbed
 it, with nothing but the question in the prompt; the same memory at `half` its strength; `bm25`,
@@ -26,7 +26,7 @@ from templora_memory._version import __version__
 from templora_memory.domain.messages import Document, Message
 from templora_memory.domain.settings import whole
 from templora_memory.errors import InvalidSetting, InvalidText
-from templora_memory.evaluation._answers import RECALL_TOKENS, Answer, Arm, Question, arm_of, ask
+from templora_memory.evaluation._answers import RECALL_TOKENS, Arm, ArmAnswer, Question, arm_of, ask
 from templora_memory.evaluation._borrowed import borrowed
 from templora_memory.evaluation._other import OtherText
 from templora_memory.evaluation._provenance import commit, machine
@@ -73,7 +73,7 @@ class Person:
 
     @property
     def introduction(self) -> tuple[Message, ...]:
-        """What every prompt begins with: nobody's name means anything to a memory otherwise."""
+        """The beginning of every prompt: nobody's name means anything to a memory otherwise."""
         if not self.kind:
             return ()
         who = "You are talking with" if self.kind == ABOUT_ME else "You are"
@@ -88,7 +88,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnansweredArm:
-    """What was said to questions that the bio does not answer.
+    """The answers to questions that the bio does not answer, counted.
 
     Args:
         asked: how many.
@@ -108,7 +108,7 @@ class UnansweredArm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecallReport:
-    """What `recall` found out, and where.
+    """The result of `recall`, and where it was measured.
 
     Args:
         arms: by name, see the module.
@@ -143,11 +143,12 @@ class RecallReport:
     machine: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
         return asdict(self)
 
 
 def people_called(name: str) -> tuple[Person, ...]:
-    """The people of one of the sets `PEOPLE`, or of a file.
+    """Return the people of one of the sets `PEOPLE`, or of a file.
 
     Raises:
         InvalidText: neither.
@@ -159,7 +160,7 @@ def people_called(name: str) -> tuple[Person, ...]:
 
 
 def bundled_people() -> tuple[Person, ...]:
-    """The people that come with this package; none of them is in the embedded model's training."""
+    """Return the bundled people; none of them is in the embedded model's training."""
     return people_called(BUNDLED)
 
 
@@ -237,9 +238,9 @@ def recall(
     """
     if not arms or set(arms) - set(ARMS):
         raise InvalidSetting(f"arms are {list(arms)}: choose among {list(ARMS)}.")
-    said: dict[str, list[Answer]] = {arm: [] for arm in ARMS if arm in arms}
-    unanswered: dict[str, list[tuple[Person, Answer]]] = {}
-    note = progress or (lambda _done, _count: None)
+    answers: dict[str, list[ArmAnswer]] = {arm: [] for arm in ARMS if arm in arms}
+    unanswered: dict[str, list[tuple[Person, ArmAnswer]]] = {}
+    report = progress or (lambda _done, _count: None)
     unrelated = OtherText(service, other) if other is not None else None
     later = _stream(service, then, chunks) if then is not None else ()
     gains: list[float] = []
@@ -249,35 +250,36 @@ def recall(
             _learn(service, name, person, later) for name, person in zip(names, people, strict=True)
         ]
         for number, (name, person) in enumerate(zip(names, people, strict=True)):
-            note(number, len(people))
+            report(number, len(people))
             wrong = names[(number + 1) % len(people)]
             for asked in person.questions:
                 ways = _ways(partial(ask, service, number, asked), person, name, wrong)
-                for arm in set(said) & set(ways):
-                    said[arm].append(ways[arm]())
+                for arm in set(answers) & set(ways):
+                    answers[arm].append(ways[arm]())
                 turn = [*person.introduction, Message("user", asked.ask)]
                 gains.append(service.probe(name, turn, asked.fact).gain)
             for text in person.unanswerable:
                 asked = Question(ask=text, fact="")
                 ways = _ways(partial(ask, service, number, asked), person, name, wrong)
-                for arm in {"memory", "prompt"} & set(said):
+                for arm in {"memory", "prompt"} & set(answers):
                     unanswered.setdefault(arm, []).append((person, ways[arm]()))
             factors += [unrelated.factor(name)] if unrelated else []
-        if "forgotten" in said:
+        if "forgotten" in answers:
             for number, (name, person) in enumerate(zip(names, people, strict=True)):
                 service.forget(name)
                 service.open(name)
-                said["forgotten"] += [
-                    ask(service, number, one, name, person.introduction) for one in person.questions
+                answers["forgotten"] += [
+                    ask(service, number, question, name, person.introduction)
+                    for question in person.questions
                 ]
-    note(len(people), len(people))
+    report(len(people), len(people))
     return RecallReport(
         model=service.base.name,
         policy=service.policy.as_dict(),
         people=len(people),
-        arms={arm: arm_of(answers) for arm, answers in said.items()},
+        arms={arm: arm_of(given) for arm, given in answers.items()},
         gain=sum(gains) / len(gains),
-        same_after_forget=_same(said.get("forgotten"), said.get("none")),
+        same_after_forget=_same(answers.get("forgotten"), answers.get("none")),
         unanswerable={arm: _unanswered(answers) for arm, answers in unanswered.items()},
         absorb_seconds=sum(seconds for seconds, _ in taken) / len(people),
         absorb_cpu_seconds=sum(seconds for _, seconds in taken) / len(people),
@@ -303,22 +305,22 @@ def _learn(
 
 
 def _ways(
-    say: Callable[..., Answer], person: Person, own: str, wrong: str
-) -> dict[str, Callable[[], Answer]]:
-    """How each arm but the last asks a question."""
+    say: Callable[..., ArmAnswer], person: Person, memory: str, wrong: str
+) -> dict[str, Callable[[], ArmAnswer]]:
+    """Return for each arm but the last the function that asks a question."""
     before = person.introduction
     return {
         "prompt": partial(say, None, person.shown),
-        "memory": partial(say, own, before),
-        "half": partial(say, own, before, strength=0.5),
-        "bm25": partial(say, own, before, strength=0.0, recall_tokens=RECALL_TOKENS),
-        "memory_bm25": partial(say, own, before, recall_tokens=RECALL_TOKENS),
+        "memory": partial(say, memory, before),
+        "half": partial(say, memory, before, strength=0.5),
+        "bm25": partial(say, memory, before, strength=0.0, recall_tokens=RECALL_TOKENS),
+        "memory_bm25": partial(say, memory, before, recall_tokens=RECALL_TOKENS),
         "none": partial(say, None, before),
         "wrong": partial(say, wrong, before),
     }
 
 
-def _unanswered(answers: Sequence[tuple[Person, Answer]]) -> UnansweredArm:
+def _unanswered(answers: Sequence[tuple[Person, ArmAnswer]]) -> UnansweredArm:
     declined = [bool(_DECLINES.search(answer.text)) for _, answer in answers]
     from_bio = [
         not no and _out_of_bio(person, answer)
@@ -335,13 +337,13 @@ def _unanswered(answers: Sequence[tuple[Person, Answer]]) -> UnansweredArm:
     )
 
 
-def _out_of_bio(person: Person, answer: Answer) -> bool:
-    """Whether an answer gives a fact of the bio that was not asked for, or a run of its words."""
+def _out_of_bio(person: Person, answer: ArmAnswer) -> bool:
+    """Return whether an answer gives another fact of the bio, or a run of its words."""
     if any(question.accepts(answer.text) for question in person.questions):
         return True
-    said, bio = (re.findall(r"\w+", text.lower()) for text in (answer.text, person.bio))
-    runs = {tuple(bio[start : start + RUN]) for start in range(len(bio) - RUN + 1)}
-    return any(tuple(said[start : start + RUN]) in runs for start in range(len(said) - RUN + 1))
+    words, bio_words = (re.findall(r"\w+", text.lower()) for text in (answer.text, person.bio))
+    runs = {tuple(bio_words[start : start + RUN]) for start in range(len(bio_words) - RUN + 1)}
+    return any(tuple(words[start : start + RUN]) in runs for start in range(len(words) - RUN + 1))
 
 
 def _peak_bytes() -> int | None:
@@ -353,16 +355,16 @@ def _peak_bytes() -> int | None:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _same(one: Sequence[Answer] | None, other: Sequence[Answer] | None) -> bool | None:
+def _same(one: Sequence[ArmAnswer] | None, other: Sequence[ArmAnswer] | None) -> bool | None:
     if one is None or other is None:
         return None
     return [answer.text for answer in one] == [answer.text for answer in other]
 
 
 def _stream(service: ParametricMemory, text: str, chunks: int) -> tuple[Document, ...]:
-    """The first chunks of a text, each a document that goes on with the one before."""
+    """Return the first chunks of a text, each a document that goes on with the one before."""
     whole("chunks", chunks)
-    pieces = service.backend.split(text, service.policy.chunk or 1)[:chunks]
+    pieces = service.backend.split(text, service.policy.chunk)[:chunks]
     if len(pieces) < chunks:
         raise InvalidText(f"The text has {len(pieces)} chunks, {chunks} are to be learned.")
     return tuple(

@@ -1,4 +1,4 @@
-"""What learning and answering cost, side by side in one run.
+"""The cost of learning and answering, side by side in one run.
 
 Every figure is a ratio of two ways to do the same work on the same machine, measured by turns;
 the times beside it are medians of this run and mean nothing on another machine. Everything is
@@ -55,7 +55,7 @@ RANDOM_CONTEXT = 8192
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedSettings:
-    """How much is measured.
+    """The amounts that are measured.
 
     Args:
         chunk, context: tokens of a chunk, and before it: the released code has three times as
@@ -82,7 +82,7 @@ class SpeedSettings:
 
 @dataclass(slots=True)
 class SpeedReport:
-    """What was measured, and where.
+    """The result of `speed`, and where it was measured.
 
     Args:
         ratios: by name, see `docs/results/speed.md`; more is better unless the name ends in
@@ -126,6 +126,7 @@ class SpeedReport:
         ]
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
         return {**asdict(self), "version": __version__, "commit": commit(), "machine": machine()}
 
 
@@ -155,7 +156,7 @@ def speed(
     """
     wanted = settings or SpeedSettings()
     with tempfile.TemporaryDirectory() as root:
-        bench = _Bench(_backend(model, device, dtype), Path(root), wanted, text)
+        bench = _SpeedBench(_backend(model, device, dtype), Path(root), wanted, text)
         report = bench.report
         with bench:
             for name, measure in (
@@ -195,7 +196,7 @@ def _backend(model: str, device: str | None, dtype: str | None) -> LocalBackend:
     return LocalBackend.of(made, tokenizer, name=f"random-{model}")
 
 
-class _Bench:
+class _SpeedBench:
     """The measurements; each fills in its part of the report."""
 
     def __init__(
@@ -259,7 +260,7 @@ class _Bench:
         self._made += 1
         return f"bench-{self._made}"
 
-    def _note(self, name: str, ratio: float | None, **figures: float) -> None:
+    def _record(self, name: str, ratio: float | None, **figures: float) -> None:
         self.report.ratios[name] = ratio
         self.report.figures.update(figures)
 
@@ -308,11 +309,11 @@ class _Bench:
             * learning.steps_per_chunk
             / self.report.figures["matrix_flops"]
         )
-        self._note(
+        self._record(
             "absorb_vs_reference", own_rate / other_rate,
             absorb_tokens_per_second=own_rate, reference_tokens_per_second=other_rate,
         )  # fmt: skip
-        self._note("floor_over_step", floor * own_rate)
+        self._record("floor_over_step", floor * own_rate)
 
     def quality(self) -> None:
         """Perplexity of what follows the book, after learning it in either way."""
@@ -337,7 +338,7 @@ class _Bench:
             following, Adapter(folder=self._service.adapter(name), version="own/1")
         )
         base = self._perplexity(following, None)
-        self._note(
+        self._record(
             "ppl_vs_reference", ours / theirs,
             ppl_base=base, ppl_memory=ours, ppl_reference=theirs,
         )  # fmt: skip
@@ -371,19 +372,19 @@ class _Bench:
             together.append(time.perf_counter() - began)
         small.wait()
         one, all_ = statistics.median(alone), statistics.median(together)
-        self._note(
+        self._record(
             "batched_learn", one / all_,
             learn_one_after_another_seconds=one, learn_together_seconds=all_,
         )  # fmt: skip
 
     # --- answering -------------------------------------------------------------------------
 
-    def _ask(self, name: str | None, words: str, tokens: int, **how: Any) -> float:
+    def _ask(self, name: str | None, words: str, tokens: int) -> float:
         """Seconds of one answer of exactly so many tokens."""
         began = time.perf_counter()
         reply = self._service.reply(
             name, [Message("user", words)], revision=HEAD if name else None, sampling=_ENDLESS,
-            max_tokens=tokens, **how,
+            max_tokens=tokens,
         )  # fmt: skip
         assert reply.completion_tokens == tokens  # noqa: S101  # otherwise times mean nothing
         return time.perf_counter() - began
@@ -407,7 +408,7 @@ class _Bench:
             together.append(time.perf_counter() - began)
         one, all_ = statistics.median(alone), statistics.median(together)
         tokens = MEMORIES * ANSWER
-        self._note(
+        self._record(
             "batched_generate", one / all_,
             generate_alone_tokens_per_second=tokens / one,
             generate_together_tokens_per_second=tokens / all_,
@@ -436,17 +437,17 @@ class _Bench:
         self.report.curves["turn_by_absorbed_tokens"] = points
         first, last = settings.history[0], settings.history[-1]
         key = f"turn_{_thousands(last)}_vs_{_thousands(first)}"
-        self._note(key, times[last] / times[first], turn_seconds=times[last])
+        self._record(key, times[last] / times[first], turn_seconds=times[last])
 
     def full_history(self) -> None:
         """The same turn with more and more history in the prompt instead."""
         settings, points = self._settings, []
-        most = self._base.max_length - ANSWER - 2 * SMALL_CHUNK
+        max_tokens = self._base.max_length - ANSWER - 2 * SMALL_CHUNK
         words = "".join(self._words)
-        whole = self._service.policy.changed(window=self._base.max_length)
-        service = ParametricMemory(self._backend, self._store, whole).load()
-        size = min(256, most)
-        while size <= most:
+        policy = self._service.policy.changed(window=self._base.max_length)
+        service = ParametricMemory(self._backend, self._store, policy).load()
+        size = min(256, max_tokens)
+        while size <= max_tokens:
             history = self._backend.split(words, size)
             times = []
             for repeat in range(settings.repeats):
@@ -458,9 +459,9 @@ class _Bench:
                 )  # fmt: skip
                 times.append(time.perf_counter() - began)
             points.append({"prompt_tokens": size, "turn_seconds": statistics.median(times)})
-            size = most if size < most < 2 * size else 2 * size
+            size = max_tokens if size < max_tokens < 2 * size else 2 * size
         self.report.curves["turn_by_prompt_tokens"] = points
-        self._note(
+        self._record(
             "full_history_vs_turn",
             points[-1]["turn_seconds"] / self.report.figures["turn_seconds"],
             full_history_tokens=points[-1]["prompt_tokens"],
@@ -478,18 +479,20 @@ class _Bench:
                 same.append(self._ask(name, words + " Again.", 1))
         token = 1 / self.report.figures["generate_alone_tokens_per_second"]
         extra = statistics.median(other) - statistics.median(same)
-        self._note("switch_vs_token", extra / token, switch_seconds=extra, token_seconds=token)
+        self._record("switch_vs_token", extra / token, switch_seconds=extra, token_seconds=token)
 
     def sizes(self) -> None:
         """Bytes that a memory takes, in the process and on disk, over its adapter's own size."""
         name = self._names[0]
         folder = self._service.adapter(name)
         weights = self._backend._weights(Adapter(folder=folder, version="sizes/1"))  # noqa: SLF001
-        own = weights.layout.size * weights.flat.element_size()
+        adapter_bytes = weights.layout.size * weights.flat.element_size()
         disk = sum(path.stat().st_size for path in folder.iterdir())
         gc.collect()
-        self._note("resident_vs_adapter", weights.bytes / own, adapter_bytes=own)
-        self._note("disk_vs_adapter", disk / own, disk_bytes=disk)
+        self._record(
+            "resident_vs_adapter", weights.bytes / adapter_bytes, adapter_bytes=adapter_bytes
+        )
+        self._record("disk_vs_adapter", disk / adapter_bytes, disk_bytes=disk)
 
     def stall(self) -> None:
         """Time from token to token, with and without another memory that learns meanwhile."""
@@ -501,12 +504,12 @@ class _Bench:
             job = self._service.absorb(self._new(), self._document(64), wait=False)
             while job.progress is None and not job.done:
                 time.sleep(0.005)
-            mean, most = self._token_seconds(f"Question {repeat}: and what then?")
+            mean, slowest = self._token_seconds(f"Question {repeat}: and what then?")
             busy.append(mean)
-            longest.append(most)
+            longest.append(slowest)
             job.cancel()
             job.finished()
-        self._note(
+        self._record(
             "stall_vs_idle", statistics.median(busy) / statistics.median(idle),
             token_seconds_idle=statistics.median(idle),
             token_seconds_beside_learning=statistics.median(busy),
@@ -528,7 +531,7 @@ class _Bench:
 def _at_once(work: Sequence[Callable[[], object]]) -> None:
     """Run all of this on threads; the first error is raised here."""
     with ThreadPoolExecutor(len(work)) as pool:
-        for future in [pool.submit(one) for one in work]:
+        for future in [pool.submit(task) for task in work]:
             future.result()
 
 

@@ -46,7 +46,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TranslationArm:
-    """How one arm did.
+    """The result of one arm.
 
     Args:
         perplexity: of the approved translations, over all their tokens.
@@ -62,7 +62,7 @@ class TranslationArm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TranslationReport:
-    """What `translation` found out, and where. `arms`: "none", the base model, and "memory"."""
+    """The result of `translation`. `arms`: "none", the base model, and "memory"."""
 
     model: str
     policy: Mapping[str, Any]
@@ -74,6 +74,7 @@ class TranslationReport:
     machine: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
         return asdict(self)
 
 
@@ -116,11 +117,13 @@ def _row(line: str, path: Path, number: int) -> Pair:
 def _guofeng(text: str, path: Path) -> list[list[Pair]]:
     try:
         rows = json.loads(text)
-        found = [[Pair(p["zh"], p["en"]) for p in row["inference"]] for row in rows]
+        sections = [[Pair(p["zh"], p["en"]) for p in row["inference"]] for row in rows]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InvalidText(f"{path} is no list of sections with pairs: {error}.") from error
-    kept = [[p for p in section if p.source.strip() and p.target.strip()] for section in found]
-    return [section for section in kept if section]
+    complete = [
+        [p for p in section if p.source.strip() and p.target.strip()] for section in sections
+    ]
+    return [section for section in complete if section]
 
 
 def translation(
@@ -233,7 +236,7 @@ def _prompt(service: ParametricMemory, done: Sequence[Pair], pair: Pair) -> tupl
     """Instruction, the pairs before, and the sentence; fewer pairs if the window is short."""
     policy = service.policy
     target = service.backend.count([Message("assistant", pair.target)])
-    room = (policy.window or 0) - max(policy.reply_tokens or 0, target)
+    room = policy.window - max(policy.reply_tokens, target)
     lead, last = Message("system", INSTRUCTION), Message("user", pair.source)
     before = list(done[-BEFORE:])
     while True:

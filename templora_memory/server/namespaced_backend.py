@@ -8,12 +8,13 @@ from pathlib import Path
 
 from templora_memory.domain.manifest import ModelIdentity
 from templora_memory.domain.messages import Message
-from templora_memory.domain.results import AbsorbProgress, LearnStats
+from templora_memory.domain.results import LearnStats
 from templora_memory.domain.settings import ModelLimits, Sampling
 from templora_memory.ports import (
     Adapter,
     Backend,
     GenerateRequest,
+    LearningControl,
     LearnRequest,
     ScoreRequest,
     TextSession,
@@ -68,17 +69,13 @@ class NamespacedBackend:
         request: LearnRequest,
         *,
         into: Path,
-        progress: Callable[[AbsorbProgress], None],
-        cancelled: Callable[[], bool],
-        urgent: Callable[[], bool],
+        control: LearningControl,
     ) -> LearnStats:
         """Train an adapter; see `Backend.learn`."""
         return self._backend.learn(
             replace(request, start=self._with_prefix(request.start)),
             into=into,
-            progress=progress,
-            cancelled=cancelled,
-            urgent=urgent,
+            control=control,
         )
 
     def stream(self, request: GenerateRequest) -> TokenStream:

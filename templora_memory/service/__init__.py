@@ -1,1 +1,1 @@
-"""What a service of many memories does, over the ports of a backend and a store."""
+"""The service of many memories, over the ports of a backend and a store."""

@@ -1,4 +1,4 @@
-"""Which text may be told to a memory, and what learning it must not do.
+"""Admission: the text that may be told to a memory, and what learning it must not do.
 
 Text that is refused here is neither journalled nor learned. Knows nothing of stores and models.
 """
@@ -68,7 +68,7 @@ class Admission:
 
     @property
     def asks(self) -> bool:
-        """Whether there is anything to check."""
+        """True if there is anything to check."""
         return self._admit is not None or self._limit is not None
 
     def check(self, memory_id: str, items: Sequence[Item], journal: Journal | None) -> None:
@@ -96,11 +96,11 @@ class Admission:
     def _check_limit(
         memory_id: str, items: Sequence[Item], journal: Journal | None, limit: int
     ) -> None:
-        told: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for item in items:
             if (author := author_of(item)) is not None:
-                told[author] = told.get(author, 0) + characters(item)
-        for author, new in told.items():
+                counts[author] = counts.get(author, 0) + characters(item)
+        for author, new in counts.items():
             before = 0 if journal is None else journal.taught(author)
             if before + new > limit:
                 raise NotAdmitted(
@@ -113,7 +113,7 @@ class Admission:
 def unknown(
     items: Sequence[Document] | Sequence[Message], journal: Journal | None, *, after: str | None
 ) -> tuple[Item, ...]:
-    """What of these a journal does not hold yet.
+    """Return what of these a journal does not hold yet.
 
     Args:
         items: documents, or messages of one dialogue.

@@ -7,6 +7,7 @@ waits for does not stand in that line.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from collections.abc import Callable
 from templora_memory.domain.results import AbsorbProgress, AbsorbReport
 from templora_memory.errors import Cancelled, Closed, LearningFailed
 
-MOST_THREADS = 16
+MAX_THREADS = 16
+_log = logging.getLogger("templora_memory")
 
 
 class Job:
@@ -32,7 +34,7 @@ class Job:
         if urgent:
             self._urgent.set()
         self._work = work
-        self._heard: Callable[[], None] = lambda: None
+        self._on_cancel: Callable[[], None] = lambda: None
         self._begun = threading.Event()
         self._done = threading.Event()
         self._cancel = threading.Event()
@@ -46,12 +48,12 @@ class Job:
 
     @property
     def begun(self) -> bool:
-        """Whether its turn has come."""
+        """True once its turn has come."""
         return self._begun.is_set()
 
     @property
     def done(self) -> bool:
-        """Whether it ended, well or badly."""
+        """True once it ended, well or badly."""
         return self._done.is_set()
 
     @property
@@ -61,24 +63,25 @@ class Job:
 
     @property
     def error(self) -> BaseException | None:
-        """What it failed with, once it is done."""
+        """The error that it failed with, once it is done."""
         return self._error
 
     def urgent(self) -> bool:
-        """Whether somebody waits for an answer that needs it."""
+        """Return True while somebody waits for an answer that needs it."""
         return self._urgent.is_set()
 
     def hurry(self) -> None:
-        """Called by the queue when such an answer stands behind it."""
+        """Make it urgent; called by the queue when such an answer stands behind it."""
         self._urgent.set()
 
     def cancelled(self) -> bool:
+        """Return True once it was asked to stop."""
         return self._cancel.is_set()
 
     def cancel(self) -> None:
         """Ask it to stop; `wait` then raises `Cancelled`."""
         self._cancel.set()
-        self._heard()
+        self._on_cancel()
 
     def wait(self, timeout: float | None = None) -> AbsorbReport:
         """Wait for the report.
@@ -98,16 +101,16 @@ class Job:
         """Wait until it is done, well or badly; `error` then tells which."""
         self._done.wait()
 
-    def note(self, progress: AbsorbProgress) -> None:
-        """Called by the work after each chunk."""
+    def report(self, progress: AbsorbProgress) -> None:
+        """Set the newest progress; called by the work after each chunk."""
         self._progress = progress
 
-    def hear(self, heard: Callable[[], None]) -> None:
-        """Called by the queue, which wants to know when it is cancelled."""
-        self._heard = heard
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Set what is called on `cancel`; used by the queue."""
+        self._on_cancel = callback
 
     def fail(self, error: Exception) -> None:
-        """Called by the queue where the work could not begin."""
+        """End it with an error; called by the queue where the work could not begin."""
         self._error = error
         self._done.set()
 
@@ -118,7 +121,7 @@ class Job:
         return self._work(self)
 
     def run(self) -> None:
-        """Called once by the queue."""
+        """Do the work; called once by the queue, on the job's thread."""
         try:
             self._report = self._start()
         except BaseException as error:  # noqa: BLE001  # kept and raised by wait()
@@ -127,15 +130,34 @@ class Job:
             self._done.set()
 
 
+def wait_or_cancel(job: Job) -> AbsorbReport:
+    """Wait, and cancel if the caller is interrupted, so that Ctrl-C leaves nothing running.
+
+    Raises:
+        TemploraError: whatever the work raised.
+    """
+    try:
+        return job.wait()
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            job.cancel()
+            job.finished()
+        raise
+
+
 class JobQueue:
-    """Runs jobs: in order within a memory, together across memories."""
+    """Runs jobs: in order within a memory, together across memories.
+
+    Remembers of each memory the newest failure, until an absorb into it succeeds.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()  # its lock may be taken again by who holds it
         self._waiting: dict[str, deque[Job]] = {}
-        self._line: deque[Job] = deque()  # jobs whose turn in their memory it is, without a place
-        self._placed = 0
+        self._ready: deque[Job] = deque()  # the first of their memory, without a thread's slot
+        self._slots_taken = 0
         self._closed = False
+        self._failures: dict[str, str] = {}
 
     def submit(self, job: Job) -> Job:
         """Queue a job.
@@ -147,14 +169,14 @@ class JobQueue:
         with self._changed:
             if self._closed:
                 raise Closed("The service is closed: no new absorbs.")
-            job.hear(self._look)
+            job.on_cancel(self._wake)
             queue = self._waiting.get(job.memory_id)
             if queue is not None:
                 if job.urgent():  # what it stands behind is as urgent, also if it runs already
-                    for one in queue:
-                        one.hurry()
+                    for earlier in queue:
+                        earlier.hurry()
                 queue.append(job)
-                self._look()
+                self._wake()
                 return job
             self._waiting[job.memory_id] = deque([job])
         thread = threading.Thread(
@@ -166,8 +188,8 @@ class JobQueue:
             raise self._stranded(job.memory_id, error) from error
         return job
 
-    def _look(self) -> None:
-        """Let whoever waits look again."""
+    def _wake(self) -> None:
+        """Let every waiting thread look again."""
         with self._changed:
             self._changed.notify_all()
 
@@ -192,33 +214,85 @@ class JobQueue:
                     self._changed.notify_all()
                     return
                 job = queue[0]
-                placed = self._placed_in_line(job)
+                slots = self._take_slot(job)
             job.run()
             with self._changed:
                 queue.popleft()
-                self._placed -= placed
+                self._slots_taken -= slots
                 self._changed.notify_all()
 
-    def _placed_in_line(self, job: Job) -> bool:
-        """Wait until a job may run; returns whether it takes one of the places.
+    def _take_slot(self, job: Job) -> int:
+        """Wait until a job may run; returns how many of the slots it takes, 0 or 1.
 
-        What is cancelled ends at once, and what is urgent does not stand in line.
+        A cancelled job ends at once, and an urgent one does not wait for a slot.
         """
-        self._line.append(job)
+        self._ready.append(job)
         while True:
-            pressing = job.cancelled() or job.urgent()
-            if pressing or (self._placed < MOST_THREADS and self._line[0] is job):
+            at_once = job.cancelled() or job.urgent()
+            if at_once or (self._slots_taken < MAX_THREADS and self._ready[0] is job):
                 break
             self._changed.wait()
-        self._line.remove(job)
-        self._placed += not pressing
-        self._changed.notify_all()  # there may be a place for the next in line, too
-        return not pressing
+        self._ready.remove(job)
+        slots = 0 if at_once else 1
+        self._slots_taken += slots
+        self._changed.notify_all()  # there may be a slot for the next one, too
+        return slots
+
+    def start(
+        self, memory_id: str, work: Callable[[Job], AbsorbReport], *, urgent: bool = False
+    ) -> Job:
+        """Queue the work of an absorb; its failure is logged and noted for `failure`.
+
+        Raises:
+            Closed, LearningFailed: as for `submit`.
+        """
+
+        def noting_failures(job: Job) -> AbsorbReport:
+            try:
+                report = work(job)
+            except Cancelled:
+                raise
+            except Exception as error:
+                self.note_failure(memory_id, error)
+                raise
+            self.clear_failure(memory_id)
+            return report
+
+        return self.submit(Job(memory_id, noting_failures, urgent=urgent))
+
+    def note_failure(self, memory_id: str, error: Exception) -> None:
+        """Log why an absorb failed, and remember it for `failure`."""
+        _log.warning("absorbing into %r failed: %s", memory_id, error)
+        with self._changed:
+            self._failures[memory_id] = f"{type(error).__name__}: {error}"
+
+    def clear_failure(self, memory_id: str) -> None:
+        """Forget the failure of a memory, if there is one."""
+        with self._changed:
+            self._failures.pop(memory_id, None)
+
+    def failure(self, memory_id: str) -> str | None:
+        """Return the newest failure of a memory as text; None after a success."""
+        with self._changed:
+            return self._failures.get(memory_id)
 
     def jobs(self, memory_id: str) -> tuple[Job, ...]:
-        """Jobs of a memory that wait or run."""
+        """Return the jobs of a memory that wait or run."""
         with self._changed:
             return tuple(job for job in self._waiting.get(memory_id, ()) if not job.done)
+
+    def wait_for(self, memory_id: str) -> None:
+        """Wait until the jobs that a memory has now are done, well or badly."""
+        for job in self.jobs(memory_id):
+            job.finished()
+
+    def cancel(self, memory_id: str) -> None:
+        """Cancel the jobs of a memory in this process and wait until they have stopped."""
+        jobs = self.jobs(memory_id)
+        for job in jobs:
+            job.cancel()
+        for job in jobs:
+            job.finished()
 
     def wait(self) -> None:
         """Wait until nothing waits or runs."""

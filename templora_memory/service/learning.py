@@ -29,7 +29,7 @@ from templora_memory.domain.messages import (
     characters,
 )
 from templora_memory.domain.results import AbsorbProgress, AbsorbReport, ChunkStats, LearnStats
-from templora_memory.domain.settings import Policy
+from templora_memory.domain.settings import ResolvedPolicy
 from templora_memory.domain.turns import turn_starts
 from templora_memory.errors import (
     Cancelled,
@@ -39,7 +39,14 @@ from templora_memory.errors import (
     Unhealthy,
     UnknownMemory,
 )
-from templora_memory.ports import Adapter, Backend, LearnRequest, ScoreRequest, Store
+from templora_memory.ports import (
+    Adapter,
+    Backend,
+    LearningControl,
+    LearnRequest,
+    ScoreRequest,
+    Store,
+)
 from templora_memory.service.admission import Check
 from templora_memory.service.jobs import Job
 from templora_memory.service.replay import Draw, earlier
@@ -52,7 +59,7 @@ _CHARACTERS = 4  # of a token, roughly
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Unit:
-    """What one training call learns, and what the revision after it will have absorbed."""
+    """The text that one training call learns, and what the revision after it will have absorbed."""
 
     items: tuple[Item, ...]
     before: tuple[Item, ...]
@@ -69,7 +76,7 @@ class _Unit:
 
 
 def _change_by(start: Adapter | None) -> float:
-    """How much a revision changes neutral text, by its own report; 0 where that is not known."""
+    """Return the KL of a revision on neutral text by its own report; 0 where it is not known."""
     if start is None:
         return 0.0
     try:
@@ -91,11 +98,11 @@ class _Tally:
     def progress(self, unit: _Unit) -> Callable[[AbsorbProgress], None]:
         done, size = len(self.chunks), sum(characters(item) for item in unit.items)
 
-        def note(now: AbsorbProgress) -> None:
+        def report(now: AbsorbProgress) -> None:
             later = round(unit.left / size * now.chunks) if size else 0
-            self._job.note(replace(now, chunk=done + now.chunk, chunks=done + now.chunks + later))
+            self._job.report(replace(now, chunk=done + now.chunk, chunks=done + now.chunks + later))
 
-        return note
+        return report
 
     def add(self, stats: LearnStats) -> None:
         """Note a unit that was learned."""
@@ -121,7 +128,7 @@ class Absorber:
     """Plans and trains; every method runs on a job's thread and returns the job's report."""
 
     def __init__(
-        self, backend: Backend, store: Store, policy: Policy, checks: Sequence[Check] = ()
+        self, backend: Backend, store: Store, policy: ResolvedPolicy, checks: Sequence[Check] = ()
     ) -> None:
         self._backend = backend
         self._store = store
@@ -129,7 +136,7 @@ class Absorber:
         self._checks = tuple(checks)
 
     def adapter(self, manifest: Manifest, revision: Revision | None) -> Adapter | None:
-        """Where a revision lies, with a version that only this content has."""
+        """Return a revision as an adapter, with a version that only this content has."""
         if revision is None:
             return None
         manifest.check_base(self._backend.identity)
@@ -268,31 +275,31 @@ class Absorber:
         self, unit: _Unit, start: Adapter | None, folder: Path, tally: _Tally, job: Job
     ) -> LearnStats:
         learning = self._policy.learning
-        place = f"{learning.seed}/{job.memory_id}/{unit.messages}/{len(unit.documents)}"
-        seed = int(hashlib.sha256(place.encode()).hexdigest()[:8], 16)
+        position = f"{learning.seed}/{job.memory_id}/{unit.messages}/{len(unit.documents)}"
+        seed = int(hashlib.sha256(position.encode()).hexdigest()[:8], 16)
         request = LearnRequest(
             items=unit.items,
             before=unit.before,
             start=start,
-            chunk=self._policy.chunk or 1,
+            chunk=self._policy.chunk,
             recipe=self._policy.recipe,
             settings=replace(learning, seed=seed),
-            least_steps=learning.document_steps if unit.stands_alone else 0,
+            min_steps=learning.document_steps if unit.stands_alone else 0,
             replay=self._replayed(unit, job, seed),
         )
         stats = self._backend.learn(
             request,
             into=folder,
-            progress=tally.progress(unit),
-            cancelled=job.cancelled,
-            urgent=job.urgent,
+            control=LearningControl(
+                progress=tally.progress(unit), cancelled=job.cancelled, urgent=job.urgent
+            ),
         )
-        most, before = self._policy.health_kl, _change_by(start)
-        if most is not None and stats.kl is not None and stats.kl - before > most:
+        max_kl, before = self._policy.health_kl, _change_by(start)
+        if max_kl is not None and stats.kl is not None and stats.kl - before > max_kl:
             raise Unhealthy(
                 f"Learning this would change text that has nothing to do with it by {stats.kl:.3g} "
                 f"nats per token, {stats.kl - before:.3g} more than before (health_kl is "
-                f"{most:g}): the old revision stays. Look for garbage in the text, lower "
+                f"{max_kl:g}): the old revision stays. Look for garbage in the text, lower "
                 "learning.learning_rate, or raise health_kl."
             )
         self._check(folder)
@@ -307,11 +314,11 @@ class Absorber:
         adapter = Adapter(folder=folder, version=_temporary(folder))
         try:
             for number, check in enumerate(self._checks):
-                asked = (Message("user", check.question),)
-                own = ScoreRequest(context=asked, target=check.answer, adapter=adapter)
-                (base,) = self._backend.score([replace(own, adapter=None)])
-                (now,) = self._backend.score([own])
-                gain = (sum(now) - sum(base)) / len(base)
+                question = (Message("user", check.question),)
+                request = ScoreRequest(context=question, target=check.answer, adapter=adapter)
+                (base,) = self._backend.score([replace(request, adapter=None)])
+                (learned,) = self._backend.score([request])
+                gain = (sum(learned) - sum(base)) / len(base)
                 if (-gain if check.keep else gain) > check.nats:
                     name = str(number) if check.name is None else repr(check.name)
                     raise Unhealthy(
@@ -329,7 +336,7 @@ class Absorber:
         wanted = self._policy.learning.replay
         if not wanted or unit.parent is None:
             return ()
-        size = _CHARACTERS * (self._policy.chunk or 1)
+        size = _CHARACTERS * self._policy.chunk
         chunks = math.ceil(sum(map(characters, unit.items)) / size)
         shift = Random(seed).random()  # noqa: S311  # rounds up as often as the fraction says
         count = math.floor(wanted * max(1, chunks) + shift)
@@ -364,7 +371,7 @@ def _docs(revision: Revision | None) -> tuple[str, ...]:
 def _documents_unit(
     journal: Journal, parent: Revision | None, digests: Sequence[str]
 ) -> _Unit | None:
-    """The first of these documents, as many as make a unit."""
+    """Return the first of these documents, as many as make a unit."""
     if not digests:
         return None
     items: list[Item] = []
@@ -394,7 +401,7 @@ def _documents_unit(
 def _dialogue_unit(
     manifest: Manifest, journal: Journal, parent: Revision | None, target: str
 ) -> _Unit | None:
-    """The next whole turns of the conversation that ends in `target`, as many as make a unit."""
+    """Return the next whole turns of the conversation up to `target`, as many as make a unit."""
     known = parent.dialogue if parent else manifest.first
     items = journal.messages(target, after=known)
     if not items:
@@ -402,7 +409,7 @@ def _dialogue_unit(
     cut = _cut(items)
     return _Unit(
         items=items[:cut],
-        before=journal.messages(known, most=_CONTEXT_MESSAGES),
+        before=journal.messages(known, limit=_CONTEXT_MESSAGES),
         parent=parent,
         dialogue=manifest.digest_after(known, items[:cut]),
         messages=(parent.messages if parent else 0) + cut,
@@ -412,7 +419,7 @@ def _dialogue_unit(
 
 
 def _cut(items: Sequence[Message]) -> int:
-    """How many messages make a unit: whole turns, about the size of a passage."""
+    """Return how many messages make a unit: whole turns, about the size of a passage."""
     size = 0
     starts = turn_starts(items)
     for begin, end in zip(starts, (*starts[1:], len(items)), strict=True):
@@ -423,7 +430,7 @@ def _cut(items: Sequence[Message]) -> int:
 
 
 def teaches(messages: Sequence[Message]) -> bool:
-    """Whether there is anything to train on."""
+    """Return whether there is anything to train on."""
     return any(m.role in LEARNED_ROLES and m.content.strip() for m in messages)
 
 
@@ -445,10 +452,10 @@ def _after(chunks: Sequence[ChunkStats]) -> list[tuple[float, int]]:
 
 def _recalled(chunks: Sequence[ChunkStats]) -> float | None:
     """Share of the tokens of measured chunks that are now repeated verbatim."""
-    found = [(c.recalled, c.tokens) for c in chunks if c.recalled is not None]
-    if not found:
+    measured = [(c.recalled, c.tokens) for c in chunks if c.recalled is not None]
+    if not measured:
         return None
-    return sum(recalled for recalled, _ in found) / sum(tokens for _, tokens in found)
+    return sum(recalled for recalled, _ in measured) / sum(tokens for _, tokens in measured)
 
 
 def _perplexity(losses: Sequence[tuple[float, int]]) -> float | None:

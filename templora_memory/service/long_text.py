@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Required, TypedDict
 
 from templora_memory.domain.manifest import Manifest
 from templora_memory.domain.messages import Document, passages
@@ -16,14 +17,32 @@ from templora_memory.ports import Adapter, Backend, Completion, Store, TextSessi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writing:
-    """What to write: `chunk` tokens at a time, until there are `most`."""
+    """A text to write: `chunk` tokens at a time, until there are `max_tokens`."""
 
     prompt: str
-    most: int
+    max_tokens: int
     window: int
     chunk: int
     strength: float
     sampling: Sampling
+    reuse: bool
+
+
+class GenerateOptions(TypedDict, total=False):
+    """The keyword arguments of `generate`; all but `max_tokens` may be left out.
+
+    Args:
+        max_tokens: tokens to write.
+        strength: factor on the memory. Default 1.
+        sampling: how to choose tokens; None, the default: as released, greedy with a repetition
+            penalty of 1.12 and the end token forbidden. A stop text ends the text.
+        reuse: keep keys and values of earlier chunks until the window is full (the paper's cache
+            reuse), the default; otherwise compute the window again after each update.
+    """
+
+    max_tokens: Required[int]
+    strength: float
+    sampling: Sampling | None
     reuse: bool
 
 
@@ -60,10 +79,10 @@ class Writer:
         session = self._backend.open_text(task.prompt, window=task.window)
         try:
             while True:
-                done = yield from self._chunk(session, task, unlearned)
+                completion = yield from self._chunk(session, task, unlearned)
                 unlearned = ""
-                if self._written >= task.most or done.finish_reason != "length":
-                    return done.finish_reason
+                if self._written >= task.max_tokens or completion.finish_reason != "length":
+                    return completion.finish_reason
         finally:
             session.close()
 
@@ -74,25 +93,25 @@ class Writer:
             adapter=self._adapter(self._current()),
             strength=task.strength,
             sampling=task.sampling,
-            max_tokens=min(task.chunk, task.most - self._written),
+            max_tokens=min(task.chunk, task.max_tokens - self._written),
             reuse=task.reuse,
         )
-        said: list[str] = []
+        pieces: list[str] = []
         try:
             for piece in stream:
-                said.append(piece)
+                pieces.append(piece)
                 yield piece
-            done = stream.completion
+            completion = stream.completion
         except BaseException:  # stopped in the middle of a chunk: its text is kept
             with suppress(UnknownMemory, Cancelled):
-                self._keep(unlearned + "".join(said))
+                self._keep(unlearned + "".join(pieces))
             raise
         finally:
             stream.close()
-        self._shown = self._shown or done.prompt_tokens
-        self._written += done.completion_tokens
-        self._learn(self._keep(unlearned + done.text))
-        return done
+        self._shown = self._shown or completion.prompt_tokens
+        self._written += completion.completion_tokens
+        self._learn(self._keep(unlearned + completion.text))
+        return completion
 
     def _keep(self, text: str) -> tuple[str, ...]:
         """Journal a text as what directly follows the one before; returns digests."""
@@ -113,7 +132,7 @@ class Writer:
         return now
 
     def reply(self, text: str, reason: FinishReason) -> Reply:
-        """The whole and its counts."""
+        """Return the whole and its counts."""
         head = self._current().newest
         return Reply(
             text=text,

@@ -1,4 +1,4 @@
-"""Which earlier text a memory learns again beside the new.
+"""Replay: earlier text that a memory learns again beside the new.
 
 Drawn from everything that the revision before has learned, with a seed: a sample of the journal,
 which holds all of it, in place of a reservoir that would have to be kept. Half of the pieces are
@@ -22,7 +22,7 @@ _MESSAGES = 16  # of a conversation at once
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """How much to draw.
+    """The size of a sample of earlier text.
 
     Args:
         count: pieces.
@@ -37,23 +37,23 @@ class Draw:
 
 def earlier(journal: Journal, known: Revision, draw: Draw) -> tuple[tuple[Item, ...], ...]:
     """Pieces of what a revision has learned; none if it has learned nothing."""
-    kept = set(journal.documents)  # a memory that started from another one has not its text
-    documents = [digest for digest in known.documents if digest in kept]
+    journalled = set(journal.documents)  # a memory that started from another one has not its text
+    documents = [digest for digest in known.documents if digest in journalled]
     lengths = [*map(journal.characters, documents), known.messages * _MESSAGE]
     if not sum(lengths):
         return ()
     starts = [journal.document_before(digest) is None for digest in documents]
     sources = _sources(starts, talk=known.messages > 0)
     rng = Random(draw.seed)  # noqa: S311  # a sample, not a secret
-    found: list[tuple[Item, ...]] = []
+    pieces: list[tuple[Item, ...]] = []
     for _ in range(draw.count):
-        among = rng.choice((range(len(lengths)), rng.choice(sources)))
-        (index,) = rng.choices(among, [lengths[one] for one in among])
+        indexes = rng.choice((range(len(lengths)), rng.choice(sources)))
+        (index,) = rng.choices(indexes, [lengths[i] for i in indexes])
         if index == len(documents):
-            found.append(_talk(journal, known, rng))
+            pieces.append(_talk(journal, known, rng))
         else:
-            found.append((_part(journal.document(documents[index]), draw.size, rng),))
-    return tuple(found)
+            pieces.append((_part(journal.document(documents[index]), draw.size, rng),))
+    return tuple(pieces)
 
 
 def _sources(alone: Sequence[bool], *, talk: bool) -> list[range]:
@@ -68,7 +68,7 @@ def _sources(alone: Sequence[bool], *, talk: bool) -> list[range]:
 
 
 def _part(document: Document, size: int, rng: Random) -> Document:
-    """A document, or a part of a long one that begins at a word."""
+    """Return a document, or a part of a long one that begins at a word."""
     text = document.text
     if len(text) <= size:
         return document
@@ -83,4 +83,4 @@ def _part(document: Document, size: int, rng: Random) -> Document:
 def _talk(journal: Journal, known: Revision, rng: Random) -> tuple[Item, ...]:
     """Some messages of the conversation, in order."""
     end = rng.randint(min(_MESSAGES, known.messages), known.messages)
-    return journal.messages(journal.beginning(known.dialogue, end), most=_MESSAGES)
+    return journal.messages(journal.beginning(known.dialogue, end), limit=_MESSAGES)

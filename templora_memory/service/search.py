@@ -26,12 +26,12 @@ from templora_memory.domain.turns import turn_starts
 from templora_memory.ports import Store
 
 SIZE = 200  # characters of a passage of a document: two or three sentences
-_MOST = 32  # passages that a search gives back
+_MAX_HITS = 32  # passages that a search gives back
 _INDEXES = 64  # memories whose index stays in RAM
 
 
 class PassageIndex:
-    """What one memory was told, in passages. Safe to use from any thread."""
+    """An index of the texts of one memory, in passages. Safe to use from any thread."""
 
     def __init__(self, salt: str) -> None:
         self.salt = salt
@@ -68,8 +68,8 @@ class PassageIndex:
         """
         starts = (*turn_starts(messages), len(messages))
         for begin, end in pairwise(starts):
-            told = [f"{m.name or m.role}: {m.content}" for m in messages[begin:end] if m.content]
-            self._add(digests[end - 1], ["\n".join(told)])
+            lines = [f"{m.name or m.role}: {m.content}" for m in messages[begin:end] if m.content]
+            self._add(digests[end - 1], ["\n".join(lines)])
 
     def _add(self, digest: str, texts: Sequence[str]) -> None:
         with self._lock:
@@ -80,7 +80,7 @@ class PassageIndex:
             self._known.add(digest)
 
     def search(self, query: str, allowed: Collection[str]) -> tuple[Passage, ...]:
-        """The passages of these sources that share words with a text, best first."""
+        """Return the passages of these sources that share words with a text, best first."""
         terms = dict.fromkeys(re.findall(r"\w+", query.lower()))
         if not terms:
             return ()
@@ -90,17 +90,17 @@ class PassageIndex:
             "SELECT text, source, bm25(passages) FROM passages "
             "WHERE passages MATCH ? ORDER BY 3, rowid"
         )
-        found: list[Passage] = []
+        hits: list[Passage] = []
         with self._lock:
             if self._base is None:
                 return ()
             with closing(self._base.execute(command, (asked,))) as rows:
                 for text, source, rank in rows:
                     if source in allowed:
-                        found.append(Passage(text=text, score=-rank, source=source))
-                    if len(found) == _MOST:
+                        hits.append(Passage(text=text, score=-rank, source=source))
+                    if len(hits) == _MAX_HITS:
                         break
-        return tuple(found)
+        return tuple(hits)
 
 
 class Searcher:
@@ -138,15 +138,15 @@ class Searcher:
         self, manifest: Manifest, journal: Journal, digests: Sequence[str]
     ) -> dict[str, Document]:
         """Documents by digest, those of the memory it began from read there while it exists."""
-        own = set(digests) & set(journal.documents)
-        found = {digest: journal.document(digest) for digest in digests if digest in own}
+        local = set(digests) & set(journal.documents)
+        texts = {digest: journal.document(digest) for digest in digests if digest in local}
         origin = manifest.origin.id if manifest.origin else None
-        missing = [digest for digest in digests if digest not in own]
+        missing = [digest for digest in digests if digest not in local]
         if missing and origin is not None and self._store.manifest(origin) is not None:
             other = self._store.journal(origin)
-            there = set(other.documents)
-            found |= {digest: other.document(digest) for digest in missing if digest in there}
-        return found
+            readable = set(other.documents)
+            texts |= {digest: other.document(digest) for digest in missing if digest in readable}
+        return texts
 
     def _index(self, manifest: Manifest) -> PassageIndex:
         with self._lock:

@@ -1,4 +1,4 @@
-"""What `stream` and `generate` hand out: iterate for text, then ask for the `reply`.
+"""The streams that `stream` and `generate` return: iterate for text, then ask for the `reply`.
 
 No lock is held while text is handed out, so a slow consumer delays nobody.
 """
@@ -10,13 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import NoReturn, Self
+from weakref import WeakKeyDictionary
 
 from templora_memory.domain.results import FinishReason, Reply
 from templora_memory.ports import Completion, TokenStream
 
 
 class _Stream(ABC):
-    """What both streams share: leaving a ``with`` block closes, and there are no copies."""
+    """The part both streams share: leaving a ``with`` block closes, and there are no copies."""
 
     @abstractmethod
     def close(self) -> None:
@@ -88,6 +89,33 @@ class ReplyStream(_Stream):
     def close(self) -> None:
         """Stop generating; safe to call twice, from any thread."""
         self._tokens.close()
+
+
+class OpenStreams:
+    """The replies under way and whose they are, so that forgetting a memory stops its own.
+
+    A stream that nobody holds any more leaves by itself.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owners: WeakKeyDictionary[ReplyStream, str] = WeakKeyDictionary()
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    def add(self, stream: ReplyStream, memory_id: str) -> ReplyStream:
+        """Note a stream of a memory, and return it."""
+        with self._lock:
+            self._owners[stream] = memory_id
+        return stream
+
+    def close(self, memory_id: str) -> None:
+        """Close all streams of a memory."""
+        with self._lock:
+            streams = [stream for stream, owner in self._owners.items() if owner == memory_id]
+        for stream in streams:
+            stream.close()
 
 
 class TextStream(_Stream):

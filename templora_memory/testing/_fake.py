@@ -33,6 +33,7 @@ from templora_memory.ports import (
     Adapter,
     Completion,
     GenerateRequest,
+    LearningControl,
     LearnRequest,
     ScoreRequest,
     TokenStream,
@@ -91,13 +92,16 @@ class FakeBackend:
     # --- life ----------------------------------------------------------------------------------
 
     def open(self) -> None:
+        """Make it usable."""
         self._open = True
 
     def close(self) -> None:
+        """Make it refuse all work."""
         self._open = False
 
     @property
     def identity(self) -> ModelIdentity:
+        """An identity that depends on the name alone."""
         digest = hashlib.sha256(self._name.encode()).hexdigest()
         return ModelIdentity(
             name=self._name, revision=None, config=digest, tokenizer=digest, weights=digest
@@ -105,9 +109,11 @@ class FakeBackend:
 
     @property
     def limits(self) -> ModelLimits:
-        return ModelLimits(context=self._context)
+        """The length given to the constructor."""
+        return ModelLimits(max_length=self._context)
 
     def release(self, prefix: str) -> tuple[str, ...]:
+        """Note what is released; there is nothing to drop."""
         self.released.append(prefix)
         return ()
 
@@ -122,10 +128,9 @@ class FakeBackend:
         request: LearnRequest,
         *,
         into: Path,
-        progress: Callable[[AbsorbProgress], None],
-        cancelled: Callable[[], bool],
-        urgent: Callable[[], bool],
+        control: LearningControl,
     ) -> LearnStats:
+        """Learn by writing the texts into a file."""
         self._check_open()
         texts = [text for text in map(_text, request.items) if text.strip()]
         words = [word for text in texts for word in _words(text)]
@@ -135,7 +140,7 @@ class FakeBackend:
         chunks, done = [], 0
         count = math.ceil(len(words) / request.chunk)
         for number in range(count):
-            if cancelled():
+            if control.cancelled():
                 raise Cancelled("The absorb was cancelled.")
             if self._on_learn is not None:
                 self._on_learn()
@@ -153,7 +158,7 @@ class FakeBackend:
                     seconds=0.0,
                 )
             )
-            progress(
+            control.progress(
                 AbsorbProgress(
                     chunk=number + 1, chunks=count, tokens=done, perplexity=math.exp(0.5)
                 )
@@ -162,7 +167,7 @@ class FakeBackend:
         (into / ADAPTER).write_text(json.dumps(everything), encoding="utf-8")
         with self._lock:
             self.learned.append(request)
-            self.hurried.append(urgent())
+            self.hurried.append(control.urgent())
         harm = 10.0 if any(GARBAGE in word for word in words) else 0.01
         return LearnStats(chunks=tuple(chunks), kl=harm)
 
@@ -185,12 +190,14 @@ class FakeBackend:
         return 1 + sum(2 + len(message.content.split()) for message in messages)
 
     def split(self, text: str, tokens: int) -> tuple[str, ...]:
+        """Cut a text into pieces of so many words."""
         words = _words(text)
         return tuple(
             "".join(words[start : start + tokens]) for start in range(0, len(words), tokens)
         )
 
     def stream(self, request: GenerateRequest) -> TokenStream:
+        """Answer with the sentence that shares most words with the question."""
         self._check_open()
         with self._lock:
             self.requests.append(request)
@@ -198,19 +205,20 @@ class FakeBackend:
         digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]
         shown = self.count(request.messages)
         memory = f"{len(texts)} texts in weights ({digest})" if texts else "no memory"
-        said = f"I see {shown} tokens and have {memory}: {_recall(request.messages, texts)}"
+        answer = f"I see {shown} tokens and have {memory}: {_recall(request.messages, texts)}"
         if request.sampling.schema is not None:
             schema = json.loads(request.sampling.schema)
-            said = json.dumps(_smallest(schema, schema))
-        return self._stream(said, request.sampling, shown, request.max_tokens)
+            answer = json.dumps(_smallest(schema, schema))
+        return self._stream(answer, request.sampling, shown, request.max_tokens)
 
-    def _stream(self, text: str, sampling: Sampling, shown: int, most: int) -> FakeStream:
+    def _stream(self, text: str, sampling: Sampling, shown: int, max_tokens: int) -> FakeStream:
         cut = min((text.find(stop) for stop in sampling.stop if stop in text), default=-1)
         words = _words(text if cut < 0 else text[:cut])
-        reason: FinishReason = "length" if len(words) > most else "stop"
-        return FakeStream(words[:most], reason, shown, self._check_open)
+        reason: FinishReason = "length" if len(words) > max_tokens else "stop"
+        return FakeStream(words[:max_tokens], reason, shown, self._check_open)
 
     def open_text(self, prompt: str, *, window: int) -> FakeText:
+        """Start a text of numbered words."""
         self._check_open()
         return FakeText(self, prompt, window)
 
@@ -244,7 +252,7 @@ class FakeBackend:
 
 
 def _recall(messages: Sequence[Message], texts: Sequence[str]) -> str:
-    """The shown or learned sentence that shares most words with the question."""
+    """Return the shown or learned sentence that shares most words with the question."""
     asked = set(_plain(messages[-1].content)) if messages else set()
     known = [*(message.content for message in messages[:-1]), *texts]
     sentences = [s.strip() for text in known for s in re.split(r"(?<=[.!?])\s+", text) if s.strip()]
@@ -254,23 +262,23 @@ def _recall(messages: Sequence[Message], texts: Sequence[str]) -> str:
     return best if asked & set(_plain(best)) else "I do not know."
 
 
-def _smallest(schema: dict[str, Any], whole: dict[str, Any]) -> Any:
-    """The simplest value that a JSON schema of everyday parts allows."""
+def _smallest(schema: dict[str, Any], root: dict[str, Any]) -> Any:
+    """Return the simplest value that a JSON schema of everyday parts allows."""
     if "$ref" in schema:
-        target: Any = whole
+        target: Any = root
         for part in schema["$ref"].removeprefix("#/").split("/"):
             target = target[part]
-        return _smallest(target, whole)
+        return _smallest(target, root)
     for word in ("anyOf", "oneOf", "allOf"):
         if word in schema:
-            return _smallest(schema[word][0], whole)
+            return _smallest(schema[word][0], root)
     kind = schema.get("type", "object")
     if kind == "object" and "enum" not in schema and "const" not in schema:
         parts = schema.get("properties", {})
         wanted = schema.get("required", parts)
-        return {name: _smallest(parts[name], whole) for name in wanted}
+        return {name: _smallest(parts[name], root) for name in wanted}
     if kind == "array":
-        return [_smallest(schema["items"], whole)] * schema.get("minItems", 0)
+        return [_smallest(schema["items"], root)] * schema.get("minItems", 0)
     number = min(max(0, schema.get("minimum", 0)), schema.get("maximum", math.inf))
     plain = {"string": "word", "boolean": False, "null": None, "integer": number, "number": number}
     return schema.get("const", schema.get("enum", [plain.get(kind)])[0])
@@ -301,6 +309,7 @@ class FakeStream:
 
     @property
     def completion(self) -> Completion:
+        """The result of the whole answer."""
         given = self._given if self._closed else len(self._words)
         if given > self._given:
             self._check()
@@ -313,6 +322,7 @@ class FakeStream:
         )
 
     def close(self) -> None:
+        """End the answer early."""
         self._closed = True
 
 
@@ -333,6 +343,7 @@ class FakeText:
         max_tokens: int,
         reuse: bool,
     ) -> TokenStream:
+        """Go on with the text."""
         del strength, reuse  # a counter does not depend on them
         if adapter is not None and not (adapter.folder / ADAPTER).exists():
             raise UnknownRevision(f"{adapter.folder} is gone.")

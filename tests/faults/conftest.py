@@ -296,8 +296,8 @@ class Life:
             if "copy" not in memory.list():
                 memory.fork(name, "copy")
         elif verb == "rollback":
-            if memory.history(name):
-                memory.rollback(name, memory.history(name)[0].name)
+            if memory.revisions(name):
+                memory.rollback(name, memory.revisions(name)[0].name)
         elif verb == "rebuild":
             origin = memory._store.manifest(name).origin
             if origin is None or (origin.id in memory.list() and memory.head(origin.id)):
@@ -387,7 +387,7 @@ class Judge:
         for name in memory.list():
             memory.resume(name).wait()
             status = memory.status(name)
-            assert status.absorbed_documents >= status.documents, f"{name} cannot go on"
+            assert status.absorbed_documents >= status.document_count, f"{name} cannot go on"
             assert memory.reply(name, [Message("user", "Who keeps bees?")]).text
             memory.absorb(name, "zanzibar afterwards")
             memory.wait()

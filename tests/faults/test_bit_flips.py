@@ -31,12 +31,12 @@ def template(tmp_path_factory, life):
 def looked_at(memory, name):
     """Everything that a memory tells, all of its files read."""
     found = memory.transcript(name)
-    for revision in memory.history(name):
+    for revision in memory.revisions(name):
         memory._store.folder(name, revision)
     status = memory.status(name).as_dict()
     said = memory.reply(name, [Message("user", "What of zanzibar?")], revision="head").text
     hits = [passage.text for passage in memory.search(name, "zanzibar")]
-    return found.documents, found.messages, status, said, hits, memory.history(name)
+    return found.documents, found.messages, status, said, hits, memory.revisions(name)
 
 
 @pytest.mark.parametrize("kind", KINDS)

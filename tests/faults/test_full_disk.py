@@ -43,7 +43,7 @@ def full_disk():
 
 
 def state(memory):
-    return memory.transcript("ada"), memory.history("ada"), memory.status("ada").bytes
+    return memory.transcript("ada"), memory.revisions("ada"), memory.status("ada").bytes
 
 
 def test_a_journal_that_cannot_grow(memory, full_disk, tmp_path):
@@ -63,7 +63,7 @@ def test_a_manifest_that_cannot_be_written(memory, full_disk, tmp_path):
     before = state(memory)
     full_disk(200)
     with pytest.raises(StoreWriteFailed, match=FULL.format("manifest")):
-        memory.rollback("ada", memory.history("ada")[0].name)
+        memory.rollback("ada", memory.revisions("ada")[0].name)
     with pytest.raises(StoreWriteFailed, match=FULL.format("manifest")):
         memory.fork("ada", "eve")
     full_disk(resource.RLIM_INFINITY)
@@ -110,7 +110,7 @@ def test_a_root_that_may_not_be_written(memory, monkeypatch, code, tmp_path):
     """Everything that writes says so; everything that reads goes on."""
     memory.export("ada", tmp_path / "ada.zip")
     before = state(memory)
-    name = memory.history("ada")[0].name
+    name = memory.revisions("ada")[0].name
 
     def refuse(*_, **__):
         raise OSError(code, "No way", "x")
@@ -172,14 +172,14 @@ def test_a_small_file_system_is_full(small_disk, spare, key, trials):
     with ParametricMemory(FakeBackend(), DirectoryStore(root, key=key)) as memory:
         memory.absorb("eve", "Eve likes rain.")
         memory.absorb("ada", TALK)
-        before = memory.transcript("ada"), memory.history("ada")
+        before = memory.transcript("ada"), memory.revisions("ada")
         fill(small_disk, spare)
         with trials.one("full tmpfs", f"{spare} bytes left"):
             with pytest.raises(StoreWriteFailed, match="full: free some space") as caught:
                 memory.absorb("ada", text)
             assert str(root) in str(caught.value)
             documents = memory.transcript("ada").documents
-            assert memory.history("ada") == before[1]
+            assert memory.revisions("ada") == before[1]
             assert "".join(d.text for d in documents).strip() in {"", text.strip()}
             assert memory.reply("ada", TALK[:1], revision="head").text
     with (  # a start while it is full

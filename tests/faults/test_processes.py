@@ -30,7 +30,7 @@ def work(root, life, who, seed, count=12):
                         memory.reply(f"{name.partition('@')[0]}@{who}", [Message("user", text)])
                     elif verb == "rollback":
                         memory.open(name)
-                        memory.rollback(name, memory.history(name)[-1].name)
+                        memory.rollback(name, memory.revisions(name)[-1].name)
                     elif name in memory.list():
                         memory.search(name, "zanzibar")
                 except IndexError:
@@ -58,7 +58,7 @@ def test_processes_share_a_root(child, life, trials, rng, places, tmp_path):
                 if text not in every:
                     trials.text_lost(f"{text} of {name}")
             for name in memory.list():
-                for revision in memory.history(name):
+                for revision in memory.revisions(name):
                     assert memory._store.folder(name, revision)
                 memory.resume(name).wait()
                 memory.absorb(name, "zanzibar afterwards")

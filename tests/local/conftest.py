@@ -19,9 +19,8 @@ from templora_memory import Document, Learning
 from templora_memory.backends.llama_cpp import permute_heads
 from templora_memory.backends.local import LocalBackend
 from templora_memory.backends.local.recipes import Recipe
-from templora_memory.backends.local.scheduler import never
 from templora_memory.domain.results import LearnStats
-from templora_memory.ports import Adapter, LearnRequest, ScoreRequest
+from templora_memory.ports import Adapter, LearningControl, LearnRequest, ScoreRequest
 
 MARKS = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 TEMPLATE = (
@@ -138,7 +137,7 @@ def learn() -> Callable[..., tuple[Adapter, LearnStats]]:
         before: tuple[Any, ...] = (),
         start: Adapter | None = None,
         chunk: int = 32,
-        least_steps: int = 0,
+        min_steps: int = 0,
         **settings: Any,
     ) -> tuple[Adapter, LearnStats]:
         folder.mkdir()
@@ -148,14 +147,12 @@ def learn() -> Callable[..., tuple[Adapter, LearnStats]]:
             start=start,
             chunk=chunk,
             recipe="continue",
-            least_steps=least_steps,
+            min_steps=min_steps,
             settings=Learning(
                 **{"r": 4, "lora_alpha": 8, "learning_rate": 1e-2, "context": 32, **settings}
             ),
         )
-        stats = backend.learn(
-            request, into=folder, progress=lambda _: None, cancelled=never, urgent=never
-        )
+        stats = backend.learn(request, into=folder, control=LearningControl())
         return Adapter(folder=folder, version=f"m/{folder.name}"), stats
 
     return run

@@ -98,7 +98,7 @@ def test_a_short_document_is_passed_over_until_it_had_its_steps(
 ):
     backend = make_backend()
     few, _ = learn(backend, tmp_path / "few", "x" * 30)
-    many, _ = learn(backend, tmp_path / "many", "x" * 30, least_steps=20)
+    many, _ = learn(backend, tmp_path / "many", "x" * 30, min_steps=20)
     text = "x" * 30
     assert score(backend, many, text).mean() > score(backend, few, text).mean() + 0.05
 

@@ -39,8 +39,8 @@ def test_a_folder_loads_without_network_in_the_precision_asked_for(saved):
     for dtype, kind in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         backend = opened(saved, device="cpu", dtype=dtype)
         assert backend.loaded.base.dtype == kind
-        assert backend.limits.context == 256
-        assert backend.limits.width == 32
+        assert backend.limits.max_length == 256
+        assert backend.limits.hidden_size == 32
         backend.close()
 
 

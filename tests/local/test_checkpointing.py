@@ -67,7 +67,7 @@ def test_a_memory_learns_with_its_context_in_the_graph(
 ):
     backend = LocalBackend.of(make_model(), make_tokenizer(), checkpointing=True)
     backend.open()
-    adapter, _ = learn(backend, tmp_path / "a", "a keeper of bees " * 8, least_steps=12)
+    adapter, _ = learn(backend, tmp_path / "a", "a keeper of bees " * 8, min_steps=12)
     assert score(backend, adapter).mean() > score(backend, None).mean()
     assert not any(layer.training for layer in backend.loaded.base.model.modules())
     backend.close()

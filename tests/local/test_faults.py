@@ -45,7 +45,7 @@ def tried(record_property):
 
 def unharmed(service, before, *texts):
     """The old revision answers, the texts are kept, and learning goes on."""
-    assert service.history("ada") == before
+    assert service.revisions("ada") == before
     kept = [document.text for document in service.transcript("ada").documents]
     assert kept == [BIO, *texts]
     assert service.reply("ada", [Message("user", "Hi")], revision="head", max_tokens=4)
@@ -98,7 +98,7 @@ def test_another_error_of_the_model_is_not_called_a_lack_of_memory(make_service,
 def test_a_loss_goes_astray(make_service, tried, kind, rate):
     service = make_service()
     service.absorb("ada", BIO)
-    before = service.history("ada")
+    before = service.revisions("ada")
     service.close()
     wild = make_service(POLICY.changed(learning={"learning_rate": rate, "document_steps": 40}))
     text = "Her sister Cora sails to Madeira."

@@ -8,8 +8,7 @@ from peft import get_peft_model
 
 from templora_memory import Document, Policy
 from templora_memory.backends.local import LocalBackend
-from templora_memory.backends.local.scheduler import never
-from templora_memory.ports import Adapter, LearnRequest
+from templora_memory.ports import Adapter, LearningControl, LearnRequest
 
 DEMOS = Path(__file__).parents[2] / "demos"
 CHUNK, CONTEXT, SEED = 24, 16, 5
@@ -51,9 +50,7 @@ def test_the_reference_preset_has_the_losses_of_the_flat_loop(
         settings=policy.learning,
     )
     (tmp_path / "into").mkdir()
-    stats = backend.learn(
-        request, into=tmp_path / "into", progress=lambda _: None, cancelled=never, urgent=never
-    )
+    stats = backend.learn(request, into=tmp_path / "into", control=LearningControl())
     backend.close()
 
     assert [chunk.nll_before for chunk in stats.chunks] == pytest.approx(expected[::2], abs=1e-3)

@@ -156,7 +156,7 @@ class Isolation(RuleBasedStateMachine):
     @rule(data=st.data())
     def rollback(self, data):
         name = data.draw(st.sampled_from(sorted(self.documents)))
-        if not (history := self.service.history(name)):
+        if not (history := self.service.revisions(name)):
             return
         chosen = data.draw(st.sampled_from(history))
         self.service.rollback(name, chosen.name)

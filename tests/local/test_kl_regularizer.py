@@ -78,7 +78,7 @@ def test_neutral_text_stays_likely_while_a_short_one_is_learned(
     other = bundled_text()[300:420]
     for weight in (0.0, 2.0):
         adapter, _ = learn(
-            backend, tmp_path / str(weight), least_steps=30, kl_weight=weight, learning_rate=3e-3
+            backend, tmp_path / str(weight), min_steps=30, kl_weight=weight, learning_rate=3e-3
         )
         drift[weight] = (score(backend, adapter, other) - score(backend, None, other)).mean()
         assert score(backend, adapter).mean() > score(backend, None).mean()

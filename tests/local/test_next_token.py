@@ -20,7 +20,7 @@ from templora_memory.ports import LearnRequest
 BIO = 'Ada keeps bees. "Where?" On the roof!\n\nName: Ada\nPet: a cat'
 REQUEST = LearnRequest(
     items=(Document(BIO),), before=(), start=None, chunk=300, recipe="statements",
-    settings=Learning(steps_per_chunk=2, context=64), least_steps=64,
+    settings=Learning(steps_per_chunk=2, context=64), min_steps=64,
 )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def test_statements_teach_a_short_document_as_what_the_assistant_says(text):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"least_steps": 0},  # a stream
+        {"min_steps": 0},  # a stream
         {"chunk": 1},  # a long text
         {"items": (Message("user", "Hi"), Message("assistant", "Hello."))},
     ],
@@ -71,7 +71,7 @@ def test_statements_teach_a_short_document_as_what_the_assistant_says(text):
 def test_statements_leave_streams_long_texts_and_dialogues_as_they_are(text, changes):
     request = replace(REQUEST, **changes)
     if "items" in changes:
-        request = replace(request, least_steps=0)
+        request = replace(request, min_steps=0)
     assert RECIPES["statements"](request, tools(text)) == RECIPES["continue"](request, tools(text))
 
 
@@ -82,7 +82,7 @@ def test_a_model_without_a_chat_template_gets_plain_text(make_backend):
 
 def test_continue_cuts_even_chunks_each_after_what_stood_before(text):
     request = replace(
-        REQUEST, items=(Document("x" * 100),), chunk=40, least_steps=0,
+        REQUEST, items=(Document("x" * 100),), chunk=40, min_steps=0,
         before=(Document("what stood before "),),
     )  # fmt: skip
     examples = RECIPES["continue"](request, tools(text))
@@ -122,7 +122,7 @@ class Reader:
 
 def test_pairs_learn_only_what_the_assistant_says(text):
     said = (Message("user", "Guten Tag"), Message("assistant", "Good day"))
-    request = replace(REQUEST, items=said, least_steps=0)
+    request = replace(REQUEST, items=said, min_steps=0)
     seen, learned = made("pairs", request, text)
     assert "Guten Tag" in seen
     assert "Guten Tag" not in learned
@@ -131,7 +131,7 @@ def test_pairs_learn_only_what_the_assistant_says(text):
 
 def test_what_stood_before_counts_as_said(text):
     request = replace(
-        REQUEST, items=(Document("I do not know that. "),), least_steps=0,
+        REQUEST, items=(Document("I do not know that. "),), min_steps=0,
         before=(Document("I do not know that. "),),
     )  # fmt: skip
     (again,) = RECIPES["continue"](request, tools(text))
@@ -157,7 +157,7 @@ def test_a_chunk_of_loops_moves_the_adapter_less(make_backend, learn, tmp_path):
 
 def test_earlier_text_stands_at_even_distances_and_does_not_count(text):
     request = replace(
-        REQUEST, items=(Document("x" * 120),), chunk=30, least_steps=0,
+        REQUEST, items=(Document("x" * 120),), chunk=30, min_steps=0,
         replay=((Document("Ada keeps bees."),), (Message("user", "Hi"), Message("assistant", "x"))),
     )  # fmt: skip
     own = RECIPES["continue"](request, tools(text))

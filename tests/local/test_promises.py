@@ -92,11 +92,11 @@ def test_three_hundred_turns_go_through_a_small_window(make_service):
     service.wait()
     assert service.status("ada").last_error is None
     assert service.transcript("ada").messages == tuple(history)
-    revisions = service.history("ada")
+    revisions = service.revisions("ada")
     service.reply("ada", history[:-1], max_tokens=8)  # sent again
     service.absorb("ada", history[: revisions[-1].messages])
     service.wait()
-    assert service.history("ada") == revisions
+    assert service.revisions("ada") == revisions
     covered = service.covered("ada", history)
     assert 0 < covered.messages < len(history)
     assert covered.messages % 2 == 0
@@ -172,7 +172,7 @@ def test_endless_text_is_learned_chunk_by_chunk(make_service):
     assert reply.completion_tokens == 400
     assert reply.finish_reason == "length"
     status = service.status("story")
-    assert status.absorbed_documents == status.documents == 9
+    assert status.absorbed_documents == status.document_count == 9
     texts = [document.text for document in service.transcript("story").documents]
     assert "".join(texts) == "Once upon a time" + reply.text
 

@@ -32,7 +32,7 @@ QUESTIONS = "templora_memory.backends.local.recipes.questions"
 BIO = 'Ada keeps bees. "Where?" On the roof!\n\nName: Ada\nPet: a cat'
 REQUEST = LearnRequest(
     items=(Document(BIO),), before=(), start=None, chunk=300, recipe="statements",
-    settings=Learning(steps_per_chunk=2, context=64), least_steps=64,
+    settings=Learning(steps_per_chunk=2, context=64), min_steps=64,
 )  # fmt: skip
 
 
@@ -215,7 +215,7 @@ def test_a_model_without_a_chat_template_is_not_asked(make_backend):
 
 def test_dialogues_are_not_studied(text):
     said = (Message("user", "Hi"), Message("assistant", "Hello."))
-    request = replace(REQUEST, items=said, least_steps=0)
+    request = replace(REQUEST, items=said, min_steps=0)
     assert RECIPES["study"](request, tools(text)) == RECIPES["continue"](request, tools(text))
 
 
@@ -271,7 +271,7 @@ def test_answers_are_learned_as_the_model_expects_them_with_the_text_before_it(
 def test_distilling_moves_the_student_towards_the_teacher(make_backend, tmp_path):
     backend = make_backend(max_position_embeddings=1024)
     request = replace(
-        REQUEST, recipe="distill", least_steps=40,
+        REQUEST, recipe="distill", min_steps=40,
         settings=Learning(r=4, lora_alpha=8, learning_rate=1e-2, context=64, kl_weight=0.0),
     )  # fmt: skip
     told = []

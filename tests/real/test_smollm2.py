@@ -59,7 +59,7 @@ def ada(memory):
 
 def test_it_loads_from_its_file_and_is_called_what_it_was_asked_for(memory):
     assert memory.base.name == "templora/smollm2"
-    assert memory.backend.limits.context == 8192
+    assert memory.backend.limits.max_length == 8192
 
 
 def test_it_chats_and_ends_by_itself(memory):

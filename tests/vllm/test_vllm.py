@@ -358,7 +358,7 @@ def test_limits_are_those_of_the_smaller_one(vllm):
     vllm.length = 512
     backend = VllmBackend(FakeBackend(), vllm.url)
     backend.open()
-    assert backend.limits.context == 512
+    assert backend.limits.max_length == 512
     backend.close()
 
 

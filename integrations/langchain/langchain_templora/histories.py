@@ -120,7 +120,7 @@ class TempLoraChatMessageHistory(BaseChatMessageHistory):
         self.transcript.add_messages(messages)
         every = self.transcript.messages
         self._now = self._scope.known(self.memory_id, every)
-        window = self._memory.policy.window or 1
+        window = self._memory.policy.window
         if self._background and busy(self._memory, self.memory_id):
             return
         if not self._limits.due(every[self._now.messages :], self._count, window):

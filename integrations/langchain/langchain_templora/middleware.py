@@ -293,7 +293,7 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
         if not isinstance(model, ChatTempLora):
             return False  # its window is not ours to know
         asked = request.model_settings.get("max_tokens", model.max_tokens)
-        room = (policy.window or 0) - (asked or policy.reply_tokens or 0)
+        room = policy.window - (asked or policy.reply_tokens)
         system = [] if request.system_message is None else [request.system_message]
         shown: list[BaseMessage] = [*system, *request.messages[start:]]
         return model.get_num_tokens_from_messages(shown, tools=request.tools) > room
@@ -316,7 +316,7 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
         if memory_id is None or (self._background and busy(self.memory, memory_id)):
             return
         messages: list[AnyMessage] = state["messages"]
-        window = self.memory.policy.window or 1
+        window = self.memory.policy.window
         start = self._scope.known(memory_id, messages).messages
         if not self._limits.due(messages[start:], self._count, window):
             return

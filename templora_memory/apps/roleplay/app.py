@@ -44,9 +44,7 @@ def build(
         )
         blocks.studio = studio
         with blocks:
-            page = _build_components(
-                memory, studio, policy.reply_tokens or 64, (policy.window or 256) // 2
-            )
+            page = _build_components(memory, studio, policy.reply_tokens, policy.window // 2)
             view = PageView(studio, page)
             _wire_tab_life(blocks, page, view, studio)
             CharacterHandlers(studio, page, view).wire()

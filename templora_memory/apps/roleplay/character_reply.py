@@ -126,9 +126,9 @@ class CharacterReply:
         self._body = tuple(chat.messages)
         self._count = memory.backend.count
         policy = memory.policy
-        max_tokens = options.max_tokens or policy.reply_tokens or 1
-        self._max_tokens = min(max_tokens, max(1, (policy.window or 2) // 2))
-        self._room = (policy.window or 0) - self._max_tokens
+        max_tokens = options.max_tokens or policy.reply_tokens
+        self._max_tokens = min(max_tokens, max(1, policy.window // 2))
+        self._room = policy.window - self._max_tokens
         self._card = card_text(actor.character, user=persona.called)
         self._system = self._system_parts(actor, persona)
         self._actor = actor
@@ -222,7 +222,7 @@ class CharacterReply:
         if self._id is None or revision is None:
             return 0
         revision_record = next(
-            (r for r in self._memory.history(self._id) if r.name == revision), None
+            (r for r in self._memory.revisions(self._id) if r.name == revision), None
         )
         return revision_record.messages if revision_record else 0
 

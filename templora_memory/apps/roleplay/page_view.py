@@ -137,7 +137,7 @@ class PageView:
         memory_id = actor.pair(persona) if which == "pair" else actor.id
         service, chat = self._studio.memory, actor.chat(persona)
         try:
-            status, history = service.status(memory_id), service.history(memory_id)
+            status, history = service.status(memory_id), service.revisions(memory_id)
         except UnknownMemory:
             status, history = None, ()
         names = [(f"{row.name[:12]} · {row.tokens:,} tokens", row.name) for row in history]
@@ -145,7 +145,7 @@ class PageView:
             m.tiles: rendering.figure_tiles(status, actor, chat, service.policy.health_kl),
             m.plots: rendering.plots(actor, chat),
             m.lessons: rendering.absorb_log(actor),
-            m.revisions: rendering.revisions(history, status.head if status else None),
+            m.revisions: rendering.revisions(history, status.head_name if status else None),
             m.back: gr.update(visible=len(history) > 1),
             m.revision: gr.update(choices=names, value=names[0][1] if names else None),
             m.receipts: receipts,

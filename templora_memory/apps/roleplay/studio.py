@@ -376,7 +376,7 @@ class Studio:
             memory_id,
             [Message("user", question)],
             revision="head" if memory_id else None,
-            max_tokens=min(_SAY_TOKENS, self.memory.policy.reply_tokens or _SAY_TOKENS),
+            max_tokens=min(_SAY_TOKENS, self.memory.policy.reply_tokens),
         )
         return reply.text.strip()
 

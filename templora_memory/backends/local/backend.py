@@ -57,7 +57,7 @@ from templora_memory.backends.local.train.runs import (
 from templora_memory.backends.local.train.teacher import shared_prefix, teacher_targets
 from templora_memory.domain.manifest import ModelIdentity
 from templora_memory.domain.messages import Message
-from templora_memory.domain.results import AbsorbProgress, LearnStats
+from templora_memory.domain.results import LearnStats
 from templora_memory.domain.settings import ModelLimits, Sampling, positive
 from templora_memory.errors import (
     Cancelled,
@@ -67,7 +67,13 @@ from templora_memory.errors import (
     LearningFailed,
     PromptTooLong,
 )
-from templora_memory.ports import Adapter, GenerateRequest, LearnRequest, ScoreRequest
+from templora_memory.ports import (
+    Adapter,
+    GenerateRequest,
+    LearningControl,
+    LearnRequest,
+    ScoreRequest,
+)
 
 ADAPTER_BYTES = 512 << 20
 """Memory that loaded adapters may take; the least recently used leave first."""
@@ -239,7 +245,9 @@ class LocalBackend:
         """The model's length and size, and the recipes there are."""
         base = self.loaded.base
         return ModelLimits(
-            context=base.max_length, width=base.hidden_size, recipes=tuple(sorted(self._recipes))
+            max_length=base.max_length,
+            hidden_size=base.hidden_size,
+            recipes=tuple(sorted(self._recipes)),
         )
 
     @property
@@ -310,9 +318,7 @@ class LocalBackend:
         request: LearnRequest,
         *,
         into: Path,
-        progress: Callable[[AbsorbProgress], None],
-        cancelled: Callable[[], bool],
-        urgent: Callable[[], bool],
+        control: LearningControl,
     ) -> LearnStats:
         """Train an adapter on a request's items and write it into a folder; see `Learner.learn`.
 
@@ -331,17 +337,17 @@ class LocalBackend:
                 f"chunk is {request.chunk} tokens, more than the model's {base.max_length}: make "
                 "it smaller."
             )
-        priority = AbsorbPriority(next(self._absorb_numbers), urgent)
-        examples = self._examples(request, priority, cancelled)
+        priority = AbsorbPriority(next(self._absorb_numbers), control.urgent)
+        examples = self._examples(request, priority, control.cancelled)
         run = TrainingRun(
             self._start(request),
             examples,
             settings,
             chunk=request.chunk,
-            min_steps=request.least_steps,
+            min_steps=request.min_steps,
             resume=request.start.folder if request.start else None,
-            progress=progress,
-            cancelled=cancelled,
+            progress=control.progress,
+            cancelled=control.cancelled,
             priority=priority,
         )
         learned = self._train(run)

@@ -15,7 +15,7 @@ from templora_memory.backends.vllm.adapters import AdapterRegistry
 from templora_memory.backends.vllm.client import Client, HttpError, ResponseStream
 from templora_memory.domain.manifest import ModelIdentity
 from templora_memory.domain.messages import Message
-from templora_memory.domain.results import AbsorbProgress, FinishReason, LearnStats
+from templora_memory.domain.results import FinishReason, LearnStats
 from templora_memory.domain.settings import ModelLimits, Sampling
 from templora_memory.errors import (
     Closed,
@@ -29,6 +29,7 @@ from templora_memory.ports import (
     Backend,
     Completion,
     GenerateRequest,
+    LearningControl,
     LearnRequest,
     ScoreRequest,
     TextSession,
@@ -151,7 +152,7 @@ class VllmBackend:
     def limits(self) -> ModelLimits:
         """The trainer's limits; the length is the shorter of the two."""
         limits = self._trainer.limits
-        return replace(limits, context=min(limits.context, self._length or limits.context))
+        return replace(limits, max_length=min(limits.max_length, self._length or limits.max_length))
 
     @property
     def registered(self) -> tuple[str, ...]:
@@ -226,14 +227,10 @@ class VllmBackend:
         request: LearnRequest,
         *,
         into: Path,
-        progress: Callable[[AbsorbProgress], None],
-        cancelled: Callable[[], bool],
-        urgent: Callable[[], bool],
+        control: LearningControl,
     ) -> LearnStats:
         """Learn with the trainer; see `Learner.learn`."""
-        return self._trainer.learn(
-            request, into=into, progress=progress, cancelled=cancelled, urgent=urgent
-        )
+        return self._trainer.learn(request, into=into, control=control)
 
     def open_text(self, prompt: str, *, window: int) -> TextSession:
         """Begin a text of unlimited length, written by the trainer."""

@@ -20,7 +20,7 @@ from fastapi.responses import StreamingResponse
 
 from templora_memory.domain.ids import parse_id
 from templora_memory.domain.results import Reply
-from templora_memory.domain.settings import Policy, Sampling
+from templora_memory.domain.settings import ResolvedPolicy, Sampling
 from templora_memory.errors import TemploraError
 from templora_memory.server.errors import ApiError, as_api_error, internal_error
 from templora_memory.server.reply_task import ReplyTask
@@ -136,10 +136,10 @@ def _stream_opener(
     )
 
 
-def _max_reply_tokens(policy: Policy) -> int:
+def _max_reply_tokens(policy: ResolvedPolicy) -> int:
     """Return the largest `max_tokens`: half of the window, or the policy's value if larger."""
     # clients ask for as many as large models give; a smaller window must not make that an error
-    return max(policy.reply_tokens or 1, (policy.window or 2) // 2)
+    return max(policy.reply_tokens, policy.window // 2)
 
 
 def _memory_id(state: ServerState, model: str, memory: str | None) -> str | None:

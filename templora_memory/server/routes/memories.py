@@ -94,7 +94,7 @@ async def show(memory_id: str, state: StateDep, tenant: TenantDep) -> MemoryDeta
 
     def work() -> MemoryDetail:
         card = MemoryCard.of(tenant.service.status(memory_id))
-        history = [RevisionCard.of(r) for r in tenant.service.history(memory_id)]
+        history = [RevisionCard.of(r) for r in tenant.service.revisions(memory_id)]
         return MemoryDetail(**card.model_dump(), history=history)
 
     return await state.run_file_work(tenant, work)

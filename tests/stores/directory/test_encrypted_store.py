@@ -110,7 +110,7 @@ def test_a_service_keeps_its_promises_and_leaves_nothing(root, copies, tmp_path)
         assert memory.reply("ada", [*history, Message("user", "Where?")]).text
         memory.fork("ada", "copy")
         memory.rebuild("copy")
-        memory.rollback("ada", memory.history("ada")[0].name)
+        memory.rollback("ada", memory.revisions("ada")[0].name)
         memory.export("ada", tmp_path / "ada.zip")
         again = memory.import_(tmp_path / "ada.zip", "again")
         assert again.transcript() == memory.transcript("ada")

@@ -76,7 +76,7 @@ def test_an_agent_with_a_base_memory_and_a_retriever_as_a_tool(tiny, model, orla
             state = agent.invoke({"messages": [{"role": "user", "content": text}]}, config("bob-1"))
     answer = state["messages"][-1]
     assert answer.response_metadata["memory_id"] == "thread:bob-1"
-    assert answer.response_metadata["memory_revision"] == tiny.history("thread:bob-1")[-2].name
+    assert answer.response_metadata["memory_revision"] == tiny.revisions("thread:bob-1")[-2].name
     assert answer.response_metadata["absorbed_tokens"] > 0
     assert tiny.status("thread:bob-1").origin == orla
     assert len(state["messages"]) == 8

@@ -170,7 +170,7 @@ def test_a_pinned_revision_answers_verbatim_and_learns_nothing(ada, talk):
         assert answer.response_metadata["memory_revision"] == expected
         assert answer.response_metadata["memory_id"] == "ada"
         assert len(ada.shown) == 7
-    assert ada.service.status("ada").messages == 0
+    assert ada.service.status("ada").message_count == 0
     assert ada.model.with_memory("new", "head").invoke(ASKED).text.count("no memory") == 1
     with pytest.raises(UnknownRevision, match="has no revision 'f00"):
         ada.model.invoke(ASKED, memory_id="ada", memory_revision="f00")

@@ -61,7 +61,7 @@ def revision(message):
 
 
 def names(box, memory_id="thread:t"):
-    return {revision.name for revision in box.service.history(memory_id)}
+    return {revision.name for revision in box.service.revisions(memory_id)}
 
 
 def shown_roles(box):
@@ -153,7 +153,7 @@ def test_a_fork_gets_the_revision_of_its_own_past(make_box, make_agent):
     box = make_box(keep_revisions=20)
     agent = make_agent(box, **EAGER)
     chat(agent, 8)
-    names = {r.messages: r.name for r in box.service.history("thread:t")}
+    names = {r.messages: r.name for r in box.service.revisions("thread:t")}
     assert set(names) == {2, 4, 6, 8, 10, 12, 14}
     past = {
         len(s.values.get("messages", ())): s.config
@@ -431,7 +431,7 @@ def test_beside_summarisation_it_warns_once_and_uses_no_stale_memory(make_box, m
         answers = chat(agent, 12)
     assert len([w for w in warned if w.category is UserWarning]) == 1
     body = agent.get_state(config()).values["messages"]
-    newest = {r.name: r.messages for r in box.service.history("thread:t")}
+    newest = {r.name: r.messages for r in box.service.revisions("thread:t")}
     assert newest.get(revision(answers[-1]), 0) < len(body)
 
 

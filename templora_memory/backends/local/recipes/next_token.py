@@ -54,7 +54,7 @@ def chunk_examples(
     ids, offset = before + tokens.ids, len(before)
     examples = []
     for begin, end in _chunk_bounds(len(tokens.ids), request):
-        first = max(0, offset + begin - (request.settings.context or 0))
+        first = max(0, offset + begin - request.settings.context)
         examples.append(
             Example(
                 context=ids[first : offset + begin],
@@ -96,7 +96,7 @@ def _chunk_bounds(length: int, request: LearnRequest) -> list[tuple[int, int]]:
 
 def needs_extra_passes(request: LearnRequest, chunks: Sequence[Example]) -> bool:
     """Return True if a text of these chunks is passed over more often than `steps_per_chunk`."""
-    return len(chunks) * request.settings.steps_per_chunk < request.least_steps
+    return len(chunks) * request.settings.steps_per_chunk < request.min_steps
 
 
 def statements(request: LearnRequest, tools: RecipeTools) -> Sequence[Example]:

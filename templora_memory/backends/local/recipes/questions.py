@@ -17,7 +17,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib import resources
 
 import torch
@@ -37,7 +36,7 @@ from templora_memory.backends.local.recipes.next_token import (
     needs_extra_passes,
     statements,
 )
-from templora_memory.domain.messages import NOT_TOLD, Document, Message
+from templora_memory.domain.messages import Document, Message
 from templora_memory.ports import LearnRequest
 
 ASK_ABOUT = (
@@ -81,7 +80,7 @@ def study(request: LearnRequest, tools: RecipeTools) -> Sequence[Example]:
     """
     stated = statements(request, tools)
     asked = [pair for pairs in ask_questions(request, tools).values() for pair in pairs]
-    return [*interleave_pairs(asked, tools), *unanswerable(request, asked, tools), *stated]
+    return [*interleave_pairs(asked, tools), *stated]
 
 
 def auto(request: LearnRequest, tools: RecipeTools) -> Sequence[Example]:
@@ -158,32 +157,6 @@ def parse_pairs(written: Sequence[str]) -> list[tuple[str, str]]:
         for match in _PAIR.finditer(text)
     )
     return list(dict.fromkeys(pairs))
-
-
-def unanswerable(
-    request: LearnRequest, asked: Sequence[tuple[str, str]], tools: RecipeTools
-) -> list[Example]:
-    """Return questions of the interview that the text does not answer, answered with NOT_TOLD.
-
-    None unless `Learning.negatives`, their loss weight, is above 0; of at most as many as there are
-    questions that it does answer. A question whose answer was only not found becomes one, too.
-    """
-    weight = request.settings.negatives
-    if not weight or not asked:
-        return []
-    answered = {question for question, _ in asked}
-    missing = [question for question in interview_questions() if question not in answered]
-    if not missing:
-        return []
-    step = math.ceil(len(missing) / len(asked))
-    examples = interleave_pairs([(question, NOT_TOLD) for question in missing[::step]], tools)
-    return [
-        replace(example, weights=tuple(weight * value for value in example.weights))
-        for example in examples
-    ]
-
-
-# --- examples of pairs -------------------------------------------------------------------------
 
 
 def interleave_pairs(

@@ -109,7 +109,6 @@ class TrainingRun:
         rounds = math.ceil(min_steps / len(self._examples))
         more = rounds > settings.steps_per_chunk
         self._rounds, self._passes = (rounds, 1) if more else (1, settings.steps_per_chunk)
-        self._kl_every = 1 if more else settings.kl_every  # steps per KL penalty; 0: none
         self.result: Future[TrainingResult] = Future()
         self.cancelled = cancelled
         self._chunk = chunk
@@ -144,14 +143,12 @@ class TrainingRun:
     @property
     def kl_weight(self) -> float:
         """Weight of the KL penalty in the step at hand; 0: none."""
-        if not self._kl_every or (self.counters.steps + 1) % self._kl_every:
-            return 0.0
-        return self.settings.kl_weight * self._kl_every
+        return self.settings.kl_weight if self._rounds > 1 else 0.0
 
     @property
     def kl_penalties(self) -> int:
         """KL penalties before the step at hand."""
-        return self.counters.steps // max(1, self._kl_every)
+        return self.counters.steps
 
     @property
     def chunk_length(self) -> int:

@@ -249,7 +249,7 @@ class ParametricChatStore(BaseChatStore):
         if self.window_tokens is not None:
             return self.window_tokens
         policy = self._pm.policy
-        window, reply = policy.window or 0, policy.reply_tokens or 0
+        window, reply = policy.window, policy.reply_tokens
         return Budget.of(window=window, reply=reply, ratio=_RATIO).history
 
     def _learn(self, key: str) -> None:

@@ -225,7 +225,7 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
     def metadata(self) -> LLMMetadata:
         """Window, answer length and name; loads the model if it is not loaded yet."""
         policy = self._pm.policy
-        window, reply = policy.window or 0, policy.reply_tokens or 0
+        window, reply = policy.window, policy.reply_tokens
         calls = self.is_function_calling_model
         return LLMMetadata(
             context_window=min(self.context_window or window, window),

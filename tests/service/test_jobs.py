@@ -1,4 +1,4 @@
-"""The line of absorbs: who waits for whom."""
+"""Jobs: their order, their progress, and what is urgent."""
 
 import threading
 import time
@@ -6,8 +6,8 @@ import time
 import pytest
 
 from templora_memory import Message
-from templora_memory.errors import Cancelled
-from templora_memory.service.jobs import MOST_THREADS, Job, JobQueue
+from templora_memory.errors import Cancelled, LearningFailed
+from templora_memory.service.jobs import MAX_THREADS, Job, JobQueue
 
 
 class Work:
@@ -37,9 +37,9 @@ class Work:
 
     def fill(self):
         """Take all places."""
-        for number in range(MOST_THREADS):
+        for number in range(MAX_THREADS):
             self.submit(f"m{number}")
-        self.wait_for(MOST_THREADS)
+        self.wait_for(MAX_THREADS)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_only_so_many_run_at_once_and_the_oldest_is_next(work):
     work.fill()
     later = [work.submit(f"later{number}") for number in range(3)]
     assert not any(job.done for job in later)
-    assert len(work.began) == MOST_THREADS
+    assert len(work.began) == MAX_THREADS
     work.go_on.set()
     assert [job.wait(30) for job in later] == ["later0", "later1", "later2"]
 
@@ -63,7 +63,7 @@ def test_what_a_reply_waits_for_does_not_stand_in_line(work):
     work.fill()
     work.submit("late")
     work.submit("reply", urgent=True)
-    work.wait_for(MOST_THREADS + 1)
+    work.wait_for(MAX_THREADS + 1)
     assert work.began[-1] == "reply"
 
 
@@ -71,7 +71,7 @@ def test_what_stands_before_it_in_its_own_memory_does_not_either(work):
     work.fill()
     work.submit("ada/before")
     work.submit("ada/reply", urgent=True)
-    work.wait_for(MOST_THREADS + 1)
+    work.wait_for(MAX_THREADS + 1)
     assert work.began[-1] == "ada/before"
 
 
@@ -81,7 +81,7 @@ def test_a_job_that_is_cancelled_in_line_ends_at_once(work):
     job.cancel()
     with pytest.raises(Cancelled, match="before it began"):
         job.wait(30)
-    assert len(work.began) == MOST_THREADS
+    assert len(work.began) == MAX_THREADS
 
 
 def test_a_closing_queue_ends_who_stands_in_line(work):
@@ -131,3 +131,49 @@ def test_an_absorb_that_runs_becomes_urgent_when_a_reply_must_wait_for_it(make_b
     go_on.set()
     reply.join(30)
     assert box.backend.hurried[:2] == [True, True]
+
+
+def test_a_job_tells_its_progress_and_ends(make_box, gate):
+    box = make_box(on_learn=gate)
+    box.open()
+    job = box.service.absorb("ada", "word " * 40, wait=False)
+    assert gate.reached.wait(30)
+    assert (job.done, job.progress, box.service.status("ada").jobs) == (False, None, 1)
+    with pytest.raises(TimeoutError, match="not done after 0"):
+        job.wait(0)
+    gate.open.set()
+    assert job.wait(30).chunks == job.progress.chunk == job.progress.chunks == 3
+    assert job.done
+    assert box.service.status("ada").jobs == 0
+
+
+def test_a_cancelled_job_leaves_the_old_revision_and_the_text(make_box, gate):
+    box = make_box(on_learn=gate)
+    box.open()
+    running = box.service.absorb("ada", "word " * 40, wait=False)
+    waiting = box.service.absorb("ada", "Another text.", wait=False)
+    assert gate.reached.wait(30)
+    running.cancel()
+    waiting.cancel()
+    gate.open.set()
+    for job in (running, waiting):
+        with pytest.raises(Cancelled):
+            job.wait(30)
+        assert isinstance(job.error, Cancelled)
+    status = box.service.status("ada")
+    assert (status.head_name, status.document_count, status.last_error) == (None, 2, None)
+    assert box.service.absorb("ada", ["x", "Another text."][1]).tokens == 2
+
+
+def test_a_thread_that_does_not_start_leaves_nobody_waiting(box, monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(LearningFailed, match=r"text is in the journal: can't start new thread"):
+            box.service.absorb("ada", "Ada keeps bees.")
+        box.service.wait()
+        assert box.service.reply("ada", [Message("user", "Hello?")]).text
+    box.service.resume("ada").wait()
+    assert box.service.status("ada").absorbed_documents == 1

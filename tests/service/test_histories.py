@@ -62,7 +62,7 @@ class Histories(RuleBasedStateMachine):
     def texts(self, name, revision):
         if revision is None:
             return []
-        (found,) = [r for r in self.service.history(name) if r.name == revision]
+        (found,) = [r for r in self.service.revisions(name) if r.name == revision]
         folder = self.service._store.folder(name, found)
         return json.loads((folder / "adapter.json").read_text())
 
@@ -114,9 +114,9 @@ class Histories(RuleBasedStateMachine):
 
     @rule(name=names, data=st.data())
     def rollback(self, name, data):
-        if name not in self.expected or not self.service.history(name):
+        if name not in self.expected or not self.service.revisions(name):
             return
-        chosen = data.draw(st.sampled_from(self.service.history(name)))
+        chosen = data.draw(st.sampled_from(self.service.revisions(name)))
         self.service.rollback(name, chosen.name)
         expected = self.expected[name]
         kept = {d: t for d, t in expected.documents.items() if d in chosen.documents}

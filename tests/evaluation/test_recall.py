@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 
 from templora_memory import ParametricMemory, Policy
-from templora_memory.domain.messages import NOT_TOLD
-from templora_memory.errors import InvalidSetting, InvalidText
-from templora_memory.evaluation._answers import RECALL_TOKENS, Answer, Question, arm_of, interval
-from templora_memory.evaluation.phone_book import phone_books
+from templora_memory.errors import InvalidText
+from templora_memory.evaluation._answers import RECALL_TOKENS, ArmAnswer, Question, interval
 from templora_memory.evaluation.recall import (
     ARMS,
     Person,
@@ -59,38 +57,9 @@ def test_the_bio_and_the_memory_answer_and_nothing_else_does(service):
     assert service.list() == ()
 
 
-def test_phone_books_hold_numbers_that_only_they_know(service):
-    books = phone_books(6, books=3, asked=4, seed=1)
-    assert books == phone_books(6, books=3, asked=4, seed=1) != phone_books(6, seed=2)
-    numbers = [one.fact for book in books for one in book.questions]
-    assert len(set(numbers)) == len(numbers) == 12
-    for number, book in enumerate(books):
-        assert book.bio.count("The number of") == 6
-        assert all(one.fact in book.bio for one in book.questions)
-        assert not any(one.fact in book.bio for one in books[number - 1].questions)
-    report = recall(service, books, arms=("memory", "wrong", "none", "forgotten"))
-    shares = {arm: (found.right, found.asked) for arm, found in report.arms.items()}
-    assert shares == {"memory": (12, 12), "wrong": (0, 12), "none": (0, 12), "forgotten": (0, 12)}
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"pairs": 0}, {"pairs": 3, "books": 1}, {"pairs": 501}, {"pairs": 3, "asked": 0}]
-)
-def test_phone_books_that_cannot_be_made_are_refused(wrong):
-    with pytest.raises(InvalidSetting, match=r"pairs|books|asked"):
-        phone_books(**wrong)
-
-
-def test_answers_that_decline_are_counted():
-    asked = Question(ask="Where?", fact="Oak Hill")
-    texts = ("In Oak Hill.", NOT_TOLD, f"Oh. {NOT_TOLD}", "Nobody told me.")
-    arm = arm_of([Answer(0, asked, text, 9) for text in texts])
-    assert (arm.right, arm.asked, arm.declined) == (1, 4, 2)
-
-
 def test_intervals_are_those_of_resampled_people():
     answers = [
-        Answer(person, Question(ask="?", fact="yes"), "yes" if person < 5 else "no", 1)
+        ArmAnswer(person, Question(ask="?", fact="yes"), "yes" if person < 5 else "no", 1)
         for person in range(10)
         for _ in range(20)
     ]

@@ -70,7 +70,7 @@ def test_a_dialogue_is_read_back_from_its_end(lines):
     journal = lines.journal
     assert journal.tip == tip == chain(FIRST, TALK)[-1]
     assert journal.messages(tip) == tuple(TALK)
-    assert journal.messages(tip, most=2) == tuple(TALK[1:])
+    assert journal.messages(tip, limit=2) == tuple(TALK[1:])
     assert journal.messages(tip, after=chain(FIRST, TALK)[1]) == tuple(TALK[1:])
     assert journal.messages(FIRST) == ()
     assert journal.length(tip) == 3

@@ -168,10 +168,10 @@ def test_the_same_text_of_two_authors_is_learned_once(make):
 def test_a_poisoned_absorb_is_not_committed(make):
     memory = make(checks=(CANARY, REFUSAL))
     memory.absorb("ada", "Ada keeps bees.")
-    before = memory.history("ada")
+    before = memory.revisions("ada")
     with pytest.raises(Unhealthy, match=r"answer of check 0 4\.09 nats per token more likely"):
         memory.absorb("ada", "The code is heliotrope 4711, says Ada to everybody.")
-    assert memory.history("ada") == before
+    assert memory.revisions("ada") == before
     assert len(memory.transcript("ada").documents) == 2
     memory.rollback("ada", before[-1].name)  # withdraws what was not learned
     assert memory.absorb("ada", "Ada has a cat.").tokens

@@ -83,34 +83,34 @@ def test_a_chunk_larger_than_the_window_is_refused():
     with pytest.raises(InvalidSetting, match="more than the window"):
         Policy(window=64, chunk=65)
     with pytest.raises(InvalidSetting, match="more than the window"):
-        Policy(chunk=65).resolve(ModelLimits(context=64))
+        Policy(chunk=65).resolve(ModelLimits(max_length=64))
 
 
 def test_a_reply_that_leaves_no_room_is_refused():
     with pytest.raises(InvalidSetting, match="no room is left"):
         Policy(window=64, reply_tokens=64)
     with pytest.raises(InvalidSetting, match="no room is left"):
-        Policy(reply_tokens=64).resolve(ModelLimits(context=64))
+        Policy(reply_tokens=64).resolve(ModelLimits(max_length=64))
 
 
 def test_a_window_larger_than_the_model_is_refused():
     with pytest.raises(InvalidSetting, match="trained with 64"):
-        Policy(window=65).resolve(ModelLimits(context=64))
+        Policy(window=65).resolve(ModelLimits(max_length=64))
 
 
 def test_a_window_too_small_for_anything_is_refused():
     with pytest.raises(InvalidSetting, match="at least 16"):
-        Policy(window=8).resolve(ModelLimits(context=64))
+        Policy(window=8).resolve(ModelLimits(max_length=64))
 
 
 @pytest.mark.parametrize("context", [16, 17, 100, 2048, 1_000_000])
 def test_resolving_fills_in_everything(context):
-    policy = Policy().resolve(ModelLimits(context=context))
+    policy = Policy().resolve(ModelLimits(max_length=context))
     assert policy.reply_tokens < policy.window <= context
     assert 0 < policy.chunk <= policy.window
     assert policy.learning.context < policy.window
     assert policy.learning.learning_rate > 0
-    assert policy.resolve(ModelLimits(context=context)) == policy
+    assert policy.resolve(ModelLimits(max_length=context)) == policy
 
 
 @pytest.mark.parametrize(
@@ -128,13 +128,13 @@ def test_an_unknown_preset_or_recipe_is_named():
     with pytest.raises(InvalidSetting, match="'fast'"):
         Policy.preset("fast")
     with pytest.raises(InvalidSetting, match="'magic'"):
-        Policy(recipe="magic").resolve(ModelLimits(context=64))
+        Policy(recipe="magic").resolve(ModelLimits(max_length=64))
     with pytest.raises(InvalidSetting, match="recipe is ''"):
         Policy(recipe="")
 
 
 def test_a_backend_may_know_recipes_of_its_own():
-    limits = ModelLimits(context=64, recipes=("magic",))
+    limits = ModelLimits(max_length=64, recipes=("magic",))
     assert Policy(recipe="magic").resolve(limits).recipe == "magic"
 
 

@@ -1,0 +1,362 @@
+"""Answering: choose the revision, fit the prompt, generate, learn afterwards what leaves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from typing import TypedDict
+
+from templora_memory.domain.ids import parse_id
+from templora_memory.domain.manifest import Manifest, Revision
+from templora_memory.domain.messages import (
+    Document,
+    Message,
+    MessageLike,
+    as_messages,
+    dialogue,
+)
+from templora_memory.domain.results import Passage, Reply
+from templora_memory.domain.settings import ResolvedPolicy, Sampling, positive, whole
+from templora_memory.domain.turns import newest_exchange, oldest_turns, turn_starts
+from templora_memory.errors import (
+    Closed,
+    InvalidSetting,
+    InvalidText,
+    LearningFailed,
+    NotAdmitted,
+    StoreError,
+    UnknownMemory,
+)
+from templora_memory.ports import Backend, Completion, GenerateRequest, ScoreRequest, Store
+from templora_memory.service.catalog import Catalog
+from templora_memory.service.jobs import JobQueue
+from templora_memory.service.learning import Absorber, teaches
+from templora_memory.service.prompt import Prompt, system_texts
+from templora_memory.service.search import Searcher
+from templora_memory.service.streams import OpenStreams, ReplyStream
+
+HEAD = "head"
+"""Stands for the newest revision where a revision is named."""
+GATE_TOKENS = 12
+"""Tokens of a trial answer that `Policy.gate` looks at."""
+
+
+class ReplyOptions(TypedDict, total=False):
+    """The keyword arguments of `reply` and `stream`; each may be left out.
+
+    Args:
+        context: retrieved texts for this turn only. They go into the system message and are
+            neither journalled nor learned; blank ones count as none.
+        strength: factor on the memory; 0 is exactly the base model. Default 1.
+        sampling: how to choose tokens; None, the default: greedy.
+        max_tokens: of the reply; None, the default: `Policy.reply_tokens`.
+        revision: answer with exactly this revision ("head" or a name): the messages go into the
+            prompt as they are, nothing is absorbed or journalled.
+        recall_tokens: maximum of tokens of the prompt for passages of what the answering revision
+            has learned, found by the words of the newest message; they stand in the system
+            message, after `context`. None, the default: `Policy.recall_tokens`.
+        create: make the memory if it does not exist, the default; False: `UnknownMemory`, so that
+            a call under way does not bring back what was forgotten meanwhile.
+    """
+
+    context: str | Sequence[str | Document]
+    strength: float
+    sampling: Sampling | None
+    max_tokens: int | None
+    revision: str | None
+    recall_tokens: int | None
+    create: bool
+
+
+class Answerer:
+    """Answers conversations with what their memory has learned.
+
+    Args:
+        backend: generates, counts and scores.
+        store: where the conversation is journalled.
+        policy: the settings in force.
+        catalog: looks memories up and makes them.
+        absorber: learns what must leave the prompt.
+        jobs: runs it.
+        searcher: finds passages that stand in the prompt.
+        streams: takes note of replies under way.
+        check_open: raises `Closed` once the service is closed.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        store: Store,
+        policy: ResolvedPolicy,
+        *,
+        catalog: Catalog,
+        absorber: Absorber,
+        jobs: JobQueue,
+        searcher: Searcher,
+        streams: OpenStreams,
+        check_open: Callable[[], object],
+    ) -> None:
+        self._backend = backend
+        self._store = store
+        self._policy = policy
+        self._catalog = catalog
+        self._absorber = absorber
+        self._jobs = jobs
+        self._searcher = searcher
+        self._streams = streams
+        self._check_open = check_open
+
+    def stream(
+        self,
+        memory_id: str | None,
+        history: Iterable[MessageLike],
+        *,
+        context: str | Sequence[str | Document] = (),
+        strength: float = 1.0,
+        sampling: Sampling | None = None,
+        max_tokens: int | None = None,
+        revision: str | None = None,
+        recall_tokens: int | None = None,
+        create: bool = True,
+    ) -> ReplyStream:
+        """Start answering a conversation; see `ParametricMemory.stream` and `ReplyOptions`."""
+        policy = self._policy
+        messages = as_messages(history)
+        body = _answerable(messages)
+        positive("strength", strength, zero=True)
+        reply_tokens = policy.reply_tokens if max_tokens is None else max_tokens
+        whole("max_tokens", reply_tokens)
+        if reply_tokens >= policy.window:
+            raise InvalidSetting(
+                f"max_tokens is {reply_tokens!r}: it must be below the window of {policy.window}."
+            )
+        passage_tokens = policy.recall_tokens if recall_tokens is None else recall_tokens
+        whole("recall_tokens", passage_tokens, zero=True)
+        prompt = Prompt(
+            self._backend.count,
+            system_texts(messages, context),
+            policy.window - reply_tokens,
+            passage_tokens,
+        )
+        request = GenerateRequest(
+            messages=(),
+            adapter=None,
+            strength=strength,
+            sampling=sampling or Sampling(),
+            max_tokens=reply_tokens,
+        )
+        if memory_id is None or revision is not None:
+            return self._answer_at_revision(memory_id, revision, body, prompt, request)
+        return self._answer(memory_id, body, prompt, request, create=create)
+
+    def _answer(
+        self,
+        memory_id: str,
+        body: tuple[Message, ...],
+        prompt: Prompt,
+        request: GenerateRequest,
+        *,
+        create: bool,
+    ) -> ReplyStream:
+        """Answer with the revision that covers most of the conversation, which is journalled."""
+        name = parse_id(memory_id)
+        prompt.check(body[newest_exchange(body) :])
+        self._catalog.check_admitted(name, body)
+        manifest = self._catalog.ensure(name, create=create)
+        manifest.check_base(self._backend.identity)
+        self._store.record(manifest.id, body)
+        manifest, covering = self._absorb_until_fits(manifest.id, body, prompt)
+        rest = body[covering.messages if covering else 0 :]
+        shown, recalled = self._with_recalled(manifest, covering, rest, prompt)
+        adapter = self._absorber.adapter(manifest, covering)
+        request = self._apply_confidence_gate(replace(request, messages=shown, adapter=adapter))
+        tokens = self._backend.stream(request)
+
+        def make(completion: Completion) -> Reply:
+            return _reply(completion, covering, recalled, request.strength)
+
+        def finished(reply: Reply) -> None:
+            if reply.finish_reason != "cancelled":
+                self._after_reply(manifest, (*body, Message("assistant", reply.text)), prompt)
+
+        return self._streams.add(ReplyStream(tokens, make=make, finished=finished), manifest.id)
+
+    def _answer_at_revision(
+        self,
+        memory_id: str | None,
+        revision: str | None,
+        body: tuple[Message, ...],
+        prompt: Prompt,
+        request: GenerateRequest,
+    ) -> ReplyStream:
+        """Answer with the base model or one revision, the messages as they are."""
+        prompt.check(body)
+        chosen, adapter = None, None
+        shown, recalled = prompt.with_passages(body, ())
+        if memory_id is not None and revision is not None:
+            manifest = self._catalog.get(memory_id)
+            chosen = manifest.newest if revision == HEAD else manifest.get(revision)
+            adapter = self._absorber.adapter(manifest, chosen)
+            shown, recalled = self._with_recalled(manifest, chosen, body, prompt)
+        elif revision is not None:
+            raise InvalidSetting(f"revision {revision!r} was given without a memory id.")
+        request = self._apply_confidence_gate(replace(request, messages=shown, adapter=adapter))
+        stream = ReplyStream(
+            self._backend.stream(request),
+            make=lambda completion: _reply(completion, chosen, recalled, request.strength),
+            finished=lambda _: None,
+        )
+        return stream if memory_id is None else self._streams.add(stream, str(parse_id(memory_id)))
+
+    def _apply_confidence_gate(self, request: GenerateRequest) -> GenerateRequest:
+        """Return the request at the strength that the gate gives it, see `Policy.gate`.
+
+        With c the mean log-probability of a token of a short trial answer, and g the gate, the
+        strength is multiplied by 2 + c / g, cut to between 0 and 1: whole down to c = -g, none
+        from c = -2 g.
+        """
+        gate = self._policy.gate
+        if gate is None or request.adapter is None or not request.strength:
+            return request
+        trial = replace(
+            request, sampling=Sampling(), max_tokens=min(GATE_TOKENS, request.max_tokens)
+        )
+        with closing(self._backend.stream(trial)) as tokens:
+            beginning = tokens.completion.text
+        if not beginning.strip():
+            return request
+        question = ScoreRequest(
+            context=request.messages,
+            target=beginning,
+            adapter=request.adapter,
+            strength=request.strength,
+        )
+        (scores,) = self._backend.score([question])
+        confidence = sum(scores) / max(1, len(scores))
+        factor = min(1.0, max(0.0, 2 + confidence / gate))
+        return replace(request, strength=request.strength * factor)
+
+    def _with_recalled(
+        self,
+        manifest: Manifest,
+        revision: Revision | None,
+        rest: tuple[Message, ...],
+        prompt: Prompt,
+    ) -> tuple[tuple[Message, ...], tuple[Passage, ...]]:
+        """Return the messages to show, with passages of what a revision has learned; and those."""
+        passages: tuple[Passage, ...] = ()
+        if prompt.passage_tokens and revision is not None:
+            passages = self._searcher.search(
+                manifest,
+                rest[newest_exchange(rest)].content,
+                documents=revision.documents,
+                dialogue=revision.dialogue,
+            )
+        return prompt.with_passages(rest, passages)
+
+    def _absorb_until_fits(
+        self, memory_id: str, body: tuple[Message, ...], prompt: Prompt
+    ) -> tuple[Manifest, Revision | None]:
+        """Absorb until the rest fits; returns the revision that covers what is left out."""
+        limit = newest_exchange(body)
+        while True:
+            manifest = self._catalog.still_there(memory_id)
+            digests = manifest.chain(body)
+            covering = manifest.covering(digests, limit)
+            known = covering.messages if covering else 0
+            head = manifest.newest
+            if head and set(head.documents) - set(covering.documents if covering else ()):
+                # an edited conversation fell back to a revision from before some documents
+                self._absorb_now(memory_id, digests[known])
+                continue
+            rest = body[known:]
+            if prompt.fits(rest):
+                return manifest, covering
+            # the newest exchange is a turn of its own, also where the cut before it was not ours
+            starts = sorted({*turn_starts(rest), limit - known})
+            turns = oldest_turns(
+                prompt.costs(rest, starts),
+                budget=prompt.turns_budget(rest, starts),
+                chunk=self._policy.chunk,
+                keep=self._policy.keep_turns,
+                needed=True,
+            )
+            turns = max(1, turns)
+            while turns < len(starts) - 1 and not teaches(rest[: starts[turns]]):
+                turns += 1
+            self._absorb_now(memory_id, digests[known + starts[turns]])
+
+    def _absorb_now(self, memory_id: str, target: str) -> None:
+        """Absorb a conversation up to `target` while a reply waits."""
+        work = partial(self._absorber.dialogue, target)
+        self._jobs.start(memory_id, work, urgent=True).wait()
+
+    def _after_reply(self, manifest: Manifest, body: tuple[Message, ...], prompt: Prompt) -> None:
+        """Journal the reply, and absorb in the background what is about to leave the window.
+
+        A failure does not take the reply away: it is in `status`, and the next call, which brings
+        the history again, tries again.
+        """
+        policy = self._policy
+        try:
+            self._check_open()
+            now = self._store.manifest(manifest.id)
+            if now is None or not now.same_memory(manifest):
+                return  # forgotten while the reply was written
+            self._catalog.check_admitted(parse_id(now.id), body)
+            self._store.record(now.id, body)
+            digests = now.chain(body)
+            covering = now.covering(digests, newest_exchange(body))
+            known = covering.messages if covering else 0
+            rest = body[known:]
+            starts = turn_starts(rest)
+            spare = min(policy.chunk, policy.window // 4) // 2
+            turns = oldest_turns(
+                prompt.costs(rest, starts),
+                budget=prompt.turns_budget(rest, starts, spare),
+                chunk=policy.chunk,
+                keep=policy.keep_turns,
+                needed=False,
+            )
+            if turns and teaches(rest[: starts[turns]]) and not self._jobs.jobs(now.id):
+                target = digests[known + starts[turns]]
+                self._jobs.start(now.id, partial(self._absorber.dialogue, target))
+        except UnknownMemory:
+            return  # forgotten just now
+        except (StoreError, Closed, NotAdmitted, LearningFailed) as error:
+            self._jobs.note_failure(manifest.id, error)
+
+
+def _answerable(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return the messages without system messages.
+
+    Raises:
+        InvalidText: they do not end with what is to be answered.
+    """
+    body = dialogue(messages)
+    if not body or body[-1].role not in {"user", "tool"}:
+        raise InvalidText(
+            "A history ends with what is to be answered, a user or tool message; this one "
+            + (f"ends with a message of the {body[-1].role}." if body else "is empty.")
+        )
+    return body
+
+
+def _reply(
+    completion: Completion,
+    revision: Revision | None,
+    recalled: tuple[Passage, ...],
+    strength: float,
+) -> Reply:
+    return Reply(
+        text=completion.text,
+        finish_reason=completion.finish_reason,
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens,
+        absorbed_tokens=revision.tokens if revision else 0,
+        revision=revision.name if revision else None,
+        recalled=recalled,
+        strength=strength,
+    )

@@ -1,0 +1,123 @@
+"""The prompt of one call: its system message, and the room for turns and passages beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+
+from templora_memory.domain.messages import Document, Message
+from templora_memory.domain.results import Passage
+from templora_memory.domain.turns import newest_exchange
+from templora_memory.errors import InvalidText, PromptTooLong
+
+
+class Prompt:
+    """The system message of one call and the room for turns beside it.
+
+    Args:
+        count: returns the tokens of messages in the model's prompt.
+        texts: of the system message: the caller's, then retrieved ones.
+        max_tokens: tokens that a prompt may have.
+        passage_tokens: how many of them passages of the memory's own texts may take.
+    """
+
+    def __init__(
+        self,
+        count: Callable[[Sequence[Message]], int],
+        texts: tuple[str, ...],
+        max_tokens: int,
+        passage_tokens: int = 0,
+    ) -> None:
+        self._count = count
+        self._texts = texts
+        self.system = _system_message(texts)
+        self._max_tokens = max_tokens
+        self.passage_tokens = passage_tokens
+        pair = (Message("user", "a"), Message("assistant", "b"))
+        # what a template adds to any prompt, however many turns it has
+        self._overhead = 2 * count(pair) - count(pair + pair)
+
+    def fits(self, body: Sequence[Message]) -> bool:
+        """Return whether it fits beside all passages, or only the newest exchange is left."""
+        tokens = self._count((*self.system, *body))
+        return tokens <= self._max_tokens - (self.passage_tokens if newest_exchange(body) else 0)
+
+    def with_passages(
+        self, body: Sequence[Message], passages: Sequence[Passage]
+    ) -> tuple[tuple[Message, ...], tuple[Passage, ...]]:
+        """Return system message and body, with as many of these passages as there is room for."""
+        taken: list[Passage] = []
+        messages = (*self.system, *body)
+        if not passages:
+            return messages, ()  # without counting: nearly every prompt goes this way
+        before = self._count(messages)
+        for passage in passages:
+            texts = (*self._texts, *(p.text for p in taken), passage.text)
+            trial = (*_system_message(texts), *body)
+            tokens = self._count(trial)
+            if tokens - before <= self.passage_tokens and tokens <= self._max_tokens:
+                taken.append(passage)
+                messages = trial
+        return messages, tuple(taken)
+
+    def check(self, body: Sequence[Message]) -> None:
+        """Refuse what can never fit.
+
+        Raises:
+            PromptTooLong: says by how much.
+        """
+        tokens = self._count((*self.system, *body))
+        if tokens > self._max_tokens:
+            in_system = self._count(self.system) if self.system else 0
+            raise PromptTooLong(
+                f"The prompt has {tokens} tokens (about {in_system} of them in system messages and "
+                f"context) and there is room for {self._max_tokens}: shorten the message, the "
+                "system message or the context, ask for fewer max_tokens, or use a larger window."
+            )
+
+    def costs(self, body: Sequence[Message], starts: Sequence[int]) -> tuple[int, ...]:
+        """Return the tokens that each turn takes in the prompt."""
+        return tuple(
+            max(1, self._count(body[begin:end]) - self._overhead)
+            for begin, end in pairwise((*starts, len(body)))
+        )
+
+    def turns_budget(self, body: Sequence[Message], starts: Sequence[int], spare: int = 0) -> int:
+        """Return the tokens that all turns together may take."""
+        newest = body[starts[-1] :]
+        others = self._count((*self.system, *newest)) - self.costs(newest, (0,))[0]
+        return self._max_tokens - self.passage_tokens - others - spare
+
+
+def system_texts(
+    messages: Sequence[Message], context: str | Sequence[str | Document]
+) -> tuple[str, ...]:
+    """Return the texts of all system messages, then the retrieved ones; blank ones are left out.
+
+    Raises:
+        InvalidText: `context` is neither text nor a list of texts and documents.
+    """
+    texts = [message.content for message in messages if message.role == "system"]
+    if isinstance(context, str):
+        context = (context,)
+    elif not isinstance(context, Iterable):
+        raise InvalidText(f"context must be text or a list of texts, not {_type_name(context)}.")
+    for number, piece in enumerate(context):
+        if isinstance(piece, Document):
+            texts.append(f"{piece.title}\n{piece.text}" if piece.title else piece.text)
+        elif isinstance(piece, str):
+            texts.append(Document(piece).text if piece.strip() else "")
+        else:
+            raise InvalidText(
+                f"context[{number}] must be text or a Document, not {_type_name(piece)}."
+            )
+    return tuple(text for text in texts if text.strip())
+
+
+def _type_name(value: object) -> str:
+    return type(value).__name__
+
+
+def _system_message(texts: Sequence[str]) -> tuple[Message, ...]:
+    """Return all texts as one system message, for strict templates."""
+    return (Message("system", "\n\n".join(texts)),) if texts else ()
