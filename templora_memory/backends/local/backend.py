@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from templora_memory import models
+from templora_memory import models, plugins
 from templora_memory.backends.local import base_model
 from templora_memory.backends.local.decode.batch import (
     Answer,
@@ -95,7 +95,8 @@ class LocalBackend:
         thinking: whether a chat template with such a switch (`enable_thinking`) lets the model
             think before it answers. What a memory learns are answers, so it is off; prompts of a
             model that thinks differ from those that its memories were trained with.
-        recipes: of your own, by name, beside the ones there are.
+        recipes: of your own, by name, beside the ones there are. A name that is none of these is
+            looked for among the installed plugins (`templora_memory.plugins`).
         options: passed on to ``AutoModelForCausalLM.from_pretrained``.
     """
 
@@ -199,9 +200,22 @@ class LocalBackend:
     @property
     def limits(self) -> ModelLimits:
         base = self._now.base
-        return ModelLimits(
-            context=base.context, width=base.width, recipes=tuple(sorted(self._recipes))
-        )
+        return ModelLimits(context=base.context, width=base.width, recipes=self._recipe_names())
+
+    def _recipe_names(self) -> tuple[str, ...]:
+        return tuple(sorted({*self._recipes, *plugins.names("recipes")}))
+
+    def _recipe(self, name: str) -> Recipe:
+        """Return a recipe of this backend, or of an installed plugin.
+
+        Raises:
+            InvalidSetting: there is none, or the plugin cannot be used.
+        """
+        if name in self._recipes:
+            return self._recipes[name]
+        if name not in plugins.names("recipes"):
+            raise InvalidSetting(f"recipe is {name!r}: use one of {list(self._recipe_names())}.")
+        return plugins.recipe(name)
 
     @property
     def model(self) -> Any:
@@ -273,10 +287,7 @@ class LocalBackend:
     ) -> LearnStats:
         loaded = self._now
         base, settings = loaded.base, request.settings
-        if request.recipe not in self._recipes:
-            raise InvalidSetting(
-                f"recipe is {request.recipe!r}: use one of {sorted(self._recipes)}."
-            )
+        recipe = self._recipe(request.recipe)
         if request.chunk > base.context:
             raise InvalidSetting(
                 f"chunk is {request.chunk} tokens, more than the model's {base.context}: make it "
@@ -290,7 +301,7 @@ class LocalBackend:
             write=partial(self._write, absorb=absorb, cancelled=cancelled),
             expect=partial(self._expect, absorb=absorb, cancelled=cancelled),
         )
-        examples = with_replay(self._recipes[request.recipe](request, tools), request, tools)
+        examples = with_replay(recipe(request, tools), request, tools)
         if request.start is None:
             targets = batched.choose_targets(base.layers, settings.target_modules)
             start = batched.fresh_weights(
