@@ -98,9 +98,9 @@ def load(group: Group, name: str) -> Callable[..., Any]:
         ) from error
     if not callable(plugin):
         raise InvalidSetting(
-            f"The plugin {name!r} ({_origin(entry)}) of the group templora.{group} is of "
-            f"type {type(plugin).__name__}, which cannot be called: its entry point should name a function or "
-            "a class."
+            f"The plugin {name!r} ({_origin(entry)}) of the group templora.{group} is of type "
+            f"{type(plugin).__name__}, which cannot be called: its entry point should name a "
+            "function or a class."
         )
     return plugin  # type: ignore[no-any-return]  # what a stranger's module holds
 
