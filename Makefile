@@ -6,18 +6,21 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo applications app pretrained test test-core test-model test-whole test-real test-integrations test-browser test-long ci check packages bench docs build trust faults soak coverage mutants licences audit clean
+.PHONY: help setup demo applications app pretrained fix test test-fast test-core test-model test-whole test-real test-integrations test-browser test-long ci check packages bench docs docs-serve build trust faults soak coverage mutants licences audit clean
 
 help:
 	@echo "make demo    what a memory does, in the terminal, on the embedded model; another one with"
 	@echo "             MODEL=templora/smollm2 (fetched once), MODEL=auto, a hub id, a folder, a .gguf file"
 	@echo "make applications   the five applications of demos, one after the other"
 	@echo "make app     the role-play page, on this machine alone (MODEL= as above)"
-	@echo "make test    all tests that need neither GPU, browser nor network"
+	@echo "make test    all tests that need neither GPU, browser nor network; FILE=tests/unit/test_ids.py: of"
+	@echo "             one file or folder"
+	@echo "make test-fast   in under a minute: the tests that need no model"
 	@echo "make test-long   what takes minutes and repeats a published result"
 	@echo "make test-real   on the pretrained model templora/smollm2, where it can be fetched"
 	@echo "make test-browser   the page's tests in a headless Chromium (installs Debian's)"
 	@echo "make ci      all of these tests and checks, as before a merge"
+	@echo "make fix     what the linter can repair, and the format"
 	@echo "make check   linter, formatter, types, import rules, documentation"
 	@echo "make packages   wheels of all distributions, each installed into an empty environment and imported"
 	@echo "make bench   what learning and answering cost, side by side (FILE=book.txt: and quality)"
@@ -29,6 +32,7 @@ help:
 	@echo "make licences   of everything that is installed along"
 	@echo "make audit   known weaknesses of the tested versions (asks a service on the network)"
 	@echo "make docs    the documentation into site/"
+	@echo "make docs-serve   the documentation at http://127.0.0.1:8001, made again at every change"
 	@echo "make build   wheel and source archive into dist/"
 	@echo "make setup   only install"
 
@@ -86,9 +90,20 @@ app: .setup-app
 pretrained: .setup-core
 	-$(BIN)/templora model get smollm2
 
-# Two of four suites at a time: small models gain nothing from a second thread
+# All, or with FILE= those of one file or folder. Two of five suites at a time: small models gain
+# nothing from a second thread
 test: .setup-test
+ifdef FILE
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not browser" $(FILE)
+else
 	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=2 --output-sync=target test-model test-whole test-core test-integrations test-real
+endif
+
+# what needs neither a model nor a server
+FAST := tests/unit tests/importers tests/vllm tests/llama_cpp
+
+test-fast: .setup-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu and not browser and not long and not slow" $(FAST)
 
 # the slow ones, each a suite of its own; the rest is test-core
 LOCAL := tests/local tests/roleplay
@@ -123,6 +138,10 @@ ci: .setup-check .setup-browser pretrained
 	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=3 --output-sync=target \
 	  test-whole test-browser test-model test-core test-real test-integrations check
 
+fix: .setup-check
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
 check: .setup-check
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -135,6 +154,9 @@ check: .setup-check
 
 docs: .setup-check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: .setup-check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8001
 
 # FILE=book.txt adds the comparison of quality; BENCH=folder says where tables and pictures go
 BENCH ?= build/bench
