@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo applications app pretrained fix test test-fast test-core test-model test-whole test-real test-integrations test-browser test-long ci check packages bench docs docs-serve build trust faults soak coverage mutants licences audit clean
+.PHONY: help setup demo applications app pretrained fix test test-fast test-next test-core test-model test-whole test-real test-integrations test-browser test-long ci check packages bench docs docs-serve build trust faults soak coverage mutants licences audit clean
 
 help:
 	@echo "make demo    what a memory does, in the terminal, on the embedded model; another one with"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-browser   the page's tests in a headless Chromium (installs Debian's)"
 	@echo "make ci      all of these tests and checks, as before a merge"
 	@echo "make fix     what the linter can repair, and the format"
+	@echo "make test-next   the unit tests on Python 3.12, in .venv-next, where it is installed"
 	@echo "make check   linter, formatter, types, import rules, documentation"
 	@echo "make packages   wheels of all distributions, each installed into an empty environment and imported"
 	@echo "make bench   what learning and answering cost, side by side (FILE=book.txt: and quality)"
@@ -58,6 +59,13 @@ EVERYTHING := .[app,encryption,evaluation,importers,json,metrics,objects,plots,s
 	$(INSTALL) --editable $(EVERYTHING) --group test \
 	  --editable integrations/langchain[agents,classic] --group integrations/langchain/pyproject.toml:test \
 	  --editable integrations/llama_index --group integrations/llama_index/pyproject.toml:test
+	touch $@
+
+.setup-next: pyproject.toml constraints.txt
+	@echo "Installing into .venv-next, once: a few minutes ..."
+	test -x .venv-next/bin/python || $(NEXT) -m venv .venv-next
+	$(subst $(BIN),.venv-next/bin,$(INSTALL)) torch==2.13.0
+	$(subst $(BIN),.venv-next/bin,$(INSTALL)) --editable $(EVERYTHING) --group test
 	touch $@
 
 .setup-bench: .setup-core
@@ -99,11 +107,13 @@ else
 	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=2 --output-sync=target test-model test-whole test-core test-integrations test-real
 endif
 
-# what needs neither a model nor a server
-FAST := tests/unit tests/importers tests/vllm tests/llama_cpp
+# what needs neither a model nor a server, without the files that take longest
+FAST := tests/unit tests/importers tests/llama_cpp tests/plugins/test_plugins.py
+SLOW := test_histories test_hostile test_replay test_soak test_speed test_tiny_model
 
 test-fast: .setup-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu and not browser and not long and not slow" $(FAST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu and not browser and not long and not slow" \
+	  $(FAST) $(patsubst %,--ignore-glob='*/%.py',$(SLOW))
 
 # the slow ones, each a suite of its own; the rest is test-core
 LOCAL := tests/local tests/roleplay
@@ -121,6 +131,14 @@ test-whole: .setup-test
 
 test-real: .setup-test
 	$(BIN)/python -m pytest -m "not gpu and not browser" $(REAL)
+
+# The next Python, in an environment of its own; a version manager may have the name without it
+NEXT ?= python3.12
+test-next:
+	@if $(NEXT) --version >/dev/null 2>&1; then \
+	  $(MAKE) --no-print-directory .setup-next && \
+	  OMP_NUM_THREADS=1 .venv-next/bin/python -m pytest -q -m "not gpu and not browser and not long" tests/unit; \
+	else echo "Skipped: the unit tests on $(NEXT), which is not installed."; fi
 
 test-integrations: .setup-test
 	$(BIN)/python -m pytest -m "not gpu and not browser" integrations/langchain/tests
@@ -218,4 +236,4 @@ build: .setup-check
 	$(BIN)/python -m build --outdir dist
 
 clean:
-	rm -rf .venv .setup-* dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-next .setup-* dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
