@@ -12,13 +12,49 @@ imported when it is asked for by its name, never before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from templora_memory.errors import InvalidSetting
 
 Group: TypeAlias = Literal["backends", "stores", "recipes", "importers"]
+T = TypeVar("T")
+
+
+class WithPlugins(Mapping[str, T]):
+    """A mapping of names to objects, and behind it the installed plugins of a group.
+
+    What the mapping has itself goes first. A plugin is imported when it is looked up by its name;
+    asking for all names, or whether one is there, imports nothing.
+    """
+
+    def __init__(self, group: Group, known: Mapping[str, T]) -> None:
+        self._group = group
+        self._known = dict(known)
+
+    def __getitem__(self, name: str) -> T:
+        """Return the object of this name.
+
+        Raises:
+            KeyError: there is none.
+            InvalidSetting: as for `load`.
+        """
+        if name in self._known:
+            return self._known[name]
+        if name not in names(self._group):
+            raise KeyError(name)
+        plugin: T = load(self._group, name)  # type: ignore[assignment]  # its contract says so
+        return plugin
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known or name in names(self._group)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys((*self._known, *names(self._group))))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def names(group: Group) -> tuple[str, ...]:

@@ -137,33 +137,25 @@ def test_an_importer_that_is_not_installed_is_refused():
         load(b"hello", importer="irc-log")
 
 
-# --- recipes -----------------------------------------------------------------------------------
+# --- beside what there is ----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def backend():
-    with_torch = importlib.import_module("templora_memory.backends.local")
-    made = with_torch.LocalBackend()
-    made.open()
-    yield made
-    made.close()
-
-
-def test_the_local_backend_names_the_recipes_of_plugins_without_importing_them(install, backend):
-    folder = install("extra", ("recipes", "mine", "extra:call"))
-    assert "mine" in backend.limits.recipes
-    assert "auto" in backend.limits.recipes
+def test_a_mapping_has_its_own_names_and_those_of_plugins_and_imports_none(install):
+    folder = install(
+        "beside", ("recipes", "mine", "beside:call"), ("recipes", "own", "beside:call")
+    )
+    known = plugins.WithPlugins("recipes", {"own": 1})
+    assert (list(known), len(known)) == (["own", "mine"], 2)
+    assert "mine" in known
+    assert "yours" not in known
+    assert known["own"] == 1
     assert not imported(folder)
+    assert known["mine"](2) == ((2,), {})
+    assert known.get("yours") is None
 
 
-def test_a_recipe_of_the_backend_goes_before_a_plugin_of_its_name(install, backend):
-    folder = install("shadow", ("recipes", "auto", "shadow:call"))
-    assert backend._recipe("auto") is backend._recipes["auto"]
-    assert not imported(folder)
-    assert backend.limits.recipes.count("auto") == 1
-
-
-def test_the_local_backend_refuses_an_unknown_recipe_with_all_names(install, backend):
-    install("other", ("recipes", "mine", "other:call"))
-    with pytest.raises(InvalidSetting, match=r"recipe is 'yours': use one of .*'auto'.*'mine'"):
-        backend._recipe("yours")
+def test_the_local_backend_takes_recipes_of_plugins(install):
+    install("extra", ("recipes", "mine", "extra:call"))
+    backend = importlib.import_module("templora_memory.backends.local").LocalBackend()
+    assert backend._recipes["mine"](3) == ((3,), {})
+    assert "auto" in backend._recipes

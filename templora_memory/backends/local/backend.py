@@ -125,7 +125,7 @@ class LocalBackend:
             options=options,
         )
         self._checkpointing, self._compiled = checkpointing, compiled
-        self._recipes = {**RECIPES, **(recipes or {})}
+        self._recipes = plugins.WithPlugins("recipes", {**RECIPES, **(recipes or {})})
         self._name = os.fspath(model)
         self._most = adapter_bytes
         self._most_prefixes = prefix_bytes
@@ -200,22 +200,9 @@ class LocalBackend:
     @property
     def limits(self) -> ModelLimits:
         base = self._now.base
-        return ModelLimits(context=base.context, width=base.width, recipes=self._recipe_names())
-
-    def _recipe_names(self) -> tuple[str, ...]:
-        return tuple(sorted({*self._recipes, *plugins.names("recipes")}))
-
-    def _recipe(self, name: str) -> Recipe:
-        """Return a recipe of this backend, or of an installed plugin.
-
-        Raises:
-            InvalidSetting: there is none, or the plugin cannot be used.
-        """
-        if name in self._recipes:
-            return self._recipes[name]
-        if name not in plugins.names("recipes"):
-            raise InvalidSetting(f"recipe is {name!r}: use one of {list(self._recipe_names())}.")
-        return plugins.recipe(name)
+        return ModelLimits(
+            context=base.context, width=base.width, recipes=tuple(sorted(self._recipes))
+        )
 
     @property
     def model(self) -> Any:
@@ -287,7 +274,10 @@ class LocalBackend:
     ) -> LearnStats:
         loaded = self._now
         base, settings = loaded.base, request.settings
-        recipe = self._recipe(request.recipe)
+        if request.recipe not in self._recipes:
+            raise InvalidSetting(
+                f"recipe is {request.recipe!r}: use one of {sorted(self._recipes)}."
+            )
         if request.chunk > base.context:
             raise InvalidSetting(
                 f"chunk is {request.chunk} tokens, more than the model's {base.context}: make it "
@@ -301,7 +291,7 @@ class LocalBackend:
             write=partial(self._write, absorb=absorb, cancelled=cancelled),
             expect=partial(self._expect, absorb=absorb, cancelled=cancelled),
         )
-        examples = with_replay(recipe(request, tools), request, tools)
+        examples = with_replay(self._recipes[request.recipe](request, tools), request, tools)
         if request.start is None:
             targets = batched.choose_targets(base.layers, settings.target_modules)
             start = batched.fresh_weights(
