@@ -13,7 +13,7 @@ help:
 	@echo "             MODEL=templora/smollm2 (fetched once), MODEL=auto, a hub id, a folder, a .gguf file"
 	@echo "make applications   the five applications of demos, one after the other"
 	@echo "make app     the role-play page, on this machine alone (MODEL= as above)"
-	@echo "make test    all tests that need neither GPU, browser nor network; FILE=tests/unit/test_ids.py: of"
+	@echo "make test    all tests that need neither GPU, browser nor network; FILE=tests/domain/test_ids.py: of"
 	@echo "             one file or folder"
 	@echo "make test-fast   in under a minute: the tests that need no model"
 	@echo "make test-long   what takes minutes and repeats a published result"
@@ -108,8 +108,9 @@ else
 endif
 
 # what needs neither a model nor a server, without the files that take longest
-FAST := tests/unit tests/importers tests/llama_cpp tests/plugins/test_plugins.py
-SLOW := test_histories test_hostile test_replay test_soak test_speed test_tiny_model
+UNIT := $(wildcard $(addprefix tests/,unit domain fs service importers testing tools))
+FAST := $(UNIT) $(wildcard tests/evaluation) tests/plugins/test_plugins.py
+SLOW := test_histories test_hostile test_replay test_soak test_speed test_tiny_model test_train_tiny
 
 test-fast: .setup-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu and not browser and not long and not slow" \
@@ -137,7 +138,7 @@ NEXT ?= python3.12
 test-next:
 	@if $(NEXT) --version >/dev/null 2>&1; then \
 	  $(MAKE) --no-print-directory .setup-next && \
-	  OMP_NUM_THREADS=1 .venv-next/bin/python -m pytest -q -m "not gpu and not browser and not long" tests/unit; \
+	  OMP_NUM_THREADS=1 .venv-next/bin/python -m pytest -q -m "not gpu and not browser and not long" $(UNIT); \
 	else echo "Skipped: the unit tests on $(NEXT), which is not installed."; fi
 
 test-integrations: .setup-test
