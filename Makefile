@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo applications app pretrained fix test test-fast test-next test-core test-model test-whole test-real test-integrations test-browser test-long ci check packages bench docs docs-serve build trust faults soak coverage mutants licences audit clean
+.PHONY: help setup demo applications app pretrained test test-core test-model test-whole test-real test-integrations test-browser test-long ci check packages bench docs build trust faults soak coverage mutants licences audit clean
 
 help:
 	@echo "make demo    what a memory does, in the terminal, on the embedded model; another one with"
@@ -112,6 +112,7 @@ UNIT := $(wildcard $(addprefix tests/,unit domain fs service importers testing t
 FAST := $(UNIT) $(wildcard tests/evaluation) tests/plugins/test_plugins.py
 SLOW := test_histories test_hostile test_replay test_soak test_speed test_tiny_model test_train_tiny
 
+.PHONY: test-fast test-next
 test-fast: .setup-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu and not browser and not long and not slow" \
 	  $(FAST) $(patsubst %,--ignore-glob='*/%.py',$(SLOW))
@@ -157,6 +158,7 @@ ci: .setup-check .setup-browser pretrained
 	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=3 --output-sync=target \
 	  test-whole test-browser test-model test-core test-real test-integrations check
 
+.PHONY: fix docs-serve
 fix: .setup-check
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
