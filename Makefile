@@ -13,12 +13,16 @@ help:
 	@echo "             MODEL=templora/smollm2 (fetched once), MODEL=auto, a hub id, a folder, a .gguf file"
 	@echo "make applications   the five applications of demos, one after the other"
 	@echo "make app     the role-play page, on this machine alone (MODEL= as above)"
-	@echo "make test    all tests that need neither GPU, browser nor network"
+	@echo "make test    all tests that need neither GPU, browser nor network; FILE=tests/domain/test_ids.py: of"
+	@echo "             one file or folder"
+	@echo "make test-fast   in under a minute: the tests that need no model"
 	@echo "make test-long   what takes minutes and repeats a published result"
 	@echo "make test-real   on the pretrained model templora/smollm2, where it can be fetched"
 	@echo "make test-ray   several replicas of the server with Ray Serve (installs the extra ray)"
 	@echo "make test-browser   the page's tests in a headless Chromium (installs Debian's)"
 	@echo "make ci      all of these tests and checks, as before a merge"
+	@echo "make fix     what the linter can repair, and the format"
+	@echo "make test-next   the unit tests on Python 3.12, in .venv-next, where it is installed"
 	@echo "make check   linter, formatter, types, import rules, documentation"
 	@echo "make packages   wheels of all distributions, each installed into an empty environment and imported"
 	@echo "make bench   what learning and answering cost, side by side (FILE=book.txt: and quality)"
@@ -30,6 +34,7 @@ help:
 	@echo "make licences   of everything that is installed along"
 	@echo "make audit   known weaknesses of the tested versions (asks a service on the network)"
 	@echo "make docs    the documentation into site/"
+	@echo "make docs-serve   the documentation at http://127.0.0.1:8001, made again at every change"
 	@echo "make build   wheel and source archive into dist/"
 	@echo "make setup   only install"
 
@@ -55,6 +60,13 @@ EVERYTHING := .[app,encryption,evaluation,importers,json,metrics,objects,plots,s
 	$(INSTALL) --editable $(EVERYTHING) --group test \
 	  --editable integrations/langchain[agents,classic] --group integrations/langchain/pyproject.toml:test \
 	  --editable integrations/llama_index --group integrations/llama_index/pyproject.toml:test
+	touch $@
+
+.setup-next: pyproject.toml constraints.txt
+	@echo "Installing into .venv-next, once: a few minutes ..."
+	test -x .venv-next/bin/python || $(NEXT) -m venv .venv-next
+	$(subst $(BIN),.venv-next/bin,$(INSTALL)) torch==2.13.0
+	$(subst $(BIN),.venv-next/bin,$(INSTALL)) --editable $(EVERYTHING) --group test
 	touch $@
 
 .setup-bench: .setup-core
@@ -92,9 +104,24 @@ app: .setup-app
 pretrained: .setup-core
 	-$(BIN)/templora model get smollm2
 
-# Two of four suites at a time: small models gain nothing from a second thread
+# All, or with FILE= those of one file or folder. Two of five suites at a time: small models gain
+# nothing from a second thread
 test: .setup-test
+ifdef FILE
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not browser" $(FILE)
+else
 	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=2 --output-sync=target test-model test-whole test-core test-integrations test-real
+endif
+
+# what needs neither a model nor a server, without the files that take longest
+UNIT := $(wildcard $(addprefix tests/,unit domain fs service importers testing tools))
+FAST := $(UNIT) $(wildcard tests/evaluation) tests/plugins/test_plugins.py
+SLOW := test_histories test_hostile test_replay test_soak test_speed test_tiny_model test_train_tiny
+
+.PHONY: test-fast test-next
+test-fast: .setup-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu and not browser and not long and not slow" \
+	  $(FAST) $(patsubst %,--ignore-glob='*/%.py',$(SLOW))
 
 # the slow ones, each a suite of its own; the rest is test-core
 LOCAL := tests/local tests/roleplay
@@ -112,6 +139,14 @@ test-whole: .setup-test
 
 test-real: .setup-test
 	$(BIN)/python -m pytest -m "not gpu and not browser" $(REAL)
+
+# The next Python, in an environment of its own; a version manager may have the name without it
+NEXT ?= python3.12
+test-next:
+	@if $(NEXT) --version >/dev/null 2>&1; then \
+	  $(MAKE) --no-print-directory .setup-next && \
+	  OMP_NUM_THREADS=1 .venv-next/bin/python -m pytest -q -m "not gpu and not browser and not long" $(UNIT); \
+	else echo "Skipped: the unit tests on $(NEXT), which is not installed."; fi
 
 test-integrations: .setup-test
 	$(BIN)/python -m pytest -m "not gpu and not browser" integrations/langchain/tests
@@ -133,6 +168,11 @@ ci: .setup-check .setup-browser pretrained
 	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=3 --output-sync=target \
 	  test-whole test-browser test-model test-core test-real test-integrations check
 
+.PHONY: fix docs-serve
+fix: .setup-check
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
 check: .setup-check
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -145,6 +185,9 @@ check: .setup-check
 
 docs: .setup-check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: .setup-check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8001
 
 # FILE=book.txt adds the comparison of quality; BENCH=folder says where tables and pictures go
 BENCH ?= build/bench
@@ -206,4 +249,4 @@ build: .setup-check
 	$(BIN)/python -m build --outdir dist
 
 clean:
-	rm -rf .venv .setup-* dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-next .setup-* dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

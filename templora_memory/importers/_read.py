@@ -1,10 +1,14 @@
-"""Find out what a file is from its first bytes, never from its name, and read it."""
+"""Find out what a file is from its first bytes, never from its name, and read it.
+
+The exception are formats of plugins: those are chosen by a suffix that no format here has.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from templora_memory import plugins
 from templora_memory.importers import _archives, _chats, _documents, _png
 from templora_memory.importers._cards import character, is_card
 from templora_memory.importers._json import parse
@@ -13,6 +17,10 @@ from templora_memory.importers._values import Character, ChatLog, FileRefused, L
 
 _JPEG = b"\xff\xd8\xff"
 _ZIP = b"PK\x03\x04"
+_SUFFIXES = frozenset(
+    {"charx", "jpeg", "jpg", "json", "jsonl", "markdown", "md", "pdf", "png", "txt", "yaml", "yml"}
+)
+"""Suffixes of the formats that are read here; no plugin takes them over."""
 _OTHERS = {
     b"GIF8": "a GIF picture",
     b"RIFF": "a WebP picture or a sound",
@@ -25,17 +33,24 @@ _OTHERS = {
 
 
 def load(
-    data: bytes | os.PathLike[str], *, filename: str = "", limits: Limits | None = None
+    data: bytes | os.PathLike[str],
+    *,
+    filename: str = "",
+    limits: Limits | None = None,
+    importer: str | None = None,
 ) -> Character | ChatLog:
     """A character or a chat, whatever the file holds.
 
     Args:
         data: the bytes, or a path to read them from.
-        filename: names a character whose file has no name in it.
+        filename: names a character whose file has no name in it. Where its suffix is the name of an
+            installed importer (`templora_memory.plugins`) and of no format here, that one reads.
         limits: what a file may ask for at most; None: the defaults.
+        importer: name of the installed importer that reads the file; None: found out.
 
     Raises:
         FileRefused: why, and what to do, without a word of the file.
+        InvalidSetting: the importer is not installed, or cannot be used.
         OSError: the path cannot be read.
     """
     most = limits or Limits()
@@ -48,6 +63,8 @@ def load(
         raise FileRefused("too_large", f"This file is larger than {most.file / 1e6:.0f} MB.")
     if not data.strip():
         raise FileRefused("empty", "This file is empty: choose another one.")
+    if name := importer or _importer_for(filename):
+        return plugins.importer(name)(data, filename, most)  # type: ignore[no-any-return]
     if data.startswith(_png.SIGNATURE):
         return _read_png(data, filename, most)
     if data.startswith(_ZIP) or (data.startswith(_JPEG) and _ZIP in data):
@@ -56,6 +73,14 @@ def load(
         return _documents.read_pdf(data, filename, most)
     _refuse_others(data)
     return _read_as_text(data, filename, most)
+
+
+def _importer_for(filename: str) -> str | None:
+    """Return the name of the installed importer for this suffix, None for formats read here."""
+    suffix = filename.rpartition(".")[2].lower()
+    if suffix in _SUFFIXES or suffix not in plugins.names("importers"):
+        return None
+    return suffix
 
 
 def _refuse_others(data: bytes) -> None:

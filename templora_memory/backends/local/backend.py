@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from templora_memory import models
+from templora_memory import models, plugins
 from templora_memory.backends.local.base_model import BaseModel, label_losses, load, prepare
 from templora_memory.backends.local.decode.batch import DecodeBatch
 from templora_memory.backends.local.decode.long_text import LocalText
@@ -125,7 +125,8 @@ class LocalBackend:
         thinking: whether a chat template with such a switch (`enable_thinking`) lets the model
             think before it answers. What a memory learns are answers, so it is off; prompts of a
             model that thinks differ from those that its memories were trained with.
-        recipes: of your own, by name, beside the ones there are.
+        recipes: of your own, by name, beside the ones there are. A name that is none of these is
+            looked for among the installed plugins (`templora_memory.plugins`).
         options: passed on to ``AutoModelForCausalLM.from_pretrained``.
     """
 
@@ -154,7 +155,7 @@ class LocalBackend:
             options=options,
         )
         self._checkpointing, self._compiled = checkpointing, compiled
-        self._recipes = {**RECIPES, **(recipes or {})}
+        self._recipes = plugins.WithPlugins("recipes", {**RECIPES, **(recipes or {})})
         self._name = os.fspath(model)
         self._max_adapter_bytes = adapter_bytes
         self._max_prefix_bytes = prefix_bytes
