@@ -89,7 +89,8 @@ class Learning:
         lr_scheduler_type: "constant", or "released": zero on the first chunk, half on the second
             (a warm-up that the released code steps once per chunk).
         carry_optimizer: go on with AdamW's moments in the next absorb, also after a restart.
-        adam_beta1, beta2, epsilon, weight_decay, clip: AdamW and gradient norm clipping.
+        adam_beta1, adam_beta2, adam_epsilon, weight_decay: of AdamW.
+        max_grad_norm: the gradient is scaled down to this norm.
         measure: score chunks again after their last step, for the receipt (one more forward).
         measure_every: of a text that is passed once, this one chunk in so many is scored; of one
             that is passed over in rounds, every chunk in the last round.

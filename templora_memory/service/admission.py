@@ -76,7 +76,7 @@ class Admission:
 
         Args:
             memory_id: whose.
-            items: text that the journal does not hold, see `unknown`.
+            items: text that the journal does not hold, see `new_items`.
             journal: what the memory was told so far; None: it does not exist yet.
 
         Raises:
@@ -110,7 +110,7 @@ class Admission:
                 )
 
 
-def unknown(
+def new_items(
     items: Sequence[Document] | Sequence[Message], journal: Journal | None, *, after: str | None
 ) -> tuple[Item, ...]:
     """Return what of these a journal does not hold yet.

@@ -17,7 +17,7 @@ from templora_memory.domain.messages import (
 from templora_memory.domain.results import Covered, Status, Transcript
 from templora_memory.errors import Cancelled, Conflict, UnknownMemory
 from templora_memory.ports import Backend, Store
-from templora_memory.service.admission import Admission, unknown
+from templora_memory.service.admission import Admission, new_items
 from templora_memory.service.jobs import JobQueue
 
 MAX_TRIES = 8
@@ -178,7 +178,7 @@ class Catalog:
         start = None
         if journal is not None and after is not None:
             start = journal.beginning(journal.tip, after)
-        self._admission.check(str(name), unknown(items, journal, after=start), journal)
+        self._admission.check(str(name), new_items(items, journal, after=start), journal)
 
     def status(self, memory_id: str) -> Status:
         """Return a memory at a glance; see `ParametricMemory.status`."""

@@ -49,7 +49,7 @@ from templora_memory.ports import (
 )
 from templora_memory.service.admission import Check
 from templora_memory.service.jobs import Job
-from templora_memory.service.replay import Draw, earlier
+from templora_memory.service.replay import ReplaySample, sample_earlier
 
 REPORT = "report.json"
 _TRIES = 8
@@ -58,7 +58,7 @@ _CHARACTERS = 4  # of a token, roughly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Unit:
+class _TrainingUnit:
     """The text that one training call learns, and what the revision after it will have absorbed."""
 
     items: tuple[Item, ...]
@@ -75,7 +75,7 @@ class _Unit:
         return isinstance(first, Document) and not first.continues
 
 
-def _change_by(start: Adapter | None) -> float:
+def _reported_kl(start: Adapter | None) -> float:
     """Return the KL of a revision on neutral text by its own report; 0 where it is not known."""
     if start is None:
         return 0.0
@@ -86,7 +86,7 @@ def _change_by(start: Adapter | None) -> float:
         return 0.0  # the limit then holds for all of it
 
 
-class _Tally:
+class _ReportBuilder:
     """Adds up chunks over units, and turns a unit's progress into the whole absorb's."""
 
     def __init__(self, job: Job) -> None:
@@ -95,7 +95,7 @@ class _Tally:
         self.chunks: list[ChunkStats] = []
         self.kl: float | None = None
 
-    def progress(self, unit: _Unit) -> Callable[[AbsorbProgress], None]:
+    def progress(self, unit: _TrainingUnit) -> Callable[[AbsorbProgress], None]:
         done, size = len(self.chunks), sum(characters(item) for item in unit.items)
 
         def report(now: AbsorbProgress) -> None:
@@ -147,7 +147,7 @@ class Absorber:
     def documents(self, digests: Sequence[str], job: Job) -> AbsorbReport:
         """Learn journalled documents on top of the head; those it knows cost nothing."""
 
-        def plan(manifest: Manifest, journal: Journal) -> _Unit | None:
+        def plan(manifest: Manifest, journal: Journal) -> _TrainingUnit | None:
             parent = manifest.newest
             return _documents_unit(journal, parent, [d for d in digests if d not in _docs(parent)])
 
@@ -161,7 +161,7 @@ class Absorber:
         the head has learned already costs nothing, also when it has learned more since.
         """
 
-        def plan(manifest: Manifest, journal: Journal) -> _Unit | None:
+        def plan(manifest: Manifest, journal: Journal) -> _TrainingUnit | None:
             head = manifest.newest
             if resent and head and journal.nearest(head.dialogue, {target}) == target:
                 return None
@@ -174,18 +174,20 @@ class Absorber:
 
         return self._run(plan, job)
 
-    def _run(self, plan: Callable[[Manifest, Journal], _Unit | None], job: Job) -> AbsorbReport:
-        tally, tries = _Tally(job), 0
+    def _run(
+        self, plan: Callable[[Manifest, Journal], _TrainingUnit | None], job: Job
+    ) -> AbsorbReport:
+        builder, tries = _ReportBuilder(job), 0
         while True:
             manifest = self._manifest(job)
             unit = plan(manifest, self._store.journal(job.memory_id))
             if unit is None:
-                return tally.report(manifest.newest)
+                return builder.report(manifest.newest)
             manifest.check_base(self._backend.identity)
             try:
                 with self._store.stage(job.memory_id) as folder:
                     start = self.adapter(manifest, unit.parent)
-                    stats = self._train(unit, start, folder, tally, job)
+                    stats = self._train(unit, start, folder, builder, job)
                     self._commit(manifest, self._revision(manifest, unit, stats.chunks), folder)
             except Conflict:
                 tries += 1
@@ -202,7 +204,7 @@ class Absorber:
                     "space and check that the store's folder may be written. Nothing was lost."
                 ) from error
             else:
-                tally.add(stats)
+                builder.add(stats)
 
     def rebuild(self, job: Job) -> AbsorbReport:
         """Learn everything in the journal again, on the base model at hand.
@@ -212,7 +214,7 @@ class Absorber:
         that started from another one starts from that one's newest revision again.
         """
         old, journal = self._manifest(job), self._store.journal(job.memory_id)
-        fresh, tally = old.rebuilt(self._backend.identity), _Tally(job)
+        fresh, builder = old.rebuilt(self._backend.identity), _ReportBuilder(job)
         target = old.newest.dialogue if old.newest else old.first
         done: list[tuple[Revision, Path]] = []
         try:
@@ -230,8 +232,8 @@ class Absorber:
                         else None
                     )
                     folder = stage()
-                    stats = self._train(unit, start, folder, tally, job)
-                    tally.add(stats)
+                    stats = self._train(unit, start, folder, builder, job)
+                    builder.add(stats)
                     done.append((self._revision(fresh, unit, stats.chunks), folder))
                 documents_only = [step for step in done if step[0].messages == 0]
                 for revision, folder in dict.fromkeys((*documents_only[-1:], *done[-1:])):
@@ -242,11 +244,11 @@ class Absorber:
         if not done:
             fresh = replace(fresh, epoch=fresh.epoch + 1)
             self._store.replace(fresh, epoch=old.epoch)
-        return tally.report(fresh.newest)
+        return builder.report(fresh.newest)
 
     def _again(
         self, fresh: Manifest, journal: Journal, parent: Revision | None, target: str
-    ) -> _Unit | None:
+    ) -> _TrainingUnit | None:
         missing = [digest for digest in journal.documents if digest not in _docs(parent)]
         return _documents_unit(journal, parent, missing) or _dialogue_unit(
             fresh, journal, parent, target
@@ -272,7 +274,12 @@ class Absorber:
         return manifest
 
     def _train(
-        self, unit: _Unit, start: Adapter | None, folder: Path, tally: _Tally, job: Job
+        self,
+        unit: _TrainingUnit,
+        start: Adapter | None,
+        folder: Path,
+        builder: _ReportBuilder,
+        job: Job,
     ) -> LearnStats:
         learning = self._policy.learning
         position = f"{learning.seed}/{job.memory_id}/{unit.messages}/{len(unit.documents)}"
@@ -291,10 +298,10 @@ class Absorber:
             request,
             into=folder,
             control=LearningControl(
-                progress=tally.progress(unit), cancelled=job.cancelled, urgent=job.urgent
+                progress=builder.progress(unit), cancelled=job.cancelled, urgent=job.urgent
             ),
         )
-        max_kl, before = self._policy.health_kl, _change_by(start)
+        max_kl, before = self._policy.health_kl, _reported_kl(start)
         if max_kl is not None and stats.kl is not None and stats.kl - before > max_kl:
             raise Unhealthy(
                 f"Learning this would change text that has nothing to do with it by {stats.kl:.3g} "
@@ -331,7 +338,7 @@ class Absorber:
         finally:
             self._backend.release(_temporary(folder))
 
-    def _replayed(self, unit: _Unit, job: Job, seed: int) -> tuple[tuple[Item, ...], ...]:
+    def _replayed(self, unit: _TrainingUnit, job: Job, seed: int) -> tuple[tuple[Item, ...], ...]:
         """Earlier text to learn again beside a unit, for each of its chunks as much as wanted."""
         wanted = self._policy.learning.replay
         if not wanted or unit.parent is None:
@@ -342,10 +349,12 @@ class Absorber:
         count = math.floor(wanted * max(1, chunks) + shift)
         if not count:
             return ()  # without reading the journal
-        draw = Draw(count=count, size=size, seed=seed)
-        return earlier(self._store.journal(job.memory_id), unit.parent, draw)
+        sample = ReplaySample(count=count, size=size, seed=seed)
+        return sample_earlier(self._store.journal(job.memory_id), unit.parent, sample)
 
-    def _revision(self, manifest: Manifest, unit: _Unit, chunks: Sequence[ChunkStats]) -> Revision:
+    def _revision(
+        self, manifest: Manifest, unit: _TrainingUnit, chunks: Sequence[ChunkStats]
+    ) -> Revision:
         return Revision(
             name=manifest.name_after(unit.parent, unit.items),
             parent=unit.parent.name if unit.parent else None,
@@ -370,7 +379,7 @@ def _docs(revision: Revision | None) -> tuple[str, ...]:
 
 def _documents_unit(
     journal: Journal, parent: Revision | None, digests: Sequence[str]
-) -> _Unit | None:
+) -> _TrainingUnit | None:
     """Return the first of these documents, as many as make a unit."""
     if not digests:
         return None
@@ -387,7 +396,7 @@ def _documents_unit(
     if isinstance(items[0], Document) and items[0].continues:
         earlier = journal.document_before(digests[0])
         before = () if earlier is None else (journal.document(earlier),)
-    return _Unit(
+    return _TrainingUnit(
         items=tuple(items),
         before=before,
         parent=parent,
@@ -400,14 +409,14 @@ def _documents_unit(
 
 def _dialogue_unit(
     manifest: Manifest, journal: Journal, parent: Revision | None, target: str
-) -> _Unit | None:
+) -> _TrainingUnit | None:
     """Return the next whole turns of the conversation up to `target`, as many as make a unit."""
     known = parent.dialogue if parent else manifest.first
     items = journal.messages(target, after=known)
     if not items:
         return None
     cut = _cut(items)
-    return _Unit(
+    return _TrainingUnit(
         items=items[:cut],
         before=journal.messages(known, limit=_CONTEXT_MESSAGES),
         parent=parent,

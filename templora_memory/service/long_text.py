@@ -1,4 +1,4 @@
-"""Writing text of unlimited length: generate a chunk, learn it, go on (arXiv 2401.11504, 3)."""
+"""WritingTask text of unlimited length: generate a chunk, learn it, go on (arXiv 2401.11504, 3)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from templora_memory.ports import Adapter, Backend, Completion, Store, TextSessi
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Writing:
+class WritingTask:
     """A text to write: `chunk` tokens at a time, until there are `max_tokens`."""
 
     prompt: str
@@ -46,7 +46,7 @@ class GenerateOptions(TypedDict, total=False):
     reuse: bool
 
 
-class Writer:
+class LongTextWriter:
     """One text under way. What it has written is in the journal, whatever stops it."""
 
     def __init__(
@@ -70,7 +70,7 @@ class Writer:
         self._after = manifest.first
         self._blank = ""
 
-    def steps(self, task: Writing) -> Generator[str, None, FinishReason]:
+    def steps(self, task: WritingTask) -> Generator[str, None, FinishReason]:
         """Pieces of text; each finished chunk is learned before the next begins."""
         pieces = self._backend.split(task.prompt, task.chunk) if task.prompt else ()
         for piece in pieces[:-1]:
@@ -87,7 +87,7 @@ class Writer:
             session.close()
 
     def _chunk(
-        self, session: TextSession, task: Writing, unlearned: str
+        self, session: TextSession, task: WritingTask, unlearned: str
     ) -> Generator[str, None, Completion]:
         stream = session.generate(
             adapter=self._adapter(self._current()),

@@ -34,7 +34,7 @@ from templora_memory.service.catalog import Catalog
 from templora_memory.service.jobs import Job, JobQueue, wait_or_cancel
 from templora_memory.service.learning import Absorber
 from templora_memory.service.lifecycle import Lifecycle
-from templora_memory.service.long_text import GenerateOptions, Writer, Writing
+from templora_memory.service.long_text import GenerateOptions, LongTextWriter, WritingTask
 from templora_memory.service.recording import AbsorbInput, Recorder
 from templora_memory.service.search import Searcher
 from templora_memory.service.streams import OpenStreams, ReplyStream, TextStream
@@ -536,7 +536,7 @@ class ParametricMemory:
         name = parse_id(memory_id)
         manifest = self._catalog.ensure(name)
         manifest.check_base(self._backend.identity)
-        task = Writing(
+        task = WritingTask(
             prompt=prompt,
             max_tokens=max_tokens,
             window=policy.window,
@@ -551,7 +551,7 @@ class ParametricMemory:
                 work = partial(self._absorber.documents, digests)
                 wait_or_cancel(self._jobs.start(manifest.id, work))
 
-        writer = Writer(
+        writer = LongTextWriter(
             self._backend,
             self._store,
             manifest,

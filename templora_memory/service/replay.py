@@ -21,7 +21,7 @@ _MESSAGES = 16  # of a conversation at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
+class ReplaySample:
     """The size of a sample of earlier text.
 
     Args:
@@ -35,7 +35,9 @@ class Draw:
     seed: int
 
 
-def earlier(journal: Journal, known: Revision, draw: Draw) -> tuple[tuple[Item, ...], ...]:
+def sample_earlier(
+    journal: Journal, known: Revision, sample: ReplaySample
+) -> tuple[tuple[Item, ...], ...]:
     """Pieces of what a revision has learned; none if it has learned nothing."""
     journalled = set(journal.documents)  # a memory that started from another one has not its text
     documents = [digest for digest in known.documents if digest in journalled]
@@ -44,15 +46,15 @@ def earlier(journal: Journal, known: Revision, draw: Draw) -> tuple[tuple[Item, 
         return ()
     starts = [journal.document_before(digest) is None for digest in documents]
     sources = _sources(starts, talk=known.messages > 0)
-    rng = Random(draw.seed)  # noqa: S311  # a sample, not a secret
+    rng = Random(sample.seed)  # noqa: S311  # a sample, not a secret
     pieces: list[tuple[Item, ...]] = []
-    for _ in range(draw.count):
+    for _ in range(sample.count):
         indexes = rng.choice((range(len(lengths)), rng.choice(sources)))
         (index,) = rng.choices(indexes, [lengths[i] for i in indexes])
         if index == len(documents):
             pieces.append(_talk(journal, known, rng))
         else:
-            pieces.append((_part(journal.document(documents[index]), draw.size, rng),))
+            pieces.append((_part(journal.document(documents[index]), sample.size, rng),))
     return tuple(pieces)
 
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from templora_memory import Learning, Policy, Sampling
+from templora_memory import Learning, Policy, ResolvedLearning, ResolvedPolicy, Sampling
 from templora_memory.domain.settings import ModelLimits
 from templora_memory.errors import InvalidSetting
 
@@ -111,6 +111,17 @@ def test_resolving_fills_in_everything(context):
     assert policy.learning.context < policy.window
     assert policy.learning.learning_rate > 0
     assert policy.resolve(ModelLimits(max_length=context)) == policy
+    assert (type(policy), type(policy.learning)) == (ResolvedPolicy, ResolvedLearning)
+
+
+def test_a_change_to_resolved_settings_is_checked_and_stays_resolved():
+    policy = Policy().resolve(ModelLimits(max_length=512))
+    changed = policy.changed(window=256, learning={"r": 8})
+    assert isinstance(changed, ResolvedPolicy)
+    assert isinstance(changed.learning, ResolvedLearning)
+    assert (changed.window, changed.learning.r) == (256, 8)
+    with pytest.raises(InvalidSetting, match="window"):
+        policy.changed(window=0)
 
 
 @pytest.mark.parametrize(

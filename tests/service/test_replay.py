@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from templora_memory import Document, Learning, Message
-from templora_memory.service.replay import Draw, _part, _sources, earlier
+from templora_memory.service.replay import ReplaySample, _part, _sources, sample_earlier
 
 BOOK = " ".join(f"word{number}" for number in range(600))
 
@@ -31,7 +31,7 @@ def learned(make_box):
 
 def parts(box, **draw):
     manifest = box.store.manifest("ada")
-    return earlier(box.store.journal("ada"), manifest.newest, Draw(**draw))
+    return sample_earlier(box.store.journal("ada"), manifest.newest, ReplaySample(**draw))
 
 
 def test_half_is_drawn_by_length_and_half_by_source(learned):
