@@ -174,12 +174,12 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
         backend = LocalBackend.of(model, tokenizer, name=llm.model_name)
         store = DirectoryStore(where, key=Key.from_environment())
         service = ParametricMemory(backend, store, policy)
-        kwargs = {k: v for k, v in llm.generate_kwargs.items() if k in _OPTIONS}
+        generate_kwargs = {k: v for k, v in llm.generate_kwargs.items() if k in _OPTIONS}
         stops = [tokenizer.decode([token]) for token in getattr(llm, "stopping_ids", None) or ()]
         if stops:
-            kwargs["stop"] = [*_as_stops(kwargs.get("stop")), *stops]
+            generate_kwargs["stop"] = [*_as_stops(generate_kwargs.get("stop")), *stops]
         settings: dict[str, Any] = {
-            "generate_kwargs": kwargs,
+            "generate_kwargs": generate_kwargs,
             "max_new_tokens": llm.max_new_tokens,
             "system_prompt": llm.system_prompt or None,
             "callback_manager": llm.callback_manager,
