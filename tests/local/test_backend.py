@@ -33,7 +33,7 @@ from templora_memory.errors import (
     PromptTooLong,
     UnknownRevision,
 )
-from templora_memory.ports import GenerateRequest, LearnRequest
+from templora_memory.ports import GenerateRequest, LearningControl, LearnRequest
 from templora_memory.stores import DirectoryStore
 
 ENDLESS = Sampling(ignore_end=True)
@@ -151,9 +151,7 @@ def test_cancelling_takes_effect_between_steps(make_backend, tmp_path):
         backend.learn(
             request,
             into=tmp_path,
-            progress=lambda _: None,
-            cancelled=lambda: asked.append(1) or len(asked) > 3,
-            urgent=never,
+            control=LearningControl(cancelled=lambda: asked.append(1) or len(asked) > 3),
         )
     assert len(asked) == 4
     assert not list(tmp_path.iterdir())
@@ -170,7 +168,7 @@ def test_what_a_reply_waits_for_goes_before_older_absorbs(make_backend, tmp_path
     )  # fmt: skip
     for number, urgent in enumerate((never, waited.is_set, never)):
         (into := tmp_path / str(number)).mkdir()
-        backend.learn(request, into=into, progress=lambda _: None, cancelled=never, urgent=urgent)
+        backend.learn(request, into=into, control=LearningControl(urgent=urgent))
     older, between, newer = seen
     assert older.rank < between.rank < newer.rank
     waited.set()  # also one that nobody waited for when it began

@@ -66,7 +66,7 @@ def unharmed(service, before, *texts):
 def test_memory_runs_out_in_a_training_step(make_service, monkeypatch, tried, error, step):
     service = make_service()
     service.absorb("ada", BIO)
-    before, steps = service.history("ada"), {"left": step}
+    before, steps = service.revisions("ada"), {"left": step}
     real = batch_loss
 
     def short(*args):
@@ -113,7 +113,7 @@ def test_the_thread_of_the_model_dies(make_service, monkeypatch, tried):
     """Everybody who waits is told, nobody waits for ever, and the next start is healthy."""
     service = make_service()
     service.absorb("ada", BIO)
-    before = service.history("ada")
+    before = service.revisions("ada")
     thread = service.backend.loaded.thread
     stream = service.stream("ada", [Message("user", "Hi")], sampling=ENDLESS, max_tokens=20)
     pieces = iter(stream)

@@ -14,8 +14,7 @@ from templora_memory.backends.local.recipes import (
     TopKTargets,
     with_replay,
 )
-from templora_memory.backends.local.scheduler import never
-from templora_memory.ports import LearnRequest
+from templora_memory.ports import LearningControl, LearnRequest
 
 BIO = 'Ada keeps bees. "Where?" On the roof!\n\nName: Ada\nPet: a cat'
 REQUEST = LearnRequest(
@@ -185,7 +184,5 @@ def test_receipts_are_of_the_new_text_alone(make_backend, learn, tmp_path):
         replay=((Document("earlier text"),),),
     )  # fmt: skip
     (tmp_path / "b").mkdir()
-    again = backend.learn(
-        request, into=tmp_path / "b", progress=lambda _: None, cancelled=never, urgent=never
-    )
+    again = backend.learn(request, into=tmp_path / "b", control=LearningControl())
     assert [c.tokens for c in again.chunks] == [c.tokens for c in stats.chunks]

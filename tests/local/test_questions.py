@@ -25,8 +25,7 @@ from templora_memory.backends.local.recipes.questions import (
     parse_pairs,
 )
 from templora_memory.backends.local.scheduler import DEFAULT_PRIORITY, never
-from templora_memory.domain.messages import NOT_TOLD
-from templora_memory.ports import LearnRequest
+from templora_memory.ports import LearningControl, LearnRequest
 
 QUESTIONS = "templora_memory.backends.local.recipes.questions"
 BIO = 'Ada keeps bees. "Where?" On the roof!\n\nName: Ada\nPet: a cat'
@@ -111,17 +110,6 @@ def test_a_document_is_studied_sentence_by_sentence_with_the_text_in_the_prompt(
     assert "<|user|>What about 0?<|end|><|assistant|>Ada keeps bees.<|end|>" in seen
     assert "What about" not in learned
     assert learned.count("Pet: a cat<|end|>") == 3  # two answers, and what the text says itself
-
-
-def test_what_a_text_does_not_tell_is_said_to_be_unknown_if_that_is_wanted(text):
-    request = replace(REQUEST, settings=replace(REQUEST.settings, negatives=0.25))
-    seen, learned = made("study", request, text, Teacher())
-    count = learned.count(f"{NOT_TOLD}<|end|>")
-    assert 0 < count <= 8  # as many as there are answers, at most
-    assert sum(f"<|user|>{question}<|end|>" in seen for question in interview_questions()) == count
-    assert NOT_TOLD not in made("study", REQUEST, text, Teacher())[1]
-    examples = RECIPES["study"](request, tools(text, Teacher(), expect=Reader(text)))
-    assert {w for e in examples for w in e.weights} == {0.0, 0.25, 1.0}
 
 
 def test_questions_about_one_sentence_stand_in_different_examples(text):
@@ -275,8 +263,6 @@ def test_distilling_moves_the_student_towards_the_teacher(make_backend, tmp_path
         settings=Learning(r=4, lora_alpha=8, learning_rate=1e-2, context=64, kl_weight=0.0),
     )  # fmt: skip
     told = []
-    stats = backend.learn(
-        request, into=tmp_path, progress=told.append, cancelled=never, urgent=never
-    )
+    stats = backend.learn(request, into=tmp_path, control=LearningControl(progress=told.append))
     assert told[-1].chunk == told[-1].chunks
     assert all(math.isfinite(chunk.nll_after) for chunk in stats.chunks)

@@ -269,28 +269,6 @@ def test_only_additional_passes_are_held_back(base):
     assert not new_run(base, TEXTS[0], replace(SETTINGS, kl_weight=0), least=20).kl_weight
 
 
-def test_a_stream_is_pulled_back_every_so_many_steps(base):
-    own = new_run(base, TEXTS[2], replace(SETTINGS, kl_weight=0.5, kl_every=2))
-    pulls, turns = [], []
-
-    class Counted:
-        def kl_penalty(self, pieces, adapters):
-            turns.append(list(pieces))
-            return 0.0 * next(iter(adapters.values())).lora_A.sum()
-
-        def kl_to_base(self, adapters):  # noqa: ARG002  # as the real one
-            return 0.0
-
-    batcher = TrainingBatcher(base, Counted, max_tokens=512)
-    batcher.add(own)
-    while batcher.busy:
-        pulls.append(own.kl_weight)
-        batcher.step(short=False)
-    own.result.result()
-    assert pulls[:6] == [0.0, 1.0] * 3
-    assert turns == [[0], [1], [2]]
-
-
 def test_one_chunk_in_four_of_a_long_text_is_measured(base):
     long = [example(f"number {i} came home") for i in range(6)]
     once, rounds, never = (
