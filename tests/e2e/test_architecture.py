@@ -1,4 +1,4 @@
-"""The page on architecture: its tree is the package, and the code that it names exists."""
+"""The pages on architecture and decisions: their tree is the package, nothing is left unsaid."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ PAGE = (TOP / "docs/explanation/architecture.md").read_text("utf-8")
 (TREE,) = re.findall(r"## Tree\n+```text\n(.*?)```", PAGE, re.DOTALL)
 LINES = [line.partition(": ") for line in TREE.splitlines() if line]
 MODULES = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
+DECISIONS = (TOP / "docs/explanation/decisions.md").read_text("utf-8").split("\n## ")[1:]
 PAGES = [PAGE, (TOP / "CONTRIBUTING.md").read_text("utf-8")]
 NAMES = sorted({pair for page in PAGES for pair in re.findall(r"`([\w/]+\.py)::(\w+)`", page)})
 FILES = sorted(set(re.findall(r"`([\w/]+\.py)(?:::\w+)?`", PAGE)))
@@ -51,3 +52,10 @@ def test_a_name_that_the_page_gives_is_defined_in_its_file(path, name):
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             defined.add(node.id)
     assert name in defined
+
+
+@pytest.mark.parametrize("section", [pytest.param(d, id=d.split("\n")[0]) for d in DECISIONS])
+def test_a_decision_has_a_date_alternatives_and_a_price(section):
+    assert re.search(r"^\*Since \d{4}-\d\d-\d\d \(", section, re.MULTILINE)
+    assert re.search(r"^\*Instead:\* ", section, re.MULTILINE)
+    assert re.search(r"^\*Price:\* ", section, re.MULTILINE)
