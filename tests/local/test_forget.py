@@ -143,13 +143,13 @@ def test_what_a_model_asks_itself_about_a_text_is_gone_too(world, record_propert
     )
     written = []
     backend = LocalBackend()
-    real = backend._write
+    real = backend._generate_texts
 
     def watched(*args, **kwargs):
         written.extend(texts := real(*args, **kwargs))
         return texts
 
-    backend._write = watched
+    backend._generate_texts = watched
     with ParametricMemory(backend, DirectoryStore(world / "root"), policy) as service:
         service.absorb("ada", text)
         lines = {line.strip() for said in written for line in said.splitlines() if line.strip()}
