@@ -20,8 +20,8 @@ def test_a_short_soak_grows_nothing_and_is_written_down(tmp_path, capsys):
     assert soak.main(words) == 0, capsys.readouterr().out
     report = json.loads(out.read_text())
     assert report["grew"] == []
-    assert report["calls"] >= soak.LEAST
-    assert len(report["samples"]) == soak.LEAST
+    assert report["calls"] >= soak.MIN_SAMPLES
+    assert len(report["samples"]) == soak.MIN_SAMPLES
     assert "grew: nothing" in capsys.readouterr().out
 
 
@@ -31,7 +31,7 @@ def test_threads_that_stay_are_found(tmp_path, monkeypatch):
             threading.Thread(target=stop.wait, daemon=True).start()
             return super().learn(*args, **kwargs)
 
-    monkeypatch.setattr(soak, "LEAST", 14)
+    monkeypatch.setattr(soak, "MIN_SAMPLES", 14)
     stop = threading.Event()
     try:
         samples, _ = soak.soak(tmp_path / "root", seconds=0, backend=Leaking)
