@@ -164,7 +164,7 @@ test-browser: .setup-browser
 
 # All that has to pass before a change is merged, the longest first; three at a time on two cores,
 # because the browser's tests and those of kills and servers mostly wait
-ci: .setup-check .setup-browser pretrained
+ci: .setup-check .setup-browser .setup-ray pretrained
 	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=3 --output-sync=target \
 	  test-whole test-browser test-model test-core test-real test-integrations check
 

@@ -461,7 +461,7 @@ class ProbeBody(BaseModel):
         return cls(**probe.as_dict())
 
 
-class RemovedFile(BaseModel):
+class RemovedFileBody(BaseModel):
     """A file that was removed."""
 
     path: str
@@ -472,7 +472,7 @@ class ForgetBody(BaseModel):
     """The receipt of a forget: memories and files that were removed."""
 
     ids: list[str]
-    files: list[RemovedFile]
+    files: list[RemovedFileBody]
     forks: list[str] = Field(description="Memories that are left and were copied from these.")
     remote: list[str] = Field(
         description="Adapters that a server which answers may hold until it needs the place."

@@ -7,7 +7,7 @@ import pytest
 
 from templora_memory import Document, Message
 from templora_memory.apps.roleplay import bundled_characters
-from templora_memory.apps.roleplay.character_reply import CharacterReply, ReplyOptions, greet
+from templora_memory.apps.roleplay.character_reply import CharacterReply, ReplyControls, greet
 from templora_memory.apps.roleplay.saved_characters import HomeInUse
 from templora_memory.apps.roleplay.state import PREFIX, Actor, Visitor
 from templora_memory.apps.roleplay.studio import ActionRefused
@@ -22,7 +22,7 @@ def say(studio, visitor, actor, text, persona=None, **settings):
     chat = actor.chat(persona)
     greet(actor, chat, persona)
     chat.messages.append(Message("user", text))
-    answer = CharacterReply(studio.memory, actor, chat, persona, ReplyOptions(**settings))
+    answer = CharacterReply(studio.memory, actor, chat, persona, ReplyControls(**settings))
     said = "".join(answer)
     chat.messages.append(Message("assistant", said))
     chat.prompt = answer.prompt
@@ -447,7 +447,7 @@ def test_a_reply_or_an_absorb_under_way_makes_no_memory_of_a_discarded_character
     chat = actor.chat(persona)
     greet(actor, chat, persona)
     chat.messages.append(Message("user", "Who are you?"))
-    answer = CharacterReply(studio.memory, actor, chat, persona, ReplyOptions())
+    answer = CharacterReply(studio.memory, actor, chat, persona, ReplyControls())
     studio.delete(visitor, actor)
     with pytest.raises(UnknownMemory, match="was deleted"):
         list(answer)

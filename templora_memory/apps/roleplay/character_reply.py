@@ -34,7 +34,7 @@ _SPARE = 4  # tokens that a cut inside a word may cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplyOptions:
+class ReplyControls:
     """The options of one reply.
 
     Args:
@@ -52,7 +52,7 @@ class ReplyOptions:
     lore: bool = True
     notes: bool = True
 
-    def with_temperature(self, temperature: float) -> ReplyOptions:
+    def with_temperature(self, temperature: float) -> ReplyControls:
         """Return the same options with another temperature."""
         return replace(self, temperature=temperature)
 
@@ -117,7 +117,7 @@ class CharacterReply:
         actor: Actor,
         chat: Chat,
         persona: Persona,
-        options: ReplyOptions,
+        options: ReplyControls,
         *,
         seed: int | None = None,
     ) -> None:

@@ -16,7 +16,7 @@ from templora_memory.errors import UnknownMemory
 from templora_memory.importers import Character, greetings, load, one_line, plain
 
 from . import rendering
-from .character_reply import CharacterReply, ReplyOptions, greet
+from .character_reply import CharacterReply, ReplyControls, greet
 from .components import PageComponents, Updates
 from .error_toasts import with_error_toasts
 from .page_view import PageView
@@ -165,7 +165,7 @@ class ChatHandlers:
         actor: Actor,
         persona: Persona,
         chat: Chat,
-        options: ReplyOptions,
+        options: ReplyControls,
         *,
         vary: bool = False,
     ) -> Iterator[Updates]:
@@ -312,9 +312,9 @@ def _message_index(index: int | Sequence[int]) -> int:
     return index if isinstance(index, int) else index[0]
 
 
-def _options(inputs: Any) -> ReplyOptions:
+def _options(inputs: Any) -> ReplyControls:
     mode, strength, temperature, length, lore, notes = inputs
-    return ReplyOptions(
+    return ReplyControls(
         mode=mode,
         strength=float(strength),
         temperature=float(temperature),
