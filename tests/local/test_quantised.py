@@ -11,6 +11,7 @@ import transformers
 import templora_memory.tiny
 from templora_memory import Document, Message, ParametricMemory, Policy
 from templora_memory.backends.local import LocalBackend
+from templora_memory.backends.local.base_model import keep_gradients
 from templora_memory.stores import DirectoryStore
 
 pytestmark = [
@@ -51,3 +52,17 @@ def test_a_memory_learns_on_a_quantised_base(make, tmp_path):
         assert reply.completion_tokens
         assert memory.forget("oda").files
         assert bytes(layer.weight.detach().dequantize().numpy().tobytes()) == before
+
+
+def test_gradients_flow_through_layers_of_four_bits():
+    """Also where a processor has a faster way, which has no backward pass."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    layer = bitsandbytes.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float32).to("cpu")
+    layer.support_avx512bf16_for_cpu = True  # as on such a processor
+    keep_gradients(torch.nn.Sequential(layer.eval()))
+    with torch.no_grad():
+        layer(torch.ones(2, 64))  # the forward that would repack the weights
+    inputs = torch.ones(2, 64, requires_grad=True)
+    layer(inputs).sum().backward()
+    weight = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    assert torch.allclose(inputs.grad, weight.sum(0).expand(2, -1), atol=1e-4)

@@ -216,6 +216,7 @@ def prepare(
         raise InvalidSetting("checkpointing and compiled do not go together: choose one of them.")
     model.eval()
     model.requires_grad_(requires_grad=False)
+    keep_gradients(model)
     for method in ("get_decoder", "get_output_embeddings"):
         if getattr(model, method, None) is None or getattr(model, method)() is None:
             raise UnsupportedModel(f"{type(model).__name__} is not a causal language model.")
@@ -246,6 +247,18 @@ def prepare(
         checkpointed=_checkpointed(model) if checkpointing else (),
         compiled=_compiled(model) if compiled else (),
     )
+
+
+def keep_gradients(model: Any) -> None:
+    """Keep bitsandbytes' 4-bit layers on the way through which gradients flow.
+
+    On processors with AVX-512 bfloat16 they repack their weights at the first forward in evaluation
+    mode, for an operation without a backward pass: adapters in the layers below would get no
+    gradient, or a wrong one. The base stays in evaluation mode while a memory learns.
+    """
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _decoder_layers(model: Any) -> list[Any]:
