@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -39,6 +39,16 @@ class LruCache(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def __iter__(self) -> Iterator[K]:
+        """Yield the keys there are now, the one used longest ago first."""
+        with self._lock:
+            return iter(tuple(self._values))
+
+    def values(self) -> tuple[V, ...]:
+        """Return the values in the order of their keys; using none of them."""
+        with self._lock:
+            return tuple(self._values.values())
+
     def get(self, key: K) -> V | None:
         """Return a value, which is the one used last from now on; None if it is not there."""
         with self._lock:
@@ -63,6 +73,10 @@ class LruCache(Generic[K, V]):
         with self._lock:
             evicted = [self._remove(key) for key in list(self._values) if matches(key)]
         self._evict(evicted)
+
+    def clear(self) -> None:
+        """Remove all values."""
+        self.drop(lambda _: True)
 
     def _remove(self, key: K) -> V:
         value = self._values.pop(key)

@@ -16,7 +16,7 @@ from templora_memory.domain.messages import (
 )
 from templora_memory.domain.results import Covered, Status, Transcript
 from templora_memory.errors import Cancelled, Conflict, UnknownMemory
-from templora_memory.ports import Backend, Store
+from templora_memory.ports import Backend, Store, retry_on_conflict
 from templora_memory.service.admission import Admission, new_items
 from templora_memory.service.jobs import JobQueue
 
@@ -145,19 +145,16 @@ class Catalog:
             UnknownMemory, and whatever `change` raises.
             Conflict: other writers were faster each time.
         """
-        for attempt in range(MAX_TRIES):
+
+        def attempt() -> Manifest:
             manifest = self.get(memory_id)
             changed = change(manifest)
             if changed is None:
                 return manifest
-            try:
-                self._store.replace(changed, epoch=manifest.epoch)
-            except Conflict:
-                if attempt == MAX_TRIES - 1:
-                    raise
-                continue
+            self._store.replace(changed, epoch=manifest.epoch)
             return changed
-        raise AssertionError("unreachable")  # the last try returns or raises
+
+        return retry_on_conflict(attempt, tries=MAX_TRIES)
 
     def check_admitted(
         self,

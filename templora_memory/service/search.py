@@ -13,12 +13,12 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
-from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from contextlib import closing
 from itertools import pairwise
 
 from templora_memory.domain.journal import Journal
+from templora_memory.domain.lru import LruCache
 from templora_memory.domain.manifest import Manifest
 from templora_memory.domain.messages import Document, Message, passages
 from templora_memory.domain.results import Passage
@@ -109,7 +109,7 @@ class Searcher:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._indexes: OrderedDict[str, PassageIndex] = OrderedDict()
+        self._indexes: LruCache[str, PassageIndex] = LruCache(_INDEXES, on_evict=PassageIndex.close)
 
     def search(
         self, manifest: Manifest, query: str, *, documents: Sequence[str], dialogue: str
@@ -150,20 +150,13 @@ class Searcher:
 
     def _index(self, manifest: Manifest) -> PassageIndex:
         with self._lock:
-            index = self._indexes.pop(manifest.id, None)
-            if index is not None and index.salt != manifest.salt:
-                index.close()  # of a memory that was forgotten elsewhere
-                index = None
-            index = index or PassageIndex(manifest.salt)
-            self._indexes[manifest.id] = index
-            while len(self._indexes) > _INDEXES:
-                self._indexes.popitem(last=False)[1].close()
-        return index
+            index = self._indexes.get(manifest.id)
+            if index is not None and index.salt == manifest.salt:
+                return index
+            # none yet, or that of a memory that was forgotten elsewhere, which is closed
+            return self._indexes.put(manifest.id, PassageIndex(manifest.salt))
 
     def drop(self, memory_id: str | None = None) -> None:
         """Drop the index of a memory, or all."""
         with self._lock:
-            names = list(self._indexes) if memory_id is None else [memory_id]
-            for name in names:
-                if name in self._indexes:
-                    self._indexes.pop(name).close()
+            self._indexes.drop(lambda name: memory_id in {None, name})

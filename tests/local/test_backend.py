@@ -307,7 +307,7 @@ def test_loaded_adapters_keep_within_their_bytes_and_leave_nothing_behind(
     backend = make_backend()
     adapters = [learn(backend, tmp_path / str(i), f"text {i}")[0] for i in range(4)]
     size = weights_of(backend, adapters[0]).bytes
-    backend._max_adapter_bytes = 2 * size
+    backend._adapters._max_size = 2 * size
     expected = [score(backend, adapter) for adapter in adapters]
     assert len(backend._adapters) == 2
     assert all(torch.equal(score(backend, a), e) for a, e in zip(adapters, expected, strict=True))

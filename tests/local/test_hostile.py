@@ -32,7 +32,7 @@ def test_poison_is_caught_before_it_is_committed(make_backend, tmp_path, record_
             guarded.absorb("ada", POISON)
         assert guarded.head("ada") is None
         assert guarded.transcript("ada").messages == tuple(POISON)  # the evidence is kept
-        assert guarded.backend._adapters == {}
+        assert len(guarded.backend._adapters) == 0
         assert before == ()
     with ParametricMemory(
         make_backend(), DirectoryStore(tmp_path / "open"), POLICY

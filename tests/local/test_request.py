@@ -120,7 +120,7 @@ def test_the_least_recently_used_leave_first(make_backend, adapter):
     for strength in (0.5, 0.75, 1.0):
         backend.stream(request(adapter, strength=strength)).completion  # noqa: B018
         sizes.append(sum(kept.bytes for kept in backend._prefixes.values()))
-    backend._max_prefix_bytes = sizes[1]
+    backend._prefixes._max_size = sizes[1]
     backend.stream(request(adapter, strength=0.75)).completion  # noqa: B018
     assert [key.rsplit("*")[-1] for key in backend._prefixes] == ["1.0", "0.75"]
 

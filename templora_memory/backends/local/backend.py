@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -55,6 +54,7 @@ from templora_memory.backends.local.train.runs import (
     TrainingRun,
 )
 from templora_memory.backends.local.train.teacher import shared_prefix, teacher_targets
+from templora_memory.domain.lru import LruCache
 from templora_memory.domain.manifest import ModelIdentity
 from templora_memory.domain.messages import Message
 from templora_memory.domain.results import LearnStats
@@ -157,7 +157,6 @@ class LocalBackend:
         self._checkpointing, self._compiled = checkpointing, compiled
         self._recipes = plugins.WithPlugins("recipes", {**RECIPES, **(recipes or {})})
         self._name = os.fspath(model)
-        self._max_adapter_bytes = adapter_bytes
         self._max_prefix_bytes = prefix_bytes
         self._batch_tokens, self._thinking = batch_tokens, thinking
         positive("learning_share", learning_share)
@@ -168,8 +167,12 @@ class LocalBackend:
         self._share = learning_share
         self._absorb_numbers = itertools.count(1)
         self._loaded: LoadedModel | None = None
-        self._adapters: OrderedDict[str, LoraWeights] = OrderedDict()
-        self._prefixes: OrderedDict[str, PrefixCache] = OrderedDict()
+        self._adapters: LruCache[str, LoraWeights] = LruCache(
+            adapter_bytes, size_of=lambda weights: weights.bytes
+        )
+        self._prefixes: LruCache[str, PrefixCache] = LruCache(
+            prefix_bytes, size_of=lambda cache: cache.bytes
+        )
         self._releases = 0  # how often adapters were dropped
         self._lock = threading.RLock()
 
@@ -264,31 +267,22 @@ class LocalBackend:
         Loading is outside the lock: nobody waits for a disk.
         """
         with self._lock:
-            if adapter.version in self._adapters:
-                self._adapters.move_to_end(adapter.version)
-                return self._adapters[adapter.version]
+            if (cached := self._adapters.get(adapter.version)) is not None:
+                return cached
             releases = self._releases
         base = self.loaded.base
         weights = load_weights(adapter.folder, base.layers, base.device)
         with self._lock:
             if releases != self._releases:
                 return weights  # perhaps of a memory that was forgotten meanwhile: not kept
-            self._adapters[adapter.version] = weights
-            while len(self._adapters) > 1 and self._adapter_bytes() > self._max_adapter_bytes:
-                self._adapters.popitem(last=False)
-        return weights
-
-    def _adapter_bytes(self) -> int:
-        return sum(weights.bytes for weights in self._adapters.values())
+            return self._adapters.put(adapter.version, weights)
 
     def release(self, prefix: str) -> tuple[str, ...]:
         """Drop adapters and caches whose version begins with `prefix`; return () as all is gone."""
         with self._lock:
             self._releases += 1
-            for version in [v for v in self._adapters if v.startswith(prefix)]:
-                del self._adapters[version]
-            for version in [v for v in self._prefixes if v.startswith(prefix)]:
-                del self._prefixes[version]
+            for cache in (self._adapters, self._prefixes):
+                cache.drop(lambda version: version.startswith(prefix))
         return ()
 
     def _cached_prefix(self, version: str, prompt: Sequence[int]) -> PrefixCache | None:
@@ -305,10 +299,7 @@ class LocalBackend:
             with self._lock:
                 if releases != self._releases or cache.bytes > self._max_prefix_bytes:
                     return
-                self._prefixes[version] = cache
-                self._prefixes.move_to_end(version)
-                while sum(c.bytes for c in self._prefixes.values()) > self._max_prefix_bytes:
-                    self._prefixes.popitem(last=False)
+                self._prefixes.put(version, cache)
 
         return store
 
