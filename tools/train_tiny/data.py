@@ -11,8 +11,10 @@ import json
 import lzma
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any, TypeVar
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -20,6 +22,8 @@ from tqdm import tqdm
 
 from tools.train_tiny import persona_world as world
 from tools.train_tiny.settings import Settings
+
+T = TypeVar("T")
 
 END_OF_TEXT, END, SYSTEM, USER, ASSISTANT = (
     "<|endoftext|>",
@@ -54,7 +58,7 @@ _PLAIN = str.maketrans(
 )
 
 
-def read_rows(path: Path) -> Iterator[dict[str, object]]:
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     with lzma.open(path, "rt", encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)
@@ -101,7 +105,7 @@ def conversations(corpus: Path, rng: Random) -> list[list[world.Turn]]:
     passages: dict[str, list[world.Turn]] = {}
     names = Random(0)
     for row in read_rows(corpus / "chat.jsonl.xz"):
-        turns = [(m["role"], m["content"].translate(_PLAIN).strip()) for m in row["messages"]]  # type: ignore[attr-defined,union-attr]
+        turns = [(m["role"], m["content"].translate(_PLAIN).strip()) for m in row["messages"]]
         source = str(row["source"])
         if (
             source.startswith("sgd") and rng.random() > 0.2
@@ -113,7 +117,7 @@ def conversations(corpus: Path, rng: Random) -> list[list[world.Turn]]:
         if source.startswith("fairytale"):
             passages.setdefault(str(row["context"]).translate(_PLAIN), []).extend(turns)
         elif source.startswith("persona") and rng.random() < 0.7:
-            persona = " ".join(row.get("assistant_persona") or [])  # type: ignore[arg-type]
+            persona = " ".join(row.get("assistant_persona") or [])
             chats.append([("system", persona.translate(_PLAIN)), *turns] if persona else turns)
         else:
             chats.append(turns)
@@ -141,11 +145,15 @@ def with_names(turns: list[world.Turn], rng: Random) -> list[world.Turn]:
         (
             role,
             _OTHER_NAME.sub(
-                other.get(role, ""), _OWN_NAME.sub(lambda m, r=role: m[1] + own[r], content)
+                other.get(role, ""), _OWN_NAME.sub(partial(_with_name, own[role]), content)
             ),
         )
         for role, content in turns
     ]
+
+
+def _with_name(name: str, match: re.Match[str]) -> str:
+    return str(match[1]) + name
 
 
 def _sentence(text: str) -> str:
@@ -160,20 +168,28 @@ def render(document: Document) -> str:
     return "".join(f"{MARK[role]}{content}{END}" for role, content in document)
 
 
+def special_id(tokenizer: Tokenizer, mark: str) -> int:
+    """The id of a chat mark; without it the tokenizer is not the one of this model."""
+    found: int | None = tokenizer.token_to_id(mark)
+    if found is None:
+        raise ValueError(f"The tokenizer has no {mark}: train it again.")
+    return found
+
+
 def encode(
     tokenizer: Tokenizer, document: Document, answer_weight: int
 ) -> tuple[list[int], list[int]]:
     """Token ids ending in end-of-text, and a loss weight for each of them."""
-    close = [tokenizer.token_to_id(END_OF_TEXT)]
+    close = [special_id(tokenizer, END_OF_TEXT)]
     if isinstance(document, str):
         ids = tokenizer.encode(document).ids + close
         return ids, [1] * len(ids)
     ids, weights = [], []
     for role, content in document:
         part = [
-            tokenizer.token_to_id(MARK[role]),
+            special_id(tokenizer, MARK[role]),
             *tokenizer.encode(content).ids,
-            tokenizer.token_to_id(END),
+            special_id(tokenizer, END),
         ]
         weight = answer_weight if role == "assistant" else 1
         ids += part
@@ -218,7 +234,8 @@ PERSONA_KINDS = (
 def persona_document(rng: Random) -> Document:
     """One document of the persona world, of a kind drawn by fixed weights."""
     kinds, weights = zip(*PERSONA_KINDS, strict=True)
-    return rng.choices(kinds, weights)[0](rng)  # type: ignore[return-value]  # mypy joins the callables
+    document: Document = rng.choices(kinds, weights)[0](rng)
+    return document
 
 
 def resident_people(settings: Settings) -> list[world.Persona]:
@@ -285,7 +302,7 @@ def prepare(corpus: Path, work: Path, settings: Settings) -> dict[str, int]:
     }
 
 
-def _hold_out(items: Sequence, share: float, rng: Random) -> tuple[list, list]:
+def _hold_out(items: Sequence[T], share: float, rng: Random) -> tuple[list[T], list[T]]:
     chosen = set(rng.sample(range(len(items)), max(1, int(len(items) * share))))
     return [x for i, x in enumerate(items) if i in chosen], [
         x for i, x in enumerate(items) if i not in chosen

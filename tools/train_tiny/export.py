@@ -20,7 +20,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaForCausalLM
 
-from tools.train_tiny.data import END, END_OF_TEXT, SPECIAL
+from tools.train_tiny.data import END, END_OF_TEXT, SPECIAL, special_id
 from tools.train_tiny.settings import Settings
 from tools.train_tiny.train import build_model, load_checkpoint
 
@@ -55,7 +55,7 @@ class Trained:
 def load_trained(work: Path, settings: Settings) -> Trained:
     """Read the newest checkpoint under `work`, also while training replaces it."""
     tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
-    model = build_model(settings, tokenizer.token_to_id(END), tokenizer.token_to_id(END_OF_TEXT))
+    model = build_model(settings, special_id(tokenizer, END), special_id(tokenizer, END_OF_TEXT))
     with TemporaryDirectory() as place:
         copy = Path(place) / "checkpoint"
         _copy_checkpoint(work / "checkpoint", copy)
@@ -81,7 +81,7 @@ def export(work: Path, into: Path, settings: Settings) -> dict[str, int]:
     """Write the model folder `into`; returns the step and the bytes of all its files."""
     trained = load_trained(work, settings)
     into.mkdir(parents=True, exist_ok=True)
-    ends = [trained.tokenizer.token_to_id(END), trained.tokenizer.token_to_id(END_OF_TEXT)]
+    ends = [special_id(trained.tokenizer, mark) for mark in (END, END_OF_TEXT)]
     trained.model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=ends[1])
     trained.model.to(torch.bfloat16).save_pretrained(into)
     (into / "model.safetensors").chmod(0o644)  # written for its owner alone

@@ -116,7 +116,7 @@ def phase_of(settings: Settings, step: int) -> Phase:
 def orthogonalize(matrix: Tensor) -> Tensor:
     """Five Newton-Schulz steps towards the nearest orthogonal matrix (Muon, Jordan et al. 2024)."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.mT if matrix.size(-2) > matrix.size(-1) else matrix
+    x: Tensor = matrix.mT if matrix.size(-2) > matrix.size(-1) else matrix
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT
@@ -142,11 +142,14 @@ class Muon(torch.optim.Optimizer):
             for shape, parameters in by_shape.items():
                 updates = []
                 for parameter in parameters:
+                    gradient = parameter.grad
+                    if gradient is None:
+                        raise ValueError("A step before a backward pass.")
                     momentum = self.state[parameter].setdefault(
                         "momentum", torch.zeros_like(parameter)
                     )
-                    momentum.lerp_(parameter.grad, 0.05)
-                    updates.append(parameter.grad.lerp(momentum, 0.95))
+                    momentum.lerp_(gradient, 0.05)
+                    updates.append(gradient.lerp(momentum, 0.95))
                 steps = orthogonalize(torch.stack(updates)) * max(1.0, shape[0] / shape[1]) ** 0.5
                 for parameter, update in zip(parameters, steps, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
@@ -249,7 +252,7 @@ def loss_of(model: LlamaForCausalLM, tokens: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean of next-token losses, with the logits made a piece at a time."""
     hidden = model.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state.flatten(0, 1)
     labels, weight = tokens[:, 1:].flatten(), weights[:, 1:].flatten()
-    total = hidden.new_zeros(())
+    total: Tensor = hidden.new_zeros(())
     for start in range(0, len(labels), PIECE):
         cut = slice(start, start + PIECE)
         loss = functional.cross_entropy(
@@ -300,7 +303,7 @@ def train(
                 group["lr"] = rate * factor
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
             loss = compute(model, tokens, weights)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for part in parts:
             part.step()
