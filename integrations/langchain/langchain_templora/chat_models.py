@@ -94,8 +94,8 @@ class ChatTempLora(BaseChatModel):
         model.invoke("Hello", config={"configurable": {"memory_id": "ada@bob"}})
 
     Args:
-        model: "templora/tiny" (embedded), a Hugging Face id, or a folder. With `memory` given it is
-            only the name that traces show.
+        model: "templora/smollm2", "templora/tiny" (embedded), a Hugging Face id, a folder, or a
+            GGUF file. With `memory` given it is only the name that traces show.
         memory: the service to use; None: one over `model`, with its memories in `root`. Copies of
             this object share it; it loads when it is first needed.
         root: folder of the memories of a service made here; None: the core's default.

@@ -32,6 +32,7 @@ from starlette.responses import Response, StreamingResponse
 
 from templora_memory.domain.settings import Policy
 from templora_memory.errors import InvalidSetting
+from templora_memory.models import TINY
 from templora_memory.ports import Backend
 from templora_memory.server.api_keys import ApiKeys
 from templora_memory.server.app import create_app
@@ -305,7 +306,7 @@ def build(args: dict[str, str]) -> serve.Application:
         raise InvalidSetting(f"args are {sorted(args)}: root is needed, {sorted(known)} are known.")
     backend = partial(
         LocalBackend,
-        args.get("model", "templora/tiny"),
+        args.get("model", TINY),
         device=args.get("device"),
         dtype=args.get("dtype"),
     )
