@@ -127,9 +127,10 @@ test-fast: .setup-test
 LOCAL := tests/local tests/roleplay
 WHOLE := tests/e2e tests/cli
 REAL := tests/real
+RAY := tests/server/test_ray.py
 
 test-core: .setup-test
-	$(BIN)/python -m pytest -m "not gpu and not browser and not long" $(patsubst %,--ignore=%,$(LOCAL) $(WHOLE) $(REAL))
+	$(BIN)/python -m pytest -m "not gpu and not browser and not long" $(patsubst %,--ignore=%,$(LOCAL) $(WHOLE) $(REAL) $(RAY))
 
 test-model: .setup-test
 	$(BIN)/python -m pytest -m "not gpu and not browser and not long" $(LOCAL)
@@ -154,7 +155,7 @@ test-integrations: .setup-test
 
 # A suite of its own: Ray is large, and without it these tests are skipped
 test-ray: .setup-ray
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/server/test_ray.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(RAY)
 
 test-long: .setup-test
 	$(BIN)/python -m pytest -m long tests
@@ -164,7 +165,7 @@ test-browser: .setup-browser
 
 # All that has to pass before a change is merged, the longest first; three at a time on two cores,
 # because the browser's tests and those of kills and servers mostly wait
-ci: .setup-check .setup-browser .setup-ray pretrained
+ci: .setup-check .setup-browser pretrained
 	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=3 --output-sync=target \
 	  test-whole test-browser test-model test-core test-real test-integrations check
 
