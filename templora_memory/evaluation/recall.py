@@ -76,14 +76,16 @@ class Person:
         """The beginning of every prompt: nobody's name means anything to a memory otherwise."""
         if not self.kind:
             return ()
-        who = "You are talking with" if self.kind == ABOUT_ME else "You are"
-        return (Message("system", f"{who} {self.name}."),)
+        return (Message("system", self._naming),)
 
     @property
     def shown(self) -> tuple[Message, ...]:
         """The prompt with the bio in it."""
-        who = "You are talking with" if self.kind == ABOUT_ME else "You are"
-        return (Message("system", f"{who} {self.name}. {self.bio}"),)
+        return (Message("system", f"{self._naming} {self.bio}"),)
+
+    @property
+    def _naming(self) -> str:
+        return f"{'You are talking with' if self.kind == ABOUT_ME else 'You are'} {self.name}."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

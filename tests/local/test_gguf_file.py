@@ -34,7 +34,7 @@ def file(tiny, write_gguf, tmp_path_factory):
     return write_gguf(tmp_path_factory.mktemp("gguf") / "Small-3M.F32.gguf", *tiny)
 
 
-def said(name, root):
+def base_and_reply(name, root):
     with ParametricMemory.from_pretrained(name, root=root, dtype="float32") as memory:
         return memory.base, memory.reply(None, ASKED, max_tokens=40).text
 
@@ -45,8 +45,8 @@ def test_file_and_folder_say_the_same(file, tmp_path):
         if part.is_file():
             (folder / part.name).parent.mkdir(exist_ok=True)
             (folder / part.name).write_bytes(part.read_bytes())
-    _, from_file = said(file, tmp_path / "root")
-    assert from_file == said(folder, tmp_path / "root")[1]
+    _, from_file = base_and_reply(file, tmp_path / "root")
+    assert from_file == base_and_reply(folder, tmp_path / "root")[1]
     assert len(from_file) > 20
 
 
@@ -54,11 +54,14 @@ def test_the_identity_is_the_content_and_the_name_is_the_stem(file, tiny, write_
     copy = tmp_path / "elsewhere" / "Another.gguf"
     copy.parent.mkdir()
     copy.write_bytes(file.read_bytes())
-    first, again = said(file, tmp_path / "root")[0], said(copy, tmp_path / "root")[0]
+    first, again = (
+        base_and_reply(file, tmp_path / "root")[0],
+        base_and_reply(copy, tmp_path / "root")[0],
+    )
     assert first.same_model(again)
     assert (first.name, again.name) == ("Small-3M.F32", "Another")
     coarse = write_gguf(tmp_path / "Small-3M.Q8_0.gguf", *tiny, precision=TYPES.Q8_0)
-    assert not first.same_model(said(coarse, tmp_path / "root")[0])
+    assert not first.same_model(base_and_reply(coarse, tmp_path / "root")[0])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -114,7 +117,7 @@ def test_what_lies_beside_the_file_is_not_taken_for_its_own(file, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "the"}')
     (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_layer": 1}')
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7}')
-    assert said(copy, tmp_path / "root")[1] == said(file, tmp_path / "root")[1]
+    assert base_and_reply(copy, tmp_path / "root")[1] == base_and_reply(file, tmp_path / "root")[1]
 
 
 def test_files_load_at_once_and_leave_gguf_as_it_was(file):

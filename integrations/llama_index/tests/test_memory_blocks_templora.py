@@ -107,7 +107,7 @@ def test_too_many_pending_turns_lose_the_oldest(service, talk, run):
     assert run(block.atruncate(rows, 1000)) is None
 
 
-class Recorder(BaseMemoryBlock[str]):
+class RecordingBlock(BaseMemoryBlock[str]):
     """A block that writes into what it is given, as others do."""
 
     name: str = "recorder"
@@ -124,7 +124,7 @@ class Recorder(BaseMemoryBlock[str]):
 
 
 def test_it_composes_with_other_blocks(service, box, talk):
-    other = Recorder(seen=[], priority=1)
+    other = RecordingBlock(seen=[], priority=1)
     block = ParametricMemoryBlock(service)
     memory = Memory.from_defaults(
         session_id="ada",
