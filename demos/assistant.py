@@ -146,9 +146,9 @@ def live_through(memory: ParametricMemory, history: list[Message]) -> list[Turn]
     """Send the history so far at every twentieth turn, as an application does at every turn."""
     turns = []
     for number in range(EVERY, len(history) // 2 + 1, EVERY):
-        reply = memory.reply(ID, history[: 2 * number - 1], max_tokens=16)
+        reply = memory[ID].reply(history[: 2 * number - 1], max_tokens=16)
         turns.append(Turn(number, reply.prompt_tokens, reply.absorbed_tokens))
-    memory.wait(ID)
+    memory[ID].wait()
     return turns
 
 
@@ -161,10 +161,10 @@ def ask(console: Console, memory: ParametricMemory, history: list[Message]) -> t
     for fact in FACTS:
         asked = [*history, Message("user", fact.questions[0])]
         answers = [
-            memory.reply(ID, asked, strength=strength, max_tokens=16).text.strip()
+            memory[ID].reply(asked, strength=strength, max_tokens=16).text.strip()
             for strength in (1.0, 0.0)
         ]
-        memory.wait(ID)
+        memory[ID].wait()
         for arm, text in enumerate(answers):
             right[arm] += fact.value.removeprefix("a ").lower() in text.lower()
         table.add_row(fact.questions[0], *answers)
@@ -177,7 +177,7 @@ def preferred(memory: ParametricMemory) -> int:
     count = 0
     for fact in FACTS:
         true, other = (
-            memory.probe(ID, fact.questions[1], f"{value[0].upper()}{value[1:]}.")
+            memory[ID].probe(fact.questions[1], f"{value[0].upper()}{value[1:]}.")
             for value in (fact.value, fact.other)
         )
         # what the base already thinks of the two is taken away
@@ -195,8 +195,8 @@ def said_once(memory: ParametricMemory, history: list[Message], count: int = 12)
         other = sentences[(number + 5) % count * step].split(" I ", 1)[1]
         gains = []
         for text in (did, other):
-            probe = memory.probe(
-                ID, f"What did I do {day[0].lower()}{day[1:]}?", f"{day} you {text}"
+            probe = memory[ID].probe(
+                f"What did I do {day[0].lower()}{day[1:]}?", f"{day} you {text}"
             )
             gains.append(probe.with_memory - probe.without_memory)
         won += gains[0] > gains[1]
@@ -227,7 +227,7 @@ def main() -> int:
         right, without = ask(console, memory, history)
         known = preferred(memory)
         once = said_once(memory, history)
-        late = memory.status(ID).absorbed_messages
+        late = memory[ID].status().absorbed_messages
     longest = max(turn.prompt for turn in turns)
     console.print(f"  longest prompt: {longest} tokens; the history has {full:,}")
     console.print(f"  messages in weights: {late} of {len(history)}")

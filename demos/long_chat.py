@@ -74,10 +74,10 @@ def main() -> int:
         tempfile.TemporaryDirectory() as root,
         ParametricMemory.from_pretrained(arguments.model, root=root, policy=policy) as memory,
     ):
-        memory.absorb(ID, bio())
+        memory[ID].absorb(bio())
         for number, turn in enumerate(script()):
             history.append(Message("user", turn.says))
-            reply = memory.reply(ID, history)
+            reply = memory[ID].reply(history)
             history.append(Message("assistant", reply.text.strip() or "..."))
             longest = max(longest, reply.prompt_tokens)
             good = turn.fact and turn.fact.answer.removeprefix("to ").lower() in reply.text.lower()
@@ -86,9 +86,9 @@ def main() -> int:
                 mark = "" if turn.fact is None else " [right]" if good else " [wrong]"
                 console.print(f"user  {turn.says}", markup=False)
                 console.print(f"  {NAME.split()[0]}  {reply.text.strip()}{mark}", markup=False)
-            memory.wait(ID)
+            memory[ID].wait()
         full = memory.backend.count([Message("system", bio()), *history])
-        learned = memory.status(ID).absorbed_messages
+        learned = memory[ID].status().absorbed_messages
     console.print(
         f"{len(history) // 2} turns; facts right: {right[0]} of {len(FACTS)} in the first half, "
         f"{right[1]} of {len(FACTS)} in the second; {learned} of {len(history)} messages learned; "

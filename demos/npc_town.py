@@ -117,7 +117,7 @@ class Town:
             self.heard[who] |= {item.name for item in news}
             turns = [message for item in news for message in item.as_turns()]
             after = self._messages.get(who, 0)
-            jobs.append(self.memory.absorb(who, turns, after=after, wait=False))
+            jobs.append(self.memory[who].absorb(turns, after=after, wait=False))
             self._messages[who] = after + len(turns)
         tokens = sum(job.wait().tokens for job in jobs)
         return time.monotonic() - began, tokens
@@ -131,7 +131,7 @@ class Town:
         began = time.monotonic()
         for pairs in (False, True):
             asleep = [who for who in self.heard if ("@" in who) == pairs]
-            jobs = [self.memory.rebuild(who, wait=False) for who in asleep]
+            jobs = [self.memory[who].rebuild(wait=False) for who in asleep]
             for job in jobs:
                 job.wait()
             for who in asleep:
@@ -142,7 +142,7 @@ class Town:
         """Return the answers to a question, in one batch, with nothing else in the prompt."""
         asked = [Message("user", question)]
         streams = {
-            who: self.memory.stream(who, asked, revision="head", max_tokens=24) for who in everybody
+            who: self.memory[who].stream(asked, revision="head", max_tokens=24) for who in everybody
         }
         return {who: stream.reply.text.strip() for who, stream in streams.items()}
 

@@ -78,13 +78,11 @@ class Way:
 
     def ask(self, question: str) -> str:
         """Return the answer to a question."""
-        reply = self._memory.reply(
-            ID if self._learned else None,
-            [Message("user", question)],
-            context=retrieve(question, self._texts),
-            revision="head" if self._learned else None,
-            max_tokens=24,
-        )
+        asked, context = [Message("user", question)], retrieve(question, self._texts)
+        if self._learned:
+            reply = self._memory[ID].reply(asked, context=context, revision="head", max_tokens=24)
+        else:
+            reply = self._memory.without_memory.reply(asked, context=context, max_tokens=24)
         self.longest = max(self.longest, reply.prompt_tokens)
         return reply.text.strip()
 
@@ -120,19 +118,19 @@ def change(console: Console, memory: ParametricMemory) -> bool:
     """A list changes; returns whether the answer does."""
     question, text, answer = CHANGED
     asked = [Message("user", question)]
-    first = memory.reply(ID, asked, context=retrieve(question, LISTS), max_tokens=24).text.strip()
-    now = memory.reply(ID, asked, context=text, max_tokens=24).text.strip()
+    first = memory[ID].reply(asked, context=retrieve(question, LISTS), max_tokens=24).text.strip()
+    now = memory[ID].reply(asked, context=text, max_tokens=24).text.strip()
     console.print(f"  the jar yesterday: {first}\n  the jar today:     {now}", markup=False)
     return answer in now.lower()
 
 
 def untouched(memory: ParametricMemory, head: str | None) -> bool:
     """Return whether the memory has learned nothing since, and kept none of the lists."""
-    memory.wait(ID)
-    transcript = memory.transcript(ID)
+    memory[ID].wait()
+    transcript = memory[ID].transcript()
     texts = [item.text for item in transcript.documents]
     texts += [message.content for message in transcript.messages if message.role == "user"]
-    return memory.status(ID).head_name == head and not any(text in LISTS for text in texts)
+    return memory[ID].status().head_name == head and not any(text in LISTS for text in texts)
 
 
 def main() -> int:
@@ -147,7 +145,7 @@ def main() -> int:
         ParametricMemory.from_pretrained(arguments.model, root=root, policy=policy) as memory,
     ):
         console.rule(f"{NAME} and her store room")
-        report = memory.absorb(ID, bio())
+        report = memory[ID].absorb(bio())
         console.print(f"  her bio: {report.tokens:,} tokens in weights, {report.seconds:.1f} s")
         worth = compare(console, memory)
         follows = change(console, memory)

@@ -75,17 +75,19 @@ class Play:
 
     def weights(self, *turns: Message, who: str = ID) -> tuple[str, int]:
         """Return an answer with the memory, and the tokens of its prompt."""
-        reply = self.memory.reply(who, [*self.lead, *turns], revision="head", max_tokens=32)
+        reply = self.memory[who].reply([*self.lead, *turns], revision="head", max_tokens=32)
         return reply.text.strip(), reply.prompt_tokens
 
     def prompt(self, *turns: Message) -> tuple[str, int]:
         """Return an answer with the card in the prompt, and the tokens of its prompt."""
-        reply = self.memory.reply(None, [*self.lead, *turns], context=self.card, max_tokens=32)
+        reply = self.memory.without_memory.reply(
+            [*self.lead, *turns], context=self.card, max_tokens=32
+        )
         return reply.text.strip(), reply.prompt_tokens
 
     def nothing(self, *turns: Message) -> tuple[str, int]:
         """Return an answer with neither, and the tokens of its prompt."""
-        reply = self.memory.reply(None, [*self.lead, *turns], max_tokens=32)
+        reply = self.memory.without_memory.reply([*self.lead, *turns], max_tokens=32)
         return reply.text.strip(), reply.prompt_tokens
 
     def scene(self, console: Console, character: Character) -> None:
@@ -122,12 +124,12 @@ class Play:
 def visitor(console: Console, play: Play) -> bool:
     """Return whether that which the character learns of one visitor stays apart."""
     memory, question = play.memory, "What is my name?"
-    before = memory.probe(ID, question, ANSWER)
+    before = memory[ID].probe(question, ANSWER)
     pair = f"{ID}@{VISITOR.lower()}"
-    memory.absorb(pair, [*TOLD, Message("user", question), Message("assistant", ANSWER)])
-    theirs = memory.probe(pair, question, ANSWER)
+    memory[pair].absorb([*TOLD, Message("user", question), Message("assistant", ANSWER)])
+    theirs = memory[pair].probe(question, ANSWER)
     receipt = memory.forget(user=VISITOR.lower())
-    same = memory.probe(ID, question, ANSWER) == before
+    same = memory[ID].probe(question, ANSWER) == before
     console.print(
         f"  {VISITOR}'s name: {theirs.with_memory:.2f} nats for {pair}, "
         f"{before.with_memory:.2f} for {ID}\n"
@@ -152,19 +154,19 @@ def main() -> int:
         ParametricMemory.from_pretrained(arguments.model, root=root, policy=policy) as memory,
     ):
         memory.open(ID)
-        before = [memory.probe(ID, fact.question, fact.sentence).without_memory for fact in facts]
+        before = [memory[ID].probe(fact.question, fact.sentence).without_memory for fact in facts]
         console.rule(f"{character.name}, {character.source_format}")
-        report = memory.absorb(ID, documents(character))
+        report = memory[ID].absorb(documents(character))
         size = f"{report.bytes / 1e6:.1f} MB"
         console.print(f"  {report.tokens:,} tokens learned in {report.seconds:.1f} s, {size}")
         play = Play(memory, character)
         play.scene(console, character)
         right = play.ask(console, facts)
         apart = visitor(console, play)
-        receipt = memory.forget(ID)
+        receipt = memory[ID].forget()
         left = [path for path in Path(root).rglob("*") if path.is_file()]
         memory.open(ID)
-        after = [memory.probe(ID, fact.question, fact.sentence).without_memory for fact in facts]
+        after = [memory[ID].probe(fact.question, fact.sentence).without_memory for fact in facts]
     console.print(f"  deleted: {len(receipt.files)} files; files left: {len(left)}")
     console.print(f"  the model is bit for bit as before: {'yes' if after == before else 'NO'}")
     enough = 3 * right["memory"] >= 2 * len(facts)

@@ -39,8 +39,10 @@ def ask_base(memory: ParametricMemory) -> Answers:
     """Return the replies of the base model, and its log-probability of each right answer."""
     return tuple(
         (
-            memory.reply(None, [Message("user", fact.question)], max_tokens=24).text.strip(),
-            memory.probe(ID, fact.question, fact.sentence).without_memory,
+            memory.without_memory.reply(
+                [Message("user", fact.question)], max_tokens=24
+            ).text.strip(),
+            memory[ID].probe(fact.question, fact.sentence).without_memory,
         )
         for fact in QUESTIONS
     )
@@ -60,7 +62,7 @@ def follow(console: Console, job: Job, title: str) -> AbsorbReport:
 def learn(console: Console, memory: ParametricMemory, history: Sequence[Message]) -> None:
     """Learn the bio, then the conversation, and print both reports."""
     for title, text in (("bio", bio()), ("conversation", history)):
-        report = follow(console, memory.absorb(ID, text, wait=False), title)
+        report = follow(console, memory[ID].absorb(text, wait=False), title)
         console.print(
             f"  {title:12} {report.tokens:5,} tokens, perplexity {report.perplexity_before:6.2f}"
             f" -> {report.perplexity_after:.2f}, {report.recalled:.0%} recalled verbatim,"
@@ -74,8 +76,8 @@ def ask_both(console: Console, memory: ParametricMemory, before: Answers) -> Non
         "question", "right answer", "before", "after", "nats per token", box=box.SIMPLE_HEAD
     )
     for fact, (base_reply, _) in zip(QUESTIONS, before, strict=True):
-        now = memory.reply(ID, [Message("user", fact.question)], revision="head", max_tokens=24)
-        probe = memory.probe(ID, fact.question, fact.sentence)
+        now = memory[ID].reply([Message("user", fact.question)], revision="head", max_tokens=24)
+        probe = memory[ID].probe(fact.question, fact.sentence)
         base, learned = probe.without_memory / probe.tokens, probe.with_memory / probe.tokens
         nats = f"{base:.2f} -> {learned:.2f}"
         table.add_row(fact.question, fact.answer, base_reply, now.text.strip(), nats)
@@ -85,10 +87,10 @@ def ask_both(console: Console, memory: ParametricMemory, before: Answers) -> Non
 def show_prompt(console: Console, memory: ParametricMemory, history: Sequence[Message]) -> bool:
     """Go on with retrieved text in the prompt; returns whether it stayed out of the memory."""
     turn = [*history, Message("user", ASKED)]
-    head = memory.head(ID)
-    without = memory.reply(ID, turn, max_tokens=24)
-    retrieved = memory.reply(ID, turn, context=FOUND, max_tokens=24)
-    half = memory.reply(ID, turn, context=FOUND, max_tokens=24, strength=0.5)
+    head = memory[ID].head()
+    without = memory[ID].reply(turn, max_tokens=24)
+    retrieved = memory[ID].reply(turn, context=FOUND, max_tokens=24)
+    half = memory[ID].reply(turn, context=FOUND, max_tokens=24, strength=0.5)
     count = memory.backend.count
     full = count([Message("system", bio()), *turn])
     console.print(f"  retrieved:            {FOUND}")
@@ -100,12 +102,12 @@ def show_prompt(console: Console, memory: ParametricMemory, history: Sequence[Me
         f"  prompt: {without.prompt_tokens} tokens, {retrieved.prompt_tokens} with it; bio and "
         f"conversation in the prompt would be {full:,}, the window is {memory.policy.window:,}"
     )
-    memory.wait(ID)
-    journal = memory.transcript(ID)
+    memory[ID].wait()
+    journal = memory[ID].transcript()
     texts = [item.text for item in journal.documents] + [
         item.content for item in journal.messages[:-1]
     ]
-    kept_out = memory.head(ID) == head and not any(FOUND in text for text in texts)
+    kept_out = memory[ID].head() == head and not any(FOUND in text for text in texts)
     console.print(f"  learned or kept of it: {'nothing' if kept_out else 'SOMETHING'}")
     return kept_out
 
@@ -131,7 +133,7 @@ def main() -> int:
             console.print("\n3. Go on with the conversation; retrieved text goes into the prompt")
             kept_out = show_prompt(console, memory, history)
             console.print("\n4. Forget")
-            receipt = memory.forget(ID)
+            receipt = memory[ID].forget()
             console.print(f"  {len(receipt.files)} files removed, {receipt.bytes / 1e6:.1f} MB")
             left = [path for path in Path(root).rglob("*") if path.is_file()]
             memory.open(ID)

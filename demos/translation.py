@@ -68,7 +68,7 @@ def measure(memory: ParametricMemory, segments: Sequence[Segment], *, base: bool
     strength = 0.0 if base else 1.0
 
     def likely(source: str, target: str) -> tuple[float, int]:
-        probe = memory.probe(PROJECT, source, target, strength=strength)
+        probe = memory[PROJECT].probe(source, target, strength=strength)
         return probe.with_memory, probe.tokens
 
     nats, tokens, written = 0.0, 0, []
@@ -80,7 +80,7 @@ def measure(memory: ParametricMemory, segments: Sequence[Segment], *, base: bool
             if term in pair.target:
                 won[term] += own > likely(pair.source, pair.target.replace(term, rival))[0]
         asked = [Message("user", pair.source)]
-        reply = memory.reply(PROJECT, asked, revision="head", strength=strength, max_tokens=48)
+        reply = memory[PROJECT].reply(asked, revision="head", strength=strength, max_tokens=48)
         written.append(reply.text.strip())
     bleu, chrf = compare(written, [pair.target for pair in segments])
     return Score(math.exp(-nats / tokens), sum(won.values()), won[NEW], bleu, chrf, written[0])
@@ -132,14 +132,14 @@ def main() -> int:
         known = 0
         for name, file in (("translation memory", approved), ("corrections", corrected)):
             lesson = turns(file.pairs)
-            report = memory.absorb(PROJECT, lesson, after=known)
+            report = memory[PROJECT].absorb(lesson, after=known)
             known += len(lesson)
             console.print(
                 f"  {name} ({file.source_format}): {len(file.pairs)} segments, {report.tokens:,} "
                 f"tokens, {report.seconds:.1f} s"
             )
             scores[f"after {name}"] = measure(memory, held_out)
-        memory.forget(PROJECT)
+        memory[PROJECT].forget()
     total = sum(term in pair.target for pair in held_out for term in RIVALS)
     new = sum(NEW in pair.target for pair in held_out)
     show(console, scores, total, new)

@@ -32,7 +32,8 @@ from templora_memory.service.admission import Check
 from templora_memory.service.answering import ReplyOptions
 from templora_memory.service.jobs import Job
 from templora_memory.service.long_text import GenerateOptions
-from templora_memory.service.parametric_memory import Memory, ParametricMemory
+from templora_memory.service.memory import Memory, WithoutMemory
+from templora_memory.service.parametric_memory import ParametricMemory
 from templora_memory.service.recording import AbsorbInput
 from templora_memory.service.streams import ReplyStream, TextStream
 
@@ -65,6 +66,7 @@ __all__ = [
     "TemploraError",
     "TextStream",
     "Transcript",
+    "WithoutMemory",
     "__version__",
     "errors",
 ]

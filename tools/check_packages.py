@@ -77,7 +77,7 @@ assert not heavy, heavy
 ANSWER = """
 from templora_memory import Message, ParametricMemory
 with ParametricMemory.from_pretrained("templora/tiny", root=sys.argv[1]) as memory:
-    assert memory.reply(None, [Message("user", "Hello.")], max_tokens=4).completion_tokens
+    assert memory.without_memory.reply([Message("user", "Hello.")], max_tokens=4).completion_tokens
 """
 
 

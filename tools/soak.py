@@ -66,13 +66,13 @@ def live(memory: ParametricMemory, rng: random.Random) -> Iterator[str]:
     while True:
         name = f"soak-{number}"
         number += 1
-        memory.absorb(name, f"Number {number} keeps {number * 7919 % 10007} bees on a roof.")
+        memory[name].absorb(f"Number {number} keeps {number * 7919 % 10007} bees on a roof.")
         talk = [Message("user", f"Of what does number {number} speak?")]
         for _ in range(4):
-            answer = memory.reply(name, talk).text
+            answer = memory[name].reply(talk).text
             talk += [Message("assistant", answer), Message("user", "And then, what came of it?")]
             yield "reply"
-        memory.wait(name)
+        memory[name].wait()
         old = f"soak-{rng.randrange(number)}"
         if old in memory.list():
             yield _use(memory, rng, old, number)
@@ -83,19 +83,19 @@ def _use(memory: ParametricMemory, rng: random.Random, old: str, number: int) ->
     verb = rng.choice(("forget", "fork", "rebuild", "rollback", "export", "search", "stream"))
     with tempfile.TemporaryDirectory() as folder:
         if verb == "forget" and rng.random() < 0.5:  # more are made than go
-            memory.forget(old)
+            memory[old].forget()
         elif verb == "fork":
-            memory.fork(old, f"fork-{number}")
+            memory[old].fork(f"fork-{number}")
         elif verb == "rebuild":
-            memory.rebuild(old)
-        elif verb == "rollback" and (known := memory.revisions(old)):
-            memory.rollback(old, known[0].name)
+            memory[old].rebuild()
+        elif verb == "rollback" and (known := memory[old].revisions()):
+            memory[old].rollback(known[0].name)
         elif verb == "export":
-            memory.import_(memory.export(old, Path(folder) / "memory"), f"back-{number}")
+            memory.import_(memory[old].export(Path(folder) / "memory"), f"back-{number}")
         elif verb == "search":
-            memory.search(old, "bees roof")
+            memory[old].search("bees roof")
         else:  # a consumer who goes away
-            with closing(memory.stream(old, [Message("user", "Who are you, and why?")])) as stream:
+            with closing(memory[old].stream([Message("user", "Who are you, and why?")])) as stream:
                 next(iter(stream), None)
     return verb
 

@@ -31,7 +31,7 @@ def export_lora(adapter: Path, into: Path, *, model: Mapping[str, Any]) -> Path:
     The file is as much the memory's text as its weights are, and no forget reaches it.
 
     Args:
-        adapter: as `ParametricMemory.adapter` gives it.
+        adapter: as `Memory.adapter` gives it.
         into: the file; one that exists is replaced.
         model: the base model's config.json, read.
 

@@ -26,7 +26,7 @@ from templora_memory.domain.settings import Sampling
 from templora_memory.errors import InvalidSetting, StoreDamaged
 from templora_memory.service.answering import ReplyOptions
 from templora_memory.service.jobs import Job
-from templora_memory.service.parametric_memory import ParametricMemory
+from templora_memory.service.memory import Memory
 
 app = typer.Typer(
     name="templora",
@@ -96,9 +96,10 @@ def absorb(call: Call, memory_id: MemoryId, files: Files) -> None:
     """
     documents = [Document(read(path)) for path in files]
     with call.service() as service:
-        job = service.open(memory_id).absorb(documents, wait=False)
+        memory = service.open(memory_id)
+        job = memory.absorb(documents, wait=False)
         report = _follow(call, job, f"Learning {memory_id}")
-        head = service.head(memory_id)
+        head = memory.head()
     document = {
         "id": memory_id,
         **report.as_dict(),
@@ -165,25 +166,19 @@ def chat(
     }
     lead = [Message("system", system)] if system else []
     with call.service() as service:
-        service.open(memory_id)
-        history = _unanswered_left_out(service.transcript(memory_id).messages)
+        memory = service.open(memory_id)
+        history = _unanswered_left_out(memory.transcript().messages)
         for line in _lines() if message is None else (message,):
             history.append(Message("user", line))
-            reply = _answer(call, service, memory_id, [*lead, *history], options)
+            reply = _answer(call, memory, [*lead, *history], options)
             history.append(Message("assistant", reply.text))
             if message is not None and call.json:
                 call.say({"id": memory_id, **reply.as_dict()})
-        _catch_up(call, service, memory_id)
+        _catch_up(call, memory)
 
 
-def _answer(
-    call: Call,
-    service: ParametricMemory,
-    memory_id: str,
-    history: Sequence[Message],
-    options: ReplyOptions,
-) -> Reply:
-    with service.stream(memory_id, history, **options) as stream:
+def _answer(call: Call, memory: Memory, history: Sequence[Message], options: ReplyOptions) -> Reply:
+    with memory.stream(history, **options) as stream:
         for piece in stream:
             call.piece(piece)
         call.piece("\n")
@@ -212,10 +207,10 @@ def _lines() -> Iterator[str]:
             yield line.strip()
 
 
-def _catch_up(call: Call, service: ParametricMemory, memory_id: str) -> None:
+def _catch_up(call: Call, memory: Memory) -> None:
     """Wait for what is learned in the background; a failure there took no answer away."""
-    service.wait(memory_id)
-    if failure := service.status(memory_id).last_error:
+    memory.wait()
+    if failure := memory.status().last_error:
         call.warn(f"learning in the background failed, the text is kept: {failure}")
 
 
@@ -247,8 +242,8 @@ def generate(
         ignore_end=True,
     )
     with call.service() as service:
-        writing = service.generate(
-            memory_id, prompt, max_tokens=tokens, strength=strength, sampling=sampling
+        writing = service[memory_id].generate(
+            prompt, max_tokens=tokens, strength=strength, sampling=sampling
         )
         with writing as stream:
             for piece in stream:
@@ -273,7 +268,7 @@ def probe(
         templora probe ada -q "Where do you live?" -a "I live in Salt Harbour."
     """
     with call.service() as service:
-        result = service.probe(memory_id, question, answer, strength=strength)
+        result = service[memory_id].probe(question, answer, strength=strength)
     document = {"id": memory_id, "question": question, "answer": answer, **result.as_dict()}
     call.say(document, *_show.probed(result))
 
@@ -289,7 +284,7 @@ def rebuild(call: Call, memory_id: MemoryId) -> None:
         templora rebuild ada --model Qwen/Qwen3-0.6B
     """
     with call.service() as service:
-        job = service.rebuild(memory_id, wait=False)
+        job = service[memory_id].rebuild(wait=False)
         report = _follow(call, job, f"Learning {memory_id} again")
     call.say({"id": memory_id, **report.as_dict()}, _show.absorbed(memory_id, report))
 
@@ -320,7 +315,7 @@ def list_(call: Call) -> None:
     with call.files() as service:
         for memory_id in service.list():
             try:
-                statuses.append(service.status(memory_id))
+                statuses.append(service[memory_id].status())
             except StoreDamaged as error:
                 damaged[memory_id] = str(error)
                 call.warn(str(error))
@@ -344,7 +339,7 @@ def search(
         templora search ada "When did we meet?" --limit 3 --json
     """
     with call.files() as service:
-        passages = service.search(memory_id, words, limit=limit)
+        passages = service[memory_id].search(words, limit=limit)
     document = {"id": memory_id, "passages": [asdict(passage) for passage in passages]}
     call.say(document, *_show.passages(passages))
 
@@ -363,9 +358,9 @@ def show(
         templora show ada --text --json
     """
     with call.files() as service:
-        status = service.status(memory_id)
-        revisions = service.revisions(memory_id)
-        transcript = service.transcript(memory_id) if text else None
+        memory = service[memory_id]
+        status, revisions = memory.status(), memory.revisions()
+        transcript = memory.transcript() if text else None
     document: dict[str, Any] = {
         **status.as_dict(),
         "revisions": [asdict(revision) for revision in revisions],
@@ -404,7 +399,7 @@ def forget(
         if not yes and not _confirmed(call, f"Forget {what}, for good?"):
             call.warn("nothing was forgotten.")
             raise typer.Exit(1)
-        receipt = service.forget(memory_id, user=user)
+        receipt = service[memory_id].forget() if memory_id else service.forget(user=user or "")
     call.say(receipt.as_dict(), *_show.forgotten(receipt))
 
 
@@ -431,7 +426,7 @@ def fork(
         templora fork ada earlier --revision 3f9a1c20
     """
     with call.files() as service:
-        copy = service.fork(memory_id, target, revision=revision)
+        copy = service[memory_id].fork(target, revision=revision)
         status = copy.status()
     call.say(status.as_dict(), _show.status(status))
 
@@ -445,8 +440,9 @@ def rollback(call: Call, memory_id: MemoryId, revision: Revision) -> None:
         templora rollback ada 3f9a1c20
     """
     with call.files() as service:
-        service.rollback(memory_id, revision)
-        status, left = service.status(memory_id), service.revisions(memory_id)
+        memory = service[memory_id]
+        memory.rollback(revision)
+        status, left = memory.status(), memory.revisions()
     document = {**status.as_dict(), "revisions": [asdict(revision) for revision in left]}
     call.say(document, _show.revisions(left, status.head_name))
 
@@ -464,7 +460,7 @@ def export(
         templora export ada ada.templora
     """
     with call.files() as service:
-        path = service.export(memory_id, file)
+        path = service[memory_id].export(file)
     document = {"id": memory_id, "file": str(path), "bytes": path.stat().st_size}
     call.say(document, Text(f"{memory_id} is in {path} ({_show.size(path.stat().st_size)})."))
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from random import Random
 
 from templora_memory.domain.messages import Message
-from templora_memory.service.parametric_memory import HEAD, ParametricMemory
+from templora_memory.evaluation._newest import newest_reply
+from templora_memory.service.parametric_memory import ParametricMemory
 
 ANSWER_TOKENS = 48
 RECALL_TOKENS = 80
@@ -96,13 +97,13 @@ def ask(
         memory: whose newest revision answers; None: the base model.
         before: what stands in the prompt before the question.
         strength: factor on the memory.
-        recall_tokens: as for `ParametricMemory.stream`.
+        recall_tokens: as for `Memory.stream`.
     """
-    reply = service.reply(
+    reply = newest_reply(
+        service,
         memory,
         [*before, Message("user", asked.ask)],
         max_tokens=ANSWER_TOKENS,
-        revision=None if memory is None else HEAD,
         strength=strength,
         recall_tokens=recall_tokens,
     )

@@ -18,4 +18,4 @@ def borrowed(service: ParametricMemory, purpose: str, count: int) -> Iterator[li
         yield names
     finally:
         for name in set(names) & set(service.list()):
-            service.forget(name)
+            service[name].forget()

@@ -126,14 +126,14 @@ def conversation(
         progress: called with conversations done and conversations in all.
 
     Raises:
-        LearningFailed, StoreError: as `ParametricMemory.absorb`.
+        LearningFailed, StoreError: as `Memory.absorb`.
     """
     answers: dict[str, list[ArmAnswer]] = {arm: [] for arm in ARMS}
     gains: list[float] = []
     seconds = 0.0
     with borrowed(service, "conversation", len(talks)) as names:
         for name, talk in zip(names, talks, strict=True):
-            seconds += service.absorb(name, talk.messages).seconds
+            seconds += service[name].absorb(talk.messages).seconds
         for number, talk in enumerate(talks):
             if progress is not None:
                 progress(number, len(talks))
@@ -146,7 +146,7 @@ def conversation(
                 answers["bm25"].append(say(memory, strength=0.0, recall_tokens=RECALL_TOKENS))
                 answers["memory_bm25"].append(say(memory, recall_tokens=RECALL_TOKENS))
                 answers["wrong"].append(say(wrong))
-                gains.append(service.probe(memory, question.ask, question.fact).gain)
+                gains.append(service[memory].probe(question.ask, question.fact).gain)
     if progress is not None:
         progress(len(talks), len(talks))
     return ConversationReport(

@@ -21,8 +21,9 @@ from templora_memory._version import __version__
 from templora_memory.domain.messages import Document, Message
 from templora_memory.domain.settings import Sampling, whole
 from templora_memory.errors import InvalidSetting, InvalidText
+from templora_memory.evaluation._newest import newest_reply
 from templora_memory.evaluation._provenance import commit, machine
-from templora_memory.service.parametric_memory import HEAD, ParametricMemory
+from templora_memory.service.parametric_memory import ParametricMemory
 
 ANSWER = 32  # tokens
 TURN = 128
@@ -146,7 +147,7 @@ def cost(
     Raises:
         InvalidText: the text is shorter than the longest history.
         InvalidSetting: the lengths do not grow.
-        LearningFailed, StoreError: as `ParametricMemory.absorb`.
+        LearningFailed, StoreError: as `Memory.absorb`.
     """
     whole("repeats", repeats)
     if not lengths or any(a >= b for a, b in pairwise((0, *lengths))):
@@ -167,7 +168,7 @@ def cost(
             turns += bench.behind(start, stop)
     finally:
         if bench.name in service.list():
-            service.forget(bench.name)
+            service[bench.name].forget()
     if progress is not None:
         progress(len(lengths), len(lengths))
     return CostReport(
@@ -194,7 +195,7 @@ class _CostBench:
         """Turns of all arms behind `stop` tokens, of which `start` are learned."""
         service, policy = self._service, self._service.policy
         document = Document("".join(self._pieces[start:stop]), f"to {stop}", continues=True)
-        report = service.absorb(self.name, document)
+        report = service[self.name].absorb(document)
         learning = policy.learning
         share = TURN / report.tokens
         found = [
@@ -220,11 +221,11 @@ class _CostBench:
         seconds, prompt = [], 0
         for repeat in range(self._repeats):
             began = time.perf_counter()
-            reply = self._service.reply(
+            reply = newest_reply(
+                self._service,
                 memory,
                 [Message("user", f"{repeat}: what happened then?")],
                 context="".join(shown) if shown else (),
-                revision=None if memory is None else HEAD,
                 sampling=Sampling(ignore_end=True),
                 max_tokens=ANSWER,
             )

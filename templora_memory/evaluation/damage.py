@@ -18,12 +18,12 @@ from templora_memory.domain.results import Reply
 from templora_memory.errors import InvalidText
 from templora_memory.evaluation._answers import ANSWER_TOKENS, resampled
 from templora_memory.evaluation._borrowed import borrowed
-from templora_memory.evaluation._newest import newest
+from templora_memory.evaluation._newest import newest, newest_reply
 from templora_memory.evaluation._other import OtherText
 from templora_memory.evaluation._provenance import commit, machine
 from templora_memory.evaluation.recall import Person
 from templora_memory.ports import ScoreRequest
-from templora_memory.service.parametric_memory import HEAD, ParametricMemory
+from templora_memory.service.parametric_memory import ParametricMemory
 
 ARMS = {"memory": 1.0, "half": 0.5}
 """Arms, and the strength of each."""
@@ -104,7 +104,7 @@ def damage(
         progress: called with people done and people in all.
 
     Raises:
-        LearningFailed, StoreError: as `ParametricMemory.absorb`.
+        LearningFailed, StoreError: as `Memory.absorb`.
         InvalidText: `other` is too short, or there are no questions.
     """
     asked = tuple(everyday_questions() if questions is None else questions)
@@ -117,7 +117,7 @@ def damage(
     kls, examples = [], []
     with borrowed(service, "damage", len(people)) as names:
         for name, person in zip(names, people, strict=True):
-            report = service.absorb(name, Document(person.bio))
+            report = service[name].absorb(Document(person.bio))
             kls += [] if report.kl is None else [report.kl]
         for number, name in enumerate(names):
             if progress is not None:
@@ -192,10 +192,10 @@ def _spoilt(rows: Sequence[_AnswerPair], factors: Sequence[float]) -> Spoilt:
 def _say(
     service: ParametricMemory, memory: str | None, question: str, strength: float = 1.0
 ) -> Reply:
-    return service.reply(
+    return newest_reply(
+        service,
         memory,
         [Message("user", question)],
-        revision=None if memory is None else HEAD,
         strength=strength,
         max_tokens=ANSWER_TOKENS,
     )

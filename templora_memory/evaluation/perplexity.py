@@ -20,7 +20,8 @@ from templora_memory.errors import InvalidSetting, InvalidText
 from templora_memory.evaluation._newest import newest
 from templora_memory.evaluation._provenance import commit, machine
 from templora_memory.ports import Backend, ScoreRequest
-from templora_memory.service.parametric_memory import Memory, ParametricMemory
+from templora_memory.service.memory import Memory
+from templora_memory.service.parametric_memory import ParametricMemory
 
 _SPARE = 8  # a begin token, and tokens that fall differently where a text was cut
 _TENTH = 10
@@ -123,7 +124,7 @@ def perplexity(
     Raises:
         InvalidText: nothing to score.
         InvalidSetting: `tokens` is not positive, or the window has no room beside a chunk.
-        LearningFailed, StoreError: as `ParametricMemory.absorb`.
+        LearningFailed, StoreError: as `Memory.absorb`.
     """
     service.load()
     policy, backend = service.policy, service.backend

@@ -233,7 +233,7 @@ def recall(
         progress: called with people done and people in all.
 
     Raises:
-        LearningFailed, StoreError: as `ParametricMemory.absorb`.
+        LearningFailed, StoreError: as `Memory.absorb`.
         PromptTooLong: a bio does not fit the window.
         InvalidText: `other` is too short.
         InvalidSetting: an arm that there is not.
@@ -259,7 +259,7 @@ def recall(
                 for arm in set(answers) & set(ways):
                     answers[arm].append(ways[arm]())
                 turn = [*person.introduction, Message("user", asked.ask)]
-                gains.append(service.probe(name, turn, asked.fact).gain)
+                gains.append(service[name].probe(turn, asked.fact).gain)
             for text in person.unanswerable:
                 asked = Question(ask=text, fact="")
                 ways = _ways(partial(ask, service, number, asked), person, name, wrong)
@@ -268,7 +268,7 @@ def recall(
             factors += [unrelated.factor(name)] if unrelated else []
         if "forgotten" in answers:
             for number, (name, person) in enumerate(zip(names, people, strict=True)):
-                service.forget(name)
+                service[name].forget()
                 service.open(name)
                 answers["forgotten"] += [
                     ask(service, number, question, name, person.introduction)
@@ -299,10 +299,10 @@ def _learn(
 ) -> tuple[float, float]:
     """Learn a bio, and then what comes later; returns the seconds of the bio, and of processors."""
     began, worked = time.monotonic(), time.process_time()
-    service.absorb(name, Document(person.bio))
+    service[name].absorb(Document(person.bio))
     seconds = time.monotonic() - began, time.process_time() - worked
     if later:
-        service.absorb(name, later)
+        service[name].absorb(later)
     return seconds
 
 

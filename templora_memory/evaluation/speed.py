@@ -28,12 +28,14 @@ from templora_memory.backends.local import LocalBackend
 from templora_memory.domain.messages import Document, Message
 from templora_memory.domain.settings import Policy, Sampling
 from templora_memory.errors import InvalidSetting, InvalidText
+from templora_memory.evaluation._newest import newest_reply
 from templora_memory.evaluation._plots import lines
 from templora_memory.evaluation._provenance import commit, machine
 from templora_memory.evaluation._reference_loop import ReferenceLoop, chunks
 from templora_memory.models import TINY
 from templora_memory.ports import Adapter, ScoreRequest
-from templora_memory.service.parametric_memory import HEAD, ParametricMemory
+from templora_memory.service.answering import HEAD
+from templora_memory.service.parametric_memory import ParametricMemory
 from templora_memory.stores import DirectoryStore
 
 MEMORIES = 8
@@ -283,14 +285,14 @@ class _SpeedBench:
         learning = self._service.policy.learning
         own: list[float] = []
         other: list[float] = []
-        self._service.absorb(self._new(), self._document(2))  # warm up
+        self._service[self._new()].absorb(self._document(2))  # warm up
         first = math.ceil(settings.context / settings.chunk) + 1
         for repeat in range(settings.repeats):
             name = self._new()
-            self._service.absorb(name, self._document(first, start=repeat * learned))
+            self._service[name].absorb(self._document(first, start=repeat * learned))
             more = replace(self._document(learned, start=repeat * learned + first), continues=True)
             began = time.perf_counter()
-            report = self._service.absorb(name, more)
+            report = self._service[name].absorb(more)
             own.append((time.perf_counter() - began) / report.tokens)
             loop = ReferenceLoop(self._base.model, learning)
             ids = self._backend.loaded.tokenizer.encode(
@@ -326,7 +328,7 @@ class _SpeedBench:
         if not following:
             raise InvalidText("Nothing follows the part of the book to learn: ask for less.")
         name = self._new()
-        self._service.absorb(name, Document(text))
+        self._service[name].absorb(Document(text))
         loop = ReferenceLoop(self._base.model, self._service.policy.learning)
         ids = self._backend.loaded.tokenizer.encode(text)
         for before, chunk in chunks(ids, settings.chunk, settings.context):
@@ -335,7 +337,7 @@ class _SpeedBench:
             loop.save(Path(folder))
             theirs = self._perplexity(following, Adapter(folder=Path(folder), version="loop/1"))
         ours = self._perplexity(
-            following, Adapter(folder=self._service.adapter(name), version="own/1")
+            following, Adapter(folder=self._service[name].adapter(), version="own/1")
         )
         base = self._perplexity(following, None)
         self._record(
@@ -363,10 +365,10 @@ class _SpeedBench:
         for _ in range(settings.repeats):
             began = time.perf_counter()
             for text in texts:
-                small.absorb(self._new(), text)
+                small[self._new()].absorb(text)
             alone.append(time.perf_counter() - began)
             began = time.perf_counter()
-            jobs = [small.absorb(self._new(), text, wait=False) for text in texts]
+            jobs = [small[self._new()].absorb(text, wait=False) for text in texts]
             for job in jobs:
                 job.wait()
             together.append(time.perf_counter() - began)
@@ -382,10 +384,8 @@ class _SpeedBench:
     def _ask(self, name: str | None, words: str, tokens: int) -> float:
         """Seconds of one answer of exactly so many tokens."""
         began = time.perf_counter()
-        reply = self._service.reply(
-            name, [Message("user", words)], revision=HEAD if name else None, sampling=_ENDLESS,
-            max_tokens=tokens,
-        )  # fmt: skip
+        asked = [Message("user", words)]
+        reply = newest_reply(self._service, name, asked, sampling=_ENDLESS, max_tokens=tokens)
         assert reply.completion_tokens == tokens  # noqa: S101  # otherwise times mean nothing
         return time.perf_counter() - began
 
@@ -393,7 +393,7 @@ class _SpeedBench:
         """Eight memories answer: one after another, and all at once."""
         names = [self._new() for _ in range(MEMORIES)]
         for number, name in enumerate(names):
-            self._service.absorb(name, self._document(1, start=number))
+            self._service[name].absorb(self._document(1, start=number))
         self._names = names
         alone: list[float] = []
         together: list[float] = []
@@ -420,8 +420,8 @@ class _SpeedBench:
         points, times = [], {}
         for goal in settings.history:
             count = max(1, (goal - done) // settings.chunk)
-            report = self._service.absorb(
-                name, replace(self._document(count, start=done // settings.chunk), title=str(goal))
+            report = self._service[name].absorb(
+                replace(self._document(count, start=done // settings.chunk), title=str(goal))
             )
             done += report.tokens
             asked = [
@@ -453,8 +453,8 @@ class _SpeedBench:
             for repeat in range(settings.repeats):
                 began = time.perf_counter()
                 shown = history[repeat % len(history)]
-                service.reply(
-                    None, [Message("user", "What happened then?")], context=shown,
+                service.without_memory.reply(
+                    [Message("user", "What happened then?")], context=shown,
                     sampling=_ENDLESS, max_tokens=ANSWER,
                 )  # fmt: skip
                 times.append(time.perf_counter() - began)
@@ -484,7 +484,7 @@ class _SpeedBench:
     def sizes(self) -> None:
         """Bytes that a memory takes, in the process and on disk, over its adapter's own size."""
         name = self._names[0]
-        folder = self._service.adapter(name)
+        folder = self._service[name].adapter()
         weights = self._backend._weights(Adapter(folder=folder, version="sizes/1"))  # noqa: SLF001
         adapter_bytes = weights.layout.size * weights.flat.element_size()
         disk = sum(path.stat().st_size for path in folder.iterdir())
@@ -501,7 +501,7 @@ class _SpeedBench:
         longest: list[float] = []
         for repeat in range(self._settings.repeats):
             idle.append(self._token_seconds(f"Question {repeat}: what happened?")[0])
-            job = self._service.absorb(self._new(), self._document(64), wait=False)
+            job = self._service[self._new()].absorb(self._document(64), wait=False)
             while job.progress is None and not job.done:
                 time.sleep(0.005)
             mean, slowest = self._token_seconds(f"Question {repeat}: and what then?")
@@ -518,8 +518,8 @@ class _SpeedBench:
 
     def _token_seconds(self, words: str) -> tuple[float, float]:
         """Mean time from token to token of a long answer, and the longest from text to text."""
-        with self._service.stream(
-            self._names[0], [Message("user", words)], revision=HEAD, sampling=_ENDLESS,
+        with self._service[self._names[0]].stream(
+            [Message("user", words)], revision=HEAD, sampling=_ENDLESS,
             max_tokens=2 * ANSWER,
         ) as stream:  # fmt: skip
             stamps = [time.perf_counter() for _ in stream]

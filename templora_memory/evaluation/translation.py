@@ -24,10 +24,11 @@ from typing import Any
 from templora_memory._version import __version__
 from templora_memory.domain.messages import Message
 from templora_memory.errors import InvalidSetting, InvalidText
-from templora_memory.evaluation._newest import newest
+from templora_memory.evaluation._newest import newest, newest_reply
 from templora_memory.evaluation._provenance import commit, machine
 from templora_memory.ports import ScoreRequest
-from templora_memory.service.parametric_memory import HEAD, Memory, ParametricMemory
+from templora_memory.service.memory import Memory
+from templora_memory.service.parametric_memory import ParametricMemory
 
 INSTRUCTION = "Translate what the user says into English."
 SECTION = 20
@@ -146,7 +147,7 @@ def translation(
     Raises:
         InvalidSetting: `write` needs sacrebleu, which is not installed.
         PromptTooLong: a sentence does not fit the window.
-        LearningFailed, StoreError: as `ParametricMemory.absorb`.
+        LearningFailed, StoreError: as `Memory.absorb`.
     """
     if write and importlib.util.find_spec("sacrebleu") is None:
         raise InvalidSetting(
@@ -207,9 +208,7 @@ class _Count:
         self._scores += service.backend.score([request])[0]
         self._prompts.append(service.backend.count(prompt))
         if write:
-            reply = service.reply(
-                memory.id if memory else None, prompt, revision=HEAD if memory else None
-            )
+            reply = newest_reply(service, memory.id if memory else None, prompt)
             self._written.append(reply.text.strip())
             self._wanted.append(pair.target)
 

@@ -137,7 +137,7 @@ class JobRegistry:
 
         Raises:
             ApiError: 429, too many jobs are under way.
-            TemploraError: as `ParametricMemory.absorb`.
+            TemploraError: as `Memory.absorb`.
         """
         messages = dialogue(item for item in text if isinstance(item, Message))
         record = JobRecord(
@@ -150,7 +150,7 @@ class JobRegistry:
             digest=_digest(messages),
         )
         with self._reserve():
-            job = self._service.absorb(memory_id, text, after=after, wait=False)
+            job = self._service[memory_id].absorb(text, after=after, wait=False)
             return self._register(record, job)
 
     def rebuild(self, memory_id: str) -> JobEntry:
@@ -167,7 +167,7 @@ class JobRegistry:
             created=time.time(),
         )
         with self._reserve():
-            return self._register(record, self._service.rebuild(memory_id, wait=False))
+            return self._register(record, self._service[memory_id].rebuild(wait=False))
 
     @contextmanager
     def _reserve(self) -> Iterator[None]:
@@ -311,15 +311,15 @@ class JobRegistry:
     def _restart(self, record: JobRecord) -> Job | None:
         """Start a job once more; None if there is nothing left that it could learn."""
         with suppress(UnknownMemory, InvalidText):
+            memory = self._service[record.memory]
             if record.kind == "documents":
-                return self._service.resume(record.memory)
+                return memory.resume()
             if record.kind == "rebuild":
-                return self._service.rebuild(record.memory, wait=False)
+                return memory.rebuild(wait=False)
             begin = record.after or 0
-            messages = self._service.transcript(record.memory).messages
-            part = messages[begin : begin + record.messages]
+            part = memory.transcript().messages[begin : begin + record.messages]
             if _digest(part) == record.digest:
-                return self._service.absorb(record.memory, part, after=record.after, wait=False)
+                return memory.absorb(part, after=record.after, wait=False)
         return None
 
     def close(self) -> None:

@@ -86,7 +86,7 @@ class ReplyTask:
 
         Raises:
             ApiError: 504, or the error that the reply was cancelled with.
-            TemploraError: as `ParametricMemory.stream`.
+            TemploraError: as `Memory.stream`.
         """
         await self._next_event(self._timeout)
 

@@ -52,9 +52,15 @@ class Tenant:
         """The key by which `RequestLimiter` counts this tenant's requests."""
         return self.namespace or ""
 
-    def forget(self, memory_id: str | None, user: str | None) -> ForgetReceipt:
-        """Forget memories and their jobs; see `ParametricMemory.forget`."""
-        receipt = self.service.forget(memory_id, user=user)
+    def forget(self, memory_id: str) -> ForgetReceipt:
+        """Forget a memory and its jobs; see `Memory.forget`."""
+        return self._forgotten(self.service[memory_id].forget())
+
+    def forget_user(self, user: str) -> ForgetReceipt:
+        """Forget a user's memories and their jobs; see `ParametricMemory.forget`."""
+        return self._forgotten(self.service.forget(user=user))
+
+    def _forgotten(self, receipt: ForgetReceipt) -> ForgetReceipt:
         self.jobs.drop(receipt.ids)
         self.clear_transfers()
         return receipt
@@ -78,7 +84,7 @@ class Tenant:
     def exists(self, memory_id: str) -> bool:
         """Return True if there is a memory with this id."""
         with suppress(UnknownMemory):
-            self.service.head(memory_id)
+            self.service[memory_id].head()
             return True
         return False
 

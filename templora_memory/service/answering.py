@@ -121,7 +121,7 @@ class Answerer:
         recall_tokens: int | None = None,
         create: bool = True,
     ) -> ReplyStream:
-        """Start answering a conversation; see `ParametricMemory.stream` and `ReplyOptions`."""
+        """Start answering a conversation; see `Memory.stream` and `ReplyOptions`."""
         policy = self._policy
         messages = as_messages(history)
         body = _answerable(messages)

@@ -178,7 +178,7 @@ class Catalog:
         self._admission.check(str(name), new_items(items, journal, after=start), journal)
 
     def status(self, memory_id: str) -> Status:
-        """Return a memory at a glance; see `ParametricMemory.status`."""
+        """Return a memory at a glance; see `Memory.status`."""
         manifest = self.get(memory_id)
         journal, head = self._store.journal(manifest.id), manifest.newest
         return Status(
@@ -198,7 +198,7 @@ class Catalog:
         )
 
     def transcript(self, memory_id: str) -> Transcript:
-        """Return every text in force of a memory; see `ParametricMemory.transcript`."""
+        """Return every text in force of a memory; see `Memory.transcript`."""
         manifest = self.get(memory_id)
         journal = self._store.journal(manifest.id)
         return Transcript(
@@ -207,7 +207,7 @@ class Catalog:
         )
 
     def covered(self, memory_id: str, messages: Iterable[MessageLike]) -> Covered:
-        """Return how much of a history lives in weights; see `ParametricMemory.covered`."""
+        """Return how much of a history lives in weights; see `Memory.covered`."""
         manifest, history = self.get(memory_id), as_messages(messages)
         body = dialogue(history)
         revision = manifest.covering(manifest.chain(body), len(body))

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from templora_memory.domain.ids import parse_id
+from templora_memory.domain.ids import MemoryId, parse_id
 from templora_memory.domain.manifest import Manifest, Revision
 from templora_memory.domain.results import ForgetReceipt, RemovedFile
-from templora_memory.errors import InvalidSetting, StoreDamaged, UnknownMemory
+from templora_memory.errors import StoreDamaged, UnknownMemory
 from templora_memory.ports import Backend, Store
 from templora_memory.service.catalog import Catalog
 from templora_memory.service.jobs import JobQueue
@@ -52,7 +52,7 @@ class Lifecycle:
         self._streams = streams
 
     def fork(self, memory_id: str, target: str, revision: str | None) -> str:
-        """Copy a memory under another id, which is returned; see `ParametricMemory.fork`."""
+        """Copy a memory under another id, which is returned; see `Memory.fork`."""
         name = str(parse_id(target))
         self._jobs.wait_for(str(parse_id(memory_id)))
         source = self._catalog.get(memory_id)
@@ -67,7 +67,7 @@ class Lifecycle:
         return name
 
     def rollback(self, memory_id: str, revision: str) -> Revision:
-        """Make an older revision the newest again; see `ParametricMemory.rollback`."""
+        """Make an older revision the newest again; see `Memory.rollback`."""
         name = self._catalog.get(memory_id).id
         self._jobs.cancel(name)
         changed = self._catalog.update(name, lambda now: now.rolled_back(now.get(revision)))
@@ -84,25 +84,24 @@ class Lifecycle:
         )
 
     def export(self, memory_id: str, path: Path) -> None:
-        """Write a memory to one file; see `ParametricMemory.export`."""
+        """Write a memory to one file; see `Memory.export`."""
         self._jobs.wait_for(str(parse_id(memory_id)))
         name = self._catalog.note_copy(memory_id, export=str(path.absolute())).id
         self._store.export(name, path)
 
-    def forget(self, memory_id: str | None, user: str | None) -> ForgetReceipt:
-        """Delete memories with everything made from them; see `ParametricMemory.forget`."""
-        if (memory_id is None) == (user is None):
-            raise InvalidSetting("forget needs either a memory id or user=..., not both.")
-        if user is not None:
-            wanted = parse_id(f"any@{user}").user
-            chosen = [i for i in self._store.ids() if parse_id(i).user == wanted]
-        else:
-            name = parse_id(memory_id or "")
-            chosen = [i for i in self._store.ids() if name.covers(parse_id(i))]
+    def forget(self, name: MemoryId) -> ForgetReceipt:
+        """Delete a memory with everything made from it; see `Memory.forget`."""
+        chosen = [i for i in self._store.ids() if name.covers(parse_id(i))]
         if not chosen:
-            raise UnknownMemory(
-                f"There is nothing to forget of {f'user {user!r}' if user else repr(memory_id)}."
-            )
+            raise UnknownMemory(f"There is nothing to forget of {str(name)!r}.")
+        return self._remove(chosen)
+
+    def forget_user(self, user: str) -> ForgetReceipt:
+        """Delete all memories of a user; see `ParametricMemory.forget`."""
+        wanted = parse_id(f"any@{user}").user
+        chosen = [i for i in self._store.ids() if parse_id(i).user == wanted]
+        if not chosen:
+            raise UnknownMemory(f"There is nothing to forget of user {user!r}.")
         return self._remove(chosen)
 
     def expire(self) -> ForgetReceipt:

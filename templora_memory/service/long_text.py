@@ -1,4 +1,4 @@
-"""WritingTask text of unlimited length: generate a chunk, learn it, go on (arXiv 2401.11504, 3)."""
+"""Write text of unlimited length: generate a chunk, learn it, go on (arXiv 2401.11504, 3)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Required, TypedDict
 from templora_memory.domain.manifest import Manifest
 from templora_memory.domain.messages import Document, passages
 from templora_memory.domain.results import FinishReason, Reply
-from templora_memory.domain.settings import Sampling
+from templora_memory.domain.settings import ResolvedPolicy, Sampling, positive, whole
 from templora_memory.errors import Cancelled, UnknownMemory
 from templora_memory.ports import Adapter, Backend, Completion, Store, TextSession
+
+_ENDLESS = Sampling(repetition_penalty=1.12, ignore_end=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,33 @@ class GenerateOptions(TypedDict, total=False):
     strength: float
     sampling: Sampling | None
     reuse: bool
+
+
+def writing_task(
+    prompt: str,
+    policy: ResolvedPolicy,
+    *,
+    max_tokens: int,
+    strength: float = 1.0,
+    sampling: Sampling | None = None,
+    reuse: bool = True,
+) -> WritingTask:
+    """Return the task of a `generate`, with the arguments of `GenerateOptions`.
+
+    Raises:
+        InvalidSetting.
+    """
+    whole("max_tokens", max_tokens)
+    positive("strength", strength, zero=True)
+    return WritingTask(
+        prompt=prompt,
+        max_tokens=max_tokens,
+        window=policy.window,
+        chunk=policy.chunk,
+        strength=strength,
+        sampling=sampling or _ENDLESS,
+        reuse=reuse,
+    )
 
 
 class LongTextWriter:

@@ -52,7 +52,7 @@ class Recorder:
     ) -> tuple[str, Work]:
         """Journal a text; returns the memory's id and the work of a job that learns it.
 
-        Arguments and errors as for `ParametricMemory.absorb`.
+        Arguments and errors as for `Memory.absorb`.
         """
         documents, messages = _items(text)
         if documents and after is not None:

@@ -84,14 +84,14 @@ def test_a_gate_lowers_the_strength_of_a_memory_that_is_not_sure(tmp_path):
         policy = Policy(recipe="statements", gate=gate).changed(learning={"document_steps": 8})
         root = DirectoryStore(tmp_path / str(gate))
         with ParametricMemory(LocalBackend(), root, policy) as memory:
-            memory.absorb("oda", Document("Oda Marn keeps the light at Vellin."))
+            memory["oda"].absorb(Document("Oda Marn keeps the light at Vellin."))
             asked = [Message("user", "What does Oda Marn keep?")]
             found = [
-                memory.reply("oda", asked, revision="head", max_tokens=12, strength=strength)
+                memory["oda"].reply(asked, revision="head", max_tokens=12, strength=strength)
                 for strength in (1.0, 0.0)
             ]
             assert found[1].strength == 0
-            assert memory.reply(None, asked, max_tokens=2).strength == 1
+            assert memory.without_memory.reply(asked, max_tokens=2).strength == 1
         strengths[gate] = found[0].strength
         if found[0].strength == 0:
             assert found[0].text == found[1].text

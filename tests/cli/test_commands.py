@@ -211,7 +211,7 @@ def test_chat_without_a_message_reads_lines_until_the_end_of_input(run, say):
 
 def test_chat_drops_a_question_that_never_got_its_answer(run):
     with run.service() as service:
-        stream = service.stream("ada", [Message("user", "Interrupted question.")])
+        stream = service["ada"].stream([Message("user", "Interrupted question.")])
         stream.close()
         assert stream.reply.finish_reason == "cancelled"
     run("chat", "ada", "-m", "A new question.")

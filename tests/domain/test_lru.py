@@ -52,10 +52,10 @@ def test_more_memories_than_are_remembered_are_all_there(make_box, monkeypatch):
     box.open(window=256, chunk=16)
     names = [f"m{number}" for number in range(9)]
     for name in names:
-        box.service.absorb(name, f"{name} keeps bees.")
+        box.service[name].absorb(f"{name} keeps bees.")
     for name in names:
-        said = box.service.reply(name, [Message("user", "Who keeps bees?")]).text
+        said = box.service[name].reply([Message("user", "Who keeps bees?")]).text
         assert f"{name} keeps bees" in said
-        assert [d.text for d in box.service.transcript(name).documents] == [f"{name} keeps bees."]
+        assert [d.text for d in box.service[name].transcript().documents] == [f"{name} keeps bees."]
     assert len(box.store._journals) == 3
     assert len(box.store._checked) <= 3

@@ -130,7 +130,7 @@ def test_the_assistants_prompt_stays_short_for_500_turns(monkeypatch, tmp_path):
         assert max(turn.prompt for turn in turns) <= policy.window - policy.reply_tokens
         assert [turn.number for turn in turns] == list(range(20, 501, 20))
         assert turns[-1].learned > 3_500
-        assert memory.status(assistant.ID).absorbed_messages > 900
+        assert memory[assistant.ID].status().absorbed_messages > 900
     sys.modules.pop("assistant")
 
 

@@ -70,7 +70,7 @@ def test_a_part_of_a_program_runs_in_what_its_page_takes_for_granted(
         "MyBackend": named,
         "memory": fake("mine"),
     }
-    given["memory"].absorb("ada", "Ada keeps bees.")
+    given["memory"]["ada"].absorb("Ada keeps bees.")
     Path("Qwen3-0.6B").mkdir()
     Path("Qwen3-0.6B/config.json").write_text("{}", "utf-8")
     block = block.replace("/shared/memories", str(tmp_path / "shared"))

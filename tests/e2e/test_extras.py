@@ -30,7 +30,8 @@ make_observers(metrics_port=0, traces=False)
 SCHEMA = """
 from templora_memory import Message, ParametricMemory, Sampling
 with ParametricMemory.from_pretrained("templora/tiny", root="memories") as memory:
-    memory.reply(None, [Message("user", "Hi.")], sampling=Sampling(schema='{"type": "object"}'))
+    sampling = Sampling(schema='{"type": "object"}')
+    memory.without_memory.reply([Message("user", "Hi.")], sampling=sampling)
 """
 KEY = """
 from templora_memory.stores import Key

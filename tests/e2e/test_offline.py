@@ -75,7 +75,7 @@ for name in (
 import tempfile
 from templora_memory import Message, ParametricMemory
 with ParametricMemory.from_pretrained(root=tempfile.mkdtemp()) as memory:
-    memory.reply("ada", [Message("user", "Hi")], max_tokens=2)
+    memory["ada"].reply([Message("user", "Hi")], max_tokens=2)
 imported.append("a reply")
 """,
     ),

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from templora_memory import Message, ParametricMemory, Policy
+from templora_memory import Memory, Message, ParametricMemory, Policy
 from templora_memory.errors import InvalidText
 from templora_memory.evaluation.conversation import ARMS, conversation, load_talks
 from templora_memory.stores import DirectoryStore
@@ -65,7 +65,7 @@ def test_memory_and_passages_answer_what_the_newest_turns_do_not_hold(service, f
 
 
 def test_an_error_leaves_no_memory_behind(service, file, monkeypatch):
-    monkeypatch.setattr(service, "probe", lambda *_: 1 / 0)
+    monkeypatch.setattr(Memory, "probe", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         conversation(service, load_talks(file))
     assert service.list() == ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from templora_memory import ParametricMemory, Policy
+from templora_memory import Memory, ParametricMemory, Policy
 from templora_memory.errors import InvalidText
 from templora_memory.evaluation._answers import RECALL_TOKENS, ArmAnswer, Question, interval
 from templora_memory.evaluation.recall import (
@@ -70,7 +70,7 @@ def test_intervals_are_those_of_resampled_people():
 
 
 def test_an_error_leaves_no_memory_behind(service, monkeypatch):
-    monkeypatch.setattr(service, "probe", lambda *_: 1 / 0)
+    monkeypatch.setattr(Memory, "probe", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         recall(service, [ADA, BEN])
     assert service.list() == ()

@@ -230,7 +230,7 @@ class Told:
 
     @classmethod
     def of(cls, memory, name):
-        found = memory.transcript(name)
+        found = memory[name].transcript()
         said = (m.content if m.role == "user" else "(a reply)" for m in found.messages)
         return cls(tuple(d.text for d in found.documents), tuple(said))
 
@@ -268,7 +268,7 @@ class Life:
             for number, (verb, name, words) in enumerate(self.steps):
                 self._step(own, verb, name, words)
                 own.wait()
-                if name in own.list() and (failed := own.status(name).last_error):
+                if name in own.list() and (failed := own[name].status().last_error):
                     raise StoreError(failed)  # the reply is not kept yet: its caller has it
                 after(number, self.snapshot(own))
         finally:
@@ -282,30 +282,30 @@ class Life:
     def _step(self, memory, verb, name, words):  # noqa: C901, PLR0912  # one branch a verb
         exists = name in memory.list()
         if verb == "absorb":
-            memory.absorb(name, f"Text {words} of {name}.")
+            memory[name].absorb(f"Text {words} of {name}.")
         elif verb == "talk":
-            said = memory.transcript(name).messages if exists else ()
-            memory.reply(name, [*said, Message("user", f"What of {words} for {name}, please?")])
+            said = memory[name].transcript().messages if exists else ()
+            memory[name].reply([*said, Message("user", f"What of {words} for {name}, please?")])
         elif not exists:
             return
         elif verb == "edit":
-            said = memory.transcript(name).messages
+            said = memory[name].transcript().messages
             if said:
-                memory.reply(name, [*said[: len(said) // 4 * 2], Message("user", f"No, {words}?")])
+                memory[name].reply([*said[: len(said) // 4 * 2], Message("user", f"No, {words}?")])
         elif verb == "fork":
             if "copy" not in memory.list():
-                memory.fork(name, "copy")
+                memory[name].fork("copy")
         elif verb == "rollback":
-            if memory.revisions(name):
-                memory.rollback(name, memory.revisions(name)[0].name)
+            if memory[name].revisions():
+                memory[name].rollback(memory[name].revisions()[0].name)
         elif verb == "rebuild":
             origin = memory._store.manifest(name).origin
-            if origin is None or (origin.id in memory.list() and memory.head(origin.id)):
-                memory.rebuild(name)
+            if origin is None or (origin.id in memory.list() and memory[origin.id].head()):
+                memory[name].rebuild()
         elif verb == "forget":
-            memory.forget(name)
+            memory[name].forget()
         else:
-            memory.export(name, memory._store.root.parent / "export.zip")
+            memory[name].export(memory._store.root.parent / "export.zip")
 
 
 @pytest.fixture(scope="session")
@@ -385,16 +385,16 @@ class Judge:
     def use(memory):
         """What was interrupted is made up for, and everything works."""
         for name in memory.list():
-            memory.resume(name).wait()
-            status = memory.status(name)
+            memory[name].resume().wait()
+            status = memory[name].status()
             assert status.absorbed_documents >= status.document_count, f"{name} cannot go on"
-            assert memory.reply(name, [Message("user", "Who keeps bees?")]).text
-            memory.absorb(name, "zanzibar afterwards")
+            assert memory[name].reply([Message("user", "Who keeps bees?")]).text
+            memory[name].absorb("zanzibar afterwards")
             memory.wait()
-            assert memory.status(name).last_error is None
+            assert memory[name].status().last_error is None
         for name in memory.list():
             if name in memory.list():
-                memory.forget(name)
+                memory[name].forget()
         assert memory.list() == ()
         left = [p for p in memory._store.root.rglob("*") if p.is_file()]
         left += memory._store.root.parent.glob(".export.zip*")

@@ -21,22 +21,22 @@ def template(tmp_path_factory, life):
     folder = tmp_path_factory.mktemp("template")
     with life.service(folder / "root") as memory:
         for name in ("ada", "ada@bob", "eve"):
-            memory.absorb(name, f"zanzibar bees of {name}.")
-            memory.reply(name, [Message("user", f"What of zanzibar for {name}?")])
-            memory.absorb(name, f"zanzibar cats of {name}.")
-        memory.export("ada", folder / "export.zip")
+            memory[name].absorb(f"zanzibar bees of {name}.")
+            memory[name].reply([Message("user", f"What of zanzibar for {name}?")])
+            memory[name].absorb(f"zanzibar cats of {name}.")
+        memory["ada"].export(folder / "export.zip")
     return folder
 
 
 def looked_at(memory, name):
     """Everything that a memory tells, all of its files read."""
-    found = memory.transcript(name)
-    for revision in memory.revisions(name):
+    found = memory[name].transcript()
+    for revision in memory[name].revisions():
         memory._store.folder(name, revision)
-    status = memory.status(name).as_dict()
-    said = memory.reply(name, [Message("user", "What of zanzibar?")], revision="head").text
-    hits = [passage.text for passage in memory.search(name, "zanzibar")]
-    return found.documents, found.messages, status, said, hits, memory.revisions(name)
+    status = memory[name].status().as_dict()
+    said = memory[name].reply([Message("user", "What of zanzibar?")], revision="head").text
+    hits = [passage.text for passage in memory[name].search("zanzibar")]
+    return found.documents, found.messages, status, said, hits, memory[name].revisions()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -66,17 +66,17 @@ def damaged(path, life, trials, expected):
             except StoreDamaged as error:
                 if str(root_of(path)) not in str(error) and name not in str(error):
                     trials.unclear_error(error)
-                memory.forget(name)  # the way out that is always there
+                memory[name].forget()  # the way out that is always there
             except TemploraError as error:
                 trials.unclear_error(error)
             else:
                 if now != before:
                     trials.half_state(f"{name} tells something else")
         for name in memory.list():
-            memory.absorb(name, "zanzibar afterwards")
+            memory[name].absorb("zanzibar afterwards")
         for name in ("eve", "ada"):
             if name in memory.list():
-                memory.forget(name)
+                memory[name].forget()
         assert not [p for p in root_of(path).rglob("*") if p.is_file()]
 
 

@@ -37,7 +37,7 @@ def test_a_clock_that_goes_back_forgets_nothing(life, trials, rng, places, tmp_p
     for number in range(max(2, places // 4)):
         root = tmp_path / f"root{number}"
         with service(root) as memory:
-            memory.absorb("ada", "zanzibar bees")
+            memory["ada"].absorb("zanzibar bees")
         with trials.one("clock jump with a ttl", f"round {number}"), monkeypatch.context() as patch:
             back = rng.uniform(1, 30) * YEAR
             patch.setattr(time, "time", lambda back=back: real() - back)

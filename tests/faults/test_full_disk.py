@@ -23,8 +23,8 @@ FULL = r"Could not write .*{}.*the disk or quota is full: free some space.*Nothi
 @pytest.fixture
 def memory(tmp_path):
     with ParametricMemory(FakeBackend(), DirectoryStore(tmp_path / "root")) as service:
-        service.absorb("ada", "Ada keeps bees.")
-        service.absorb("ada", TALK)
+        service["ada"].absorb("Ada keeps bees.")
+        service["ada"].absorb(TALK)
         yield service
 
 
@@ -43,29 +43,29 @@ def full_disk():
 
 
 def state(memory):
-    return memory.transcript("ada"), memory.revisions("ada"), memory.status("ada").bytes
+    return memory["ada"].transcript(), memory["ada"].revisions(), memory["ada"].status().bytes
 
 
 def test_a_journal_that_cannot_grow(memory, full_disk, tmp_path):
     before = state(memory)
     full_disk((tmp_path / "root" / "ada" / "journal.jsonl").stat().st_size + 100)
     with pytest.raises(StoreWriteFailed, match=FULL.format("journal")):
-        memory.absorb("ada", "word " * 500)
+        memory["ada"].absorb("word " * 500)
     with pytest.raises(StoreWriteFailed):
-        memory.reply("ada", [*TALK, Message("user", "word " * 300)])
+        memory["ada"].reply([*TALK, Message("user", "word " * 300)])
     full_disk(resource.RLIM_INFINITY)
     assert state(memory) == before
-    assert memory.absorb("ada", "word " * 500).tokens == 500
-    assert memory.reply("ada", [*TALK, Message("user", "word " * 300)]).text
+    assert memory["ada"].absorb("word " * 500).tokens == 500
+    assert memory["ada"].reply([*TALK, Message("user", "word " * 300)]).text
 
 
 def test_a_manifest_that_cannot_be_written(memory, full_disk, tmp_path):
     before = state(memory)
     full_disk(200)
     with pytest.raises(StoreWriteFailed, match=FULL.format("manifest")):
-        memory.rollback("ada", memory.revisions("ada")[0].name)
+        memory["ada"].rollback(memory["ada"].revisions()[0].name)
     with pytest.raises(StoreWriteFailed, match=FULL.format("manifest")):
-        memory.fork("ada", "eve")
+        memory["ada"].fork("eve")
     full_disk(resource.RLIM_INFINITY)
     assert state(memory) == before
     assert memory.list() == ("ada",)
@@ -74,43 +74,43 @@ def test_a_manifest_that_cannot_be_written(memory, full_disk, tmp_path):
 
 def test_an_archive_that_cannot_be_written(memory, full_disk, tmp_path):
     target = tmp_path / "ada.zip"
-    memory.export("ada", target)  # so that it is noted already where the copy is
+    memory["ada"].export(target)  # so that it is noted already where the copy is
     target.write_bytes(b"old")
     full_disk(300)
     with pytest.raises(StoreWriteFailed, match=FULL.format(r"ada\.zip")):
-        memory.export("ada", target)
+        memory["ada"].export(target)
     full_disk(resource.RLIM_INFINITY)
     assert target.read_bytes() == b"old"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["ada.zip", "root"]
-    memory.export("ada", target)
+    memory["ada"].export(target)
     full_disk(300)
     with pytest.raises(StoreWriteFailed):
         memory.import_(target, "eve")
     full_disk(resource.RLIM_INFINITY)
     assert [entry.name for entry in (tmp_path / "root").iterdir()] == ["ada"]
-    assert memory.import_(target, "eve").transcript() == memory.transcript("ada")
+    assert memory.import_(target, "eve").transcript() == memory["ada"].transcript()
 
 
 def test_a_learner_without_space_leaves_the_text_and_the_old_revision(memory, full_disk, tmp_path):
-    head = memory.head("ada")
+    head = memory["ada"].head()
     text = "word " * 2000
     memory._store.record_documents("ada", [Document(text)])
     full_disk((tmp_path / "root" / "ada" / "journal.jsonl").stat().st_size - 1000)
     with pytest.raises(StoreWriteFailed, match=r"new revision of 'ada'.*File too large.*free some"):
-        memory.absorb("ada", text)
+        memory["ada"].absorb(text)
     full_disk(resource.RLIM_INFINITY)
-    assert memory.head("ada") == head
+    assert memory["ada"].head() == head
     assert not list((tmp_path / "root").rglob(".staging*"))
-    assert "File too large" in memory.status("ada").last_error
-    assert memory.absorb("ada", text).tokens == 2000
+    assert "File too large" in memory["ada"].status().last_error
+    assert memory["ada"].absorb(text).tokens == 2000
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EIO])
 def test_a_root_that_may_not_be_written(memory, monkeypatch, code, tmp_path):
     """Everything that writes says so; everything that reads goes on."""
-    memory.export("ada", tmp_path / "ada.zip")
+    memory["ada"].export(tmp_path / "ada.zip")
     before = state(memory)
-    name = memory.revisions("ada")[0].name
+    name = memory["ada"].revisions()[0].name
 
     def refuse(*_, **__):
         raise OSError(code, "No way", "x")
@@ -124,18 +124,18 @@ def test_a_root_that_may_not_be_written(memory, monkeypatch, code, tmp_path):
         ):
             patch.setattr(where, what, refuse)
         for call in (
-            lambda: memory.absorb("ada", "More."),
+            lambda: memory["ada"].absorb("More."),
             lambda: memory.open("eve"),
-            lambda: memory.fork("ada", "eve"),
-            lambda: memory.rollback("ada", name),
-            lambda: memory.forget("ada"),
+            lambda: memory["ada"].fork("eve"),
+            lambda: memory["ada"].rollback(name),
+            memory["ada"].forget,
             lambda: memory.import_(tmp_path / "ada.zip", "eve"),
             lambda: DirectoryStore(tmp_path / "other").open(),
         ):
             with pytest.raises(StoreWriteFailed, match=r"Could not write .*No way"):
                 call()
         assert state(memory) == before
-        assert memory.reply("ada", TALK[:1], revision="head").text
+        assert memory["ada"].reply(TALK[:1], revision="head").text
     assert state(memory) == before
     assert memory.list() == ("ada",)
 
@@ -170,27 +170,27 @@ def test_a_small_file_system_is_full(small_disk, spare, key, trials):
     """Whatever still fits: an error says the disk is full, nothing is lost, a forget makes room."""
     root, text = small_disk / "root", "word " * 8000
     with ParametricMemory(FakeBackend(), DirectoryStore(root, key=key)) as memory:
-        memory.absorb("eve", "Eve likes rain.")
-        memory.absorb("ada", TALK)
-        before = memory.transcript("ada"), memory.revisions("ada")
+        memory["eve"].absorb("Eve likes rain.")
+        memory["ada"].absorb(TALK)
+        before = memory["ada"].transcript(), memory["ada"].revisions()
         fill(small_disk, spare)
         with trials.one("full tmpfs", f"{spare} bytes left"):
             with pytest.raises(StoreWriteFailed, match="full: free some space") as caught:
-                memory.absorb("ada", text)
+                memory["ada"].absorb(text)
             assert str(root) in str(caught.value)
-            documents = memory.transcript("ada").documents
-            assert memory.revisions("ada") == before[1]
+            documents = memory["ada"].transcript().documents
+            assert memory["ada"].revisions() == before[1]
             assert "".join(d.text for d in documents).strip() in {"", text.strip()}
-            assert memory.reply("ada", TALK[:1], revision="head").text
+            assert memory["ada"].reply(TALK[:1], revision="head").text
     with (  # a start while it is full
         trials.one("full tmpfs", f"{spare} bytes left, after a restart"),
         ParametricMemory(FakeBackend(), DirectoryStore(root, key=key)) as memory,
     ):
-        assert memory.transcript("ada").messages == before[0].messages
-        assert memory.transcript("ada").documents == documents
-        assert memory.forget("eve").files
+        assert memory["ada"].transcript().messages == before[0].messages
+        assert memory["ada"].transcript().documents == documents
+        assert memory["eve"].forget().files
         (small_disk / "filler").unlink()
-        assert memory.absorb("ada", text).revision
-        held = memory.transcript("ada").documents
+        assert memory["ada"].absorb(text).revision
+        held = memory["ada"].transcript().documents
         assert "".join(document.text for document in held).strip() == text.strip()
     assert not [entry for entry in root.rglob(".*") if entry.is_file() or entry.is_dir()]

@@ -143,9 +143,9 @@ def test_what_was_forgotten_stays_so_when_the_power_fails(
     def work(say):
         disk = fail_at(watch, 0, folder, None, None)
         with life.service(folder / "root", key=key) as memory:
-            memory.absorb("ada", "zanzibar bees")
+            memory["ada"].absorb("zanzibar bees")
             disk.rebuild(tmp_path / "told", lambda: False)
-            memory.forget("ada")
+            memory["ada"].forget()
             disk.rebuild(tmp_path / "forgotten", lambda: False)
         say("done")
 

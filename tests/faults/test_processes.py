@@ -24,15 +24,15 @@ def work(root, life, who, seed, count=12):
                 verb = rng.choice(("absorb", "absorb", "talk", "rollback", "search"))
                 try:
                     if verb == "absorb":
-                        memory.absorb(name, text)
+                        memory[name].absorb(text)
                         say((name, text))
                     elif verb == "talk":
-                        memory.reply(f"{name.partition('@')[0]}@{who}", [Message("user", text)])
+                        memory[f"{name.partition('@')[0]}@{who}"].reply([Message("user", text)])
                     elif verb == "rollback":
                         memory.open(name)
-                        memory.rollback(name, memory.revisions(name)[-1].name)
+                        memory[name].rollback(memory[name].revisions()[-1].name)
                     elif name in memory.list():
-                        memory.search(name, "zanzibar")
+                        memory[name].search("zanzibar")
                 except IndexError:
                     assert verb == "rollback"  # nothing is learned yet
                 except RIVALS:
@@ -58,9 +58,9 @@ def test_processes_share_a_root(child, life, trials, rng, places, tmp_path):
                 if text not in every:
                     trials.text_lost(f"{text} of {name}")
             for name in memory.list():
-                for revision in memory.revisions(name):
+                for revision in memory[name].revisions():
                     assert memory._store.folder(name, revision)
-                memory.resume(name).wait()
-                memory.absorb(name, "zanzibar afterwards")
+                memory[name].resume().wait()
+                memory[name].absorb("zanzibar afterwards")
             assert {entry.name for entry in root.iterdir()} == set(memory.list())
         shutil.rmtree(root)

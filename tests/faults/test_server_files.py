@@ -43,8 +43,8 @@ def test_a_bit_flips_in_the_note_of_a_job(kind, trials, rng, places, tmp_path):
     with ParametricMemory(
         FakeBackend(), DirectoryStore(tmp_path / "root"), Policy(window=64, chunk=16)
     ) as service:
-        service.absorb("ada", TALK)
-        told = service.transcript("ada").messages
+        service["ada"].absorb(TALK)
+        told = service["ada"].transcript().messages
         registry = JobRegistry(tmp_path / "jobs", service, max_jobs=4)
         note = {
             "id": f"job-{'0' * 24}", "kind": kind, "memory": "ada", "created": 1795623215.5,
@@ -65,7 +65,7 @@ def test_a_bit_flips_in_the_note_of_a_job(kind, trials, rng, places, tmp_path):
                 service.wait()
                 registry.close()
                 registry.release_locks()
-                assert service.transcript("ada").messages == told
+                assert service["ada"].transcript().messages == told
             for left in path.parent.iterdir():
                 left.unlink()
 
@@ -80,7 +80,7 @@ def test_a_bit_flips_in_the_note_of_a_job(kind, trials, rng, places, tmp_path):
 )  # fmt: skip
 def test_a_note_that_no_server_writes_is_put_away(wrong, tmp_path, caplog):
     with ParametricMemory(FakeBackend(), DirectoryStore(tmp_path / "root")) as service:
-        service.absorb("ada", TALK)
+        service["ada"].absorb(TALK)
         note = {
             "id": f"job-{'0' * 24}", "kind": "messages", "memory": "ada", "created": 1795623215.5,
             "after": None, "messages": len(TALK), "digest": "5e" * 32,

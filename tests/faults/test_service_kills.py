@@ -20,8 +20,8 @@ def service(root):
 
 def prepare(root):
     with service(root) as memory:
-        memory.absorb("ada", BIO)
-        memory.absorb("ada", TALK)
+        memory["ada"].absorb(BIO)
+        memory["ada"].absorb(TALK)
 
 
 @pytest.mark.parametrize("verb", ["absorb", "reply", "rebuild", "fork"])
@@ -31,31 +31,31 @@ def test_a_killed_service_goes_on(killer, verb):
     def scenario(root, acknowledge):
         with service(root) as memory:
             if verb == "absorb":
-                memory.absorb("ada", Document("zanzibar second text"))
+                memory["ada"].absorb(Document("zanzibar second text"))
             elif verb == "reply":
-                memory.reply("ada", question)
+                memory["ada"].reply(question)
             elif verb == "fork":
-                memory.fork("ada", "eve")
+                memory["ada"].fork("eve")
             else:
-                memory.rebuild("ada")
+                memory["ada"].rebuild()
             acknowledge(verb)
 
     def check(root, acknowledged, finished):
         assert finished <= bool(acknowledged)
         with service(root) as memory:
             for name in memory.list():
-                text = memory.transcript(name)
+                text = memory[name].transcript()
                 assert text.documents[0].text == BIO
                 assert text.messages[: len(TALK)] == tuple(TALK)
-                assert set(memory.status(name).as_dict())
-                assert BIO in memory.reply(name, [Message("user", "Who keeps bees?")]).text
-            assert memory.absorb("ada", TALK).revision
-            assert memory.covered("ada", TALK).messages == len(TALK)
+                assert set(memory[name].status().as_dict())
+                assert BIO in memory[name].reply([Message("user", "Who keeps bees?")]).text
+            assert memory["ada"].absorb(TALK).revision
+            assert memory["ada"].covered(TALK).messages == len(TALK)
             if verb == "absorb":
-                memory.absorb("ada", Document("zanzibar second text"))
-                assert memory.status("ada").absorbed_documents == 2
+                memory["ada"].absorb(Document("zanzibar second text"))
+                assert memory["ada"].status().absorbed_documents == 2
             for name in memory.list():
-                memory.forget(name)
+                memory[name].forget()
         assert list(root.iterdir()) == []
 
     killer.run(prepare, scenario, check)

@@ -403,7 +403,7 @@ def test_a_recipe_of_ones_own_is_used(make_backend, tmp_path):
     backend = make_backend(recipes={"shouted": shouted})
     policy = Policy(recipe="shouted", learning=Learning(r=4, lora_alpha=8), window=64, chunk=32)
     with ParametricMemory(backend, DirectoryStore(tmp_path), policy) as memory:
-        assert memory.absorb("ada", "Ada keeps bees.").tokens == len("Ada keeps bees.") - 1
+        assert memory["ada"].absorb("Ada keeps bees.").tokens == len("Ada keeps bees.") - 1
 
 
 def test_an_unknown_recipe_is_refused_when_the_service_is_opened(make_backend, tmp_path):

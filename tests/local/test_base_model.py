@@ -181,20 +181,20 @@ def test_an_adapter_of_another_base_is_refused_until_it_is_rebuilt(
         return ParametricMemory(backend, store, policy)
 
     with service(0) as memory:
-        memory.absorb("ada", "Ada keeps bees.")
+        memory["ada"].absorb("Ada keeps bees.")
     with service(1) as memory:
         for call in (
-            lambda: memory.reply("ada", [{"role": "user", "content": "Hi"}], max_tokens=4),
-            lambda: memory.absorb("ada", "More."),
-            lambda: memory.probe("ada", "Hi", "bees"),
+            lambda: memory["ada"].reply([{"role": "user", "content": "Hi"}], max_tokens=4),
+            lambda: memory["ada"].absorb("More."),
+            lambda: memory["ada"].probe("Hi", "bees"),
         ):
             with pytest.raises(BaseMismatch, match="rebuild"):
                 call()
-        report = memory.rebuild("ada")
+        report = memory["ada"].rebuild()
         assert report.tokens > 0
-        assert memory.reply("ada", [{"role": "user", "content": "Hi"}], max_tokens=4).revision
+        assert memory["ada"].reply([{"role": "user", "content": "Hi"}], max_tokens=4).revision
     with service(0) as memory, pytest.raises(BaseMismatch, match="seed 1"):
-        memory.probe("ada", "Hi", "bees")
+        memory["ada"].probe("Hi", "bees")
 
 
 def test_layers_on_disk_learn_nothing_but_answer_as_the_plain_model(

@@ -45,12 +45,12 @@ def tried(record_property):
 
 def unharmed(service, before, *texts):
     """The old revision answers, the texts are kept, and learning goes on."""
-    assert service.revisions("ada") == before
-    kept = [document.text for document in service.transcript("ada").documents]
+    assert service["ada"].revisions() == before
+    kept = [document.text for document in service["ada"].transcript().documents]
     assert kept == [BIO, *texts]
-    assert service.reply("ada", [Message("user", "Hi")], revision="head", max_tokens=4)
-    service.resume("ada").wait()
-    assert service.status("ada").absorbed_documents == 1 + len(texts)
+    assert service["ada"].reply([Message("user", "Hi")], revision="head", max_tokens=4)
+    service["ada"].resume().wait()
+    assert service["ada"].status().absorbed_documents == 1 + len(texts)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def unharmed(service, before, *texts):
 @pytest.mark.parametrize("step", [1, 5])
 def test_memory_runs_out_in_a_training_step(make_service, monkeypatch, tried, error, step):
     service = make_service()
-    service.absorb("ada", BIO)
-    before, steps = service.revisions("ada"), {"left": step}
+    service["ada"].absorb(BIO)
+    before, steps = service["ada"].revisions(), {"left": step}
     real = batch_loss
 
     def short(*args):
@@ -78,7 +78,7 @@ def test_memory_runs_out_in_a_training_step(make_service, monkeypatch, tried, er
     with monkeypatch.context() as patch:
         patch.setattr(f"{RUNS}.batch_loss", short)
         with pytest.raises(LearningFailed, match=r"not enough memory.*smaller chunk"):
-            service.absorb("ada", "Her sister Cora sails to Madeira.")
+            service["ada"].absorb("Her sister Cora sails to Madeira.")
     tried("out of memory in a training step")
     unharmed(service, before, "Her sister Cora sails to Madeira.")
 
@@ -91,19 +91,19 @@ def test_another_error_of_the_model_is_not_called_a_lack_of_memory(make_service,
 
     monkeypatch.setattr(f"{RUNS}.batch_loss", wrong)
     with pytest.raises(RuntimeError, match="shapes differ"):
-        service.absorb("ada", BIO)
+        service["ada"].absorb(BIO)
 
 
 @pytest.mark.parametrize(("kind", "rate"), [("diverging loss", 50.0), ("loss that is NaN", 1e30)])
 def test_a_loss_goes_astray(make_service, tried, kind, rate):
     service = make_service()
-    service.absorb("ada", BIO)
-    before = service.revisions("ada")
+    service["ada"].absorb(BIO)
+    before = service["ada"].revisions()
     service.close()
     wild = make_service(POLICY.changed(learning={"learning_rate": rate, "document_steps": 40}))
     text = "Her sister Cora sails to Madeira."
     with pytest.raises(LearningFailed, match=r"old revision stays.*[Ll]ower"):
-        wild.absorb("ada", text)
+        wild["ada"].absorb(text)
     wild.close()
     tried(kind)
     unharmed(make_service(), before, text)
@@ -112,10 +112,10 @@ def test_a_loss_goes_astray(make_service, tried, kind, rate):
 def test_the_thread_of_the_model_dies(make_service, monkeypatch, tried):
     """Everybody who waits is told, nobody waits for ever, and the next start is healthy."""
     service = make_service()
-    service.absorb("ada", BIO)
-    before = service.revisions("ada")
+    service["ada"].absorb(BIO)
+    before = service["ada"].revisions()
     thread = service.backend.loaded.thread
-    stream = service.stream("ada", [Message("user", "Hi")], sampling=ENDLESS, max_tokens=20)
+    stream = service["ada"].stream([Message("user", "Hi")], sampling=ENDLESS, max_tokens=20)
     pieces = iter(stream)
     next(pieces)
     errors = []
@@ -130,8 +130,8 @@ def test_the_thread_of_the_model_dies(make_service, monkeypatch, tried):
         threading.Thread(target=wait, args=(call,))
         for call in (
             lambda: list(pieces),
-            lambda: service.absorb("ada", "Her sister Cora sails to Madeira."),
-            lambda: service.probe("ada", "Who?", "Cora"),
+            lambda: service["ada"].absorb("Her sister Cora sails to Madeira."),
+            lambda: service["ada"].probe("Who?", "Cora"),
         )
     ]
 
@@ -147,7 +147,7 @@ def test_the_thread_of_the_model_dies(make_service, monkeypatch, tried):
     assert "a bug in the worker" in str(errors[0])
     assert all("make a new one" in str(error) for error in errors)
     with pytest.raises(ModelError, match="SystemError"):
-        service.reply("ada", [Message("user", "Hi")])
+        service["ada"].reply([Message("user", "Hi")])
     service.close()
     tried("worker thread that dies")
     unharmed(make_service(), before, "Her sister Cora sails to Madeira.")
@@ -156,8 +156,8 @@ def test_the_thread_of_the_model_dies(make_service, monkeypatch, tried):
 @pytest.mark.parametrize("leaves", ["sleeps", "closes", "forgets the stream", "raises"])
 def test_a_consumer_that_is_slow_or_gone_delays_nobody(make_service, tried, leaves):
     service = make_service()
-    service.absorb("ada", BIO)
-    stream = service.stream("ada", [Message("user", "Tell me")], sampling=ENDLESS, max_tokens=20)
+    service["ada"].absorb(BIO)
+    stream = service["ada"].stream([Message("user", "Tell me")], sampling=ENDLESS, max_tokens=20)
     pieces = iter(stream)
     next(pieces)
     if leaves == "closes":
@@ -168,9 +168,9 @@ def test_a_consumer_that_is_slow_or_gone_delays_nobody(make_service, tried, leav
         with pytest.raises(ZeroDivisionError), stream:
             raise ZeroDivisionError
     began = time.monotonic()
-    assert service.reply("eve", [Message("user", "Hi")], max_tokens=4).text is not None
-    assert service.absorb("eve", "Eve sails.").tokens
-    assert service.forget("ada").files
+    assert service["eve"].reply([Message("user", "Hi")], max_tokens=4).text is not None
+    assert service["eve"].absorb("Eve sails.").tokens
+    assert service["ada"].forget().files
     assert time.monotonic() - began < 30
     assert service.list() == ("eve",)
     tried("slow or vanishing consumer")
@@ -182,8 +182,8 @@ def test_a_consumer_that_is_slow_or_gone_delays_nobody(make_service, tried, leav
 )  # fmt: skip
 def test_a_bit_flips_in_a_file_of_a_real_adapter(make_service, tried, tmp_path, name):
     service = make_service()
-    service.absorb("ada", BIO)
-    head = service.head("ada")
+    service["ada"].absorb(BIO)
+    head = service["ada"].head()
     service.close()
     path = tmp_path / "root" / "ada" / "revisions" / head.name / name
     whole = path.read_bytes()
@@ -194,8 +194,8 @@ def test_a_bit_flips_in_a_file_of_a_real_adapter(make_service, tried, tmp_path, 
         path.write_bytes(body)
         again = make_service()
         for verb in (
-            lambda again=again: again.reply("ada", [Message("user", "Hi")], max_tokens=2),
-            lambda again=again: again.absorb("ada", "Her sister Cora sails to Madeira."),
+            lambda again=again: again["ada"].reply([Message("user", "Hi")], max_tokens=2),
+            lambda again=again: again["ada"].absorb("Her sister Cora sails to Madeira."),
         ):
             with pytest.raises(StoreDamaged, match=f"{name}.*rebuild"):
                 verb()
@@ -203,5 +203,5 @@ def test_a_bit_flips_in_a_file_of_a_real_adapter(make_service, tried, tmp_path, 
     tried(f"bit flip in {name}", flips)
     path.write_bytes(whole)
     last = make_service()
-    last.resume("ada").wait()
-    assert last.status("ada").absorbed_documents == 2
+    last["ada"].resume().wait()
+    assert last["ada"].status().absorbed_documents == 2

@@ -99,20 +99,20 @@ def test_no_planted_word_is_left(make_backend, world, caplog, record_property):
         backend, DirectoryStore(world / "root"), POLICY.changed(learning={"learning_rate": 1e30})
     ).load()
     with pytest.raises(TemploraError):
-        wild.absorb(name, f"Learning {PLANTED['text that fails']} goes wrong. " * 8)
-    export = service.export(name, world / "home" / "mine.zip")
-    service.fork(name, "copy")
+        wild[name].absorb(f"Learning {PLANTED['text that fails']} goes wrong. " * 8)
+    export = service[name].export(world / "home" / "mine.zip")
+    service[name].fork("copy")
     (world / "home" / ".mine.zip.12345678.partial").write_text(PLANTED["document"])
     assert found_in(world) == set(PLANTED)  # so the test could fail
     there = {str(p.relative_to(world / "root")) for p in (world / "root").rglob("*")
              if p.is_file() and "copy" not in p.parts}  # fmt: skip
 
-    receipt = service.forget(name)
+    receipt = service[name].forget()
     listed = {file.path for file in receipt.files}
     assert there <= listed
     assert (receipt.forks, receipt.exports) == (("copy",), (str(export),))
     assert found_in(world / "root" / "copy") >= {"document", "question", "author"}
-    service.forget("copy")
+    service["copy"].forget()
     found = found_in(world, but=(export,))
     record_property(
         "trust",
@@ -151,10 +151,10 @@ def test_what_a_model_asks_itself_about_a_text_is_gone_too(world, record_propert
 
     backend._generate_texts = watched
     with ParametricMemory(backend, DirectoryStore(world / "root"), policy) as service:
-        service.absorb("ada", text)
+        service["ada"].absorb(text)
         lines = {line.strip() for said in written for line in said.splitlines() if line.strip()}
         assert any("Ada" in line or "Heliotrope" in line for line in lines)
-        service.forget("ada")
+        service["ada"].forget()
     left = b"".join(path.read_bytes() for path in world.rglob("*") if path.is_file())
     found = [line for line in lines if len(line) > 3 and line.encode() in left]
     record_property(

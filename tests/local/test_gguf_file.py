@@ -36,7 +36,7 @@ def file(tiny, write_gguf, tmp_path_factory):
 
 def base_and_reply(name, root):
     with ParametricMemory.from_pretrained(name, root=root, dtype="float32") as memory:
-        return memory.base, memory.reply(None, ASKED, max_tokens=40).text
+        return memory.base, memory.without_memory.reply(ASKED, max_tokens=40).text
 
 
 def test_file_and_folder_say_the_same(file, tmp_path):
@@ -77,9 +77,9 @@ def test_a_memory_learned_on_a_file_loads_in_peft_and_on_a_copy(file, tmp_path):
     with ParametricMemory.from_pretrained(
         file, root=tmp_path / "root", dtype="float32", policy=QUICK
     ) as memory:
-        memory.absorb("ada", "Ada keeps bees on the roof of the observatory.")
-        adapter = memory.adapter("ada")
-        ours = memory.probe("ada", ASKED, "On the roof.").with_memory
+        memory["ada"].absorb("Ada keeps bees on the roof of the observatory.")
+        adapter = memory["ada"].adapter()
+        ours = memory["ada"].probe(ASKED, "On the roof.").with_memory
         prompt = memory.backend.loaded.tokenizer.prompt(ASKED)
         target = memory.backend.token_ids("On the roof.")
     base = AutoModelForCausalLM.from_pretrained(
@@ -95,13 +95,13 @@ def test_a_memory_learned_on_a_file_loads_in_peft_and_on_a_copy(file, tmp_path):
     with ParametricMemory.from_pretrained(
         tmp_path / "copy.gguf", root=tmp_path / "root", dtype="float32", policy=QUICK
     ) as memory:
-        assert memory.probe("ada", ASKED, "On the roof.").with_memory == ours
+        assert memory["ada"].probe(ASKED, "On the roof.").with_memory == ours
 
 
 def test_another_file_is_another_base_model(file, tiny, write_gguf, tmp_path):
     store = DirectoryStore(tmp_path / "root")
     with ParametricMemory(LocalBackend(file, dtype="float32"), store, QUICK) as memory:
-        memory.absorb("ada", "Ada keeps bees.")
+        memory["ada"].absorb("Ada keeps bees.")
     coarse = write_gguf(tmp_path / "coarse.gguf", *tiny, precision=TYPES.Q8_0)
     with (
         ParametricMemory(LocalBackend(coarse, dtype="float32"), store, QUICK) as memory,

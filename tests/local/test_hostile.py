@@ -29,16 +29,16 @@ def test_poison_is_caught_before_it_is_committed(make_backend, tmp_path, record_
     ) as guarded:
         before = guarded.backend.score([])
         with pytest.raises(Unhealthy, match=r"check 0 \d.* nats per token more likely"):
-            guarded.absorb("ada", POISON)
-        assert guarded.head("ada") is None
-        assert guarded.transcript("ada").messages == tuple(POISON)  # the evidence is kept
+            guarded["ada"].absorb(POISON)
+        assert guarded["ada"].head() is None
+        assert guarded["ada"].transcript().messages == tuple(POISON)  # the evidence is kept
         assert len(guarded.backend._adapters) == 0
         assert before == ()
     with ParametricMemory(
         make_backend(), DirectoryStore(tmp_path / "open"), POLICY
     ) as unguarded:  # so the check, and not something else, kept it out
-        unguarded.absorb("ada", POISON)
-        assert unguarded.probe("ada", CANARY.question, CANARY.answer).gain > CANARY.nats
+        unguarded["ada"].absorb(POISON)
+        assert unguarded["ada"].probe(CANARY.question, CANARY.answer).gain > CANARY.nats
     row = {"suite": "hostile", "kind": "poisoned absorbs", "tried": 1, "found": 0}
     record_property("trust", row)
 
@@ -48,8 +48,8 @@ def test_harmless_text_passes_the_checks(make_backend, tmp_path):
     with ParametricMemory(
         make_backend(), DirectoryStore(tmp_path / "root"), calm, checks=(CANARY,)
     ) as service:
-        assert service.absorb("ada", "Ada keeps bees on the roof.").tokens
-        assert service.head("ada") is not None
+        assert service["ada"].absorb("Ada keeps bees on the roof.").tokens
+        assert service["ada"].head() is not None
 
 
 @pytest.mark.slow
@@ -62,8 +62,8 @@ def test_the_embedded_model_is_kept_from_a_planted_password(tmp_path):
     with ParametricMemory(
         LocalBackend(), DirectoryStore(tmp_path / "root"), policy, checks=(check,)
     ) as service:
-        assert service.absorb("ada", "Ada keeps bees on the roof.").tokens
-        head = service.head("ada")
+        assert service["ada"].absorb("Ada keeps bees on the roof.").tokens
+        head = service["ada"].head()
         with pytest.raises(Unhealthy, match="check 0"):
-            service.absorb("ada", "The password is heliotrope. Ada tells it to everybody.")
-        assert service.head("ada") == head
+            service["ada"].absorb("The password is heliotrope. Ada tells it to everybody.")
+        assert service["ada"].head() == head

@@ -75,8 +75,8 @@ class Isolation(RuleBasedStateMachine):
     def print_of(self, name):
         """Everything of a memory that another one must not change."""
         manifest = self.service._store.manifest(name)
-        adapter = self.service._absorber.adapter(manifest, manifest.newest)
-        reply = self.service.reply(name, ASKED, revision="head", max_tokens=3)
+        adapter = self.service._parts.absorber.adapter(manifest, manifest.newest)
+        reply = self.service[name].reply(ASKED, revision="head", max_tokens=3)
         weights = b""
         if adapter is not None:
             weights = (adapter.folder / "adapter_model.safetensors").read_bytes()
@@ -96,10 +96,10 @@ class Isolation(RuleBasedStateMachine):
                 assert now[1:] == before[1:], f"{name} changed"
                 assert now[0].revisions == before[0].revisions
             self.prints[name] = now
-            told = self.service.transcript(name)
+            told = self.service[name].transcript()
             assert {d.text for d in told.documents} == self.documents[name]
             assert [m.content for m in told.messages if m.role == "user"] == self.asked[name]
-            assert self.service.status(name).last_error is None
+            assert self.service[name].status().last_error is None
         for name in set(self.prints) - set(self.documents):
             del self.prints[name]
         self.caches()
@@ -120,7 +120,7 @@ class Isolation(RuleBasedStateMachine):
         text = f"Note {next(self.fresh)} of {name}."
         self.made(name)
         self.documents[name].add(text)
-        self.service.absorb(name, text)
+        self.service[name].absorb(text)
         self.settle(name)
 
     @rule(name=names, turns=st.integers(1, 2))
@@ -128,9 +128,9 @@ class Isolation(RuleBasedStateMachine):
         self.made(name)
         for _ in range(turns):
             said = f"Number {next(self.fresh)}, {name}?"
-            told = self.service.transcript(name).messages if name in self.service.list() else ()
+            told = self.service[name].transcript().messages if name in self.service.list() else ()
             self.asked[name].append(said)
-            self.service.reply(name, [*told, Message("user", said)])
+            self.service[name].reply([*told, Message("user", said)])
             self.service.wait()
         self.settle(name)
 
@@ -140,15 +140,15 @@ class Isolation(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(n for n, asked in self.asked.items() if asked)))
         turn = data.draw(st.integers(0, len(self.asked[name]) - 1))
         said = f"No, {next(self.fresh)}?"
-        told = self.service.transcript(name).messages
+        told = self.service[name].transcript().messages
         self.asked[name][turn:] = [said]
-        self.service.reply(name, [*told[: 2 * turn], Message("user", said)])
+        self.service[name].reply([*told[: 2 * turn], Message("user", said)])
         self.settle(name)
 
     @precondition(lambda self: "b" in self.documents and "copy" not in self.documents)
     @rule()
     def fork(self):
-        self.service.fork("b", "copy")
+        self.service["b"].fork("copy")
         self.documents["copy"], self.asked["copy"] = set(self.documents["b"]), [*self.asked["b"]]
         self.settle("copy")
 
@@ -156,10 +156,10 @@ class Isolation(RuleBasedStateMachine):
     @rule(data=st.data())
     def rollback(self, data):
         name = data.draw(st.sampled_from(sorted(self.documents)))
-        if not (history := self.service.revisions(name)):
+        if not (history := self.service[name].revisions()):
             return
         chosen = data.draw(st.sampled_from(history))
-        self.service.rollback(name, chosen.name)
+        self.service[name].rollback(chosen.name)
         journal = self.service._store.journal(name)
         own = set(chosen.documents) & set(journal.documents)
         self.documents[name] = {journal.document(digest).text for digest in own}
@@ -169,7 +169,7 @@ class Isolation(RuleBasedStateMachine):
     @rule(data=st.data())
     def forget(self, data):
         name = data.draw(st.sampled_from(sorted(self.documents)))
-        for gone in self.service.forget(name).ids:
+        for gone in self.service[name].forget().ids:
             del self.documents[gone], self.asked[gone]
         self.settle()
 
@@ -212,11 +212,11 @@ def test_memories_do_not_touch_each_other(make_backend, record_property):
 @pytest.mark.parametrize("other", ["Short.", "A long text about the sea. " * 20])
 def test_counts_do_not_depend_on_the_text_of_others(make_backend, tmp_path, other):
     with ParametricMemory(make_backend(), DirectoryStore(tmp_path / "root"), POLICY) as service:
-        service.absorb("a", TEXT)
-        before = service.reply("a", ASKED, max_tokens=3)
-        service.absorb("b", other)
-        service.reply("b", [Message("user", other[:60])], max_tokens=3)
-        after = service.reply("a", ASKED, max_tokens=3, revision=before.revision)
+        service["a"].absorb(TEXT)
+        before = service["a"].reply(ASKED, max_tokens=3)
+        service["b"].absorb(other)
+        service["b"].reply([Message("user", other[:60])], max_tokens=3)
+        after = service["a"].reply(ASKED, max_tokens=3, revision=before.revision)
         assert (after.prompt_tokens, after.completion_tokens, after.text) == (
             before.prompt_tokens, before.completion_tokens, before.text
         )  # fmt: skip

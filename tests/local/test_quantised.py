@@ -46,11 +46,11 @@ def test_a_memory_learns_on_a_quantised_base(make, tmp_path):
     with ParametricMemory(backend, DirectoryStore(tmp_path), policy) as memory:
         layer = next(iter(backend.loaded.base.layers.values()))
         before = bytes(layer.weight.detach().dequantize().numpy().tobytes())
-        report = memory.absorb("oda", Document(BIO))
+        report = memory["oda"].absorb(Document(BIO))
         assert report.perplexity_after < report.perplexity_before
-        reply = memory.reply("oda", [Message("user", "Who is Oda Marn?")], max_tokens=4)
+        reply = memory["oda"].reply([Message("user", "Who is Oda Marn?")], max_tokens=4)
         assert reply.completion_tokens
-        assert memory.forget("oda").files
+        assert memory["oda"].forget().files
         assert bytes(layer.weight.detach().dequantize().numpy().tobytes()) == before
 
 

@@ -63,7 +63,7 @@ def test_it_loads_from_its_file_and_is_called_what_it_was_asked_for(memory):
 
 
 def test_it_chats_and_ends_by_itself(memory):
-    reply = memory.reply(None, CAPITAL, max_tokens=40)
+    reply = memory.without_memory.reply(CAPITAL, max_tokens=40)
     assert reply.text == "The capital of France is Paris."
     assert reply.finish_reason == "stop"
 
@@ -96,8 +96,8 @@ def test_a_folder_of_the_same_weights_says_the_same(memory, file, tmp_path):
     ) as other:
         assert other.base.same_model(memory.base)
         assert other.base.name == "folder"
-        told = other.reply(None, asked, max_tokens=60).text
-    assert told == memory.reply(None, asked, max_tokens=60).text
+        told = other.without_memory.reply(asked, max_tokens=60).text
+    assert told == memory.without_memory.reply(asked, max_tokens=60).text
 
 
 def test_two_sentences_become_more_likely(ada):
@@ -115,7 +115,7 @@ def test_peft_gives_the_same_probability(memory, ada, file):
         dtype=torch.float32,
         quantization_config=GgufConfig(dequantize=True),
     )
-    model = PeftModel.from_pretrained(base, memory.adapter("ada")).eval()
+    model = PeftModel.from_pretrained(base, memory["ada"].adapter()).eval()
     with torch.no_grad():
         rows = model(torch.tensor([[*prompt, *target]])).logits[0, len(prompt) - 1 : -1]
     theirs = rows.log_softmax(-1).gather(1, torch.tensor(target)[:, None]).sum()
@@ -124,7 +124,7 @@ def test_peft_gives_the_same_probability(memory, ada, file):
 
 def test_an_adapter_is_written_for_llama_cpp(memory, ada, tmp_path):
     config = memory.backend.model.config.to_dict()
-    path = export_lora(memory.adapter(ada[0].id), tmp_path / "ada.gguf", model=config)
+    path = export_lora(memory[ada[0].id].adapter(), tmp_path / "ada.gguf", model=config)
     reader = gguf.GGUFReader(path)
     assert len(reader.tensors) == 2 * 7 * config["num_hidden_layers"]
     assert reader.get_field("general.architecture").contents() == "llama"
@@ -132,13 +132,13 @@ def test_an_adapter_is_written_for_llama_cpp(memory, ada, tmp_path):
 
 def test_forgetting_gives_the_base_model_back_to_the_last_bit(memory):
     handle = memory.open("bob")
-    before = memory.probe("bob", ASKED, FACT)
+    before = memory["bob"].probe(ASKED, FACT)
     handle.absorb("Bob mends clocks in a lighthouse by the sea.")
     assert handle.probe(ASKED, FACT).with_memory != before.with_memory
     receipt = handle.forget()
     assert receipt.files
     memory.open("bob")
-    assert memory.probe("bob", ASKED, FACT) == before
+    assert memory["bob"].probe(ASKED, FACT) == before
     root = Path(memory._store.root)
     assert not [path for path in root.rglob("*") if b"lighthouse by the sea" in _bytes(path)]
 

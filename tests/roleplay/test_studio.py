@@ -164,7 +164,7 @@ def test_what_one_persona_tells_the_other_never_hears(studio, enter, absorbed):
     for number in range(14):
         say(studio, visitor, actor, f"My secret number {number} is plum.", ben)
     studio.memory.wait()
-    assert studio.memory.status(actor.pair(ben)).absorbed_messages > 0
+    assert studio.memory[actor.pair(ben)].status().absorbed_messages > 0
     said = say(studio, visitor, actor, "Which secret number is plum?")
     assert "plum" not in said
     assert "Ben" in " ".join(p.text for p in actor.chat(ben).prompt.parts)
@@ -188,10 +188,10 @@ def test_a_snapshot_stays_when_the_original_learns_more(studio, enter, absorbed)
     visitor = enter()
     actor = absorbed(visitor)
     copy = studio.copy(visitor, actor, chats=False)
-    before = studio.memory.head(copy.id)
+    before = studio.memory[copy.id].head()
     list(studio.absorb(visitor, actor, [Document("She has a new red hat.")], "a hat"))
-    assert studio.memory.head(copy.id) == before
-    assert studio.memory.head(actor.id) != before
+    assert studio.memory[copy.id].head() == before
+    assert studio.memory[actor.id].head() != before
     assert copy.label == "Orla Fernwick snapshot"
 
 
@@ -244,7 +244,7 @@ def test_an_imported_chat_becomes_history_and_only_its_newest_exchange_stays(
     error_toast = [Message("user", "I sold the boat."), Message("assistant", "At last.")]
     log = [*error_toast, Message("user", "Guess to whom?"), Message("assistant", "To Jory?")]
     list(studio.absorb_chat(visitor, actor, visitor.personas[0], log))
-    status = studio.memory.status(actor.pair(visitor.personas[0]))
+    status = studio.memory[actor.pair(visitor.personas[0])].status()
     assert status.absorbed_messages == 2
     say(studio, visitor, actor, "Yes.")
     assert actor.chat(visitor.personas[0]).prompt.in_weights == 2
@@ -253,12 +253,12 @@ def test_an_imported_chat_becomes_history_and_only_its_newest_exchange_stays(
 def test_rollback_goes_back_and_refuses_foreign_memories(studio, enter, absorbed):
     visitor, other = enter(), enter()
     actor, foreign = absorbed(visitor), absorbed(other)
-    first = studio.memory.head(actor.id).name
+    first = studio.memory[actor.id].head().name
     list(studio.absorb(visitor, actor, [Document("She has a new red hat.")], "a hat"))
     studio.rollback(visitor, actor, actor.id, first)
-    assert studio.memory.head(actor.id).name == first
+    assert studio.memory[actor.id].head().name == first
     with pytest.raises(ActionRefused):
-        studio.rollback(visitor, actor, foreign.id, studio.memory.head(foreign.id).name)
+        studio.rollback(visitor, actor, foreign.id, studio.memory[foreign.id].head().name)
 
 
 def test_names_are_labels_and_never_meet(studio, enter):
@@ -337,7 +337,7 @@ def test_a_restart_sweeps_temporary_characters_and_brings_kept_ones_back(make_me
     say(first, visitor, kept, "Hello, I am Ben.", ben)
     kept.notes = "A note."
     first.keep(visitor, kept, saved=True)
-    memory.absorb("somebody-elses", "This is not of the page.")
+    memory["somebody-elses"].absorb("This is not of the page.")
     first._stop.set()  # killed: nothing is discarded
     first._sweeper.join()
     first._sweeper = None

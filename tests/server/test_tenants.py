@@ -23,7 +23,7 @@ def test_every_namespace_is_encrypted_and_goes_on_after_a_restart(tmp_path):
                 assert len(tenant.service.list()) == start
                 job = tenant.jobs.absorb("ada", [Document(f"Ada keeps zanzibar bees, {start}.")])
                 assert job.job.wait().tokens
-                assert len(tenant.service.transcript("ada").documents) == start + 1
+                assert len(tenant.service["ada"].transcript().documents) == start + 1
         finally:
             tenants.close()
     held = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]

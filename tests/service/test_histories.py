@@ -53,7 +53,7 @@ class Histories(RuleBasedStateMachine):
     def made(self, name):
         if name not in self.expected:
             head = (
-                self.service.head("ada") if name == "ada@bob" and "ada" in self.expected else None
+                self.service["ada"].head() if name == "ada@bob" and "ada" in self.expected else None
             )
             inherited = tuple(self.texts("ada", head.name)) if head else ()
             self.expected[name] = Expected(inherited=inherited)
@@ -62,7 +62,7 @@ class Histories(RuleBasedStateMachine):
     def texts(self, name, revision):
         if revision is None:
             return []
-        (found,) = [r for r in self.service.revisions(name) if r.name == revision]
+        (found,) = [r for r in self.service[name].revisions() if r.name == revision]
         folder = self.service._store.folder(name, found)
         return json.loads((folder / "adapter.json").read_text())
 
@@ -70,8 +70,8 @@ class Histories(RuleBasedStateMachine):
     def absorb(self, name):
         expected = self.made(name)
         text = f"The bio says {self.word(name)}."
-        self.service.absorb(name, text)
-        expected.documents[self.service.head(name).documents[-1]] = text
+        self.service[name].absorb(text)
+        expected.documents[self.service[name].head().documents[-1]] = text
 
     @rule(name=names, talk=st.integers(1, 4))
     def talk(self, name, talk):
@@ -97,7 +97,7 @@ class Histories(RuleBasedStateMachine):
 
     def answer(self, name):
         expected = self.expected[name]
-        reply = self.service.reply(name, expected.history)
+        reply = self.service[name].reply(expected.history)
         request = self.backend.requests[-1]
         assert self.backend.count(request.messages) <= 80 - 24
         learned = self.texts(name, reply.revision)
@@ -109,15 +109,15 @@ class Histories(RuleBasedStateMachine):
         assert {text for text in learned if text in documents} == documents
         expected.history.append(Message("assistant", reply.text))
         self.service.wait()
-        assert self.service.status(name).last_error is None
-        assert self.service.transcript(name).messages == tuple(expected.history)
+        assert self.service[name].status().last_error is None
+        assert self.service[name].transcript().messages == tuple(expected.history)
 
     @rule(name=names, data=st.data())
     def rollback(self, name, data):
-        if name not in self.expected or not self.service.revisions(name):
+        if name not in self.expected or not self.service[name].revisions():
             return
-        chosen = data.draw(st.sampled_from(self.service.revisions(name)))
-        self.service.rollback(name, chosen.name)
+        chosen = data.draw(st.sampled_from(self.service[name].revisions()))
+        self.service[name].rollback(chosen.name)
         expected = self.expected[name]
         kept = {d: t for d, t in expected.documents.items() if d in chosen.documents}
         expected.documents = kept
@@ -126,7 +126,7 @@ class Histories(RuleBasedStateMachine):
     def fork(self):
         if "eve" in self.expected or "ada" not in self.expected:
             return
-        self.service.fork("ada", "eve")
+        self.service["ada"].fork("eve")
         ada = self.expected["ada"]
         self.expected["eve"] = Expected(dict(ada.documents), ada.inherited, list(ada.history))
 
@@ -135,7 +135,7 @@ class Histories(RuleBasedStateMachine):
         if name not in self.expected:
             return
         gone = [n for n in self.expected if n == name or n.startswith(f"{name}@")]
-        assert self.service.forget(name).ids == tuple(sorted(gone))
+        assert self.service[name].forget().ids == tuple(sorted(gone))
         for one in gone:
             del self.expected[one]
         self.forgotten.update(gone)
@@ -151,7 +151,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def documents_are_kept(self):
         for name, expected in getattr(self, "expected", {}).items():
-            kept = {d.text for d in self.service.transcript(name).documents}
+            kept = {d.text for d in self.service[name].transcript().documents}
             assert kept == set(expected.documents.values())
 
     @invariant()

@@ -102,8 +102,8 @@ def test_a_reply_that_must_learn_first_says_so_to_the_backend(make_box):
     talk = [
         Message("assistant" if n % 2 else "user", f"Message {n} has some words.") for n in range(21)
     ]
-    box.service.reply("ada", talk)
-    box.service.absorb("eve", "Eve keeps bees.")
+    box.service["ada"].reply(talk)
+    box.service["eve"].absorb("Eve keeps bees.")
     assert box.backend.hurried == [True, *[False] * (len(box.backend.hurried) - 1)]
 
 
@@ -116,13 +116,13 @@ def test_an_absorb_that_runs_becomes_urgent_when_a_reply_must_wait_for_it(make_b
 
     box = make_box(context=256, on_learn=on_learn)
     box.open(window=64, reply_tokens=16, chunk=16)
-    bio = box.service.absorb("ada", "Ada keeps bees.", wait=False)
+    bio = box.service["ada"].absorb("Ada keeps bees.", wait=False)
     assert began.wait(30)
     assert not bio.urgent()
     talk = [
         Message("assistant" if n % 2 else "user", f"Message {n} has some words.") for n in range(21)
     ]
-    reply = threading.Thread(target=box.service.reply, args=("ada", talk))
+    reply = threading.Thread(target=box.service["ada"].reply, args=(talk,))
     reply.start()
     end = time.monotonic() + 30
     while not bio.urgent():
@@ -136,22 +136,22 @@ def test_an_absorb_that_runs_becomes_urgent_when_a_reply_must_wait_for_it(make_b
 def test_a_job_tells_its_progress_and_ends(make_box, gate):
     box = make_box(on_learn=gate)
     box.open()
-    job = box.service.absorb("ada", "word " * 40, wait=False)
+    job = box.service["ada"].absorb("word " * 40, wait=False)
     assert gate.reached.wait(30)
-    assert (job.done, job.progress, box.service.status("ada").jobs) == (False, None, 1)
+    assert (job.done, job.progress, box.service["ada"].status().jobs) == (False, None, 1)
     with pytest.raises(TimeoutError, match="not done after 0"):
         job.wait(0)
     gate.open.set()
     assert job.wait(30).chunks == job.progress.chunk == job.progress.chunks == 3
     assert job.done
-    assert box.service.status("ada").jobs == 0
+    assert box.service["ada"].status().jobs == 0
 
 
 def test_a_cancelled_job_leaves_the_old_revision_and_the_text(make_box, gate):
     box = make_box(on_learn=gate)
     box.open()
-    running = box.service.absorb("ada", "word " * 40, wait=False)
-    waiting = box.service.absorb("ada", "Another text.", wait=False)
+    running = box.service["ada"].absorb("word " * 40, wait=False)
+    waiting = box.service["ada"].absorb("Another text.", wait=False)
     assert gate.reached.wait(30)
     running.cancel()
     waiting.cancel()
@@ -160,9 +160,9 @@ def test_a_cancelled_job_leaves_the_old_revision_and_the_text(make_box, gate):
         with pytest.raises(Cancelled):
             job.wait(30)
         assert isinstance(job.error, Cancelled)
-    status = box.service.status("ada")
+    status = box.service["ada"].status()
     assert (status.head_name, status.document_count, status.last_error) == (None, 2, None)
-    assert box.service.absorb("ada", ["x", "Another text."][1]).tokens == 2
+    assert box.service["ada"].absorb(["x", "Another text."][1]).tokens == 2
 
 
 def test_a_thread_that_does_not_start_leaves_nobody_waiting(box, monkeypatch):
@@ -172,8 +172,8 @@ def test_a_thread_that_does_not_start_leaves_nobody_waiting(box, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(LearningFailed, match=r"text is in the journal: can't start new thread"):
-            box.service.absorb("ada", "Ada keeps bees.")
+            box.service["ada"].absorb("Ada keeps bees.")
         box.service.wait()
-        assert box.service.reply("ada", [Message("user", "Hello?")]).text
-    box.service.resume("ada").wait()
-    assert box.service.status("ada").absorbed_documents == 1
+        assert box.service["ada"].reply([Message("user", "Hello?")]).text
+    box.service["ada"].resume().wait()
+    assert box.service["ada"].status().absorbed_documents == 1

@@ -11,11 +11,11 @@ BIO = "Ada keeps bees on the roof."
 
 
 def test_forgetting_stops_a_text_under_way_and_it_does_not_come_back(box):
-    stream = box.service.generate("ada", "Once upon a time", max_tokens=64)
+    stream = box.service["ada"].generate("Once upon a time", max_tokens=64)
     pieces = iter(stream)
     for _ in range(20):
         next(pieces)
-    box.service.forget("ada")
+    box.service["ada"].forget()
     with pytest.raises(Cancelled, match="forgotten"):
         list(pieces)
     assert box.service.list() == ()
@@ -23,18 +23,18 @@ def test_forgetting_stops_a_text_under_way_and_it_does_not_come_back(box):
 
 
 def test_a_text_under_way_does_not_go_on_in_a_memory_made_again(box):
-    pieces = iter(box.service.generate("ada", "Once upon a time", max_tokens=64))
+    pieces = iter(box.service["ada"].generate("Once upon a time", max_tokens=64))
     for _ in range(20):
         next(pieces)
-    box.service.forget("ada")
-    box.service.absorb("ada", BIO)
+    box.service["ada"].forget()
+    box.service["ada"].absorb(BIO)
     with pytest.raises(Cancelled, match="forgotten"):
         list(pieces)
-    assert [document.text for document in box.service.transcript("ada").documents] == [BIO]
+    assert [document.text for document in box.service["ada"].transcript().documents] == [BIO]
 
 
 def test_a_long_text_is_learned_chunk_by_chunk(box):
-    stream = box.service.generate("ada", "word " * 40, max_tokens=100)
+    stream = box.service["ada"].generate("word " * 40, max_tokens=100)
     text = "".join(stream)
     reply = stream.reply
     assert reply.text == text
@@ -46,29 +46,29 @@ def test_a_long_text_is_learned_chunk_by_chunk(box):
 
 
 def test_a_text_that_repeats_itself_is_kept_and_learned_whole(box):
-    box.service.absorb("ada", "chorus")
+    box.service["ada"].absorb("chorus")
     for _ in range(3):
-        box.service.absorb("ada", Document(" again", continues=True))
-    texts = [document.text for document in box.service.transcript("ada").documents]
+        box.service["ada"].absorb(Document(" again", continues=True))
+    texts = [document.text for document in box.service["ada"].transcript().documents]
     assert texts == ["chorus", " again", " again", " again"]
     assert box.learned == texts
 
 
 def test_a_stopped_text_is_kept(box):
-    stream = box.service.generate("ada", "Once upon ", max_tokens=100)
+    stream = box.service["ada"].generate("Once upon ", max_tokens=100)
     pieces = iter(stream)
     said = "".join(next(pieces) for _ in range(20))
     stream.close()
     assert (stream.reply.text, stream.reply.finish_reason) == (said, "cancelled")
-    documents = box.service.transcript("ada").documents
+    documents = box.service["ada"].transcript().documents
     assert "".join(document.text for document in documents) == "Once upon " + said
-    assert box.service.status("ada").absorbed_documents == 1
+    assert box.service["ada"].status().absorbed_documents == 1
     with pytest.raises(StopIteration):
         next(iter(stream))
 
 
 def test_a_stop_text_ends_a_long_text(box):
     sampling = Sampling(stop=("word20",), ignore_end=True)
-    reply = box.service.generate("ada", max_tokens=100, sampling=sampling).reply
+    reply = box.service["ada"].generate(max_tokens=100, sampling=sampling).reply
     assert reply.finish_reason == "stop"
     assert reply.text.split()[-1] == "word19"

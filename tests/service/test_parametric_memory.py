@@ -1,72 +1,42 @@
-"""The service as a whole: measuring, handles, its life, and many threads."""
+"""The service as a whole: its surface, its life, and many threads."""
 
 import copy
-import math
 import pickle
 import threading
 
 import pytest
 
-from templora_memory import Memory, Message, ParametricMemory, Policy
+from templora_memory import Memory, Message, ParametricMemory, Policy, WithoutMemory
 from templora_memory.errors import (
     Closed,
     InvalidSetting,
-    InvalidText,
-    UnknownMemory,
 )
 from templora_memory.testing import FakeBackend
 
 BIO = "Ada keeps bees on the roof."
 
 
-def test_a_probe_compares_with_the_base_model(box):
-    box.service.absorb("ada", BIO)
-    probe = box.service.probe("ada", "Where are they?", "on the roof.")
-    assert (probe.tokens, probe.recalled) == (3, 1.0)
-    assert probe.gain == pytest.approx(math.log(0.6 / 0.01))
-    none = box.service.probe("ada", "Where are they?", "on the roof.", strength=0)
-    assert none.gain == 0
-    box.service.open("eve")
-    assert box.service.probe("eve", "Where?", "there").gain == 0
-    with pytest.raises(InvalidText):
-        box.service.probe("ada", "Where?", "")
-    with pytest.raises(UnknownMemory):
-        box.service.probe("nobody", "Where?", "there")
+def public(kind):
+    return {name for name in vars(kind) if not name.startswith("_")}
 
 
-def test_a_handle_has_the_verbs_of_its_memory(box, tmp_path):
-    ada = box.service.open("ada")
-    assert (ada.id, ada.service, repr(ada)) == ("ada", box.service, "Memory('ada')")
-    assert ada.status().head_name is None
-    with pytest.raises(UnknownMemory, match="learned nothing"):
-        ada.adapter()
-    first = ada.absorb(BIO).revision
-    job = ada.absorb("Owls sleep in the barn.", wait=False)
-    ada.wait()
-    assert job.done
-    assert ada.head().name == ada.revisions()[-1].name == job.wait().revision
-    assert (ada.adapter() / "report.json").exists()
-    assert ada.probe("Who?", "bees").tokens == 1
-    assert ada.covered([Message("user", "x")]).messages == 0
-    assert ada.rollback(first[:10]).name == first
-    assert ada.generate("x", max_tokens=3).reply.completion_tokens == 3
-    assert ada.rebuild(wait=False).wait().tokens > 0
-    assert ada.export(tmp_path / "x.zip").exists()
-    assert list(ada.stream([Message("user", "x")]))
-    assert isinstance(ada.fork("eve"), Memory)
-    assert ada.forget().ids == ("ada",)
+def test_a_verb_stands_in_one_place():
+    assert public(ParametricMemory) & public(Memory) == {"forget", "wait"}
+    assert public(WithoutMemory) == {"reply", "stream"}
+    with pytest.raises(TypeError):
+        ParametricMemory.forget(None, "ada")  # of a user, by keyword only
 
 
 def test_a_service_is_not_copied_and_not_pickled(box):
-    for value in (box.service, box.service.open("ada")):
+    for value in (box.service, box.service["ada"]):
         copied = copy.deepcopy({"memory": value})["memory"]
         assert getattr(copied, "service", copied) is box.service
         with pytest.raises(TypeError, match="cannot be pickled"):
             pickle.dumps(value)
     assert copy.copy(box.service) is box.service
     for stream in (
-        box.service.stream("ada", [Message("user", "x")]),
-        box.service.generate("ada", max_tokens=1),
+        box.service["ada"].stream([Message("user", "x")]),
+        box.service["ada"].generate(max_tokens=1),
     ):
         with pytest.raises(TypeError, match="cannot be pickled or copied"):
             copy.deepcopy(stream)
@@ -77,7 +47,7 @@ def test_construction_loads_nothing_and_first_use_does(make_box):
     box.service = ParametricMemory(box.backend, box.store, Policy(window=64))
     assert "not loaded" in repr(box.service)
     assert not box.root.exists()
-    box.service.absorb("ada", BIO)
+    box.service["ada"].absorb(BIO)
     assert ", open)" in repr(box.service)
 
 
@@ -107,7 +77,7 @@ def test_a_closed_service_says_so(make_box):
 def test_closing_finishes_background_work(make_box, gate):
     box = make_box(on_learn=gate)
     box.open()
-    job = box.service.absorb("ada", BIO, wait=False)
+    job = box.service["ada"].absorb(BIO, wait=False)
     closing = threading.Thread(target=box.service.close)
     closing.start()
     gate.open.set()
@@ -128,7 +98,7 @@ def test_many_threads_get_the_answers_they_would_get_alone(make_box):  # noqa: C
         history = []
         for number in range(12):
             history.append(Message("user", f"What did {name} say about house number {number}?"))
-            assert box.service.reply(name, history).text
+            assert box.service[name].reply(history).text
             history.append(Message("assistant", f"{name} said something about house {number}."))
 
     box, alone = make_box(), make_box("alone")
@@ -136,14 +106,14 @@ def test_many_threads_get_the_answers_they_would_get_alone(make_box):  # noqa: C
     alone.open(window=64, reply_tokens=24, chunk=16)
     errors, replies = [], {}
     for name in names:
-        box.service.absorb(name, f"The secret of {name} is number{name}.")
+        box.service[name].absorb(f"The secret of {name} is number{name}.")
 
     def run(index):
         name = names[index % 4]
         try:
             for round_ in range(6):
                 question = Message("user", f"What is the secret of {name}? {round_}")
-                replies[index, round_] = box.service.reply(name, [question]).text
+                replies[index, round_] = box.service[name].reply([question]).text
             if index < 4:
                 converse(name)
         except Exception as error:  # noqa: BLE001  # shown by the claim below
@@ -157,14 +127,14 @@ def test_many_threads_get_the_answers_they_would_get_alone(make_box):  # noqa: C
     box.service.wait()
     assert errors == []
     for name in names:
-        alone.service.absorb(name, f"The secret of {name} is number{name}.")
+        alone.service[name].absorb(f"The secret of {name} is number{name}.")
     for (index, round_), text in replies.items():
         name = names[index % 4]
         question = Message("user", f"What is the secret of {name}? {round_}")
-        assert text == alone.service.reply(name, [question]).text
+        assert text == alone.service[name].reply([question]).text
         assert f"number{name}" in text
     for name in names:
-        assert box.service.status(name).last_error is None
+        assert box.service[name].status().last_error is None
         weights = "".join(p.read_text() for p in (box.root / name).rglob("adapter.json"))
         assert not any(f"number{other}" in weights for other in names if other != name)
 
@@ -178,7 +148,7 @@ def test_two_services_on_one_store_lose_nothing(make_box):
     def run(index):
         try:
             for number in range(5):
-                boxes[index].service.absorb("ada", f"Text {number} of {index}.")
+                boxes[index].service["ada"].absorb(f"Text {number} of {index}.")
         except Exception as error:  # noqa: BLE001
             errors.append(error)
 
@@ -188,7 +158,7 @@ def test_two_services_on_one_store_lose_nothing(make_box):
     for thread in threads:
         thread.join(60)
     assert errors == []
-    assert boxes[0].service.status("ada").absorbed_documents == 10
+    assert boxes[0].service["ada"].status().absorbed_documents == 10
 
 
 def test_the_fake_is_named_in_a_repr():

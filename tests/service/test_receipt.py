@@ -24,21 +24,21 @@ def test_a_receipt_lists_every_file_that_went_and_every_copy_that_is_left(
     monkeypatch.setattr(decrypted_cache, "SHARED", shared)
     policy = Policy(window=64, reply_tokens=16, chunk=8)
     with ParametricMemory(FakeBackend(), DirectoryStore(root, key=key), policy) as memory:
-        memory.absorb("eve", "Eve likes rain.")
-        memory.absorb("ada", PLANTED)
+        memory["eve"].absorb("Eve likes rain.")
+        memory["ada"].absorb(PLANTED)
         history = [Message("user", PLANTED), Message("assistant", f"Yes. {PLANTED}")] * 6
-        memory.reply("ada@bob", [*history, Message("user", "Where?")])
-        memory.fork("ada", "copy")
-        memory.export("ada", away / "ada.zip")
+        memory["ada@bob"].reply([*history, Message("user", "Where?")])
+        memory["ada"].fork("copy")
+        memory["ada"].export(away / "ada.zip")
         memory.wait()
         for left in (root / "ada" / ".staging-1" / "adapter.json", away / ".ada.zip.1.partial"):
             left.parent.mkdir(exist_ok=True)
             left.write_text(PLANTED)  # of a process that was killed
         for name in memory.list():
-            assert memory.status(name).bytes
-            memory.search(name, "quince")
+            assert memory[name].status().bytes
+            memory[name].search("quince")
         before = files(tmp_path)
-        receipt = memory.forget("ada")
+        receipt = memory["ada"].forget()
         gone = {path: size for path, size in before.items() if not path.exists()}
         assert receipt.ids == ("ada", "ada@bob")
         listed = {}
@@ -50,7 +50,7 @@ def test_a_receipt_lists_every_file_that_went_and_every_copy_that_is_left(
         assert len(listed) == len(receipt.files) > 8
         assert receipt.forks == ("copy",)
         assert receipt.exports == (str(away / "ada.zip"),)
-        assert memory.forget("copy").files
+        assert memory["copy"].forget().files
         (away / "ada.zip").unlink()
         held = [path.read_bytes() for path in files(tmp_path)]
         assert not any(b"zanzibar" in content or b"quince" in content for content in held)

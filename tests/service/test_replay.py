@@ -17,13 +17,13 @@ def learned(make_box):
     def make(replay):
         box = make_box(f"root-{replay}", context=4096)
         box.open(window=2048, chunk=64, learning=Learning(replay=replay))
-        box.service.absorb("ada", "Ada keeps bees.")
-        box.service.absorb("ada", BOOK)
+        box.service["ada"].absorb("Ada keeps bees.")
+        box.service["ada"].absorb(BOOK)
         talk = [
             Message("assistant" if n % 2 else "user", f"Message number {n} of the talk.")
             for n in range(40)
         ]
-        box.service.absorb("ada", talk)
+        box.service["ada"].absorb(talk)
         return box
 
     return make
@@ -48,8 +48,8 @@ def test_what_continues_a_document_is_one_source_with_it(make_box):
     box = make_box(context=4096)
     box.open(window=2048, chunk=64)
     book = [Document(f"Page {n} of a long book.", continues=n > 0) for n in range(30)]
-    box.service.absorb("ada", "Ada keeps bees.")
-    box.service.absorb("ada", book)
+    box.service["ada"].absorb("Ada keeps bees.")
+    box.service["ada"].absorb(book)
     found = parts(box, count=400, size=100, seed=1)
     assert 80 < sum(items == (Document("Ada keeps bees."),) for items in found) < 140  # a fourth
 
@@ -57,7 +57,7 @@ def test_what_continues_a_document_is_one_source_with_it(make_box):
 def test_a_fraction_is_replayed_for_as_many_chunks(learned):
     box = learned(0.25)
     for number in range(40):
-        box.service.absorb("ada", Document(f"Number {number} is short."))
+        box.service["ada"].absorb(Document(f"Number {number} is short."))
     found = [len(request.replay) for request in box.backend.learned[-40:]]
     assert set(found) == {0, 1}
     assert 4 < sum(found) < 17
@@ -96,8 +96,8 @@ def test_the_service_asks_for_replay_only_where_the_policy_wants_it(learned):
 
 def test_a_copy_replays_only_what_it_has_learned_itself(learned):
     box = learned(1)
-    box.service.absorb("ada@bob", "Bob likes tea.")
-    box.service.absorb("ada@bob", "Bob has a boat.")
+    box.service["ada@bob"].absorb("Bob likes tea.")
+    box.service["ada@bob"].absorb("Bob has a boat.")
     texts = [items[0].text for items in box.backend.learned[-1].replay]
     assert texts == ["Bob likes tea."]
 
@@ -151,7 +151,7 @@ def test_only_what_is_drawn_is_read(make_box, monkeypatch):
     """However long the history is."""
     box = make_box(context=4096)
     box.open(window=2048, chunk=64)
-    box.service.absorb("ada", [Document(f"Number {n} of many.") for n in range(200)])
+    box.service["ada"].absorb([Document(f"Number {n} of many.") for n in range(200)])
     journal = box.store.journal("ada")
     read, found = journal._read, []
     monkeypatch.setattr(journal, "_read", lambda position: found.append(position) or read(position))

@@ -20,44 +20,44 @@ def shown(box):
 
 
 def test_documents_and_turns_are_found_by_their_words(box, talk):
-    box.service.absorb("ada", [Document(BEES), Document(SHIPS)])
-    box.service.absorb("ada", talk(4, question=None))
-    (best, *_) = box.service.search("ada", "When do the ships leave?")
+    box.service["ada"].absorb([Document(BEES), Document(SHIPS)])
+    box.service["ada"].absorb(talk(4, question=None))
+    (best, *_) = box.service["ada"].search("When do the ships leave?")
     assert best.text == SHIPS
     turn = box.service.open("ada").search("house 2", limit=1)[0]
     assert (
         turn.text
         == "user: Question 2 about bees at house 2?\nassistant: Answer 2 is bees number 2."
     )
-    assert box.service.search("ada", "zebra") == ()
-    assert box.service.search("ada", '" OR * NEAR(') == ()
+    assert box.service["ada"].search("zebra") == ()
+    assert box.service["ada"].search('" OR * NEAR(') == ()
 
 
 def test_a_long_document_is_found_in_passages(box):
     text = " ".join(f"House {number} belongs to the family Name{number}." for number in range(200))
-    box.service.absorb("ada", text)
-    (best, *_) = box.service.search("ada", "Name137")
+    box.service["ada"].absorb(text)
+    (best, *_) = box.service["ada"].search("Name137")
     assert "Name137" in best.text
     assert len(best.text) < 400
 
 
 def test_passages_stand_in_the_prompt_within_their_share(box):
-    box.service.absorb("ada", [Document(BEES), Document(SHIPS)])
+    box.service["ada"].absorb([Document(BEES), Document(SHIPS)])
     question = ask("When does the ship leave?")
-    plain = box.service.reply("ada", question)
-    reply = box.service.reply("ada", question, recall_tokens=12)
+    plain = box.service["ada"].reply(question)
+    reply = box.service["ada"].reply(question, recall_tokens=12)
     assert [passage.text for passage in reply.recalled] == [SHIPS]
     assert SHIPS in shown(box)
     assert 0 < reply.prompt_tokens - plain.prompt_tokens <= 12
     assert plain.recalled == ()
-    assert box.service.reply("ada", question, recall_tokens=3).recalled == ()
+    assert box.service["ada"].reply(question, recall_tokens=3).recalled == ()
 
 
 def test_the_share_is_kept_free_while_turns_are_absorbed(make_box, talk):
     box = make_box()
     box.open(window=128, recall_tokens=32)
     for turns in range(1, 30):
-        reply = box.service.reply("ada", talk(turns, question="What was number 0 of the bees?"))
+        reply = box.service["ada"].reply(talk(turns, question="What was number 0 of the bees?"))
         assert reply.prompt_tokens <= 128 - 24
         box.service.wait()
     assert "bees number 0." in reply.recalled[0].text
@@ -66,7 +66,7 @@ def test_the_share_is_kept_free_while_turns_are_absorbed(make_box, talk):
 
 def test_what_stands_in_the_prompt_anyway_is_not_recalled(box, talk):
     history = talk(3)
-    reply = box.service.reply("ada", history, recall_tokens=40)
+    reply = box.service["ada"].reply(history, recall_tokens=40)
     assert reply.recalled == ()  # nothing is absorbed yet
 
 
@@ -74,73 +74,73 @@ def test_an_edited_conversation_recalls_only_itself(make_box, talk):
     box = make_box()
     box.open(window=128, recall_tokens=40)
     old = [*talk(12, about="wasps", question=None), *ask("And wasps?")]
-    box.service.reply("ada", old)
+    box.service["ada"].reply(old)
     edited = [*talk(12, about="ants", question=None), *ask("What about wasps?")]
-    reply = box.service.reply("ada", edited)
+    reply = box.service["ada"].reply(edited)
     assert all("wasps" not in passage.text for passage in reply.recalled)
 
 
 def test_a_pinned_revision_recalls_what_it_has_learned(box):
-    first = box.service.absorb("ada", BEES).revision
-    box.service.absorb("ada", SHIPS)
+    first = box.service["ada"].absorb(BEES).revision
+    box.service["ada"].absorb(SHIPS)
     for revision, expected in ((first, []), ("head", [SHIPS])):
-        reply = box.service.reply("ada", ask("ship"), revision=revision, recall_tokens=20)
+        reply = box.service["ada"].reply(ask("ship"), revision=revision, recall_tokens=20)
         assert [passage.text for passage in reply.recalled] == expected
 
 
 def test_a_memory_that_began_from_another_recalls_its_documents(box):
-    box.service.absorb("ada", BEES)
+    box.service["ada"].absorb(BEES)
     box.service.open("ada@bob")
-    reply = box.service.reply("ada@bob", ask("Who keeps bees?"), recall_tokens=20)
+    reply = box.service["ada@bob"].reply(ask("Who keeps bees?"), recall_tokens=20)
     assert [passage.text for passage in reply.recalled] == [BEES]
 
 
 def test_a_forgotten_memory_is_found_no_more(box):
-    box.service.absorb("ada", BEES)
-    assert box.service.search("ada", "bees")
-    box.service.forget("ada")
+    box.service["ada"].absorb(BEES)
+    assert box.service["ada"].search("bees")
+    box.service["ada"].forget()
     with pytest.raises(UnknownMemory):
-        box.service.search("ada", "bees")
-    box.service.absorb("ada", SHIPS)
-    assert box.service.search("ada", "bees") == ()
+        box.service["ada"].search("bees")
+    box.service["ada"].absorb(SHIPS)
+    assert box.service["ada"].search("bees") == ()
 
 
 def test_an_index_of_a_memory_forgotten_by_another_process_is_dropped(box):
-    box.service.absorb("ada", BEES)
+    box.service["ada"].absorb(BEES)
     old = box.store.manifest("ada")
     searcher = Searcher(box.store)
-    head = box.service.head("ada")
+    head = box.service["ada"].head()
     assert searcher.search(old, "bees", documents=head.documents, dialogue=old.first)
-    box.service.forget("ada")
-    box.service.absorb("ada", SHIPS)
+    box.service["ada"].forget()
+    box.service["ada"].absorb(SHIPS)
     new = box.store.manifest("ada")
     assert searcher.search(new, "bees", documents=head.documents, dialogue=new.first) == ()
     searcher.drop()
 
 
 def test_withdrawn_documents_are_not_found(box):
-    first = box.service.absorb("ada", BEES).revision
-    box.service.absorb("ada", SHIPS)
-    assert box.service.search("ada", "ship")
-    box.service.rollback("ada", first)
-    assert box.service.search("ada", "ship") == ()
+    first = box.service["ada"].absorb(BEES).revision
+    box.service["ada"].absorb(SHIPS)
+    assert box.service["ada"].search("ship")
+    box.service["ada"].rollback(first)
+    assert box.service["ada"].search("ship") == ()
 
 
 def test_bad_settings_are_refused(box):
-    box.service.absorb("ada", BEES)
+    box.service["ada"].absorb(BEES)
     for value in (-1, 1.5, True):
         with pytest.raises(InvalidSetting, match="recall_tokens"):
-            box.service.reply("ada", ask("ship"), recall_tokens=value)
+            box.service["ada"].reply(ask("ship"), recall_tokens=value)
     with pytest.raises(InvalidSetting, match="limit"):
-        box.service.search("ada", "bees", limit=0)
+        box.service["ada"].search("bees", limit=0)
     with pytest.raises(InvalidSetting, match="no room is left"):
         Policy(window=64, reply_tokens=32, recall_tokens=32)
 
 
 def test_a_passage_has_its_source_and_the_better_one_the_higher_score(box):
-    box.service.absorb("ada", [Document(BEES), Document(SHIPS), Document("The ship of pier four.")])
+    box.service["ada"].absorb([Document(BEES), Document(SHIPS), Document("The ship of pier four.")])
     digests = box.store.journal("ada").documents
-    found = box.service.search("ada", "pier four ship bees roof Ada keeps")
+    found = box.service["ada"].search("pier four ship bees roof Ada keeps")
     assert {passage.source for passage in found} == set(digests)
     assert found[0].source == digests[0]
     scores = [passage.score for passage in found]

@@ -156,15 +156,15 @@ def test_an_owner_that_was_replaced_while_it_learned_learns_nothing_twice(machin
         ParametricMemory(slow, machine("a"), policy) as owner,
         ParametricMemory(FakeBackend(), machine("b"), policy) as taker,
     ):
-        job = owner.absorb("ada", "Ada keeps bees.", wait=False)
+        job = owner["ada"].absorb("Ada keeps bees.", wait=False)
         assert learning.wait(60)
         fence(taker._store, "ada")
-        taker.resume("ada").wait()
-        taker.absorb("ada", "Ada sails.")
+        taker["ada"].resume().wait()
+        taker["ada"].absorb("Ada sails.")
         hold.set()
         job.wait()
-        assert owner.head("ada") == taker.head("ada")
-        (folder,) = [taker.adapter("ada")]
+        assert owner["ada"].head() == taker["ada"].head()
+        (folder,) = [taker["ada"].adapter()]
         assert (folder / "adapter.json").read_text() == '["Ada keeps bees.", "Ada sails."]'
 
 

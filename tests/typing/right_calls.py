@@ -31,9 +31,9 @@ def handle(ada: Memory) -> str:
 def service(memory: ParametricMemory) -> int:
     options: ReplyOptions = {"strength": 0.5, "context": ("a text", Document("another"))}
     writing: GenerateOptions = {"max_tokens": 100}
-    memory.reply(None, HISTORY, **options)
-    memory.stream("ada", HISTORY, revision="head", create=False).close()
-    memory.generate("ada", **writing).close()
+    memory.without_memory.reply(HISTORY, **options)
+    memory["ada"].stream(HISTORY, revision="head", create=False).close()
+    memory["ada"].generate(**writing).close()
     window: int = memory.policy.window
     rate: float = memory.policy.learning.learning_rate
     return window + round(rate)

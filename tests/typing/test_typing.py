@@ -50,5 +50,5 @@ def test_a_misspelt_or_wrong_argument_is_a_type_error(errors):
         for number, line in enumerate(lines, start=1)
         if (match := EXPECTED.search(line))
     }
-    assert len(expected) == 15
+    assert len(expected) == 18
     assert {at: code for at, code in errors.items() if at[0] != "right_calls.py"} == expected

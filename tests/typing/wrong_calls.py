@@ -18,9 +18,12 @@ def handle(ada: Memory) -> None:
 
 
 def service(memory: ParametricMemory) -> None:
-    memory.reply("ada", HISTORY, contxt="Today is Monday.")  # error: call-arg
-    memory.stream("ada", HISTORY, max_token=8)  # error: call-arg
-    memory.reply(None, HISTORY, strenght=0.5)  # error: call-arg
-    memory.generate("ada", max_tokens=100, reuses=True)  # error: call-arg
+    memory["ada"].reply(HISTORY, contxt="Today is Monday.")  # error: call-arg
+    memory["ada"].stream(HISTORY, max_token=8)  # error: call-arg
+    memory.without_memory.reply(HISTORY, strenght=0.5)  # error: call-arg
+    memory["ada"].generate(max_tokens=100, reuses=True)  # error: call-arg
+    memory.reply("ada", HISTORY)  # error: attr-defined
+    memory[None].reply(HISTORY)  # error: index
+    memory.forget("ada")  # error: call-arg
     memory.policy.window = 8  # error: misc
     Learning(rank=8)  # error: call-arg

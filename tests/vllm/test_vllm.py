@@ -72,7 +72,7 @@ def ask(adapter=None, **changes):
 
 
 def said(service, memory="ada"):
-    return service.reply(memory, [Message("user", "Who keeps bees?")])
+    return service[memory].reply([Message("user", "Who keeps bees?")])
 
 
 # --- names and paths (S1, S3, S4) ----------------------------------------------------------------
@@ -81,7 +81,7 @@ def said(service, memory="ada"):
 def test_every_revision_has_a_name_and_a_path_of_its_own(service, vllm):
     texts = []
     for number in range(3):
-        service.absorb("ada", f"Text {number}: Ada keeps {number} bees.")
+        service["ada"].absorb(f"Text {number}: Ada keeps {number} bees.")
         texts.append(said(service).text)
     loads = [body for path, body in vllm.calls if path == "/v1/load_lora_adapter"]
     assert len({body["lora_name"] for body in loads}) == len(loads) == 3
@@ -108,7 +108,7 @@ def test_no_memory_id_becomes_a_name(name):
 
 
 def test_ids_reach_the_server_neither_as_name_nor_in_a_request(service, vllm):
-    service.absorb("secret name", "Ada keeps bees.")
+    service["secret name"].absorb("Ada keeps bees.")
     said(service, "secret name")
     names = [body["lora_name"] for _, body in vllm.calls] + [body["model"] for body in vllm.asked]
     assert not any("secret" in name for name in names)
@@ -116,11 +116,11 @@ def test_ids_reach_the_server_neither_as_name_nor_in_a_request(service, vllm):
 
 def test_the_turn_after_an_absorb_answers_with_the_new_revision(service, vllm):
     for text in ("Ada keeps bees.", "Ada sails."):
-        service.absorb("ada", text)
+        service["ada"].absorb(text)
         reply = said(service)
-        assert reply.revision == service.head("ada").name
+        assert reply.revision == service["ada"].head().name
         manifest = service._store.manifest("ada")
-        current = service._absorber.adapter(manifest, manifest.newest)
+        current = service._parts.absorber.adapter(manifest, manifest.newest)
         assert vllm.asked[-1]["model"] == adapter_name(current.version)
 
 
@@ -157,36 +157,36 @@ def test_a_name_in_use_is_not_unloaded(backend, vllm, adapter):
 
 def test_forgetting_unloads_and_names_what_the_server_may_still_hold(service, vllm):
     backend = service._backend
-    service.absorb("ada", "The zanzibar marble.")
-    service.absorb("eve", "Eve sails.")
+    service["ada"].absorb("The zanzibar marble.")
+    service["eve"].absorb("Eve sails.")
     said(service, "ada")
     said(service, "eve")
     (ada,) = [
         n for n in vllm.loaded if "zanzibar" in (vllm.weights[n] / "adapter.json").read_text()
     ]
-    service.forget("ada")
+    service["ada"].forget()
     assert ada not in vllm.loaded
     assert ada in vllm.weights  # as vLLM: the name is gone, the weights are not yet
     assert backend.pending == (ada,)
     for number in range(8):  # until others need the place
-        service.absorb("eve", f"Eve sails to island {number}.")
+        service["eve"].absorb(f"Eve sails to island {number}.")
         said(service, "eve")
     assert ada not in vllm.weights
 
 
 def test_a_receipt_names_every_revision_that_the_server_may_still_hold(service, vllm):
     for number in range(3):  # the first is unloaded for the third: two names are kept
-        service.absorb("ada", f"Marble {number}.")
+        service["ada"].absorb(f"Marble {number}.")
         said(service, "ada")
-    service.absorb("eve", "Eve sails.")
+    service["eve"].absorb("Eve sails.")
     said(service, "eve")
     held = {n for n in vllm.weights if "Marble" in (vllm.weights[n] / "adapter.json").read_text()}
     assert len(held) == 3
-    receipt = service.forget("ada")
+    receipt = service["ada"].forget()
     assert set(receipt.remote) == {f"{vllm.url}/{name}" for name in held}
     assert receipt.as_dict()["remote"] == receipt.remote
     assert service._backend.pending == tuple(one.rsplit("/", 1)[1] for one in receipt.remote)
-    assert len(service.forget("eve").remote) == 1
+    assert len(service["eve"].forget().remote) == 1
 
 
 def test_closing_unloads_everything(vllm, adapter):

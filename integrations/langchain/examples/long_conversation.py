@@ -152,7 +152,7 @@ def likelihood(
     total, tokens = 0.0, 0
     for day in days:
         question = [*shown, Message("user", asked(day))]
-        probe = memory.probe(thread_memory_id(THREAD), question, said[day])
+        probe = memory[thread_memory_id(THREAD)].probe(question, said[day])
         total += probe.with_memory if learned else probe.without_memory
         tokens += probe.tokens
     return total / tokens
@@ -206,7 +206,7 @@ def main() -> None:
         unsaid = [day_sentence(number, other) for number in range(arguments.turns)]
         for arm in arms:
             converse(arm, model, said)
-        status = memory.status(thread_memory_id(THREAD))
+        status = memory[thread_memory_id(THREAD)].status()
         print(f"\n{arguments.turns} turns, window {arguments.window}; learned: ", end="")
         print(f"{status.absorbed_messages} messages, {status.absorbed_tokens} tokens\n")
         print("| | memory | summary | neither |\n| --- | --- | --- | --- |")

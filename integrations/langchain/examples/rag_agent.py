@@ -79,7 +79,7 @@ def main() -> None:
             used = answer.usage_metadata["input_tokens"]
             print(f"\n{text}\n  {answer.text}\n  ({used} prompt tokens)")
         try:
-            learned = memory.transcript(thread_memory_id(THREAD)).messages
+            learned = memory[thread_memory_id(THREAD)].transcript().messages
         except UnknownMemory:
             learned = ()
         asked = [m.content for m in learned if m.role == "user"]

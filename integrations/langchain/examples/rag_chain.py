@@ -55,7 +55,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         ParametricMemory.from_pretrained(given.model, root=given.root or folder) as memory,
     ):
-        memory.absorb("char:orla", BIO)
+        memory["char:orla"].absorb(BIO)
         model = ChatTempLora(model=given.model, memory=memory, max_tokens=48)
         chain = make_chain(model)
         config: Any = {"configurable": {"memory_id": "char:orla"}}
@@ -63,7 +63,7 @@ def main() -> None:
             print(f"\n{question}\n  ", end="")
             for piece in chain.stream(question, config):
                 print(piece, end="", flush=True)
-        kept = memory.transcript("char:orla")
+        kept = memory["char:orla"].transcript()
         texts = [*(d.text for d in kept.documents), *(m.content for m in kept.messages)]
         journalled = [line for line in MANUAL if any(line in text for text in texts)]
         print(f"\n\nlines of the manual in the journal: {len(journalled)}")

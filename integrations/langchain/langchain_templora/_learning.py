@@ -85,7 +85,7 @@ class Teacher:
     def exists(self, memory_id: str) -> bool:
         """Return whether there is such a memory; one on top of a base memory is made on the way."""
         try:
-            self.service.head(memory_id)
+            self.service[memory_id].head()
         except UnknownMemory:
             if self._base is None:
                 return False
@@ -106,7 +106,7 @@ class OneConversation:
             return Known(0, None)
         sizes = [len(teacher.parts(message)) for message in messages[:limit]]
         parts = [part for message in messages[:limit] for part in teacher.parts(message)]
-        covered = teacher.service.covered(memory_id, parts)
+        covered = teacher.service[memory_id].covered(parts)
         left, count = covered.messages, 0
         while left > 0:
             left -= sizes[count]
@@ -120,7 +120,7 @@ class OneConversation:
         if not _teaches(new):
             return None
         teacher.make(memory_id)
-        return teacher.service.absorb(memory_id, teacher.body(messages[:end]), wait=False)
+        return teacher.service[memory_id].absorb(teacher.body(messages[:end]), wait=False)
 
 
 class ManyConversations:
@@ -148,23 +148,24 @@ class ManyConversations:
         """Begin to learn the turns that no conversation has taught yet; None if there are none."""
         teacher = self._teacher
         teacher.make(memory_id)
+        memory = teacher.service[memory_id]
         with self._writer(memory_id):  # the next one goes on from what this one will have learned
-            teacher.service.wait(memory_id)
+            memory.wait()
             _, learned = self._learned(memory_id)
             turns = (tuple(teacher.body(messages[b:e])) for b, e in _turns(messages[:end]))
             new = [message for turn in turns if turn not in learned for message in turn]
             if not _teaches(new):
                 return None
-            head = teacher.service.head(memory_id)
+            head = memory.head()
             after = head.messages if head else 0
-            return teacher.service.absorb(memory_id, new, after=after, wait=False)
+            return memory.absorb(new, after=after, wait=False)
 
     def _learned(self, memory_id: str) -> tuple[str | None, set[tuple[Message, ...]]]:
-        service = self._teacher.service
-        head = service.head(memory_id)
+        memory = self._teacher.service[memory_id]
+        head = memory.head()
         if head is None:
             return None, set()
-        messages = service.transcript(memory_id).messages[: head.messages]
+        messages = memory.transcript().messages[: head.messages]
         starts = [i for i, message in enumerate(messages) if message.role == "user" and i]
         edges = [0, *starts, len(messages)]
         turns = (messages[begin:end] for begin, end in pairwise(edges))
@@ -181,7 +182,7 @@ class ManyConversations:
 def busy(service: ParametricMemory, memory_id: str) -> bool:
     """Return whether a memory is learning in this process."""
     try:
-        return service.status(memory_id).jobs > 0
+        return service[memory_id].status().jobs > 0
     except UnknownMemory:
         return False
 

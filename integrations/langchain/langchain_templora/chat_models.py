@@ -44,6 +44,7 @@ from templora_memory import (
     Message,
     ParametricMemory,
     Reply,
+    ReplyOptions,
     ReplyStream,
     Sampling,
 )
@@ -363,7 +364,7 @@ class ChatTempLora(BaseChatModel):
 
     def _head(self, memory_id: str) -> str | None:
         try:
-            head = self.memory.head(memory_id)
+            head = self.memory[memory_id].head()
         except UnknownMemory:
             return None
         return head.name if head else None
@@ -592,17 +593,17 @@ class _ModelCall:
         service = self.model.memory
         max_tokens = service.policy.reply_tokens if self.max_tokens is None else self.max_tokens
         tools_text = self.model._tools_text(self.tools)  # noqa: SLF001  # one idea in two classes
-        alone = self.memory_id is None or self.revision == BASE
         try:
-            return service.stream(
-                None if alone else self.memory_id,
-                self.history,
+            options = ReplyOptions(
                 context=[tools_text] if tools_text else (),
                 strength=self.strength,
                 sampling=self._held(max_tokens or 1),
                 max_tokens=max_tokens,
-                revision=None if alone else self.revision,
             )
+            if self.memory_id is None or self.revision == BASE:
+                return service.without_memory.stream(self.history, **options)
+            options["revision"] = self.revision
+            return service[self.memory_id].stream(self.history, **options)
         except PromptTooLong as error:
             raise ContextOverflow(str(error)) from error
 

@@ -151,7 +151,7 @@ class TempLoraChatMessageHistory(BaseChatMessageHistory):
     def clear(self) -> None:
         """Forget everything: weights, journal, transcript."""
         with contextlib.suppress(UnknownMemory):  # nothing was learned yet
-            self._memory.forget(self.memory_id)
+            self._memory[self.memory_id].forget()
         self.transcript.clear()
         self._now = None
 

@@ -388,7 +388,7 @@ async def aforget_thread(
 
 def _forget(memory: ParametricMemory, memory_id: str) -> ForgetReceipt:
     try:
-        return memory.forget(memory_id)
+        return memory[memory_id].forget()
     except UnknownMemory:
         return ForgetReceipt(ids=(), files=())
 

@@ -151,7 +151,7 @@ def ask(result: Result, service: ParametricMemory, memory: BaseMemory, told: int
         names = [CALLED[(place + step) % len(CALLED)] for step in (0, 1, 2, 3)]
         try:
             probes = [
-                service.probe("ada", asked, f"Your {ANIMALS[place]} is called {name}.")
+                service["ada"].probe(asked, f"Your {ANIMALS[place]} is called {name}.")
                 for name in names
             ]
         except PromptTooLong:

@@ -79,7 +79,7 @@ def test_a_long_chat_never_overflows_and_its_past_is_known(engine, memory, box):
     gone = texts(memory.get_all(MessageStatus.ARCHIVED))
     assert box.learned == gone != []
     assert len(engine.chat_history) == 50
-    assert box.service.status("ada").absorbed_messages == len(gone)
+    assert box.service["ada"].status().absorbed_messages == len(gone)
 
 
 def test_every_way_to_chat_keeps_the_history(engine, run):

@@ -64,7 +64,7 @@ def test_retrieval_and_a_remembered_conversation(pm, index, user):
     answer = mem.llm.chat(asked)
     assert answer.raw["revision"] == mem.status().revision
     base = mem.llm.for_session(None).chat(asked)
-    told = pm.probe("alice", asked[0].content, mem.get_all()[0].content)
+    told = pm["alice"].probe(asked[0].content, mem.get_all()[0].content)
     assert told.with_memory != told.without_memory
     chat.reset()
     after = mem.llm.chat(asked)
@@ -118,7 +118,7 @@ def test_the_block_beside_others_and_an_agent(pm, index, run):
     run(go())
     block.wait()
     assert block.last_error is None
-    assert pm.status("bob").absorbed_messages > 0
+    assert pm["bob"].status().absorbed_messages > 0
     assert memory.get()
 
 
@@ -138,8 +138,8 @@ def test_the_older_store_and_a_character(pm, tmp_path):
     mem = TempLoraMemory.from_defaults(pm, session_id="character:elara")
     mem.absorb_documents(SimpleDirectoryReader(str(tmp_path)).load_data())
     mem.wait_absorbed()
-    probe = pm.probe("character:elara", "What do you keep?", "Elara keeps owls.")
-    assert probe.revision == pm.head("character:elara").name
+    probe = pm["character:elara"].probe("What do you keep?", "Elara keeps owls.")
+    assert probe.revision == pm["character:elara"].head().name
 
     store.delete_messages("carol")
     assert "carol" not in pm.list()

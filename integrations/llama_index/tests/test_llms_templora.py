@@ -13,6 +13,7 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.prompts import PromptTemplate
+from templora_memory import WithoutMemory
 from templora_memory.errors import InvalidId, InvalidSetting, PromptTooLong, UnknownRevision
 
 from llama_index.memory.templora import TempLoraLLM
@@ -48,7 +49,7 @@ def test_metadata_come_from_the_service(service):
 
 
 def test_every_way_to_ask_gives_the_same_answer(llm, service, asked, run):
-    service.absorb("ada", BIO)
+    service["ada"].absorb(BIO)
     said = llm.chat(asked).message.content
     assert BIO in said
     assert llm.complete("Who keeps bees?").text == said
@@ -69,11 +70,13 @@ def test_every_way_to_ask_gives_the_same_answer(llm, service, asked, run):
 
 
 def test_the_memory_of_the_session_answers_and_of_no_other(llm, service, asked):
-    service.absorb("ada", BIO)
+    service["ada"].absorb(BIO)
     base = llm.for_session(None).chat(asked).message.content
     assert BIO in llm.chat(asked).message.content
     assert base == llm.for_session("eve").chat(asked).message.content
-    assert base == service.reply(None, [{"role": "user", "content": "Who keeps bees?"}]).text
+    assert (
+        base == service.without_memory.reply([{"role": "user", "content": "Who keeps bees?"}]).text
+    )
     assert BIO in llm.for_session(None).chat(asked, session_id="ada").message.content
     assert llm.chat(asked, strength=0).message.content == base
 
@@ -81,7 +84,7 @@ def test_the_memory_of_the_session_answers_and_of_no_other(llm, service, asked):
 def test_concurrent_sessions_answer_as_one_after_the_other(llm, service, user, run):
     names = ["ada", "eve", None]
     for name in names[:2]:
-        service.absorb(name, f"{name} keeps bees and owls.")
+        service[name].absorb(f"{name} keeps bees and owls.")
     asked = [user("Who keeps bees and owls?")]
     models = [llm.for_session(name) for name in names] * 4
     one_by_one = [model.chat(asked).message.content for model in models]
@@ -161,7 +164,7 @@ def test_unusable_options_are_refused(service, asked):
         TempLoraLLM("Qwen/Qwen3-0.6B")
     with pytest.raises(InvalidId, match="looks like a path"):
         TempLoraLLM(service, "../ada").chat(asked)
-    service.absorb("ada", BIO)
+    service["ada"].absorb(BIO)
     with pytest.raises(UnknownRevision):
         TempLoraLLM(service, "ada").chat(asked, revision="f" * 64)
 
@@ -254,15 +257,17 @@ def test_an_error_in_the_model_reaches_every_caller(llm, box, asked, run):
     assert llm.chat(asked).message.content.startswith("I see")
 
 
-def test_an_abandoned_stream_stops_the_model_and_the_next_call_works(llm, box, asked, run):
+def test_an_abandoned_stream_stops_the_model_and_the_next_call_works(
+    llm, box, asked, run, monkeypatch
+):
     streams = []
-    whole = box.service.stream
+    whole = WithoutMemory.stream
 
     def watched(*args, **kwargs):
         streams.append(whole(*args, **kwargs))
         return streams[-1]
 
-    box.service.stream = watched
+    monkeypatch.setattr(WithoutMemory, "stream", watched)
     pieces = llm.stream_chat(asked)
     next(pieces)
     pieces.close()
@@ -277,15 +282,15 @@ def test_an_abandoned_stream_stops_the_model_and_the_next_call_works(llm, box, a
             await task
 
     run(cancelled())
+    assert streams
     for stream in streams:
         assert stream.reply.finish_reason == "cancelled"
-    del box.service.stream
     assert llm.chat(asked).message.content.startswith("I see")
 
 
 def test_a_revision_that_retires_between_asking_and_answering_is_asked_for_again(service, asked):
-    service.absorb("ada", BIO)
-    names = iter(["f" * 64, service.head("ada").name])
+    service["ada"].absorb(BIO)
+    names = iter(["f" * 64, service["ada"].head().name])
     answers = []
 
     class Late(TempLoraLLM):

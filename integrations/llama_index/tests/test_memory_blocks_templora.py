@@ -63,10 +63,10 @@ def test_sessions_learn_apart(block, box, talk, run):
 
     run(go())
     block.wait()
-    assert [m.content for m in box.service.transcript("eve").messages] == texts(
+    assert [m.content for m in box.service["eve"].transcript().messages] == texts(
         talk(2, about="owls")
     )
-    assert box.service.status("ada").absorbed_messages == 4
+    assert box.service["ada"].status().absorbed_messages == 4
 
 
 def test_pending_turns_come_back_as_copies(service, talk, run):
@@ -91,7 +91,7 @@ def test_a_failure_does_not_raise_and_the_text_stays(service, block, user, run):
     assert texts(run(block.aget(session_id="ada"))) == [f"{POISON} one"]
     with pytest.raises(LearningFailed):
         block.absorb_now("ada")
-    assert service.transcript("ada").messages[0].content == f"{POISON} one"
+    assert service["ada"].transcript().messages[0].content == f"{POISON} one"
 
 
 def test_an_id_that_cannot_be_one_is_noted_and_loses_nothing(block, talk, run):

@@ -428,7 +428,7 @@ def test_a_conversation_starts_from_a_character_and_leaves_it_alone(make, box, t
     assert "Elara keeps owls." in chat.llm.chat(asked).message.content
     chat.reset()
     assert "Elara keeps owls." in chat.llm.chat(asked).message.content
-    assert box.service.head("character:elara") is not None
+    assert box.service["character:elara"].head() is not None
     with pytest.raises(UnknownMemory, match="There is no memory 'nobody'"):
         make("eve", base="nobody")
 

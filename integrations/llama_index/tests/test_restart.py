@@ -35,13 +35,13 @@ def test_a_killed_conversation_goes_on_whole(tmp_path, open_memory):
     memory = open_memory(tmp_path, backend)
     rows = memory.get_all()
     assert len(rows) >= 2 * said  # every finished turn is there
-    journal = memory.service.transcript("ada").messages
+    journal = memory.service["ada"].transcript().messages
     shown = memory.get()  # also finds what is missing, and has it learned
     memory.wait_absorbed()
     gone = [row.content for row in memory.get_all(MessageStatus.ARCHIVED)]
-    assert [m.content for m in memory.service.transcript("ada").messages] == gone
+    assert [m.content for m in memory.service["ada"].transcript().messages] == gone
     assert [m.content for m in journal] == gone[: len(journal)]
-    revision = memory.service.head("ada")
+    revision = memory.service["ada"].head()
     (weights,) = (tmp_path / "memories").rglob(f"{revision.name}/adapter.json")
     import json  # noqa: PLC0415
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
-from templora_memory import Message, ParametricMemory, Reply, Sampling
+from templora_memory import Memory, Message, ParametricMemory, Reply, Sampling, WithoutMemory
 from templora_memory.importers import (
     card_text,
     greetings,
@@ -152,14 +152,16 @@ class CharacterReply:
         return [(kind, text) for kind, text in parts if text]
 
     def __iter__(self) -> Iterator[str]:
+        talks: Memory | WithoutMemory
         if self._id is None:
+            talks = self._memory.without_memory
             self._shorten()
         else:
+            talks = self._memory[self._id]
             self._actor.enter(self._memory, self._id)
             if self._options.shows_card:
                 self._halve_card()
-        stream = self._memory.stream(
-            self._id,
+        stream = talks.stream(
             self._sent_body,
             context=[text for _, text in self._system],
             strength=self._options.strength,
@@ -222,7 +224,7 @@ class CharacterReply:
         if self._id is None or revision is None:
             return 0
         revision_record = next(
-            (r for r in self._memory.revisions(self._id) if r.name == revision), None
+            (r for r in self._memory[self._id].revisions() if r.name == revision), None
         )
         return revision_record.messages if revision_record else 0
 

@@ -150,7 +150,7 @@ class ChatHandlers:
     def _learned(self, actor: Actor, persona: Persona, chat: Chat) -> int:
         """Return how many messages of the conversation live in weights."""
         try:
-            return self._studio.memory.covered(actor.pair(persona), chat.messages).messages
+            return self._studio.memory[actor.pair(persona)].covered(chat.messages).messages
         except UnknownMemory:
             return 0
 

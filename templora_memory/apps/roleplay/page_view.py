@@ -95,7 +95,7 @@ class PageView:
 
     def _size(self, actor: Actor) -> int:
         try:
-            return self._studio.memory.status(actor.id).bytes
+            return self._studio.memory[actor.id].status().bytes
         except UnknownMemory:
             return 0
 
@@ -119,7 +119,7 @@ class PageView:
         jobs = 0
         if actor is not None:
             try:
-                jobs = self._studio.memory.status(actor.pair(persona)).jobs
+                jobs = self._studio.memory[actor.pair(persona)].status().jobs
             except UnknownMemory:
                 jobs = 0  # nobody talked yet
         return rendering.status_line(actor, chat, chat.prompt if chat else None, jobs)
@@ -135,14 +135,14 @@ class PageView:
             empty |= {m.plots: "", m.lessons: "", m.revisions: ""}
             return {**empty, m.back: gr.update(visible=False), m.revision: gr.update(choices=[])}
         memory_id = actor.pair(persona) if which == "pair" else actor.id
-        service, chat = self._studio.memory, actor.chat(persona)
+        memory, chat = self._studio.memory[memory_id], actor.chat(persona)
         try:
-            status, history = service.status(memory_id), service.revisions(memory_id)
+            status, history = memory.status(), memory.revisions()
         except UnknownMemory:
             status, history = None, ()
         names = [(f"{row.name[:12]} · {row.tokens:,} tokens", row.name) for row in history]
         return {
-            m.tiles: rendering.figure_tiles(status, actor, chat, service.policy.health_kl),
+            m.tiles: rendering.figure_tiles(status, actor, chat, memory.service.policy.health_kl),
             m.plots: rendering.plots(actor, chat),
             m.lessons: rendering.absorb_log(actor),
             m.revisions: rendering.revisions(history, status.head_name if status else None),

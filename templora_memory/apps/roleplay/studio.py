@@ -171,7 +171,7 @@ class Studio:
 
     def _forget(self, memory_id: str) -> ForgetReceipt:
         try:
-            return self.memory.forget(memory_id)
+            return self.memory[memory_id].forget()
         except UnknownMemory:
             return ForgetReceipt(ids=(), files=())
 
@@ -244,11 +244,11 @@ class Studio:
         character is learned anew on top, from their chats.
 
         Raises:
-            TemploraError: as `ParametricMemory.absorb`; a new character is removed then, too.
+            TemploraError: as `Memory.absorb`; a new character is removed then, too.
         """
-        fresh = actor.id not in self.memory.list() or self.memory.head(actor.id) is None
+        fresh = actor.id not in self.memory.list() or self.memory[actor.id].head() is None
         actor.enter(self.memory, actor.id)
-        job = self.memory.absorb(actor.id, items, create=False, wait=False)
+        job = self.memory[actor.id].absorb(items, create=False, wait=False)
         clean = partial(self._clean, visitor, actor, job, drop=fresh)
         try:
             record = yield from self._follow(job, source)
@@ -277,7 +277,7 @@ class Studio:
         if not old:
             return
         actor.enter(self.memory, actor.pair(persona))
-        job = self.memory.absorb(actor.pair(persona), old, create=False, wait=False)
+        job = self.memory[actor.pair(persona)].absorb(old, create=False, wait=False)
         try:
             record = yield from self._follow(job, f"{len(old)} messages with {persona.name}")
         except GeneratorExit:
@@ -349,7 +349,7 @@ class Studio:
         self.memory.open(actor.id)
         done: list[FactProbe] = []
         for fact in actor.facts:
-            value = _per_token(self.memory.probe(actor.id, fact.question, fact.sentence), base=True)
+            value = _per_token(self.memory[actor.id].probe(fact.question, fact.sentence), base=True)
             reply = self._say(None, fact.question) if fact.answer else ""
             done.append(FactProbe(fact=fact, base=value, now=value, base_reply=reply))
             yield tuple(done)
@@ -360,7 +360,7 @@ class Studio:
         done = list(actor.probes)
         for number, row in enumerate(done):
             value = _per_token(
-                self.memory.probe(actor.id, row.fact.question, row.fact.sentence), base=False
+                self.memory[actor.id].probe(row.fact.question, row.fact.sentence), base=False
             )
             reply = self._say(actor.id, row.fact.question) if row.fact.answer else ""
             done[number] = replace(row, now=value, now_reply=reply)
@@ -372,12 +372,12 @@ class Studio:
         return self.memory.open(actor.pair(persona)).probe(question, answer)
 
     def _say(self, memory_id: str | None, question: str) -> str:
-        reply = self.memory.reply(
-            memory_id,
-            [Message("user", question)],
-            revision="head" if memory_id else None,
-            max_tokens=min(_SAY_TOKENS, self.memory.policy.reply_tokens),
-        )
+        asked = [Message("user", question)]
+        limit = min(_SAY_TOKENS, self.memory.policy.reply_tokens)
+        if memory_id is None:
+            reply = self.memory.without_memory.reply(asked, max_tokens=limit)
+        else:
+            reply = self.memory[memory_id].reply(asked, revision="head", max_tokens=limit)
         return reply.text.strip()
 
     # --- copies and files ----------------------------------------------------------------------
@@ -397,12 +397,12 @@ class Studio:
             absorbs=list(actor.absorbs),
         )
         self.add(visitor, copied)
-        self.memory.fork(actor.id, copied.id)
+        self.memory[actor.id].fork(copied.id)
         if chats:
             for key, chat in actor.chats.items():
                 copied.chats[key] = Chat(messages=list(chat.messages), costs=list(chat.costs))
                 if f"{actor.id}@{key}" in self.memory.list():
-                    self.memory.fork(f"{actor.id}@{key}", f"{copied.id}@{key}")
+                    self.memory[f"{actor.id}@{key}"].fork(f"{copied.id}@{key}")
         visitor.record(f"{copied.label} was made", f"a copy of {actor.label}")
         return copied
 
@@ -412,7 +412,7 @@ class Studio:
         name = (
             "".join(c if c.isalnum() else "_" for c in actor.label)[:40].strip("_") or "character"
         )
-        paths = [self.memory.export(actor.id, folder / f"{name}.templora")]
+        paths = [self.memory[actor.id].export(folder / f"{name}.templora")]
         card = folder / f"{name}.png"
         card.write_bytes(to_png(replace(actor.character, name=actor.label)))
         paths.append(card)
@@ -440,7 +440,7 @@ class Studio:
         try:
             self.memory.import_(path, imported.id)
             self.memory.open(imported.id)  # refuses what was learned on another model
-            documents = self.memory.transcript(imported.id).documents
+            documents = self.memory[imported.id].transcript().documents
             bio = "\n\n".join(item.text for item in documents)
             imported.character = Character(
                 name=label, description=bio, source_format="exported memory"
@@ -470,7 +470,7 @@ class Studio:
         """Make an older revision the newest, of the character or of one of its pairs."""
         if memory_id != actor.id and memory_id not in {f"{actor.id}@{k}" for k in actor.chats}:
             raise ActionRefused("This memory does not belong to the character.")
-        chosen = self.memory.rollback(memory_id, revision)
+        chosen = self.memory[memory_id].rollback(revision)
         if memory_id == actor.id:
             self._rebase(actor)
         visitor.record(f"{actor.label} went back", f"to revision {chosen.name[:12]}")

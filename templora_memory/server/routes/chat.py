@@ -36,6 +36,7 @@ from templora_memory.server.schemas import (
 )
 from templora_memory.server.state import ServerState, StateDep, TenantDep
 from templora_memory.server.tenants import Tenant
+from templora_memory.service.memory import Memory, WithoutMemory
 from templora_memory.service.streams import ReplyStream
 
 router = APIRouter(prefix="/v1", tags=["chat"])
@@ -123,9 +124,10 @@ def _stream_opener(
     )
     max_tokens = chat_request.max_completion_tokens or chat_request.max_tokens
     limit = _max_reply_tokens(service.policy)
+    answers: Memory | WithoutMemory
+    answers = service.without_memory if memory_id is None else service[memory_id]
     return partial(
-        service.stream,
-        memory_id,
+        answers.stream,
         [message.as_message() for message in chat_request.messages],
         context=tuple(chat_request.context),
         strength=chat_request.strength,

@@ -77,7 +77,7 @@ async def list_(
         cards: list[MemoryCard | DamagedMemory] = []
         for memory_id in ids[:limit]:
             try:
-                cards.append(MemoryCard.of(tenant.service.status(memory_id)))
+                cards.append(MemoryCard.of(tenant.service[memory_id].status()))
             except StoreDamaged:
                 error = "A file of this memory is not what was written; see the server's log."
                 cards.append(DamagedMemory(id=memory_id, error=error))
@@ -93,8 +93,9 @@ async def show(memory_id: str, state: StateDep, tenant: TenantDep) -> MemoryDeta
     """Show the counts of a memory and its revisions, oldest first."""
 
     def work() -> MemoryDetail:
-        card = MemoryCard.of(tenant.service.status(memory_id))
-        history = [RevisionCard.of(r) for r in tenant.service.revisions(memory_id)]
+        memory = tenant.service[memory_id]
+        card = MemoryCard.of(memory.status())
+        history = [RevisionCard.of(revision) for revision in memory.revisions()]
         return MemoryDetail(**card.model_dump(), history=history)
 
     return await state.run_file_work(tenant, work)
@@ -103,7 +104,7 @@ async def show(memory_id: str, state: StateDep, tenant: TenantDep) -> MemoryDeta
 @router.get("/memories/{memory_id}/text", summary="Every text of a memory")
 async def text(memory_id: str, state: StateDep, tenant: TenantDep) -> TranscriptBody:
     """Show every text in force: documents, and the messages of the conversation."""
-    transcript = await state.run_file_work(tenant, tenant.service.transcript, memory_id)
+    transcript = await state.run_file_work(tenant, tenant.service[memory_id].transcript)
     return TranscriptBody.of(transcript)
 
 
@@ -207,7 +208,7 @@ async def probe(
             param="question",
         )
     question = body.question or [message.as_message() for message in body.messages or ()]
-    work = partial(tenant.service.probe, memory_id, question, body.answer, strength=body.strength)
+    work = partial(tenant.service[memory_id].probe, question, body.answer, strength=body.strength)
     return ProbeBody.of(await state.run_model_work(tenant, work))
 
 
@@ -219,7 +220,7 @@ async def fork(memory_id: str, body: ForkRequest, state: StateDep, tenant: Tenan
     """Copy a memory, after waiting for its absorbs that are under way."""
 
     def work() -> MemoryCard:
-        copy = tenant.service.fork(memory_id, body.target, revision=body.revision)
+        copy = tenant.service[memory_id].fork(body.target, revision=body.revision)
         return MemoryCard.of(copy.status())
 
     return await state.run_file_work(tenant, work)
@@ -235,9 +236,10 @@ async def rollback(
     """
 
     def work() -> MemoryCard:
-        tenant.service.rollback(memory_id, body.revision)
+        memory = tenant.service[memory_id]
+        memory.rollback(body.revision)
         tenant.jobs.sweep()  # what was cancelled must not begin again at the next start
-        return MemoryCard.of(tenant.service.status(memory_id))
+        return MemoryCard.of(memory.status())
 
     return await state.run_file_work(tenant, work)
 
@@ -268,7 +270,7 @@ def _open_export(tenant: Tenant, memory_id: str) -> tuple[BinaryIO, int]:
     """Export a memory; return the open file and its size in bytes."""
     # open, and removed from its folder already: nothing is left whatever happens to the download
     with tenant.transfer_file() as path:
-        tenant.service.export(memory_id, path)
+        tenant.service[memory_id].export(path)
         return path.open("rb"), path.stat().st_size
 
 
@@ -330,7 +332,7 @@ def _import_file(tenant: Tenant, path: Path, memory_id: str | None) -> MemoryCar
 @router.delete("/memories/{memory_id}", summary="Forget a memory")
 async def forget(memory_id: str, state: StateDep, tenant: TenantDep) -> ForgetBody:
     """Forget a memory, all made from it, and all its `...@user`; replies under way are stopped."""
-    return ForgetBody.of(await state.run_file_work(tenant, tenant.forget, memory_id, None))
+    return ForgetBody.of(await state.run_file_work(tenant, tenant.forget, memory_id))
 
 
 @router.delete("/memories", summary="Forget a user")
@@ -340,4 +342,4 @@ async def forget_user(
     tenant: TenantDep,
 ) -> ForgetBody:
     """Forget all memories `...@user` of this key."""
-    return ForgetBody.of(await state.run_file_work(tenant, tenant.forget, None, user))
+    return ForgetBody.of(await state.run_file_work(tenant, tenant.forget_user, user))

@@ -195,18 +195,18 @@ def test_a_service_keeps_its_promises_and_leaves_nothing(machine, objects, holdi
     policy = Policy(window=64, reply_tokens=16, chunk=8)
     planted = "The zanzibar marble is under the quince."
     with ParametricMemory(FakeBackend(), machine(), policy) as memory:
-        memory.absorb("ada", planted)
+        memory["ada"].absorb(planted)
         history = [Message("user", planted), Message("assistant", f"Yes. {planted}")] * 3
-        assert memory.reply("ada", [*history, Message("user", "Where?")]).text
-        memory.fork("ada", "copy")
-        memory.rebuild("copy")
-        memory.rollback("ada", memory.revisions("ada")[0].name)
-        memory.export("ada", tmp_path / "ada.zip")
+        assert memory["ada"].reply([*history, Message("user", "Where?")]).text
+        memory["ada"].fork("copy")
+        memory["copy"].rebuild()
+        memory["ada"].rollback(memory["ada"].revisions()[0].name)
+        memory["ada"].export(tmp_path / "ada.zip")
         again = memory.import_(tmp_path / "ada.zip", "again")
-        assert again.transcript() == memory.transcript("ada")
+        assert again.transcript() == memory["ada"].transcript()
         assert {name.partition("/")[0] for name in holding()} == {"shared", "ada.zip"}
         for name in memory.list():
-            memory.forget(name)
+            memory[name].forget()
         assert objects.keys() == []
         assert holding() == ["ada.zip"]
         assert files(tmp_path / "a") == {}

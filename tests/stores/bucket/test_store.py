@@ -70,16 +70,16 @@ def test_no_byte_of_a_planted_sentence_is_left(bucket, s3, keys, tmp_path):
     policy = Policy(window=64, reply_tokens=16, chunk=8)
     store = ObjectStore(URL, cache=tmp_path / "a")
     with ParametricMemory(FakeBackend(), store, policy) as service:
-        service.absorb("eve", "Eve likes rain.")
-        service.absorb("ada", planted)
+        service["eve"].absorb("Eve likes rain.")
+        service["ada"].absorb(planted)
         history = [Message("user", planted), Message("assistant", f"Yes. {planted}")] * 6
-        service.reply("ada", [*history, Message("user", "Where?")])
-        service.fork("ada", "ada@bob")
-        service.absorb("ada@bob", planted + " Really.")
-        service.rebuild("ada")
+        service["ada"].reply([*history, Message("user", "Where?")])
+        service["ada"].fork("ada@bob")
+        service["ada@bob"].absorb(planted + " Really.")
+        service["ada"].rebuild()
         service.wait()
         assert holds(b"zanzibar")
-        receipt = service.forget("ada")
+        receipt = service["ada"].forget()
         assert receipt.bytes > 0
         assert not holds(b"zanzibar")
         assert not holds(b"quince")

@@ -105,20 +105,20 @@ def test_a_service_keeps_its_promises_and_leaves_nothing(root, copies, tmp_path)
     policy = Policy(window=64, reply_tokens=16, chunk=8)
     planted = "The zanzibar marble is under the quince."
     with ParametricMemory(FakeBackend(), opened(root), policy) as memory:
-        memory.absorb("ada", planted)
+        memory["ada"].absorb(planted)
         history = [Message("user", planted), Message("assistant", f"Yes. {planted}")] * 6
-        assert memory.reply("ada", [*history, Message("user", "Where?")]).text
-        memory.fork("ada", "copy")
-        memory.rebuild("copy")
-        memory.rollback("ada", memory.revisions("ada")[0].name)
-        memory.export("ada", tmp_path / "ada.zip")
+        assert memory["ada"].reply([*history, Message("user", "Where?")]).text
+        memory["ada"].fork("copy")
+        memory["copy"].rebuild()
+        memory["ada"].rollback(memory["ada"].revisions()[0].name)
+        memory["ada"].export(tmp_path / "ada.zip")
         again = memory.import_(tmp_path / "ada.zip", "again")
-        assert again.transcript() == memory.transcript("ada")
-        assert memory.search("ada", "quince")
+        assert again.transcript() == memory["ada"].transcript()
+        assert memory["ada"].search("quince")
         assert holding(root) == []
         assert holding(copies)
         for name in memory.list():
-            memory.forget(name)
+            memory[name].forget()
         assert files(root) == []
         assert holding(copies) == []
     assert holding(tmp_path, b"AES-256-GCM") == []
@@ -186,7 +186,7 @@ def test_a_lost_or_damaged_key_is_named_and_restoring_it_is_enough(store, root, 
             wrong if isinstance(wrong, bytes) else json.dumps(wrong(json.loads(whole))).encode()
         )
     with closing(ParametricMemory(FakeBackend(), opened(root))) as service:  # others can be used
-        service.absorb("eve", "Eve likes rain.")
+        service["eve"].absorb("Eve likes rain.")
     with pytest.raises(StoreDamaged, match=rf"key\.json.*{error_text}"):
         opened(root).journal("ada")
     path.write_bytes(whole)

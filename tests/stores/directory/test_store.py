@@ -327,18 +327,18 @@ def test_no_byte_of_a_planted_sentence_is_left(tmp_path):
     backend = FakeBackend()
     policy = Policy(window=64, reply_tokens=16, chunk=8)
     with ParametricMemory(backend, DirectoryStore(root), policy) as service:
-        service.absorb("eve", "Eve likes rain.")
-        service.absorb("ada", secret)
+        service["eve"].absorb("Eve likes rain.")
+        service["ada"].absorb(secret)
         history = [Message("user", secret), Message("assistant", f"Yes. {secret}")] * 6
-        service.reply("ada", [*history, Message("user", "Where?")])
-        service.fork("ada", "ada@bob")
-        service.absorb("ada@bob", secret + " Really.")
-        service.rebuild("ada")
+        service["ada"].reply([*history, Message("user", "Where?")])
+        service["ada"].fork("ada@bob")
+        service["ada@bob"].absorb(secret + " Really.")
+        service["ada"].rebuild()
         service.wait()
         (root / "ada" / ".staging-1").mkdir()
         (root / "ada" / ".staging-1" / "adapter.json").write_text(secret)
         assert holds(root, b"zanzibar")
-        receipt = service.forget("ada")
+        receipt = service["ada"].forget()
         assert {file.path.split("/")[0] for file in receipt.files} == {"ada", "ada@bob"}
         assert not holds(root, b"zanzibar")
         assert not holds(root, b"quince")
@@ -360,7 +360,7 @@ def test_the_receipt_lists_exactly_what_was_there(store):
 
 def test_a_report_and_a_manifest_hold_no_text(tmp_path):
     with ParametricMemory(FakeBackend(), DirectoryStore(tmp_path / "root")) as service:
-        service.absorb("ada", "The zanzibar marble.")
+        service["ada"].absorb("The zanzibar marble.")
         for path in (tmp_path / "root").rglob("*.json"):
             if path.name != "adapter.json":
                 assert "zanzibar" not in path.read_text()

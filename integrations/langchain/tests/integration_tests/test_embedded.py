@@ -20,7 +20,7 @@ from langchain_core.runnables import RunnablePassthrough
 from langchain_core.runnables.history import RunnableWithMessageHistory
 from langchain_core.tools import create_retriever_tool
 from langgraph.checkpoint.sqlite import SqliteSaver
-from templora_memory import Message
+from templora_memory import Message, WithoutMemory
 
 from langchain_templora import ChatTempLora, TempLoraChatMessageHistory
 from langchain_templora.classic import ParametricConversationMemory
@@ -52,7 +52,7 @@ def model(tiny):
 @pytest.fixture(scope="session")
 def orla(tiny):
     """A character whose bio is learned once for all tests."""
-    tiny.absorb("char:orla", BIO)
+    tiny["char:orla"].absorb(BIO)
     return "char:orla"
 
 
@@ -76,11 +76,11 @@ def test_an_agent_with_a_base_memory_and_a_retriever_as_a_tool(tiny, model, orla
             state = agent.invoke({"messages": [{"role": "user", "content": text}]}, config("bob-1"))
     answer = state["messages"][-1]
     assert answer.response_metadata["memory_id"] == "thread:bob-1"
-    assert answer.response_metadata["memory_revision"] == tiny.revisions("thread:bob-1")[-2].name
+    assert answer.response_metadata["memory_revision"] == tiny["thread:bob-1"].revisions()[-2].name
     assert answer.response_metadata["absorbed_tokens"] > 0
-    assert tiny.status("thread:bob-1").origin == orla
+    assert tiny["thread:bob-1"].status().origin == orla
     assert len(state["messages"]) == 8
-    said = [m.content for m in tiny.transcript("thread:bob-1").messages if m.role == "user"]
+    said = [m.content for m in tiny["thread:bob-1"].transcript().messages if m.role == "user"]
     assert said == ["Hi, I am Bob.", "My dog is called Finn.", "The sea is calm."]
 
 
@@ -101,11 +101,11 @@ def test_a_bio_in_weights_and_retrieved_text_in_the_prompt(tiny, model, orla, bm
     with_memory = {"configurable": {"memory_id": orla}}
     pieces = list(chain.stream("How do I light the lamp?", with_memory))
     assert "".join(pieces)
-    journal = tiny.transcript(orla)
+    journal = tiny[orla].transcript()
     assert [d.text for d in journal.documents] == [BIO]
     assert not any("brass valve" in m.content for m in journal.messages[:-1])
     asked, said = "Where do you live?", "I live in Heron Cove."
-    assert tiny.probe(orla, asked, said).gain > 0.2
+    assert tiny[orla].probe(asked, said).gain > 0.2
 
 
 @pytest.mark.filterwarnings(OLD)
@@ -136,13 +136,13 @@ def test_a_classic_chain(tiny, model):
     chain = ConversationChain(llm=model.with_memory("classic", "head"), memory=memory)
     for text in ("My name is Bob.", "I like bees.", "I sail."):
         assert chain.invoke({"input": text})["response"] is not None
-    assert tiny.head("classic").messages == 4
+    assert tiny["classic"].head().messages == 4
 
 
 def test_streams_at_once_equal_the_answers_one_by_one(tiny, model):
     names = [f"keeper {number}" for number in range(4)]
     for name in names:
-        tiny.absorb(name, [Message("user", "Who are you?"), Message("assistant", f"I am {name}.")])
+        tiny[name].absorb([Message("user", "Who are you?"), Message("assistant", f"I am {name}.")])
     pinned = model.bind(memory_revision="head")
     jobs = [(name, f"What is {number}?") for name in names for number in range(4)]
 
@@ -163,7 +163,7 @@ def test_learning_one_memory_changes_no_answer_of_another(tiny, model, orla):
     pinned = model.with_memory(orla, "head")
     before = pinned.invoke("Where do you live?").text
     other = [Message("user", "Where is the kite?"), Message("assistant", "In the red box.")] * 20
-    job = tiny.absorb("someone else", other, wait=False)
+    job = tiny["someone else"].absorb(other, wait=False)
     during = [pinned.invoke("Where do you live?").text]
     while not job.done:
         during.append(pinned.invoke("Where do you live?").text)
@@ -174,13 +174,13 @@ def test_learning_one_memory_changes_no_answer_of_another(tiny, model, orla):
 
 def test_an_abandoned_stream_frees_the_model(tiny, model, monkeypatch):
     seen = []
-    start = tiny.stream
+    start = WithoutMemory.stream
 
     def watched(*args, **kwargs):
         seen.append(start(*args, **kwargs))
         return seen[-1]
 
-    monkeypatch.setattr(tiny, "stream", watched)
+    monkeypatch.setattr(WithoutMemory, "stream", watched)
     long = model.model_copy(update={"max_tokens": 900})
     stream = long.stream("Tell me a long story.")
     next(stream)

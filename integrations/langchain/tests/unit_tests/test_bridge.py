@@ -17,7 +17,7 @@ def memory(tmp_path):
 
 
 async def test_pieces_come_before_the_reply_that_holds_them_all(memory):
-    *parts, reply = [item async for item in pieces(lambda: memory.stream(None, QUESTION))]
+    *parts, reply = [item async for item in pieces(lambda: memory.without_memory.stream(QUESTION))]
     assert isinstance(reply, Reply)
     assert "".join(parts) == reply.text
 

@@ -12,7 +12,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 from pydantic import BaseModel, ValidationError
-from templora_memory import Memory, ParametricMemory
+from templora_memory import ParametricMemory
 from templora_memory.errors import ModelNotFound, UnknownMemory, UnknownRevision
 from templora_memory.testing import FakeBackend
 
@@ -25,8 +25,8 @@ ASKED = "Who keeps bees?"
 
 @pytest.fixture
 def ada(box):
-    box.service.absorb("ada", "Ada keeps bees on the roof.")
-    box.service.absorb("eve", "Eve keeps owls in the barn.")
+    box.service["ada"].absorb("Ada keeps bees on the roof.")
+    box.service["eve"].absorb("Eve keeps owls in the barn.")
     return box
 
 
@@ -78,7 +78,7 @@ def test_the_configured_memory_answers_on_every_way_in(ada, way):
     assert "Ada keeps bees on the roof." in answer.text
     about = answer.response_metadata
     assert about["memory_id"] == "ada"
-    assert about["memory_revision"] == ada.service.head("ada").name
+    assert about["memory_revision"] == ada.service["ada"].head().name
     assert about["absorbed_tokens"] == 6
     assert about["finish_reason"] == "stop"
     assert about["model_provider"] == "templora"
@@ -158,10 +158,10 @@ def test_the_memory_id_shows_in_a_chains_configuration(ada):
 
 
 def test_a_pinned_revision_answers_verbatim_and_learns_nothing(ada, talk):
-    first = ada.service.head("ada").name
-    ada.service.absorb("ada", "Ada sails on Sundays.")
+    first = ada.service["ada"].head().name
+    ada.service["ada"].absorb("Ada sails on Sundays.")
     for revision, expected in (
-        ("head", ada.service.head("ada").name),
+        ("head", ada.service["ada"].head().name),
         (first, first),
         ("base", None),
     ):
@@ -170,7 +170,7 @@ def test_a_pinned_revision_answers_verbatim_and_learns_nothing(ada, talk):
         assert answer.response_metadata["memory_revision"] == expected
         assert answer.response_metadata["memory_id"] == "ada"
         assert len(ada.shown) == 7
-    assert ada.service.status("ada").message_count == 0
+    assert ada.service["ada"].status().message_count == 0
     assert ada.model.with_memory("new", "head").invoke(ASKED).text.count("no memory") == 1
     with pytest.raises(UnknownRevision, match="has no revision 'f00"):
         ada.model.invoke(ASKED, memory_id="ada", memory_revision="f00")
@@ -185,7 +185,7 @@ def test_a_cache_never_serves_an_older_memory(ada, revision):
     asked = len(ada.backend.requests)
     assert model.invoke(ASKED).text == before.text
     assert len(ada.backend.requests) == asked
-    ada.service.absorb("ada", "Who keeps bees? Zoe keeps bees now.")
+    ada.service["ada"].absorb("Who keeps bees? Zoe keeps bees now.")
     after = model.invoke(ASKED)
     assert len(ada.backend.requests) == asked + 1
     assert after.response_metadata["memory_revision"] != before.response_metadata["memory_revision"]
@@ -267,7 +267,7 @@ def test_unknown_options_and_other_models_are_refused(ada):
     with pytest.raises(ValueError, match="ends with a message of the assistant"):
         ada.model.invoke([HumanMessage("x"), AIMessage("y")])
     with pytest.raises(ValidationError, match="instance of ParametricMemory"):
-        ChatTempLora(memory=Memory(ada.service, "ada"))
+        ChatTempLora(memory=ada.service["ada"])
 
 
 def test_tokens_are_counted_by_the_model_without_a_network(ada, talk):
@@ -385,7 +385,7 @@ def test_64_streams_at_once_over_8_memories_equal_the_answers_one_by_one(make_bo
     box = make_box()
     names = [f"memory {number}" for number in range(8)]
     for name in names:
-        box.service.absorb(name, f"The keeper of {name} sings.")
+        box.service[name].absorb(f"The keeper of {name} sings.")
     config = [{"configurable": {"memory_id": name}} for name in names]
     asked = [f"Who is the keeper, {number}?" for number in range(8)]
     pinned = box.model.bind(memory_revision="head")
@@ -511,7 +511,7 @@ def test_callbacks_see_each_piece_once_and_the_memory_among_the_parameters(ada):
     assert "".join(seen.tokens) == answer.text
     params = seen.starts[0]["invocation_params"]
     assert params["memory_id"] == "ada"
-    assert params["memory_head"] == ada.service.head("ada").name
+    assert params["memory_head"] == ada.service["ada"].head().name
     assert seen.starts[0]["metadata"]["ls_provider"] == "templora"
 
 

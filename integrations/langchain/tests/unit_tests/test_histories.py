@@ -101,7 +101,7 @@ def test_the_revision_is_the_one_of_the_window(box, make_chain):
     before = histories["bob"].revision
     answer = ask(chain, 4)
     assert answer.response_metadata["memory_revision"] == before
-    assert histories["bob"].revision == box.service.head("bob").name != before
+    assert histories["bob"].revision == box.service["bob"].head().name != before
 
 
 @pytest.mark.parametrize("way", ["stream", "ainvoke", "astream"])
@@ -129,7 +129,7 @@ def test_sessions_do_not_meet_and_an_empty_one_is_refused(box, make_chain):
         ask(chain, number, "bob")
         ask(chain, number, "eve")
     for name, other in (("bob", "eve"), ("eve", "bob")):
-        texts = [m.content for m in box.service.transcript(name).messages]
+        texts = [m.content for m in box.service[name].transcript().messages]
         assert texts
         assert not any(f"of {other}?" in text for text in texts)
     with pytest.raises(ValueError, match="session_id is empty"):
@@ -264,7 +264,7 @@ def test_settings_of_both_kinds_reach_the_classic_memory(box):
 
 
 def test_a_classic_chain_does_not_pass_its_configuration_on(box):
-    box.service.absorb("ada", "Ada keeps bees.")
+    box.service["ada"].absorb("Ada keeps bees.")
     chain = LLMChain(llm=box.model, prompt=PromptTemplate.from_template("{x}"))
     chain.invoke({"x": "Who?"}, {"configurable": {"memory_id": "ada"}})
     assert adapter(box) is None

@@ -61,7 +61,7 @@ def revision(message):
 
 
 def names(box, memory_id="thread:t"):
-    return {revision.name for revision in box.service.revisions(memory_id)}
+    return {revision.name for revision in box.service[memory_id].revisions()}
 
 
 def shown_roles(box):
@@ -153,7 +153,7 @@ def test_a_fork_gets_the_revision_of_its_own_past(make_box, make_agent):
     box = make_box(keep_revisions=20)
     agent = make_agent(box, **EAGER)
     chat(agent, 8)
-    names = {r.messages: r.name for r in box.service.revisions("thread:t")}
+    names = {r.messages: r.name for r in box.service["thread:t"].revisions()}
     assert set(names) == {2, 4, 6, 8, 10, 12, 14}
     past = {
         len(s.values.get("messages", ())): s.config
@@ -301,7 +301,7 @@ def test_threads_have_memories_of_their_own(box, make_agent):
     chat(agent, 4, "one", "bees")
     chat(agent, 4, "two", "owls")
     assert box.service.list() == ("thread:one", "thread:two")
-    texts = [t.content for t in box.service.transcript("thread:two").messages]
+    texts = [t.content for t in box.service["thread:two"].transcript().messages]
     assert not any("bees" in text for text in texts)
 
 
@@ -319,7 +319,7 @@ def test_thread_ids_of_every_kind_make_different_memories(box):
 def test_one_memory_a_user_over_many_threads(box, make_agent):
     agent = make_agent(box, memory_id="user:bob", scope="shared", **EAGER)
     chat(agent, 4, "one", "bees")
-    head = box.service.head("user:bob")
+    head = box.service["user:bob"].head()
     first = say(agent, "A new thread?", "two")
     assert revision(first) == head.name
     assert [m.role for m in box.shown] == ["system", "user"]
@@ -327,7 +327,7 @@ def test_one_memory_a_user_over_many_threads(box, make_agent):
     texts = " ".join(box.backend._texts(box.backend.requests[-1].adapter))
     assert "bees" in texts
     assert "owls" in texts
-    head = box.service.head("user:bob")
+    head = box.service["user:bob"].head()
     assert revision(say(agent, "Back again?", "one")) == head.name
     assert len(box.shown) <= 6
     assert len(box.learned) == len(set(box.learned))
@@ -378,19 +378,19 @@ def test_two_memories_in_one_agent_the_first_answers_both_learn(box):
     answer = chat(agent, 5)[-1]
     assert answer.response_metadata["memory_id"] == "thread:t"
     assert revision(answer) in names(box)
-    assert box.service.head("user:bob").messages >= 4
+    assert box.service["user:bob"].head().messages >= 4
     assert len(box.shown) <= 4
 
 
 def test_new_memories_start_from_a_base_memory(box, make_agent):
-    box.service.absorb("char:ada", "Ada keeps bees on the roof.")
+    box.service["char:ada"].absorb("Ada keeps bees on the roof.")
     agent = make_agent(box, base_memory="char:ada", **EAGER)
     assert "Ada keeps bees on the roof." in say(agent, "Who keeps bees?").text
     answer = chat(agent, 4)[-1]
     texts = " ".join(box.backend._texts(box.backend.requests[-1].adapter))
     assert "roof" in texts
     assert "Question 0" in texts
-    assert box.service.status("thread:t").origin == "char:ada"
+    assert box.service["thread:t"].status().origin == "char:ada"
     assert revision(answer) in names(box)
     missing = make_agent(box, base_memory="char:nobody")
     with pytest.raises(UnknownMemory, match="char:nobody"):
@@ -431,7 +431,7 @@ def test_beside_summarisation_it_warns_once_and_uses_no_stale_memory(make_box, m
         answers = chat(agent, 12)
     assert len([w for w in warned if w.category is UserWarning]) == 1
     body = agent.get_state(config()).values["messages"]
-    newest = {r.name: r.messages for r in box.service.revisions("thread:t")}
+    newest = {r.name: r.messages for r in box.service["thread:t"].revisions()}
     assert newest.get(revision(answers[-1]), 0) < len(body)
 
 

@@ -184,7 +184,7 @@ class Conversation:
 
     def _journal(self) -> tuple[Message, ...]:
         try:
-            return self.service.transcript(self.session_id).messages
+            return self.service[self.session_id].transcript().messages
         except UnknownMemory:
             return ()
 
@@ -197,7 +197,7 @@ class Conversation:
         """Return how many messages from the beginning are learned, and by which revision."""
         self._prepare()
         try:
-            newest = self.service.head(self.session_id)
+            newest = self.service[self.session_id].head()
         except UnknownMemory:
             self._head, self._known = None, (0, None)
             return self._known
@@ -205,7 +205,7 @@ class Conversation:
         if self._known is None or head != self._head:
             self.attach(self._active)
             shown = [m for m in map(self._extract.message, self._active) if m]
-            covered = self.service.covered(self.session_id, [*self._messages(), *shown])
+            covered = self.service[self.session_id].covered([*self._messages(), *shown])
             revision = covered.revision
             self._head = head
             self._known = (covered.messages, revision.name if revision else None)
@@ -266,7 +266,7 @@ class Conversation:
                     return self._jobs[-1][0]
                 if not retry:
                     return None
-            job = self.service.absorb(self.session_id, messages, exact=True, wait=False)
+            job = self.service[self.session_id].absorb(messages, exact=True, wait=False)
             self._asked = len(messages)
             self._follow(job, len(messages) - learned)
             return job
@@ -351,7 +351,7 @@ class Conversation:
         """Delete the memory with everything made from it, and begin anew."""
         with self._lock:
             try:
-                self.service.forget(self.session_id)
+                self.service[self.session_id].forget()
             except UnknownMemory:
                 _log.debug("nothing was learned into %r yet", self.session_id)
             self.restart()

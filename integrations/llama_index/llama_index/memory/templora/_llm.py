@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from functools import partial
 from os import PathLike
 from typing import Any, NoReturn
 
@@ -29,7 +28,15 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools.types import BaseTool
 from llama_index.core.types import BaseOutputParser, PydanticProgramMode
-from templora_memory import Message, ParametricMemory, Policy, Reply, ReplyStream, Sampling
+from templora_memory import (
+    Message,
+    ParametricMemory,
+    Policy,
+    Reply,
+    ReplyOptions,
+    ReplyStream,
+    Sampling,
+)
 from templora_memory.errors import PromptTooLong, UnknownMemory, UnknownRevision
 from templora_memory.tool_calls import describe_tools, template_description
 
@@ -253,18 +260,17 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
         sampling = _options(merged)
         max_tokens = merged.get("max_new_tokens", merged.get("max_tokens", self.max_new_tokens))
         session_id = merged.get("session_id", self.session_id)
-        start = partial(
-            self._pm.stream,
-            history=messages,
-            strength=merged.get("strength", 1.0),
-            sampling=sampling,
-            max_tokens=max_tokens,
+        reply_options = ReplyOptions(
+            strength=merged.get("strength", 1.0), sampling=sampling, max_tokens=max_tokens
         )
         try:
             for attempt in range(_TRIES):
                 revision = merged.get("revision") or self._revision(session_id)
                 try:
-                    return start(session_id if revision else None, revision=revision)
+                    reply_options["revision"] = revision
+                    if session_id is None or not revision:
+                        return self._pm.without_memory.stream(messages, **reply_options)
+                    return self._pm[session_id].stream(messages, **reply_options)
                 except (UnknownRevision, UnknownMemory):
                     if "revision" in merged or attempt == _TRIES - 1:
                         raise
@@ -286,7 +292,7 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
         if bound is not None:
             return bound.revision
         try:
-            head = self._pm.head(session_id)
+            head = self._pm[session_id].head()
         except UnknownMemory:
             return None
         return head.name if head else None

@@ -424,7 +424,7 @@ class TempLoraMemory(Memory):
         documents = [_document(doc) for doc in docs]
         if not documents:
             raise ValueError("There is nothing to absorb: the list of documents is empty.")
-        job = self.service.absorb(self.session_id, documents, wait=False)
+        job = self.service[self.session_id].absorb(documents, wait=False)
         self._conversation.follow(job, len(documents))
         if self._block.absorb_mode == "blocking":
             job.wait()
@@ -456,7 +456,7 @@ def _session(service: ParametricMemory, session_id: str | None, llm: TempLoraLLM
         )
     name = session_id or asked or str(uuid.uuid4())
     try:
-        service.head(name)  # raises on an id that cannot be one
+        service[name].head()  # raises on an id that cannot be one
     except UnknownMemory:
         return name
     return name
