@@ -57,6 +57,7 @@ from templora_memory.stores.bucket.local_cache import LocalCache
 from templora_memory.stores.bucket.location import Location, Locations
 from templora_memory.stores.bucket.s3 import Bucket, ObjectEntry, PreconditionFailed
 from templora_memory.stores.bucket.transfer import BucketTransfer
+from templora_memory.stores.conflicts import changed, check_epoch, exists
 from templora_memory.stores.decrypted_cache import DecryptedCache
 from templora_memory.stores.encryption_key import KEY_FILE, Key
 from templora_memory.stores.integrity import corrupted, corrupted_file, retired
@@ -541,7 +542,7 @@ class ObjectStore:
 
     def _refuse_existing(self, name: str, memory_id: str) -> None:
         if self._bucket.get(name + JSON) is not None:
-            raise _exists(memory_id)
+            raise exists(memory_id)
 
     def _put_first(
         self, manifest: Manifest, location: Location, commits: Mapping[str, str]
@@ -551,7 +552,7 @@ class ObjectStore:
         try:
             self._bucket.put(key, body, replacing=None)
         except PreconditionFailed:
-            raise _exists(manifest.id) from None
+            raise exists(manifest.id) from None
 
     def _copy_revisions(
         self, origin: _StoredManifest, manifest: Manifest, location: Location
@@ -641,7 +642,7 @@ class ObjectStore:
         try:
             etag = self._bucket.put(key, body, replacing=stored.etag)
         except PreconditionFailed:
-            raise _changed(manifest) from None
+            raise changed(manifest) from None
         current, previous = set(named.values()), set(stored.commits.values())
         prefix = f"{path}/revisions/"
         outdated = []
@@ -657,13 +658,7 @@ class ObjectStore:
     def _check_epoch(self, manifest: Manifest, epoch: int) -> _StoredManifest:
         """Return the stored manifest, which must be of this memory and at this epoch."""
         stored = self._existing(manifest.id)
-        if not stored.manifest.same_memory(manifest):
-            raise Conflict(
-                f"Memory {manifest.id!r} was forgotten and made again by another writer: "
-                "read it again and retry."
-            )
-        if stored.manifest.epoch != epoch:
-            raise _changed(manifest, f" (epoch {stored.manifest.epoch}, expected {epoch})")
+        check_epoch(stored.manifest, manifest, epoch)
         return stored
 
     # --- removing and moving -------------------------------------------------------------------
@@ -785,15 +780,5 @@ def _checked_lines(path: Path, first: str) -> list[bytes]:
 # --- errors ------------------------------------------------------------------------------------
 
 
-def _exists(memory_id: str) -> Conflict:
-    return Conflict(f"Memory {memory_id!r} exists already: forget it first, or use another id.")
-
-
 def _busy(memory_id: str) -> Conflict:
     return Conflict(f"Others write to {memory_id!r} all the time: try again.")
-
-
-def _changed(manifest: Manifest, detail: str = "") -> Conflict:
-    return Conflict(
-        f"Memory {manifest.id!r} was changed by another writer{detail}: read it again and retry."
-    )

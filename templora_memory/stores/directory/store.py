@@ -63,6 +63,7 @@ from templora_memory.fs.files import (
 from templora_memory.fs.locks import hold
 from templora_memory.fs.staging import clear, file_records, temporary
 from templora_memory.stores import archive
+from templora_memory.stores.conflicts import check_epoch, exists
 from templora_memory.stores.decrypted_cache import DecryptedCache
 from templora_memory.stores.directory.journal import JournalFile, copy_journal
 from templora_memory.stores.encryption import PLAINTEXT, Cipher
@@ -440,9 +441,7 @@ class DirectoryStore:
 
     def _refuse_existing(self, memory_id: str, folder: Path) -> None:
         if (folder / MANIFEST).exists():
-            raise Conflict(
-                f"Memory {memory_id!r} exists already: forget it first, or use another id."
-            )
+            raise exists(memory_id)
 
     def _move_in(self, fresh: Path, folder: Path, memory_id: str) -> None:
         with writing(folder):
@@ -535,16 +534,7 @@ class DirectoryStore:
     def _check_epoch(self, manifest: Manifest, epoch: int) -> Manifest:
         """Return the stored manifest, which must be of this memory and at this epoch."""
         stored = self._existing(manifest.id)
-        if not stored.same_memory(manifest):
-            raise Conflict(
-                f"Memory {manifest.id!r} was forgotten and made again by another writer: "
-                "read it again and retry."
-            )
-        if stored.epoch != epoch:
-            raise Conflict(
-                f"Memory {manifest.id!r} was changed by another writer (epoch {stored.epoch}, "
-                f"expected {epoch}): read it again and retry."
-            )
+        check_epoch(stored, manifest, epoch)
         return stored
 
     # --- removing and moving -------------------------------------------------------------------
