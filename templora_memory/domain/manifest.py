@@ -227,7 +227,7 @@ class Manifest:
             raise BaseMismatch(
                 f"Memory {self.id!r} was learned on {self.base.name!r}, but the model here is "
                 f"{model.name!r} (other configuration, tokenizer or weights). Open it with its "
-                f"model, or learn it again on this one: rebuild({self.id!r})."
+                "model, or learn it again on this one (rebuild)."
             )
 
     def as_json(self) -> dict[str, Any]:

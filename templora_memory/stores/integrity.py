@@ -48,6 +48,6 @@ def retired(memory_id: str, revision: Revision) -> UnknownRevision:
 def corrupted(location: object, reason: str, memory_id: str) -> StoreDamaged:
     """Return the error for a file of a revision that is not what was committed."""
     return StoreDamaged(
-        f"{location} is not what was written ({reason}). Learn the memory again from its journal: "
-        f"rebuild({memory_id!r}), or roll back."
+        f"{location} is not what was written ({reason}). Learn memory {memory_id!r} "
+        "again from its journal (rebuild), or roll back."
     )

@@ -340,7 +340,7 @@ def test_what_is_damaged_names_the_memory_to_rebuild(store, root):
     path = root / "ada" / "revisions" / ("0" * 64) / ADAPTER
     path.write_bytes(path.read_bytes()[:-1])
     known = head(store)
-    error_text = r"adapter_model\.safetensors is not what was written .*rebuild\('ada'\)"
+    error_text = r"adapter_model\.safetensors is not what was written .*memory 'ada'.*\(rebuild\)"
     with pytest.raises(StoreDamaged, match=error_text):
         opened(root).folder("ada", known)
     with pytest.raises(StoreDamaged, match=error_text):
