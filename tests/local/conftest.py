@@ -121,6 +121,18 @@ def make_backend(
         backend.close()
 
 
+@pytest.fixture
+def base(make_backend: Callable[..., LocalBackend]) -> Any:
+    """The model of a backend, frozen."""
+    return make_backend().loaded.base
+
+
+@pytest.fixture
+def text(make_backend: Callable[..., LocalBackend]) -> Any:
+    """Its tokenizer."""
+    return make_backend().loaded.tokenizer
+
+
 TEXT = "Ada keeps bees on the roof of the old observatory. Her cat is called Pim, and he is grey."
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +17,6 @@ from templora_memory.backends.local.lora.peft_files import (
 from templora_memory.backends.local.recipes import (
     RECIPES,
     Example,
-    RecipeTools,
 )
 from templora_memory.backends.local.scheduler import (
     DEFAULT_PRIORITY,
@@ -35,16 +33,7 @@ from templora_memory.errors import (
 )
 from templora_memory.ports import GenerateRequest, LearningControl, LearnRequest
 from templora_memory.stores import DirectoryStore
-
-ENDLESS = Sampling(ignore_end=True)
-
-
-def ask(text="Who is Pim?", **changes):
-    request = GenerateRequest(
-        messages=(Message("user", text),), adapter=None, strength=1.0, sampling=ENDLESS,
-        max_tokens=12,
-    )  # fmt: skip
-    return replace(request, **changes)
+from tests.local.generate_requests import ask
 
 
 def test_a_prompt_longer_than_the_model_is_refused(make_backend):
@@ -332,25 +321,6 @@ def test_an_adapter_released_while_it_is_loaded_is_not_kept(
     monkeypatch.setattr("templora_memory.backends.local.backend.load_weights", meanwhile)
     score(backend, adapter)
     assert not backend._adapters
-
-
-@pytest.fixture
-def text(make_backend):
-    return make_backend().loaded.tokenizer
-
-
-def silent(prompts, *, max_tokens):  # noqa: ARG001  # as the port is
-    pytest.fail("nothing is to be written")
-
-
-def deaf(texts, *, top_k):  # noqa: ARG001  # as the port is
-    pytest.fail("nothing is to be expected")
-
-
-def tools(text, write=silent, *, room=600, expect=deaf):
-    return RecipeTools(
-        tokenizer=text, bos_token_id=None, max_length=room, generate=write, teacher=expect
-    )
 
 
 def test_the_policy_knows_every_recipe():

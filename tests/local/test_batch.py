@@ -6,23 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from templora_memory import Message, Sampling
 from templora_memory.backends.local.decode.batch import DecodeBatch
 from templora_memory.backends.local.decode.request import DecodeRequest
 from templora_memory.backends.local.decode.sampler import TokenSampler
 from templora_memory.backends.local.decode.stream import Channel
 from templora_memory.backends.local.scheduler import AbsorbPriority, never
-from templora_memory.ports import GenerateRequest
-
-ENDLESS = Sampling(ignore_end=True)
-
-
-def ask(text="Who is Pim?", **changes):
-    request = GenerateRequest(
-        messages=(Message("user", text),), adapter=None, strength=1.0, sampling=ENDLESS,
-        max_tokens=12,
-    )  # fmt: skip
-    return replace(request, **changes)
+from tests.local.generate_requests import ENDLESS, ask
 
 
 def test_streams_join_and_leave_a_batch_without_changing_the_others(make_backend):

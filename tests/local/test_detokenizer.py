@@ -11,20 +11,10 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Metaspace
 from transformers import PreTrainedTokenizerFast
 
-from templora_memory import Message, Sampling
+from templora_memory import Sampling
 from templora_memory.backends.local.detokenizer import IncrementalDetokenizer
 from templora_memory.backends.local.tokenizer import ChatTokenizer
-from templora_memory.ports import GenerateRequest
-
-ENDLESS = Sampling(ignore_end=True)
-
-
-def ask(text="Who is Pim?", **changes):
-    request = GenerateRequest(
-        messages=(Message("user", text),), adapter=None, strength=1.0, sampling=ENDLESS,
-        max_tokens=12,
-    )  # fmt: skip
-    return replace(request, **changes)
+from tests.local.generate_requests import ENDLESS, ask
 
 
 @pytest.mark.parametrize("cut", [1, 2, 5])

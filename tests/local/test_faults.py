@@ -8,16 +8,16 @@ import time
 import pytest
 import torch
 
-from templora_memory import Learning, Message, ParametricMemory, Policy, Sampling
+from templora_memory import Learning, Message, ParametricMemory, Policy
 from templora_memory.backends.local.train.step import batch_loss
 from templora_memory.errors import LearningFailed, ModelError, StoreDamaged
 from templora_memory.stores import DirectoryStore
+from tests.local.generate_requests import ENDLESS
 
 RUNS = "templora_memory.backends.local.train.runs"
 LEARNING = Learning(r=2, learning_rate=3e-3, document_steps=8, carry_optimizer=True)
 POLICY = Policy(window=200, reply_tokens=20, chunk=32, recipe="continue", learning=LEARNING)
 BIO = "Ada keeps bees on the roof of the old observatory, and her cat is grey."
-ENDLESS = Sampling(ignore_end=True)
 
 
 @pytest.fixture

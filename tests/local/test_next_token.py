@@ -5,51 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 
 from templora_memory import Document, Learning, Message
 from templora_memory.backends.local.recipes import (
     RECIPES,
-    RecipeTools,
-    TopKTargets,
     with_replay,
 )
 from templora_memory.ports import LearningControl, LearnRequest
-
-BIO = 'Ada keeps bees. "Where?" On the roof!\n\nName: Ada\nPet: a cat'
-REQUEST = LearnRequest(
-    items=(Document(BIO),), before=(), start=None, chunk=300, recipe="statements",
-    settings=Learning(steps_per_chunk=2, context=64), min_steps=64,
-)  # fmt: skip
-
-
-@pytest.fixture
-def text(make_backend):
-    return make_backend().loaded.tokenizer
-
-
-def silent(prompts, *, max_tokens):  # noqa: ARG001  # as the port is
-    pytest.fail("nothing is to be written")
-
-
-def deaf(texts, *, top_k):  # noqa: ARG001  # as the port is
-    pytest.fail("nothing is to be expected")
-
-
-def tools(text, write=silent, *, room=600, expect=deaf):
-    return RecipeTools(
-        tokenizer=text, bos_token_id=None, max_length=room, generate=write, teacher=expect
-    )
-
-
-def made(recipe, request, text, write=silent):
-    examples = RECIPES[recipe](request, tools(text, write, expect=Reader(text)))
-    seen = "".join(text.decode(e.ids, special=True) for e in examples)
-    learned = "".join(
-        text.decode([i for i, w in zip(e.ids, e.weights, strict=True) if w], special=True)
-        for e in examples
-    )
-    return seen, learned
+from tests.local.recipe_tools import REQUEST, made, tools
 
 
 def test_statements_teach_a_short_document_as_what_the_assistant_says(text):
@@ -95,28 +58,6 @@ def test_the_released_form_cuts_exact_chunks_and_lets_a_rest_stand(text):
     settings = Learning(even_chunks=False, context=64)
     request = replace(REQUEST, items=(Document("x" * 100),), chunk=40, settings=settings)
     assert [len(e.ids) for e in RECIPES["continue"](request, tools(text))] == [40, 40, 20]
-
-
-class Reader:
-    """Is certain of every token with a text before it, and of none without."""
-
-    def __init__(self, text):
-        self._text = text
-        self.shown = []
-
-    def __call__(self, texts, *, top_k):  # noqa: ARG002  # as the port is
-        found = []
-        for ids, count in texts:
-            told = self._text.decode(ids, special=True)
-            self.shown.append(told)
-            said = torch.tensor(ids[-count:])[:, None]
-            sure = 1.0 if told.startswith("<|system|>") else 0.0
-            found.append(
-                TopKTargets(
-                    torch.cat([said, said + 1], 1), torch.tensor([[sure, 1 - sure]] * count)
-                )
-            )
-        return found
 
 
 def test_pairs_learn_only_what_the_assistant_says(text):

@@ -24,19 +24,11 @@ from templora_memory.backends.local.train.step import (
     prepare_inputs,
 )
 from templora_memory.errors import Cancelled, Closed, LearningFailed
+from tests.local.training_steps import example
 
 RUNS = "templora_memory.backends.local.train.runs"
 STEP = "templora_memory.backends.local.train.step"
 SETTINGS = Learning(r=4, lora_alpha=8, learning_rate=1e-3, context=16)
-
-
-@pytest.fixture
-def base(make_backend):
-    return make_backend().loaded.base
-
-
-def example(text, context=""):
-    return Example(tuple(context.encode()), tuple(text.encode()), (1.0,) * len(text.encode()))
 
 
 def new_run(

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 
 import pytest
 
-from templora_memory import Message, Sampling
 from templora_memory.errors import Closed
-from templora_memory.ports import GenerateRequest
-
-ENDLESS = Sampling(ignore_end=True)
-
-
-def ask(text="Who is Pim?", **changes):
-    request = GenerateRequest(
-        messages=(Message("user", text),), adapter=None, strength=1.0, sampling=ENDLESS,
-        max_tokens=12,
-    )  # fmt: skip
-    return replace(request, **changes)
+from tests.local.generate_requests import ask
 
 
 def test_closing_stops_soon_from_any_thread_and_twice(make_backend):

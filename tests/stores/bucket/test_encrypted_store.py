@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from templora_memory import Document, Message, ModelIdentity, ParametricMemory, Policy
+from templora_memory import Document, Message, ParametricMemory, Policy
 from templora_memory.domain.manifest import new_manifest
 from templora_memory.errors import (
     InvalidSetting,
@@ -19,13 +19,10 @@ from templora_memory.stores import Key, ObjectStore, decrypted_cache, encryption
 from templora_memory.stores.bucket import journal as journal_module, store as store_module
 from templora_memory.stores.bucket.s3 import Bucket
 from templora_memory.testing import FakeBackend
+from tests.stores.encrypted import ADAPTER, BASE, SECRET, TALK, head, texts
 
 pytestmark = pytest.mark.enable_socket
-BASE = ModelIdentity(name="m", revision=None, config="c", tokenizer="t", weights="w")
-TALK = [Message("user", "zanzibar, Füße"), Message("assistant", "two\nlines"), Message("user", "c")]
 URL = "s3://memories/some/where"
-SECRET = bytes(range(32))
-ADAPTER = "adapter_model.safetensors"
 
 
 @pytest.fixture
@@ -70,15 +67,6 @@ def make(commit):
         return commit(store, manifest, "0" * 64, content)
 
     return make_memory
-
-
-def head(store):
-    return store.manifest("ada").revisions[-1]
-
-
-def texts(store, name="ada"):
-    journal = store.journal(name)
-    return [message.content for message in journal.messages(journal.tip)]
 
 
 def files(folder):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from templora_memory import Document, Message, ModelIdentity, ParametricMemory, Policy
+from templora_memory import Document, Message, ParametricMemory, Policy
 from templora_memory.domain.manifest import new_manifest
 from templora_memory.errors import InvalidSetting, StoreDamaged, StoreWriteFailed
 from templora_memory.stores import (
@@ -17,11 +17,7 @@ from templora_memory.stores import (
     encryption,
 )
 from templora_memory.testing import FakeBackend
-
-BASE = ModelIdentity(name="m", revision=None, config="c", tokenizer="t", weights="w")
-TALK = [Message("user", "zanzibar, Füße"), Message("assistant", "two\nlines"), Message("user", "c")]
-SECRET = bytes(range(32))
-ADAPTER = "adapter_model.safetensors"
+from tests.stores.encrypted import ADAPTER, BASE, SECRET, TALK, head, texts
 
 
 @pytest.fixture
@@ -44,15 +40,6 @@ def opened(root, secret=SECRET):
     made = DirectoryStore(root, key=secret and Key(secret))
     made.open()
     return made
-
-
-def head(store):
-    return store.manifest("ada").revisions[-1]
-
-
-def texts(store, name="ada"):
-    journal = store.journal(name)
-    return [message.content for message in journal.messages(journal.tip)]
 
 
 def files(folder):
