@@ -12,6 +12,7 @@ scripts without spaces are not looked up in a dictionary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import accumulate, pairwise
 from unicodedata import east_asian_width, normalize
 
 import regex
@@ -123,17 +124,16 @@ _OPEN_RIGHT = regex.compile(rf"[{_UNSPACED}\p{{Hangul}}]\p{{M}}*\Z")
 
 _FENCE = regex.compile(r"\s*(```|~~~)")
 _RULE = regex.compile(r"[-=_*~#+|.:\s]{3,}")
-_MARKER = regex.compile(
-    r"\s*(?:(?:[-*+•‣◦▪·・–—]|\(?\d{1,3}[.)]|\(?[A-Za-z][.)]|\#{1,6}|>)\s+"
-    r"|\|"
-    r"|[\p{L}\p{M}\p{N}_'’]+(?:\s[\p{L}\p{M}\p{N}_'’]+){0,2}\s?[:：](?:\s|$))"
-)
-_LIST_MARK = regex.compile(r"\s*(?:[-*+•‣◦▪·・–—]|\(?\d{1,3}[.)]|\(?[A-Za-z][.)]|\#{1,6}|>)\s+")
+_BULLET = r"\s*(?:[-*+•‣◦▪·・–—]|\(?\d{1,3}[.)]|\(?(?:[a-z][.)]|[A-Z]\))|\#{1,6}|>)\s+"
+_LIST_MARK = regex.compile(_BULLET)
+_NAME = r"[\p{L}\p{M}\p{N}_'’]+"
+_MARKER = regex.compile(rf"{_BULLET}|\s*\||\s*{_NAME}(?:\s{_NAME}){{0,2}}\s?[:：](?:\s|$)")
 _MIN_WRAPPED = 50  # columns of a line that a program or a typewriter broke
 _LOWER_NEXT = regex.compile(r"[\"'“‘«(]*\p{Ll}")
 _AFTER_QUOTE = regex.compile(
     r"\p{Ll}|[,;:–—、，]|\p{Hiragana}|\p{Han}{0,6}[说道问答喊叫說問][^。！？]{0,12}[。，：]"
 )
+_SPEAKER_NEXT = regex.compile(r"[—–]\s?\p{Ll}")  # - Why? - she asked.
 _ENDS_QUOTE = regex.compile(rf"[{SENTENCE_MARKS}][”’»›」』\"']+$")
 _NEVER_LAST = regex.compile(
     r"(?<![\p{L}\p{M}])(?:"
@@ -141,6 +141,15 @@ _NEVER_LAST = regex.compile(
     r"z\. ?B|d\. ?h|p\. ?ej|p\. ?ex|e\. ?g|i\. ?e|т\. ?е|т\. ?к|ул|им|стр|проф|акад"
     r")\.$"
 )
+_BEFORE_NUMBER = regex.compile(
+    r"(?<![\p{L}\p{M}])(?:approx|vol|pp?|no|nr|fig|ch|art|sec|ca|abs|kap|bd|núm|pág|стр)\.$",
+    regex.IGNORECASE,
+)
+_EMPHASIS_END = regex.compile(r"[*_~]+\s+")
+_ASIDE = regex.compile(r"\s*\([^()]+\s[^()]+[.!?]\)\s+(?=[\"“(*]*\p{Lu})")  # (It rained.) She left.
+_SMALL_WORD_END = regex.compile(r"\s(\p{Ll}{2,})\.\s+(?=[\"'“«(¿¡]*\p{Lu})")
+_LONG_QUOTE = 120  # characters of a sentence whose quotes are cut, too
+_QUOTE = regex.compile(r'["“«„「『]([^"“”«»„「」『』]+)["”»“」』]')
 _ORDINAL = regex.compile(r"(?<![\p{L}\p{N}.])\d{1,2}\.$")
 _AFTER_ORDINAL = regex.compile(
     r"(?:Jan|Feb|Mär|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez|Jahrhundert|Klasse|Stock|Etage|Geburtstag|"
@@ -276,18 +285,58 @@ def _unit_sentences(unit: str, language: str) -> list[str]:
     for part in _segments(body, language):
         if pieces and _goes_on(pieces[-1], part, language):
             pieces[-1] += part
+        elif pieces and (mark := _EMPHASIS_END.match(part)):  # *She smiles.* He waves.
+            pieces[-1] += mark.group()
+            pieces.append(part[mark.end() :])
         else:
             pieces.append(part)
     pieces[0] = lead + pieces[0]
     return [
-        part for piece in pieces for phrase in _phrases(piece.strip()) for part in _cut_long(phrase)
+        part
+        for piece in pieces
+        for spoken in _open_long_quotes(piece.strip(), language)
+        for phrase in _phrases(spoken)
+        for part in _cut_long(phrase)
     ]
 
 
 def _segments(line: str, language: str) -> Iterator[str]:
     for block in _pieces(line, _BLOCK, len):  # sentencex takes the square of the length in Chinese
         for piece in sentencex.segment(language, block):
-            yield from _KHMER_END.split(piece)
+            begin = 0
+            for end in sorted(_overlooked_ends(piece, language)):
+                yield piece[begin:end]
+                begin = end
+            yield piece[begin:]
+
+
+def _overlooked_ends(piece: str, language: str) -> set[int]:
+    """Return where else a piece of sentencex is cut."""
+    ends = {match.end() for match in _KHMER_END.finditer(piece)}
+    if aside := _ASIDE.match(piece):
+        ends.add(aside.end())
+    small = FUNCTION_WORDS.get(language, frozenset())
+    spoken = [quote.span() for quote in _QUOTE.finditer(piece)]
+    ends |= {  # "me." is no abbreviation of Maine
+        match.end()
+        for match in _SMALL_WORD_END.finditer(piece)
+        if match.group(1) in small and not any(begin < match.end() < end for begin, end in spoken)
+    }
+    if mark := _LIST_MARK.match(piece):  # what follows a number is one piece there
+        inner = sentencex.segment(language, piece[mark.end() :])
+        ends |= {mark.end() + end for end in accumulate(map(len, inner[:-1]))}
+    return ends - {0, len(piece)}
+
+
+def _open_long_quotes(sentence: str, language: str) -> list[str]:
+    """Return a sentence; one in which somebody speaks at length, in the sentences spoken."""
+    if len(sentence) <= _LONG_QUOTE:
+        return [sentence]
+    cuts = [0]
+    for quote in _QUOTE.finditer(sentence):
+        spoken = list(sentencex.segment(language, quote.group(1)))
+        cuts += (quote.start(1) + end for end in accumulate(map(len, spoken[:-1])))
+    return [sentence[begin:end].strip() for begin, end in pairwise([*cuts, len(sentence)])]
 
 
 def _goes_on(piece: str, following: str, language: str) -> bool:
@@ -299,6 +348,10 @@ def _goes_on(piece: str, following: str, language: str) -> bool:
         return _AFTER_QUOTE.match(after) is not None
     if language == "de" and _ORDINAL.search(before):
         return _AFTER_ORDINAL.match(after) is not None
+    if _SPEAKER_NEXT.match(after):
+        return True
+    if after[0].isdigit() and _BEFORE_NUMBER.search(before):
+        return True
     return _NEVER_LAST.search(before) is not None
 
 
