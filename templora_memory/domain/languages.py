@@ -18,8 +18,8 @@ SAMPLE = 4000
 """Characters of a text that are looked at."""
 DEFAULT = "en"
 """What is assumed of Latin letters that say nothing."""
-_MIN_SCORE = 1.0
-"""What decides among Latin letters: one word that no other language here has, or several shared."""
+_MIN_SCORE = 0.6
+"""What decides among Latin letters: more than one word that two languages share."""
 
 _SCRIPTS = {
     "Latin": DEFAULT,
@@ -74,25 +74,31 @@ FUNCTION_WORDS = {
         "en": "the of and to a is was that it for on with as his her they he she you i are this be "
         "at by not have had from or an my we what which your there their has were do does did "
         "how who when where why can will would but if so no me him them its about into very "
-        "all",
+        "all "
+        "like love am get go want know think some than then just been",
         "de": "der die das und ist nicht ein eine einen einem einer zu den dem des mit von auf für "
         "im sich es ich sie er wir ihr als auch an war hat haben wird sind bei nach aus wie "
         "nur noch über aber oder wenn mein meine sein seine ihre was wer wo wann warum hast "
-        "du dass heißt kein keine zum zur vom am um so mir mich dich habe bin bist",
+        "du dass heißt kein keine zum zur vom am um so mir mich dich habe bin bist "
+        "mag will hallo danke gut ja nein mal bis",
         "fr": "le la les de des du et un une est dans que qui pour pas sur au aux avec ce cette il "
         "elle ils elles je tu nous vous se sa son ses mon ma mes ne plus par mais ou où sont "
         "était ont été comme leur quel quelle comment pourquoi quand y en d l c j qu suis "
-        "avons très",
+        "avons très "
+        "suis aime veux bonjour merci bien moi toi fait",
         "es": "el la los las de del y un una es en que por para con no se su sus lo le al como más "
         "pero o yo tú él ella nosotros ellos mi mis está están era fue son hay muy qué quién "
-        "cuándo dónde cómo cuál esta este eso también tiene ha he si sin sobre me te",
+        "cuándo dónde cómo cuál esta este eso también tiene ha he si sin sobre me te "
+        "gusta gustan tengo soy eres estoy vivo quiero hola gracias bien cómo está",
         "pt": "o a os as de do da dos das e um uma é em no na nos nas que por para com não se seu "
         "sua seus suas ao à como mais mas ou eu ele ela nós eles meu minha está estão era foi "
         "são há muito quem quando onde qual esta este isso também tem pelo pela você sem "
-        "sobre me",
+        "sobre me "
+        "gosto tenho sou estou moro quero olá obrigado bem ela meus",
         "it": "il lo la i gli le di del della dei delle e un una è in che per con non si su al "
         "alla come più ma o io tu lui lei noi loro mio mia suo sua sono era ha hanno nel nella "
-        "dove quando chi cosa perché questo questa anche molto sei ho da dal",
+        "dove quando chi cosa perché questo questa anche molto sei ho da dal "
+        "piace sono sto vivo voglio ciao grazie bene mi ti ci tè",
         "nl": "de het een en van is in op te dat die voor met niet zijn was aan er ook als maar of "
         "om bij door naar uit ik je jij hij zij ze wij we mijn haar hun heeft hebben had wat "
         "wie waar wanneer waarom hoe nog wel geen deze dit heet",

@@ -95,3 +95,10 @@ def test_the_nearest_language_is_taken(given, language):
     assert neutral_language(given) == language
     assert neutral_text(given) == neutral_text(language)
     assert everyday_chat(given) == everyday_chat(language)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_language_of_one_question_and_its_answer_is_mostly_known(language):
+    chat = everyday_chat(language)
+    known = sum(language_of(f"{question} {answer}") == language for question, answer in chat)
+    assert known / len(chat) >= 0.9
