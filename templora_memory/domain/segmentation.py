@@ -422,7 +422,7 @@ def split_at_sentences(text: str, size: int, measure: Callable[[str], int] = len
 
     Args:
         text: what is cut.
-        size: most of a piece.
+        size: most of a piece, at least 1; a single character may measure more.
         measure: of a piece, such as its tokens; longer text must not measure less.
     """
     return _pieces(text, size, measure)
@@ -434,9 +434,8 @@ _LAST_SIGN = regex.compile(r"\P{M}\p{M}*\Z")
 
 def _pieces(text: str, size: int, measure: Callable[[str], int]) -> list[str]:
     pieces = []
-    while text and measure(text) > size:
-        fits = _longest(text, size, measure)
-        end = _best_cut(text[:fits], text[fits : fits + 1])
+    while (fits := _longest(text, size, measure)) < len(text):
+        end = _best_cut(text[:fits], text[fits])
         pieces.append(text[:end])
         text = text[end:]
     return [*pieces, text] if text else pieces
@@ -445,12 +444,16 @@ def _pieces(text: str, size: int, measure: Callable[[str], int]) -> list[str]:
 def _longest(text: str, size: int, measure: Callable[[str], int]) -> int:
     """Return the length of the longest beginning that fits, at least one character."""
     if measure is len:
-        return size
-    low, high = 1, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if measure(text[:middle]) <= size else (low, middle - 1)
-    return low
+        return min(size, len(text))
+    low, high = 0, min(4 * size, len(text))  # no more of the text is measured than needed
+    while measure(text[:high]) <= size:
+        if high == len(text):
+            return high
+        low, high = high, min(2 * high, len(text))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if measure(text[:middle]) <= size else (low, middle)
+    return max(1, low)
 
 
 def _best_cut(window: str, following: str) -> int:

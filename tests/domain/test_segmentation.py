@@ -261,6 +261,21 @@ def test_pieces_can_be_measured_in_tokens():
     assert pieces[0] == "One two three. Four five six. "
 
 
+@given(st.text(max_size=200), st.integers(1, 40))
+def test_pieces_of_any_text_are_the_text_and_fit(text, size):
+    pieces = split_at_sentences(text, size, lambda part: len(part.encode("utf-8", "surrogatepass")))
+    assert "".join(pieces) == text
+    assert all(len(piece) == 1 or len(piece.encode()) <= size for piece in pieces)
+
+
+def test_little_of_a_long_text_is_measured_for_a_piece():
+    measured = []
+    split_at_sentences(
+        "word " * 4000, 50, lambda part: measured.append(len(part)) or len(part) // 5
+    )
+    assert max(measured) <= 800
+
+
 def test_script_without_spaces_is_known():
     assert is_unspaced("艾达养蜜蜂。 Ada")
     assert not is_unspaced("Ada keeps bees. 艾达")
