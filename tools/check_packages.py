@@ -49,6 +49,8 @@ DISTRIBUTIONS = (
             "templora_memory/apps/roleplay/__init__.py",
             "templora_memory/evaluation/people.json",
             "templora_memory/backends/local/train/neutral.txt",
+            "templora_memory/backends/local/neutral/prose/zh.txt",
+            "templora_memory/backends/local/neutral/everyday/en.json",
         ),
         ("templora_memory/",),
     ),

@@ -173,7 +173,15 @@ def chain(first: str, items: Sequence[Item]) -> tuple[str, ...]:
     return tuple(digests)
 
 
-_BREAKS = tuple(re.compile(pattern) for pattern in (r"\n\s*\n", r"\n", r"(?<=[.!?])\s", r"\s"))
+_BREAKS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"\n\s*\n",
+        r"\n",
+        r"(?<=[.!?])\s|(?<=[。！？｡؟۔।॥։።။។])[”’」』）]*",  # noqa: RUF001
+        r"\s|(?<=[、，；])",  # noqa: RUF001
+    )
+)
 
 
 def passages(document: Document, size: int = PASSAGE_CHARACTERS) -> tuple[Document, ...]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from templora_memory.domain.messages import Message
+from templora_memory.domain.segmentation import contains_words
 from templora_memory.evaluation._newest import newest_reply
 from templora_memory.service.parametric_memory import ParametricMemory
 
@@ -33,12 +33,7 @@ class Question:
 
     def accepts(self, answer: str) -> bool:
         """Return whether an answer has the words of one of them in order, whatever the case."""
-        return any(contains(answer, words) for words in self.accept or (self.fact,))
-
-
-def contains(text: str, words: str) -> bool:
-    """Return whether whole words stand in a text in this order, whatever the case."""
-    return bool(re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE))
+        return any(contains_words(answer, words) for words in self.accept or (self.fact,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

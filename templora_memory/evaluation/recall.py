@@ -24,6 +24,7 @@ from typing import Any
 
 from templora_memory._version import __version__
 from templora_memory.domain.messages import Document, Message
+from templora_memory.domain.segmentation import words
 from templora_memory.domain.settings import whole
 from templora_memory.errors import InvalidSetting, InvalidText
 from templora_memory.evaluation._answers import RECALL_TOKENS, Arm, ArmAnswer, Question, arm_of, ask
@@ -343,9 +344,9 @@ def _out_of_bio(person: Person, answer: ArmAnswer) -> bool:
     """Return whether an answer gives another fact of the bio, or a run of its words."""
     if any(question.accepts(answer.text) for question in person.questions):
         return True
-    words, bio_words = (re.findall(r"\w+", text.lower()) for text in (answer.text, person.bio))
-    runs = {tuple(bio_words[start : start + RUN]) for start in range(len(bio_words) - RUN + 1)}
-    return any(tuple(words[start : start + RUN]) in runs for start in range(len(words) - RUN + 1))
+    said, bio = words(answer.text), words(person.bio)
+    runs = {tuple(bio[start : start + RUN]) for start in range(len(bio) - RUN + 1)}
+    return any(tuple(said[start : start + RUN]) in runs for start in range(len(said) - RUN + 1))
 
 
 def _peak_bytes() -> int | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 from templora_memory.domain.messages import Document
+from templora_memory.domain.segmentation import contains_words
 from templora_memory.importers._text import fill
 from templora_memory.importers._values import Character, LoreEntry
 
@@ -96,8 +96,4 @@ def _mentioned(entry: LoreEntry, said: str) -> bool:
 
 def _contains(said: str, key: str, entry: LoreEntry) -> bool:
     """Whole words for scripts that have them, any place for those without spaces."""
-    if not entry.case_sensitive:
-        said, key = said.casefold(), key.casefold()
-    if not key.isascii():
-        return key in said
-    return re.search(rf"(?<!\w){re.escape(key)}(?!\w)", said) is not None
+    return contains_words(said, key, case_sensitive=entry.case_sensitive)

@@ -4,28 +4,32 @@ One index a memory, in this process's RAM, built from the journal as far as it i
 SQLite's FTS5 ranks by BM25. It holds nothing that the journal does not hold, and goes with the
 memory.
 
-Words are found by their stem, in English; scripts that put no spaces between words are not cut
-into words.
+Words are found by their stem, in the language of the text; scripts that put no spaces between words
+by two signs that stand side by side. However a text is coded in Unicode, it is found.
 """
 
 from __future__ import annotations
 
-import re
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import closing
 from itertools import pairwise
 
 from templora_memory.domain.journal import Journal
+from templora_memory.domain.languages import DEFAULT, language_of
 from templora_memory.domain.lru import LruCache
 from templora_memory.domain.manifest import Manifest
 from templora_memory.domain.messages import Document, Message, passages
 from templora_memory.domain.results import Passage
+from templora_memory.domain.segmentation import is_unspaced
+from templora_memory.domain.stems import index_terms, query_terms
 from templora_memory.domain.turns import turn_starts
 from templora_memory.ports import Store
 
 SIZE = 200  # characters of a passage of a document: two or three sentences
+UNSPACED_SIZE = 80  # of a passage in signs that are a syllable or a word each
 _MAX_HITS = 32  # passages that a search gives back
 _INDEXES = 64  # memories whose index stays in RAM
 
@@ -38,10 +42,12 @@ class PassageIndex:
         self._lock = threading.Lock()
         self._known: set[str] = set()
         self._base: sqlite3.Connection | None = sqlite3.connect(":memory:", check_same_thread=False)
+        # terms come cut and stemmed: this tokenizer takes all that is not ASCII for letters
         self._base.execute(
-            "CREATE VIRTUAL TABLE passages USING fts5"
-            "(text, source UNINDEXED, tokenize='porter unicode61')"
+            "CREATE VIRTUAL TABLE passages USING fts5(terms, content='', tokenize='ascii')"
         )
+        self._passages: list[tuple[str, str]] = []  # text and source of row 1, 2, ...
+        self._languages: Counter[str] = Counter({DEFAULT: 0})
 
     def close(self) -> None:
         """Drop all text; a closed index takes in nothing and finds nothing."""
@@ -49,6 +55,7 @@ class PassageIndex:
             if self._base is not None:
                 self._base.close()
             self._base = None
+            self._passages.clear()
 
     @property
     def known(self) -> Collection[str]:
@@ -57,7 +64,9 @@ class PassageIndex:
 
     def add_document(self, digest: str, document: Document) -> None:
         """Take in a document, in passages."""
-        self._add(digest, [piece.text.strip() for piece in passages(document, SIZE)])
+        size = UNSPACED_SIZE if is_unspaced(document.text) else SIZE
+        pieces = [piece.text.strip() for piece in passages(document, size)]
+        self._add(digest, pieces, self._language(document.text))
 
     def add_turns(self, digests: Sequence[str], messages: Sequence[Message]) -> None:
         """Take in turns of a conversation, each as one passage.
@@ -69,33 +78,47 @@ class PassageIndex:
         starts = (*turn_starts(messages), len(messages))
         for begin, end in pairwise(starts):
             lines = [f"{m.name or m.role}: {m.content}" for m in messages[begin:end] if m.content]
-            self._add(digests[end - 1], ["\n".join(lines)])
+            language = self._language("\n".join(m.content for m in messages[begin:end]))
+            self._add(digests[end - 1], ["\n".join(lines)], language)
 
-    def _add(self, digest: str, texts: Sequence[str]) -> None:
+    def _language(self, text: str) -> str:
+        """Return the language of a text; of one that does not say it, that of most others."""
+        with self._lock:
+            usual = max(self._languages, key=lambda language: self._languages[language])
+        return language_of(text, usual)
+
+    def _add(self, digest: str, texts: Sequence[str], language: str) -> None:
+        texts = [text for text in texts if text]
+        terms = [(" ".join(index_terms(text, language)),) for text in texts]
         with self._lock:
             if self._base is None or digest in self._known:
                 return
-            rows = [(text, digest) for text in texts if text]
-            self._base.executemany("INSERT INTO passages VALUES (?, ?)", rows)
+            first = len(self._passages) + 1
+            rows = [(row, *columns) for row, columns in enumerate(terms, first)]
+            self._base.executemany("INSERT INTO passages (rowid, terms) VALUES (?, ?)", rows)
+            self._passages += [(text, digest) for text in texts]
+            self._languages[language] += 1
             self._known.add(digest)
 
     def search(self, query: str, allowed: Collection[str]) -> tuple[Passage, ...]:
         """Return the passages of these sources that share words with a text, best first."""
-        terms = dict.fromkeys(re.findall(r"\w+", query.lower()))
+        with self._lock:
+            languages = tuple(self._languages)
+        terms = query_terms(query, languages)
         if not terms:
             return ()
         # quoted: a word of a question is never an operator
         asked = " OR ".join(f'"{term}"' for term in terms)
         command = (
-            "SELECT text, source, bm25(passages) FROM passages "
-            "WHERE passages MATCH ? ORDER BY 3, rowid"
+            "SELECT rowid, bm25(passages) FROM passages WHERE passages MATCH ? ORDER BY 2, rowid"
         )
         hits: list[Passage] = []
         with self._lock:
             if self._base is None:
                 return ()
             with closing(self._base.execute(command, (asked,))) as rows:
-                for text, source, rank in rows:
+                for row, rank in rows:
+                    text, source = self._passages[row - 1]
                     if source in allowed:
                         hits.append(Passage(text=text, score=-rank, source=source))
                     if len(hits) == _MAX_HITS:

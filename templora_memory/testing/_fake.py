@@ -20,6 +20,7 @@ from typing import Any
 from templora_memory.domain.manifest import ModelIdentity
 from templora_memory.domain.messages import LEARNED_ROLES, Document, Item, Message
 from templora_memory.domain.results import AbsorbProgress, ChunkStats, FinishReason, LearnStats
+from templora_memory.domain.segmentation import words
 from templora_memory.domain.settings import ModelLimits, Sampling
 from templora_memory.errors import (
     Cancelled,
@@ -51,7 +52,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _plain(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+    return words(text)
 
 
 def _text(item: Item) -> str:

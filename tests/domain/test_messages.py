@@ -67,6 +67,20 @@ def test_passages_joined_are_the_document(text, size):
     assert {piece.title for piece in pieces} == {"t"}
 
 
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("艾达养蜜蜂。她住在宁波。她的哥哥修理旧钟表。" * 3, "。"),
+        ("आदा शहद बेचती है। वह छत पर रहती है।" * 4, "।"),
+        ("هل تعرف آدا؟ هي تربي النحل على السطح؟ " * 3, "؟"),
+    ],
+)
+def test_passages_end_at_the_sentences_of_any_script(text, end):
+    pieces = passages(Document(text), 40)
+    assert "".join(piece.text for piece in pieces) == text
+    assert all(piece.text.rstrip().endswith(end) for piece in pieces)
+
+
 def test_passages_end_at_the_best_break_there_is():
     text = "One two. Three four.\n\nFive six. Seven"
     assert [piece.text for piece in passages(Document(text), 30)] == [

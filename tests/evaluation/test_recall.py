@@ -32,6 +32,21 @@ BEN = Person(
 )
 
 
+@pytest.mark.parametrize(
+    ("fact", "answer", "right"),
+    [
+        ("Pim", "It is called PIM.", True),
+        ("Pim", "Pimpernel", False),
+        ("蜜蜂", "我养蜜蜂。", True),
+        ("蜜蜂", "我养狗。", False),
+        ("दिन", "वह दान देती है", False),
+        ("caf\u00e9", "The cafe\u0301.", True),
+    ],
+)
+def test_an_answer_is_right_if_it_has_the_words_in_any_script(fact, answer, right):
+    assert Question(ask="?", fact=fact).accepts(answer) is right
+
+
 @pytest.fixture
 def service(tmp_path):
     made = ParametricMemory(

@@ -244,6 +244,19 @@ def test_lore_joins_when_it_is_mentioned(files):
     assert matching_lore(lore, ["cellars", "Tom"]) == ()
 
 
+def test_lore_in_other_alphabets_is_mentioned_by_whole_words(files):
+    book = {
+        "entries": [
+            {"keys": ["лев"], "content": "A lion.", "insertion_order": 1},
+            {"keys": ["été"], "content": "Summer.", "insertion_order": 2},
+        ]
+    }
+    lore = load_character(files.json(files.card(character_book=book))).lore
+    assert matching_lore(lore, ["налево", "répété"]) == ()
+    said = ["Это лев!", "L'e\u0301te\u0301 arrive."]
+    assert [entry.content for entry in matching_lore(lore, said)] == ["A lion.", "Summer."]
+
+
 def test_lore_has_a_budget_constants_secondary_keys_and_no_regex(files):
     book = {
         "entries": [

@@ -1,10 +1,13 @@
 """Hybrid recall: passages of what a memory was told, found by words, in the prompt."""
 
+from unicodedata import normalize
+
 import pytest
 
 from templora_memory import Document, Message, Policy
 from templora_memory.errors import InvalidSetting, UnknownMemory
-from templora_memory.service.search import Searcher
+from templora_memory.service.search import PassageIndex, Searcher
+from tools.search_languages import SETS, measure
 
 BEES = "Ada keeps bees on the roof."
 SHIPS = "The ship leaves at nine from pier four."
@@ -146,3 +149,58 @@ def test_a_passage_has_its_source_and_the_better_one_the_higher_score(box):
     scores = [passage.score for passage in found]
     assert scores == sorted(scores, reverse=True)
     assert scores[-1] > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        ("艾达在天文台的屋顶上养蜜蜂。", "蜜蜂"),
+        ("艾达在天文台的屋顶上养蜜蜂。", "谁养蜜蜂?"),
+        ("アダは屋根で蜜蜂を飼っている。", "屋根"),
+        ("Ada hält Bienen auf dem Dach.", "Biene"),
+        ("아다는 지붕에서 꿀벌을 키운다.", "꿀벌"),
+        ("อาดาเลี้ยงผึ้งบนหลังคา", "ผึ้ง"),
+        ("Ада держит пчёл на крыше.", "пчела"),
+        ("她的名字叫 Ada Quill。", "quill"),
+    ],
+)
+def test_words_are_found_in_any_language(box, text, query):
+    box.service["ada"].absorb([Document(SHIPS), Document(text)])
+    assert [passage.text for passage in box.service["ada"].search(query)] == [text]
+
+
+def test_a_vowel_sign_makes_another_word(box):
+    box.service["ada"].absorb("वह मंदिर में दान देती है।")
+    assert box.service["ada"].search("दिन") == ()
+    assert box.service["ada"].search("दान")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_text_is_found_however_it_is_coded(box, form):
+    text = normalize(form, "Zoë liebt Käse. हिन्दी में ज़रूर. がっこう")
+    box.service["ada"].absorb(text)
+    for word in ("Zoë", "Käse", "ज़रूर", "がっこう"):
+        for coding in ("NFC", "NFD"):
+            assert box.service["ada"].search(normalize(coding, word)), (word, coding)
+
+
+def test_text_without_spaces_is_recalled_in_short_passages(box):
+    text = "".join(f"第{number}号房子里住着一家养蜂人。" for number in range(40))
+    box.service["ada"].absorb(f"{text}渡船从四号码头出发。")
+    (best, *_) = box.service["ada"].search("码头")
+    assert "码头" in best.text
+    assert len(best.text) <= 80
+
+
+def test_a_closed_index_holds_no_text():
+    index = PassageIndex("salt")
+    index.add_document("digest", Document(BEES))
+    index.close()
+    assert index.search("bees", {"digest"}) == ()
+    assert BEES not in str(vars(index))
+
+
+@pytest.mark.parametrize("language", SETS)
+def test_most_of_what_is_asked_for_is_found_first(language):
+    _, _, first = measure(*SETS[language])
+    assert first >= 0.8

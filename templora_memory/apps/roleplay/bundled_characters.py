@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
+from templora_memory.domain.segmentation import sentences
 from templora_memory.importers import Character, documents, load_character, one_line, spoken_name
 
 from .state import Actor, CharacterFact
@@ -14,7 +15,6 @@ from .state import Actor, CharacterFact
 _ORDER = ("orla_fernwick", "marta_quill", "oren_vale", "ilse_brandt", "kestrel", "bram_oxley")
 _MAX_FACTS = 6
 _SHORTEST, _LONGEST = 12, 200  # letters of a sentence worth asking for
-_ENDS = re.compile(r"(?<=[.!?\u3002\uff01\uff1f])\s*")
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
 
 
@@ -73,8 +73,8 @@ def _facts(extension: Mapping[str, object]) -> tuple[CharacterFact, ...]:
 def _sentences(character: Character) -> tuple[CharacterFact, ...]:
     """Return facts made of sentences of the bio."""
     text = " ".join(item.text for item in documents(character, examples=False))
-    sentences = [" ".join(part.split()) for part in _ENDS.split(text[:4000])]
-    fitting = [part for part in sentences if _SHORTEST <= len(part) <= _LONGEST][:_MAX_FACTS]
+    said = [" ".join(part.split()) for part in sentences(text[:4000])]
+    fitting = [part for part in said if _SHORTEST <= len(part) <= _LONGEST][:_MAX_FACTS]
     return tuple(
         CharacterFact(f"Tell me about {spoken_name(character)}.", "", part) for part in fitting
     )

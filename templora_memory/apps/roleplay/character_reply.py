@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 from templora_memory import Memory, Message, ParametricMemory, Reply, Sampling, WithoutMemory
+from templora_memory.domain.segmentation import sentences, words
 from templora_memory.importers import (
     card_text,
     greetings,
@@ -28,7 +29,6 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 _SCAN = 3  # newest messages that are searched for keys of the lorebook
 _PASSAGES = 2
 _PASSAGE = 400  # characters
-_WORD = re.compile(r"\w+")
 _CARD, _CUT = "Card", "Card, cut: it does not fit"
 _SPARE = 4  # tokens that a cut inside a word may cost
 
@@ -81,20 +81,20 @@ def passages(notes: str, question: str) -> tuple[str, ...]:
         for piece in _cut(paragraph)
         if piece.strip()
     ]
-    words = [set(_WORD.findall(piece.casefold())) for piece in pieces]
-    common = Counter(word for piece in words for word in piece)
-    asked = set(_WORD.findall(question.casefold()))
+    found = [set(words(piece)) for piece in pieces]
+    common = Counter(word for piece in found for word in piece)
+    asked = set(words(question))
     scored = [
         (sum(math.log(1 + len(pieces) / common[word]) for word in asked & piece), -number)
-        for number, piece in enumerate(words)
+        for number, piece in enumerate(found)
     ]
     best = sorted((item for item in scored if item[0] > 0), reverse=True)[:_PASSAGES]
     return tuple(pieces[-number] for _, number in best)
 
 
 def _cut(paragraph: str) -> list[str]:
-    sentences, pieces = re.split(r"(?<=[.!?])\s+", paragraph), [""]
-    for sentence in sentences:
+    pieces = [""]
+    for sentence in sentences(paragraph):
         if pieces[-1] and len(pieces[-1]) + len(sentence) > _PASSAGE:
             pieces.append("")
         pieces[-1] = f"{pieces[-1]} {sentence}".strip()

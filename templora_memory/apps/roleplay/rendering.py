@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 from templora_memory import Document, Message, Probe, Revision, Status
+from templora_memory.domain.segmentation import fold
 from templora_memory.importers import ChatLog, without_pictures
 
 from .charts import Series, chart
@@ -254,7 +255,7 @@ def _meter(nats: float) -> str:
 def _reply(reply: str, row: FactProbe) -> str:
     if not reply:
         return '<span class="quiet">-</span>'
-    right = row.fact.answer.casefold() in reply.casefold()
+    right = fold(row.fact.answer) in fold(reply)
     return f"<mark>✓ {escape(reply)}</mark>" if right else escape(reply)
 
 
@@ -267,8 +268,8 @@ def score(rows: Sequence[FactProbe]) -> str:
     factor = math.exp(gain)
     if not answerable:
         return f"On average each token of its story is now {factor:.1f} times as likely."
-    right = sum(row.fact.answer.casefold() in row.now_reply.casefold() for row in answerable)
-    before = sum(row.fact.answer.casefold() in row.base_reply.casefold() for row in answerable)
+    right = sum(fold(row.fact.answer) in fold(row.now_reply) for row in answerable)
+    before = sum(fold(row.fact.answer) in fold(row.base_reply) for row in answerable)
     return (
         f"{right} of {len(answerable)} facts right with nothing in the prompt, {before} before. "
         f"Each token of a right answer is {factor:.1f} times as likely."

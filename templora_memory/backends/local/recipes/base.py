@@ -1,8 +1,7 @@
-"""The parts of every recipe: examples, tools, sentences, repeated text, an answer beside a text."""
+"""The parts of every recipe: examples, tools, repeated text, an answer beside a text."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,14 @@ from torch import Tensor
 
 from templora_memory.backends.local.tokenizer import ChatTokenizer
 from templora_memory.domain.messages import Message
+from templora_memory.domain.segmentation import (  # recipes find them here
+    is_statement as is_statement,  # noqa: PLC0414
+    sentences as sentences,  # noqa: PLC0414
+)
 from templora_memory.ports import LearnRequest
 
 REPEAT_LENGTH = 8
 """Tokens of a run that counts as a repetition."""
-
-_SENTENCE_END = re.compile(r"""(?<=[.!?])\s+|(?<=[.!?]["')\]])\s+|\s*\n\s*""")
 
 # --- examples ----------------------------------------------------------------------------------
 
@@ -114,16 +115,6 @@ Recipe: TypeAlias = Callable[[LearnRequest, RecipeTools], Sequence[Example]]
 
 
 # --- text --------------------------------------------------------------------------------------
-
-
-def sentences(text: str) -> list[str]:
-    """Return a text's sentences and lines; what stood between them is left out."""
-    return [piece.strip() for piece in _SENTENCE_END.split(text) if piece.strip()]
-
-
-def is_statement(sentence: str) -> bool:
-    """Return False for questions, and for scraps without a letter."""
-    return not sentence.rstrip("\"')]").endswith("?") and any(map(str.isalpha, sentence))
 
 
 def downweight_repeats(ids: Sequence[int], weights: Sequence[float]) -> tuple[float, ...]:

@@ -15,10 +15,10 @@ from templora_memory.backends.local.recipes.base import (
     Example,
     RecipeTools,
     downweight_repeats,
-    sentences,
 )
 from templora_memory.backends.local.tokenizer import MaskedTokens
 from templora_memory.domain.messages import LEARNED_ROLES, Document, Item, Message
+from templora_memory.domain.segmentation import sentences
 from templora_memory.ports import LearnRequest
 
 
