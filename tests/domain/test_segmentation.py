@@ -166,10 +166,10 @@ def test_nothing_but_white_space_and_drawn_lines_is_lost(text):
     "text", ["Ada met Dr. Lee. " * 30_000, "艾达养蜜蜂。你知道吗？“好。”他说。" * 20_000]
 )
 def test_half_a_megabyte_takes_seconds_at_most(text):
-    begin = time.perf_counter()
+    begin = time.process_time()
     sentences(text)
     words(text)
-    assert time.perf_counter() - begin < 10
+    assert time.process_time() - begin < 10
 
 
 def test_no_model_library_is_imported():
