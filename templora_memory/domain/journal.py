@@ -22,7 +22,7 @@ _KINDS = {
     "withdraw": {"digest"},
     "tip": {"digest"},
 }
-_OPTIONAL = {"document": {"author"}}
+_OPTIONAL = {"document": {"author", "character"}}
 
 
 def encode_line(body: dict[str, Any]) -> bytes:
@@ -81,7 +81,8 @@ def document_line(parent: str, document: Document) -> dict[str, Any]:
         "title": document.title,
         "continues": document.continues,
     }
-    return line if document.author is None else {**line, "author": document.author}
+    optional = {"author": document.author, "character": document.character}
+    return line | {key: value for key, value in optional.items() if value is not None}
 
 
 class Journal:
@@ -285,6 +286,7 @@ def _document(body: dict[str, Any]) -> Document:
             body["title"],
             continues=bool(body["continues"]),
             author=body.get("author"),
+            character=body.get("character"),
         )
     except InvalidText as error:
         raise StoreDamaged(f"The journal holds a document that is none: {error}") from error

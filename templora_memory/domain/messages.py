@@ -79,6 +79,10 @@ class Document:
     `author` says who the text comes from: kept with the text, counted by `Policy.author_limit`. It
     is no part of what names the text, so the same text of two authors is learned once.
 
+    `character` is the name of whom the text is about, if the memory is to speak as them: it is then
+    learned in their voice ("She keeps bees" as "I keep bees", English only), so that they answer
+    for themselves. It is no part of what names the text either.
+
     Raises:
         InvalidText: empty, not Unicode text, or over 10 million characters.
     """
@@ -87,6 +91,7 @@ class Document:
     title: str | None = None
     continues: bool = False
     author: str | None = None
+    character: str | None = None
 
     def __post_init__(self) -> None:
         _check_text(self.text, "A document")
@@ -96,6 +101,8 @@ class Document:
             _check_text(self.title, "The title of a document")
         if self.author is not None:
             _check_text(self.author, "The author of a document")
+        if self.character is not None:
+            _check_text(self.character, "The character of a document")
 
     def __repr__(self) -> str:
         return f"Document({len(self.text)} characters)"

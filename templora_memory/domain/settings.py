@@ -16,9 +16,10 @@ from typing import Any, Literal, TypeAlias, get_args
 from templora_memory.errors import InvalidSetting
 
 Targets: TypeAlias = Literal["all-linear", "mlp", "attention"]
+Layers: TypeAlias = Literal["all", "upper-half"]
 Schedule: TypeAlias = Literal["constant", "released"]
 PRESETS = ("default", "reference")
-RECIPES = ("auto", "continue", "distill", "pairs", "statements", "study")
+RECIPES = ("auto", "continue", "pairs", "statements", "study")
 DEFAULT_WINDOW = 4096  # tokens; longer prompts cost more than they give a memory in weights
 _TOKENS_MIN = 16
 _SEED_LIMIT = 2**63
@@ -56,6 +57,8 @@ class Learning:
         lora_dropout: of the input of the LoRA branch while learning.
         target_modules: which linear layers: all but the output head, only those of the MLP blocks,
             only those of attention, or explicit module name endings.
+        layers_to_transform: which decoder layers of these: all, the upper half (a step then costs
+            about two thirds: no gradient is needed below), or a tuple of their numbers from 0.
         learning_rate: of AdamW; None: 5e-4 * (2000 / width) ** 0.78 for a model of that hidden
             width, the dependence found for LoRA with alpha 32 in "LoRA Without Regret" (Thinking
             Machines, 2025).
@@ -70,10 +73,14 @@ class Learning:
         document_steps: optimizer steps that a document standing alone (not `continues`) gets at
             least in all: a bio of one chunk is passed over that often, a book
             `steps_per_chunk` times.
+        stop_loss: a document that is passed over again and again counts as learned, and gets no
+            more than one further pass, once the mean loss of a pass, each example's before its
+            step, is at most this, in nats per token. 0: `document_steps` decide alone.
         kl_weight: while a short document is passed over more than `steps_per_chunk` times, each
-            step adds this times KL(base || memory) on a piece of neutral text, in nats per token,
-            so that other text stays as likely as before ("Learning without Forgetting",
-            1606.09282). 0: none, which is faster and recalls a little more.
+            step adds this times KL(base || memory) on neutral text, prose or everyday questions
+            with their answers, in nats per token, so that both stay as likely as before ("Learning
+            without Forgetting", 1606.09282). 0: none, which is faster, recalls a little more, and
+            answers everything with what it has learned.
         replay: chunks of earlier text that are learned again for each new chunk, 0.25 being one for
             every four; half of them drawn evenly from all that the memory has learned, half from
             its sources in turn (a document, the conversation), however short. They keep early text
@@ -102,13 +109,15 @@ class Learning:
     use_rslora: bool = False
     lora_dropout: float = 0.0
     target_modules: Targets | tuple[str, ...] = "all-linear"
+    layers_to_transform: Layers | tuple[int, ...] = "upper-half"
     learning_rate: float | None = None
     steps_per_chunk: int = 2
     context: int | None = None
     context_gradient: bool = False
     reuse_context: bool = True
     document_steps: int = 128
-    kl_weight: float = 0.2
+    stop_loss: float = 0.1
+    kl_weight: float = 1.0
     replay: float = 0.25
     damp_repeats: bool = True
     scale_short: bool = True
@@ -130,7 +139,7 @@ class Learning:
         for name in ("lora_alpha", "learning_rate", "adam_epsilon", "max_grad_norm"):
             none = name == "learning_rate"  # derived from the model
             positive(f"learning.{name}", getattr(self, name), none=none)
-        for name in ("weight_decay", "kl_weight", "replay"):
+        for name in ("weight_decay", "stop_loss", "kl_weight", "replay"):
             positive(f"learning.{name}", getattr(self, name), zero=True)
         whole("learning.document_steps", self.document_steps, zero=True)
         whole("learning.context", self.context, zero=True, none=True)
@@ -151,6 +160,14 @@ class Learning:
             raise InvalidSetting(
                 f"learning.target_modules is {self.target_modules!r}: use one of "
                 f"{get_args(Targets)} or a tuple of module name endings."
+            )
+
+        layers: object = self.layers_to_transform
+        numbered = isinstance(layers, tuple) and layers and all(type(n) is int for n in layers)
+        if not numbered and layers not in get_args(Layers):
+            raise InvalidSetting(
+                f"learning.layers_to_transform is {layers!r}: use one of {get_args(Layers)} or a "
+                "tuple of layer numbers."
             )
 
     @property
@@ -360,11 +377,13 @@ _REFERENCE = Learning(
     lora_alpha=64.0,
     lora_dropout=0.05,
     target_modules="all-linear",
+    layers_to_transform="all",
     learning_rate=5e-5,
     steps_per_chunk=2,
     context=1024,
     context_gradient=True,
     document_steps=0,
+    stop_loss=0.0,
     kl_weight=0.0,
     replay=0.0,
     damp_repeats=False,

@@ -13,7 +13,7 @@ from importlib import resources
 from typing import Any
 
 from templora_memory._version import __version__
-from templora_memory.domain.messages import Document, Message
+from templora_memory.domain.messages import Message
 from templora_memory.domain.results import Reply
 from templora_memory.errors import InvalidText
 from templora_memory.evaluation._answers import ANSWER_TOKENS, resampled
@@ -117,7 +117,7 @@ def damage(
     kls, examples = [], []
     with borrowed(service, "damage", len(people)) as names:
         for name, person in zip(names, people, strict=True):
-            report = service[name].absorb(Document(person.bio))
+            report = service[name].absorb(person.document)
             kls += [] if report.kl is None else [report.kl]
         for number, name in enumerate(names):
             if progress is not None:

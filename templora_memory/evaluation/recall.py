@@ -73,6 +73,12 @@ class Person:
     unanswerable: tuple[str, ...] = ()
 
     @property
+    def document(self) -> Document:
+        """What is learned: in the person's own voice, unless it is what a user tells."""
+        speaks = bool(self.kind) and self.kind != ABOUT_ME
+        return Document(self.bio, character=self.name if speaks else None)
+
+    @property
     def introduction(self) -> tuple[Message, ...]:
         """The beginning of every prompt: nobody's name means anything to a memory otherwise."""
         if not self.kind:
@@ -300,7 +306,7 @@ def _learn(
 ) -> tuple[float, float]:
     """Learn a bio, and then what comes later; returns the seconds of the bio, and of processors."""
     began, worked = time.monotonic(), time.process_time()
-    service[name].absorb(Document(person.bio))
+    service[name].absorb(person.document)
     seconds = time.monotonic() - began, time.process_time() - worked
     if later:
         service[name].absorb(later)

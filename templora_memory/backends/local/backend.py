@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from templora_memory import models, plugins
 from templora_memory.backends.local.base_model import BaseModel, label_losses, load, prepare
 from templora_memory.backends.local.decode.batch import DecodeBatch
+from templora_memory.backends.local.decode.greedy import ROWS, GreedyBatch, prefill
 from templora_memory.backends.local.decode.long_text import LocalText
 from templora_memory.backends.local.decode.request import DecodeRequest, PrefixCache
 from templora_memory.backends.local.decode.stream import Channel, LocalStream
@@ -27,12 +29,16 @@ from templora_memory.backends.local.lora.batched import (
     use_adapters,
 )
 from templora_memory.backends.local.lora.peft_files import load_weights, save_weights
+from templora_memory.backends.local.neutral import (
+    everyday_chat,
+    neutral_language,
+    neutral_text,
+)
 from templora_memory.backends.local.recipes import (
     RECIPES,
     Example,
     Recipe,
     RecipeTools,
-    TopKTargets,
     with_replay,
 )
 from templora_memory.backends.local.scheduler import (
@@ -42,21 +48,16 @@ from templora_memory.backends.local.scheduler import (
     ModelThread,
 )
 from templora_memory.backends.local.tokenizer import PLAIN_STOP, ChatTokenizer
-from templora_memory.backends.local.train.kl_regularizer import (
-    NeutralText,
-    bundled_conversation,
-    bundled_text,
-)
+from templora_memory.backends.local.train.kl_regularizer import NeutralText
 from templora_memory.backends.local.train.optimizer import save_optimizer
 from templora_memory.backends.local.train.runs import (
     TrainingBatcher,
     TrainingResult,
     TrainingRun,
 )
-from templora_memory.backends.local.train.teacher import shared_prefix, teacher_targets
 from templora_memory.domain.lru import LruCache
 from templora_memory.domain.manifest import ModelIdentity
-from templora_memory.domain.messages import Message
+from templora_memory.domain.messages import Document, Message
 from templora_memory.domain.results import LearnStats
 from templora_memory.domain.settings import ModelLimits, Sampling, positive
 from templora_memory.errors import (
@@ -75,6 +76,8 @@ from templora_memory.ports import (
     ScoreRequest,
 )
 
+SAMPLED_ITEMS = 20
+"""Texts that the language of what is learned is looked for in."""
 ADAPTER_BYTES = 512 << 20
 """Memory that loaded adapters may take; the least recently used leave first."""
 PREFIX_BYTES = 256 << 20
@@ -93,7 +96,9 @@ class LoadedModel:
         self.tokenizer = ChatTokenizer(base.tokenizer, thinking=thinking)
         training = TrainingBatcher(
             base,
-            lambda: NeutralText(base, self.tokenizer, bundled_text(), bundled_conversation()),
+            lambda language: NeutralText(
+                base, self.tokenizer, neutral_text(language), everyday_chat(language)
+            ),
             max_tokens=batch_tokens,
         )
         answers, drafts = (
@@ -341,6 +346,7 @@ class LocalBackend:
             progress=control.progress,
             cancelled=control.cancelled,
             priority=priority,
+            language=neutral_language(_sample(request)),
         )
         learned = self._train(run)
         save_weights(
@@ -360,7 +366,7 @@ class LocalBackend:
             bos_token_id=loaded.base.bos_token_id,
             max_length=loaded.base.max_length,
             generate=partial(self._generate_texts, priority=priority, cancelled=cancelled),
-            teacher=partial(self._teacher_targets, priority=priority, cancelled=cancelled),
+            complete=partial(self._complete_texts, priority=priority, cancelled=cancelled),
         )
         return with_replay(self._recipes[request.recipe](request, tools), request, tools)
 
@@ -369,7 +375,7 @@ class LocalBackend:
         if request.start is not None:
             return self._weights(request.start)
         base, settings = self.loaded.base, request.settings
-        targets = choose_targets(base.layers, settings.target_modules)
+        targets = choose_targets(base.layers, settings.target_modules, settings.layers_to_transform)
         return init_weights(LoraLayout(targets, settings.r), settings, base.device)
 
     def _train(self, run: TrainingRun) -> TrainingResult:
@@ -413,26 +419,39 @@ class LocalBackend:
             for stream in streams:
                 stream.close()
 
-    def _teacher_targets(
+    def _complete_texts(
         self,
-        texts: Sequence[tuple[Sequence[int], int]],
+        before: str,
+        texts: Sequence[str],
         *,
-        top_k: int,
+        max_tokens: int,
+        stop: str,
         priority: AbsorbPriority,
         cancelled: Callable[[], bool],
-    ) -> list[TopKTargets]:
-        """Return the base model's distributions. What all texts begin with is computed once."""
-        base = self.loaded.base
+    ) -> list[str]:
+        """Return what the base model goes on with; see `ContinueTexts`."""
+        base, tokenizer = self.loaded.base, self.loaded.tokenizer
+        shared = [] if base.bos_token_id is None else [base.bos_token_id]
+        shared += tokenizer.encode(before)
+        rows = [tokenizer.encode(text) for text in texts]
 
-        def task() -> CooperativeTask[list[TopKTargets]]:
-            prefix = shared_prefix(base, [ids[: len(ids) - count] for ids, count in texts])
-            targets = []
-            for ids, count in texts:
-                yield
-                if cancelled():
-                    raise Cancelled("The absorb was cancelled; the old revision stays.")
-                targets.append(teacher_targets(base, ids, count, prefix, top_k=top_k))
-            return targets
+        def task() -> CooperativeTask[list[str]]:
+            prefix = prefill(base, shared)
+            written: list[str] = []
+            for start in range(0, len(rows), ROWS):
+                part = GreedyBatch(base, prefix, rows[start : start + ROWS])
+                pieces: list[str] = []
+                for _ in range(max_tokens):
+                    yield
+                    if cancelled():
+                        raise Cancelled("The absorb was cancelled; the old revision stays.")
+                    part.step()
+                    pieces = [tokenizer.decode(ids) for ids in part.output_ids]
+                    part.finish([stop in piece for piece in pieces])
+                    if part.done:
+                        break
+                written += [piece.partition(stop)[0] if stop in piece else "" for piece in pieces]
+            return written
 
         return self.loaded.thread.run(task(), priority=priority)
 
@@ -576,6 +595,12 @@ class LocalBackend:
             weights,
             request.strength,
         )
+
+
+def _sample(request: LearnRequest) -> str:
+    """Return enough of what is learned to know its language by."""
+    texts = (item.text if isinstance(item, Document) else item.content for item in request.items)
+    return "\n".join(islice(texts, SAMPLED_ITEMS))
 
 
 def _out_of_memory(error: BaseException) -> bool:

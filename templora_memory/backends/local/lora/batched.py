@@ -72,13 +72,16 @@ def target_module(name: str, module: nn.Module) -> TargetModule:
 
 
 def choose_targets(
-    layers: Mapping[str, nn.Module], target_modules: str | Sequence[str]
+    layers: Mapping[str, nn.Module],
+    target_modules: str | Sequence[str],
+    layers_to_transform: str | Sequence[int] = "all",
 ) -> tuple[TargetModule, ...]:
     """Return the layers that `Learning.target_modules` names.
 
     Args:
         layers: the model's linear layers by path.
         target_modules: "all-linear", "attention", "mlp", or endings of paths.
+        layers_to_transform: "all", "upper-half", or the numbers of decoder layers.
 
     Raises:
         UnsupportedModel: it names none; the message lists what there is.
@@ -100,7 +103,30 @@ def choose_targets(
             f"targets {target_modules!r} name no linear layer of this model. Its layers end in "
             f"{endings}."
         )
+    numbers = {name: _layer_number(name) for name in chosen}
+    if layers_to_transform != "all":
+        chosen = _in_layers(numbers, layers_to_transform)
     return tuple(target_module(name, layers[name]) for name in chosen)
+
+
+def _layer_number(name: str) -> int | None:
+    """Return the number of the decoder layer in a path: the first number there."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def _in_layers(
+    numbers: Mapping[str, int | None], layers_to_transform: str | Sequence[int]
+) -> list[str]:
+    known = sorted({number for number in numbers.values() if number is not None})
+    if layers_to_transform == "upper-half":
+        wanted = set(known[len(known) // 2 :])
+    else:
+        wanted = {int(number) for number in layers_to_transform}
+        if unknown := sorted(wanted - set(known)):
+            raise UnsupportedModel(
+                f"layers_to_transform names {unknown}: the layers with such targets are {known}."
+            )
+    return [name for name, number in numbers.items() if number is None or number in wanted]
 
 
 # --- an adapter as a value ---------------------------------------------------------------------

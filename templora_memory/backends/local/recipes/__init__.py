@@ -4,12 +4,12 @@ A recipe is a function of a request and tools; `next_token.statements` is one on
 """
 
 from templora_memory.backends.local.recipes.base import (
+    ContinueTexts,
     Example,
     GenerateTexts,
     Recipe,
     RecipeTools,
-    TeacherTargets,
-    TopKTargets,
+    pack_turns,
 )
 from templora_memory.backends.local.recipes.next_token import (
     continue_,
@@ -17,12 +17,11 @@ from templora_memory.backends.local.recipes.next_token import (
     statements,
     with_replay,
 )
-from templora_memory.backends.local.recipes.questions import auto, distill, study
+from templora_memory.backends.local.recipes.questions import auto, study
 
 RECIPES: dict[str, Recipe] = {
     "auto": auto,
     "continue": continue_,
-    "distill": distill,
     "pairs": pairs,
     "statements": statements,
     "study": study,
@@ -30,11 +29,11 @@ RECIPES: dict[str, Recipe] = {
 
 __all__ = [
     "RECIPES",
+    "ContinueTexts",
     "Example",
     "GenerateTexts",
     "Recipe",
     "RecipeTools",
-    "TeacherTargets",
-    "TopKTargets",
+    "pack_turns",
     "with_replay",
 ]

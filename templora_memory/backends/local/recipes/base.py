@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from torch import Tensor
-
 from templora_memory.backends.local.tokenizer import ChatTokenizer
 from templora_memory.domain.messages import Message
 from templora_memory.domain.segmentation import (  # recipes find them here
@@ -21,20 +19,6 @@ REPEAT_LENGTH = 8
 """Tokens of a run that counts as a repetition."""
 
 # --- examples ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TopKTargets:
-    """A teacher's distribution at each of T tokens: its K likeliest tokens and their probabilities.
-
-    Args:
-        ids: tokens, int64 [T, K].
-        p: their probabilities, float32 [T, K]; each row sums to 1. What lies beyond the K is left
-            out.
-    """
-
-    ids: Tensor
-    p: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +34,26 @@ class Example:
             smaller step.
         in_receipt: False for earlier text that is repeated among the text to be learned: it does
             not show in receipts.
-        top_k_targets: what to learn in place of the bare tokens, for each token of the chunk
-            [S, K]; None: the tokens. Receipts count the tokens either way.
+        segments: how the chunk divides into parts that do not see each other: lengths that sum to
+            S. The first is what all others follow (a system message, or nothing: 0), each of the
+            others sees only that one and itself, as if it stood directly behind it. Empty: one
+            text. With segments there is no context.
+        variants: what takes this example's place in later passes, one after the other; the last
+            pass is over the example itself, so that a receipt compares the same tokens.
     """
 
     context: tuple[int, ...]
     ids: tuple[int, ...]
     weights: tuple[float, ...]
     in_receipt: bool = True
-    top_k_targets: TopKTargets | None = None
+    segments: tuple[int, ...] = ()
+    variants: tuple[Example, ...] = ()
+
+    def in_pass(self, number: int, *, last: bool) -> Example:
+        """Return what to train on in a pass, counted from 0."""
+        if not number or last or not self.variants:
+            return self
+        return self.variants[(number - 1) % len(self.variants)]
 
 
 # --- tools -------------------------------------------------------------------------------------
@@ -77,13 +72,20 @@ class GenerateTexts(Protocol):
         ...
 
 
-class TeacherTargets(Protocol):
-    """Asks the base model, without any memory, for its distributions: the teacher of a student."""
+class ContinueTexts(Protocol):
+    """Lets the base model go on with plain texts; for models that follow examples, not orders."""
 
     def __call__(
-        self, texts: Sequence[tuple[Sequence[int], int]], *, top_k: int
-    ) -> list[TopKTargets]:
-        """Return for each (tokens, count) the distribution at the last `count` tokens, in order.
+        self, before: str, texts: Sequence[str], *, max_tokens: int, stop: str
+    ) -> list[str]:
+        """Return what the model would write next, greedily, for each text, up to `stop`.
+
+        Args:
+            before: what all of the texts follow; read once.
+            texts: what is gone on with.
+            max_tokens: of each.
+            stop: what ends a continuation; itself left out. One that does not come to it within
+                `max_tokens` is returned empty, because it is no whole thought.
 
         Raises:
             Cancelled: the absorb was cancelled meanwhile.
@@ -99,15 +101,15 @@ class RecipeTools:
         tokenizer: tokenizer and chat template.
         bos_token_id: the model's begin token, or None.
         max_length: tokens of the model's context.
-        generate: lets the base model write.
-        teacher: asks the base model for its distributions.
+        generate: lets the base model answer.
+        complete: lets the base model go on with plain texts.
     """
 
     tokenizer: ChatTokenizer
     bos_token_id: int | None
     max_length: int
     generate: GenerateTexts
-    teacher: TeacherTargets
+    complete: ContinueTexts
 
 
 Recipe: TypeAlias = Callable[[LearnRequest, RecipeTools], Sequence[Example]]
@@ -136,30 +138,44 @@ def downweight_repeats(ids: Sequence[int], weights: Sequence[float]) -> tuple[fl
     return tuple(lowered)
 
 
-# --- an answer beside a text -------------------------------------------------------------------
-
-AnswerTokens: TypeAlias = tuple[Sequence[int], int]
-"""Tokens, and how many of the last ones are the answer's."""
+# --- questions and answers ---------------------------------------------------------------------
 
 
-def with_and_without_text(
-    turn: tuple[Message, Message], text: str, tools: RecipeTools, *, question_tokens: int
-) -> tuple[AnswerTokens, AnswerTokens] | None:
-    """Return a question and its answer with the text as a system message, and without.
+def pack_turns(
+    turns: Sequence[tuple[str, str]],
+    tokenizer: ChatTokenizer,
+    *,
+    lead: Sequence[Message] = (),
+) -> Example:
+    """Return questions and answers as one example whose parts do not see each other.
+
+    Only the answers and their ends are learned, each answer as much as the others, however long.
 
     Args:
-        turn: question and answer.
-        text: what the teacher reads, and the student does not.
-        tools: for the tokens.
-        question_tokens: tokens of the bare question before the answer's.
-
-    Returns:
-        None where nothing is compared: the longer does not fit the model, or the template writes
-        the answer differently beside a text.
+        turns: questions and answers.
+        tokenizer: with a chat template.
+        lead: system message that all of them follow; none: what the template puts there.
     """
-    without = tools.tokenizer.dialogue(turn, lead=True).ids
-    with_text = tools.tokenizer.dialogue((Message("system", text), *turn), lead=True).ids
-    count = len(without) - question_tokens
-    if count <= 0 or with_text[-count:] != without[-count:] or len(with_text) > tools.max_length:
-        return None
-    return (with_text, count), (without, count)
+    ids: list[int] = []
+    weights: list[float] = []
+    segments = [0]
+    for question, answer in turns:
+        turn = (Message("user", question), Message("assistant", answer))
+        whole = tokenizer.dialogue((*lead, *turn), lead=True)
+        prompt = tokenizer.prompt((*lead, turn[0]))
+        opened = len(prompt) if list(whole.ids[: len(prompt)]) == list(prompt) else 0
+        learned = [w if at >= opened else 0.0 for at, w in enumerate(whole.weights)]
+        if not opened:  # the template dresses an answer that is asked for differently
+            asked = len(tokenizer.dialogue((*lead, turn[0]), lead=True).ids)
+            learned = [w if at >= asked else 0.0 for at, w in enumerate(whole.weights)]
+        own = tokenizer.dialogue(turn, lead=False).ids
+        same = len(whole.ids) - len(own)
+        if not segments[0] and not ids and whole.ids[same:] == own:
+            ids, weights, segments = [*whole.ids[:same]], [0.0] * same, [same]
+        fits = whole.ids[: segments[0]] == tuple(ids[: segments[0]])
+        skip = segments[0] if fits else 0
+        total = sum(learned) or 1.0
+        ids += whole.ids[skip:]
+        weights += [w / total for w in learned[skip:]]
+        segments.append(len(whole.ids) - skip)
+    return Example(context=(), ids=tuple(ids), weights=tuple(weights), segments=tuple(segments))

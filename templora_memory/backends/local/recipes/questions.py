@@ -1,86 +1,69 @@
-"""Recipes that learn questions and answers about a text instead of the text.
+"""The recipe for documents: every fact as the answer to many short questions.
 
 What is trained on matters more than how (SEAL, arXiv 2506.10943; LIFT, 2502.14644; Physics of
 Language Models 3.1, 2309.14316): a fact that was only told in one way is hardly found again by a
-question. So the model, with the text in its prompt, writes questions to every sentence, and their
-answers; then it learns to answer them without the text.
+question. So each fact is learned as the answer to questions of two kinds, other ones in every pass:
 
-A small model reads better than it asks: with a bio before it, it answers most questions, while the
-questions that it writes itself leave much of the bio out. So it is also interviewed: asked what any
-character can be asked. What the text says nothing about it makes up; such answers are left out, see
-`keep_grounded`.
+* those that the model writes: after a few examples of a sentence and its question it goes on with
+  this sentence and each of some question words. A model too small to follow an order still does
+  this, and the question words make it ask for different things. Questions that it writes for
+  several facts ask for none of them and are left out.
+* a word of the fact in a short form ("What about your {w}?"), which no model is needed for.
+
+A step holds several questions that do not see each other, of facts drawn without repetition, so
+that no fact becomes the answer to everything. What keeps other questions apart is the pull to the
+base model on everyday chat, see `train/kl_regularizer.py`.
 """
 
 from __future__ import annotations
 
-import math
-import re
+import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib import resources
+from random import Random
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from templora_memory.backends.local.recipes.base import (
-    AnswerTokens,
-    Example,
-    RecipeTools,
-    TopKTargets,
-    is_statement,
-    sentences,
-    with_and_without_text,
-)
-from templora_memory.backends.local.recipes.next_token import (
-    continue_,
-    needs_extra_passes,
-    statements,
-)
+from templora_memory.backends.local.recipes.base import Example, RecipeTools, pack_turns
+from templora_memory.backends.local.recipes.facts import Facts, facts_of
+from templora_memory.backends.local.recipes.next_token import continue_, needs_extra_passes
 from templora_memory.domain.messages import Document, Message
+from templora_memory.domain.segmentation import content_words, fold, is_question, word_spans
 from templora_memory.ports import LearnRequest
 
-ASK_ABOUT = (
-    "{text}\n\n"
-    "Write three questions that this sentence answers, each with a short answer, as lines that "
-    "begin with Q: and A:.\n"
-    "{sentence}"
-)
-ASK_PERSON = (
-    "{text}\n\n"
-    "Write three questions to the person in this sentence, each with that person's short answer, "
-    "as lines that begin with Q: and A:.\n"
-    "{sentence}"
-)
-"""What the model is asked for, for every sentence: questions about it, and questions to whoever
-speaks or is spoken of in it. The text comes first, so that its keys and values can be shared."""
-
-QUESTION_TOKENS = 160
-"""Tokens that three questions and answers may take."""
-ANSWER_TOKENS = 40
-"""Tokens that an answer in the interview may take."""
-PAIRS_PER_EXAMPLE = 8
-"""Questions and answers in one example."""
-MIN_GAIN = 0.3
-"""Least probability that the text adds to a word, for the word to come from the text."""
-TEACHER_TOP_K = 64
-"""K, tokens of the teacher's distribution that are kept at each position."""
-
-_PAIR = re.compile(r"^Q:[ \t]*(?P<ask>\S.*)\n+A:[ \t]*(?P<say>\S.*)$", re.MULTILINE)
-_WORD = re.compile(r"\w+")
+TURNS_PER_EXAMPLE = 8
+"""Questions and answers in one step."""
+PASSES = 16
+"""Passes with questions of their own; after these they come again."""
+MAX_FACTS = 400
+"""A document with more facts is continued as a text."""
+QUESTION_TOKENS = 16
+"""Tokens that a written question may take."""
+MAX_WRITTEN_FOR = 2
+"""A question that is written for more facts than this asks for none of them."""
+WRITTEN_SHARE = 0.5
+"""How often a fact with written questions is asked for by one of them."""
+_ARROW = " => "
 
 # --- the recipes -------------------------------------------------------------------------------
 
 
 def study(request: LearnRequest, tools: RecipeTools) -> Sequence[Example]:
-    """Return documents as questions and answers about them, beside what they say.
+    """Return documents as questions and answers.
 
-    Only the answers are learned; questions of one sentence stand in different examples, so that no
-    answer can be copied from the one before it. Conversations, models without a chat template, and
-    texts of which the model makes no question are learned as `statements` does.
+    Conversations, models without a chat template, documents with more than `MAX_FACTS` facts and
+    those of which no fact can be made are learned as `continue_` does.
     """
-    stated = statements(request, tools)
-    asked = [pair for pairs in ask_questions(request, tools).values() for pair in pairs]
-    return [*interleave_pairs(asked, tools), *stated]
+    documents = [item for item in request.items if isinstance(item, Document)]
+    if tools.tokenizer.uses_plain_template or len(documents) < len(request.items):
+        return continue_(request, tools)
+    told = [facts_of(document) for document in documents]
+    if not any(one.facts or one.exchanges for one in told) or _count(told) > MAX_FACTS:
+        return continue_(request, tools)
+    asked = [_Asked(one, write_questions(one, tools)) for one in told]
+    return _examples(asked, tools, Random(request.settings.seed))
 
 
 def auto(request: LearnRequest, tools: RecipeTools) -> Sequence[Example]:
@@ -89,218 +72,109 @@ def auto(request: LearnRequest, tools: RecipeTools) -> Sequence[Example]:
     return study(request, tools) if needs_extra_passes(request, chunks) else chunks
 
 
-def distill(request: LearnRequest, tools: RecipeTools) -> Sequence[Example]:
-    """Return the examples of `study`, with a teacher's distribution in place of the bare answers.
+def _count(told: Sequence[Facts]) -> int:
+    return sum(len(one.facts) + len(one.exchanges) for one in told)
 
-    The student, which has no text, learns what the teacher, the same model without the memory but
-    with the text in its prompt, holds likely at every token of the answer: not one word, but all
-    likely ones (context distillation, arXiv 2112.00861; prompt baking, 2409.13697).
+
+# --- questions ---------------------------------------------------------------------------------
+
+
+@cache
+def question_forms(language: str) -> dict[str, Any] | None:
+    """Return a language's question words, examples and forms; None: none are known.
+
+    The keys: "starts", words that a question begins with; "before_start", what stands before them;
+    "examples", pairs of a sentence and a question that it answers; "about", forms with {w} for a
+    word of a fact, {W} for the same with a capital; "about_other", forms where nobody speaks.
     """
-    stated = statements(request, tools)
-    pairs: list[tuple[str, str]] = []
-    answers: list[AnswerTokens] = []
-    for text, asked in ask_questions(request, tools).items():
-        for question, answer in asked:
-            turn = (Message("user", question), Message("assistant", answer))
-            question_tokens = len(tools.tokenizer.dialogue(turn[:1], lead=True).ids)
-            both = with_and_without_text(turn, text, tools, question_tokens=question_tokens)
-            if both is not None:
-                pairs.append((question, answer))
-                answers.append(both[0])
-    targets = tools.teacher(answers, top_k=TEACHER_TOP_K) if answers else []
-    return [*interleave_pairs(pairs, tools, targets), *stated]
+    file = resources.files(__package__ or __name__) / "ask" / f"{language}.json"
+    if not file.is_file():
+        return None
+    forms: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return forms
 
 
-# --- questions that the model writes -----------------------------------------------------------
-
-
-def ask_questions(request: LearnRequest, tools: RecipeTools) -> dict[str, list[tuple[str, str]]]:
-    """Return questions about each piece of the documents, with the model's answers.
-
-    Those that it writes itself, and those of an interview; only answers that take something from
-    the text.
-    """
-    if tools.tokenizer.uses_plain_template:
-        return {}
-    max_prompt = tools.max_length - QUESTION_TOKENS
-    asked: dict[str, list[tuple[str, str]]] = {}
-    for item in request.items:
-        if not isinstance(item, Document):
-            continue
-        for piece in tools.tokenizer.split(item.text, max(1, max_prompt // 2)):
-            prompts = [
-                prompt
-                for prompt in question_prompts(piece)
-                if len(tools.tokenizer.prompt(prompt)) <= max_prompt
-            ]
-            if prompts:
-                written = parse_pairs(tools.generate(prompts, max_tokens=QUESTION_TOKENS))
-                pairs = dict.fromkeys([*written, *answer_interview(piece, tools)])
-                asked[piece] = keep_grounded(list(pairs), piece, tools)
-    return asked
-
-
-def question_prompts(text: str) -> list[tuple[Message, ...]]:
-    """Return the prompts for a text: two for every sentence that states something."""
-    return [
-        (Message("user", form.format(text=text, sentence=sentence)),)
-        for sentence in filter(is_statement, sentences(text))
-        for form in (ASK_ABOUT, ASK_PERSON)
-    ]
-
-
-def parse_pairs(written: Sequence[str]) -> list[tuple[str, str]]:
-    """Return questions and answers in what the model wrote, each once; the rest is left out."""
-    pairs = (
-        (match["ask"].strip(), match["say"].strip())
-        for text in written
-        for match in _PAIR.finditer(text)
+def write_questions(told: Facts, tools: RecipeTools) -> list[list[str]]:
+    """Return for each fact the questions that the base model writes for it."""
+    forms = question_forms(told.language)
+    if forms is None or not told.facts:
+        return [[] for _ in told.facts]
+    starts = [forms.get("before_start", "") + start for start in forms["starts"]]
+    shown = "".join(f"{said}{_ARROW}{ask}\n" for said, ask in forms["examples"])
+    room = tools.max_length // 2
+    facts = [fact for fact in told.facts if len(tools.tokenizer.encode(fact)) < room]
+    continued = tools.complete(
+        shown,
+        [f"{fact}{_ARROW}{start}" for fact in facts for start in starts],
+        max_tokens=QUESTION_TOKENS,
+        stop="\n",
     )
-    return list(dict.fromkeys(pairs))
-
-
-def interleave_pairs(
-    asked: Sequence[tuple[str, str]], tools: RecipeTools, targets: Sequence[TopKTargets] = ()
-) -> list[Example]:
-    """Return examples of some pairs each, dealt like cards, so that neighbours are far apart.
-
-    Args:
-        asked: questions and answers.
-        tools: for their tokens.
-        targets: what to learn in place of each pair's answer and all that stands before it in the
-            assistant's message; none: the answers.
-    """
-    count = math.ceil(len(asked) / PAIRS_PER_EXAMPLE)
+    written: dict[str, list[str]] = {fact: [] for fact in told.facts}
+    for number, rest in enumerate(continued):
+        question = (starts[number % len(starts)] + rest).strip()
+        if rest and is_question(question):
+            written[facts[number // len(starts)]].append(question)
+    counts = Counter(fold(ask) for asks in written.values() for ask in dict.fromkeys(asks))
+    examples = {fold(ask) for _, ask in forms["examples"]}
     return [
-        _pairs_example(asked[start::count], tools, targets[start::count] if targets else ())
-        for start in range(count)
-    ]
-
-
-def _pairs_example(
-    asked: Sequence[tuple[str, str]], tools: RecipeTools, targets: Sequence[TopKTargets]
-) -> Example:
-    ids: list[int] = []
-    weights: list[float] = []
-    answers: list[slice] = []
-    for question, answer in asked:
-        turn = (Message("user", question), Message("assistant", answer))
-        tokens = tools.tokenizer.dialogue(turn, lead=not ids)
-        question_tokens = len(tools.tokenizer.dialogue(turn[:1], lead=not ids).ids)
-        answers.append(slice(len(ids) + question_tokens, len(ids) + len(tokens.ids)))
-        ids += tokens.ids
-        weights += [0.0] * question_tokens + list(tokens.weights[question_tokens:])
-    return Example(
-        context=(),
-        ids=tuple(ids),
-        weights=tuple(weights),
-        top_k_targets=scatter_targets(targets, answers, len(ids)) if targets else None,
-    )
-
-
-def scatter_targets(
-    targets: Sequence[TopKTargets], positions: Sequence[slice], length: int
-) -> TopKTargets:
-    """Return targets at some positions of a chunk as one value for the whole chunk [S, K]."""
-    top_k = max(part.ids.shape[1] for part in targets)
-    ids = torch.zeros((length, top_k), dtype=torch.long)
-    p = torch.zeros((length, top_k))
-    for at, part in zip(positions, targets, strict=True):
-        ids[at, : part.ids.shape[1]], p[at, : part.p.shape[1]] = part.ids, part.p
-    return TopKTargets(ids, p)
-
-
-# --- the interview -----------------------------------------------------------------------------
-
-
-def interview_questions() -> list[str]:
-    """Return questions to a character, written for this package."""
-    file = resources.files("templora_memory.backends.local.recipes") / "interview.txt"
-    return file.read_text(encoding="utf-8").splitlines()
-
-
-def answer_interview(text: str, tools: RecipeTools) -> list[tuple[str, str]]:
-    """Return the questions of the interview, with the answers that the model gives to them."""
-    prompts = [(Message("system", text), Message("user", asked)) for asked in interview_questions()]
-    fitting = [
-        prompt
-        for prompt in prompts
-        if len(tools.tokenizer.prompt(prompt)) + ANSWER_TOKENS <= tools.max_length
-    ]
-    answers = tools.generate(fitting, max_tokens=ANSWER_TOKENS) if fitting else []
-    return [
-        (question.content, answer.strip())
-        for (_, question), answer in zip(fitting, answers, strict=True)
-        if answer.strip()
-    ]
-
-
-def keep_grounded(
-    asked: Sequence[tuple[str, str]], text: str, tools: RecipeTools
-) -> list[tuple[str, str]]:
-    """Return those pairs whose answer takes something from the text.
-
-    That is a word which stands in few sentences of the text (so it is not the hero's name) and not
-    in the question, and which the model holds far more likely with the text before it.
-    """
-    with_text: list[AnswerTokens] = []
-    without: list[AnswerTokens] = []
-    comparable: list[tuple[str, str]] = []
-    for question, answer in asked:
-        turn = (Message("user", question), Message("assistant", answer))
-        # the words alone: what the template opens an answer with is no part of the comparison
-        question_tokens = len(tools.tokenizer.prompt(turn[:1]))
-        both = with_and_without_text(turn, text, tools, question_tokens=question_tokens)
-        if both is not None:
-            with_text.append(both[0])
-            without.append(both[1])
-            comparable.append((question, answer))
-    if not comparable:
-        return []
-    informed = tools.teacher(with_text, top_k=TEACHER_TOP_K)
-    guessed = tools.teacher(without, top_k=TEACHER_TOP_K)
-    rare = _rare_words(text)
-    grounded = []
-    for pair, (ids, count), read, guess in zip(comparable, without, informed, guessed, strict=True):
-        answer_ids = ids[-count:]
-        gains = [
-            _probability(read, at, token) - _probability(guess, at, token)
-            for at, token in enumerate(answer_ids)
+        [
+            ask
+            for ask in dict.fromkeys(written[fact])
+            if counts[fold(ask)] <= MAX_WRITTEN_FOR and fold(ask) not in examples
         ]
-        if _takes_rare_word(pair, answer_ids, gains, rare, tools):
-            grounded.append(pair)
-    return grounded
+        for fact in told.facts
+    ]
 
 
-def _rare_words(text: str) -> set[str]:
-    """Return words, in lower case, that stand in few of a text's sentences."""
-    words = [set(_WORD.findall(sentence.lower())) for sentence in sentences(text)]
-    counts = Counter(word for sentence in words for word in sentence)
-    return {word for word, count in counts.items() if count <= max(1, len(words) // 4)}
+def word_question(fact: str, told: Facts, rng: Random) -> str:
+    """Return a short question made of one or two words of a fact."""
+    words = content_words(fact) or [word for word, _, _ in word_spans(fact)] or [fact]
+    word = rng.choice(words)
+    if len(words) > 1 and rng.random() < 0.25:  # noqa: PLR2004  # now and then two of them
+        word = f"{word} {rng.choice(words)}"
+    forms = question_forms(told.language) or {"about": ["{W}?"]}
+    voice = "about" if told.character or "about_other" not in forms else "about_other"
+    form: str = rng.choice(forms[voice])
+    return form.format(w=word, W=word[:1].upper() + word[1:])
 
 
-def _takes_rare_word(
-    pair: tuple[str, str],
-    ids: Sequence[int],
-    gains: Sequence[float],
-    rare: set[str],
-    tools: RecipeTools,
-) -> bool:
-    """Return True if a rare word of the answer, made of these tokens, became likely by the text."""
-    question, answer = pair
-    new = rare - set(_WORD.findall(question.lower()))
-    matches = [match for match in _WORD.finditer(answer) if match.group().lower() in new]
-    if not matches:
-        return False
-    ends = [len(tools.tokenizer.decode(ids[: number + 1])) for number in range(len(ids))]
-    return any(
-        gain >= MIN_GAIN and begin < match.end() and end > match.start()
-        for match in matches
-        for begin, end, gain in zip([0, *ends], ends, gains, strict=False)
-    )
+# --- examples ----------------------------------------------------------------------------------
 
 
-def _probability(targets: TopKTargets, at: int, token: int) -> float:
-    """Return the probability of a token, 0 where it is not among the likeliest."""
-    column: Tensor = (targets.ids[at] == token).nonzero()
-    return float(targets.p[at, column[0, 0]]) if len(column) else 0.0
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The facts of a document, and the questions that were written for each."""
+
+    told: Facts
+    written: list[list[str]]
+
+    def turns(self, rng: Random) -> list[tuple[str, str]]:
+        """Return one question for each fact, and what was said in dialogue."""
+        asked = [
+            rng.choice(written)
+            if written and rng.random() < WRITTEN_SHARE
+            else word_question(fact, self.told, rng)
+            for fact, written in zip(self.told.facts, self.written, strict=True)
+        ]
+        return [*zip(asked, self.told.facts, strict=True), *self.told.exchanges]
+
+
+def _examples(asked: Sequence[_Asked], tools: RecipeTools, rng: Random) -> list[Example]:
+    """Return steps of the first pass, each with those of later passes as its variants."""
+    characters = dict.fromkeys(one.told.character for one in asked if one.told.character)
+    leads: list[tuple[Message, ...]] = [()]
+    leads += [(Message("system", f"You are {name}."),) for name in characters]
+    passes = []
+    for number in range(PASSES):
+        turns = [turn for one in asked for turn in one.turns(rng)]
+        rng.shuffle(turns)
+        count = -(-len(turns) // TURNS_PER_EXAMPLE)
+        lead = leads[number % len(leads)]
+        passes.append(
+            [pack_turns(turns[start::count], tools.tokenizer, lead=lead) for start in range(count)]
+        )
+    first, later = passes[0], passes[1:]
+    return [
+        replace(example, variants=tuple(one[number] for one in later))
+        for number, example in enumerate(first)
+    ]

@@ -1,61 +1,64 @@
 """Neutral text, on which an adapter is held to the base model's predictions.
 
 While a short document is passed over many times, every step also draws the adapter's predictions
-on a piece of text that has nothing to do with any memory towards those of the base model, as in
-"Learning without Forgetting" (arXiv 1606.09282). Without it, a memory of a bio makes any other
-text harder to predict. For a piece of S tokens, p the model with the adapter and q without::
+on something that has nothing to do with any memory towards those of the base model, as in
+"Learning without Forgetting" (arXiv 1606.09282): mostly everyday questions with short answers,
+because a memory that has learned to answer questions would otherwise answer all of them with what
+it knows; now and then a piece of prose. For a piece with S tokens that count, p the model with the
+adapter and q without::
 
     penalty = kl_weight / S * sum_s KL(q_s || p_s)
     KL(q || p) = sum_v q_v (log q_v - log p_v)
+
+Of prose all tokens count, of questions with answers those of the answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import resources
 
 import torch
 from torch import Tensor
 
 from templora_memory.backends.local.base_model import BaseModel
 from templora_memory.backends.local.lora.batched import AdapterBatch, use_adapters
+from templora_memory.backends.local.recipes import pack_turns
 from templora_memory.backends.local.tokenizer import ChatTokenizer
 from templora_memory.backends.local.train.loss import kl_divergence
+from templora_memory.backends.local.train.step import (
+    TrainInputs,
+    collate,
+    inputs_of,
+    model_inputs,
+)
 from templora_memory.domain.messages import Message
 
 PIECE_TOKENS = 128
-"""Tokens of one piece."""
+"""Tokens of one piece of prose."""
+TURNS_PER_PIECE = 4
+"""Questions with their answers in one piece."""
+PROSE_EVERY = 4
+"""Every fourth piece is prose, where there are questions."""
 HELD_OUT_EVERY = 5
 """Every fifth piece is measured on, and never read while learning."""
-
-
-def bundled_text() -> str:
-    """Return English prose on many everyday subjects, written for this package."""
-    return _bundled("neutral.txt")
-
-
-def bundled_conversation() -> tuple[Message, ...]:
-    """Return a conversation about nothing in particular, written for this package."""
-    lines = _bundled("neutral_chat.txt").splitlines()
-    return tuple(
-        Message("assistant" if number % 2 else "user", line) for number, line in enumerate(lines)
-    )
-
-
-def _bundled(name: str) -> str:
-    file = resources.files("templora_memory.backends.local.train") / name
-    return file.read_text(encoding="utf-8")
+_LEADS: tuple[tuple[Message, ...], ...] = (
+    (),
+    (Message("system", "You are Maria."),),
+    (),
+    (Message("system", "You are Arjun Beck."),),
+)
+"""System messages that the questions are asked after, in turn: a character who is asked about the
+weather still talks about the weather."""
 
 
 class NeutralText:
-    """Pieces of neutral text, and the base model's hidden states for them.
+    """Pieces of neutral text, and the base model's hidden states for them once they were needed.
 
     Args:
         base: the model.
         tokenizer: its tokenizer.
         prose: a text.
-        conversation: for a model with a chat template; its pieces come among those of the prose,
-            so that a chat model goes on answering as one.
+        chat: everyday questions with their answers, for a model with a chat template.
     """
 
     def __init__(
@@ -63,25 +66,28 @@ class NeutralText:
         base: BaseModel,
         tokenizer: ChatTokenizer,
         prose: str,
-        conversation: Sequence[Message] = (),
+        chat: Sequence[tuple[str, str]] = (),
     ) -> None:
-        first = [] if base.bos_token_id is None else [base.bos_token_id]
-        prose_pieces = _pieces(first, tokenizer.encode(prose), base.max_length)
-        chat_ids = (
-            []
-            if tokenizer.uses_plain_template or not conversation
-            else tokenizer.dialogue(conversation, lead=True).ids
-        )
-        chat_pieces = _pieces([], chat_ids, base.max_length)
         self._base = base
-        self._ids = torch.tensor(_interleave(prose_pieces, chat_pieces), device=base.device)
-        pieces = range(len(self._ids))
-        self._held_out = list(pieces[HELD_OUT_EVERY // 2 :: HELD_OUT_EVERY]) or list(pieces)
-        self._training = [n for n in pieces if n not in self._held_out] or list(pieces)
-        with torch.no_grad():  # [pieces, S, D]
-            self._hidden = torch.cat(
-                [base.hidden_states(row[None], use_cache=False) for row in self._ids]
+        first = [] if base.bos_token_id is None else [base.bos_token_id]
+        proses = _prose_pieces(first, tokenizer.encode(prose), base.max_length)
+        turns = () if tokenizer.uses_plain_template else chat
+        chats = [
+            inputs_of(
+                base,
+                pack_turns(
+                    turns[start : start + TURNS_PER_PIECE],
+                    tokenizer,
+                    lead=_LEADS[number % len(_LEADS)],
+                ),
             )
+            for number, start in enumerate(range(0, len(turns), TURNS_PER_PIECE))
+        ]
+        self._pieces = _mix(proses, [piece for piece in chats if piece.label_positions])
+        held_out = range(HELD_OUT_EVERY // 2, len(self._pieces), HELD_OUT_EVERY)
+        self._held_out = list(held_out) or [0]
+        self._training = [n for n in range(len(self._pieces)) if n not in held_out] or [0]
+        self._teacher: dict[int, Tensor] = {}  # of each piece [S, D]
 
     def kl_penalty(self, turns: Sequence[int], adapters: AdapterBatch) -> Tensor:
         """Return the sum over rows of each row's mean KL(base || adapter) on one piece.
@@ -105,30 +111,58 @@ class NeutralText:
 
     def _kl_divergence(self, pieces: Sequence[int], adapters: AdapterBatch) -> Tensor:
         base = self._base
-        input_ids = self._ids[list(pieces)]  # [B, S]
-        length = input_ids.shape[1]
+        batch = collate(base, [self._pieces[piece] for piece in pieces])
+        labelled = batch.label_rows, batch.label_columns
+        weights = batch.targets.weights  # [T]
+        if base.plain_lm_head:
+            teacher = torch.cat([self._teacher_states(piece) for piece in pieces])  # [T, D]
+            with use_adapters(adapters):
+                hidden = base.hidden_states(batch.input_ids, **model_inputs(batch))[labelled]
+                return kl_divergence(hidden, teacher, base.lm_head, weights, batch.labels_per_row)
+        with torch.no_grad(), use_adapters(None):
+            logits = base.logits(batch.input_ids, last=False, **model_inputs(batch))[labelled]
+            log_q = logits.float().log_softmax(-1)  # [T, V]
         with use_adapters(adapters):
-            if base.plain_lm_head:
-                hidden = base.hidden_states(input_ids, use_cache=False).flatten(0, 1)  # [B * S, D]
-                teacher = self._hidden[list(pieces)].flatten(0, 1)
-                return kl_divergence(hidden, teacher, base.lm_head, len(pieces)) / length
-            log_p = base.logits(input_ids, last=False, use_cache=False).float().log_softmax(-1)
-        with torch.no_grad():
-            log_q = base.logits(input_ids, last=False, use_cache=False).float().log_softmax(-1)
-        return (log_q.exp() * (log_q - log_p)).sum() / length
+            logits = base.logits(batch.input_ids, last=False, **model_inputs(batch))[labelled]
+            log_p = logits.float().log_softmax(-1)
+        return ((log_q.exp() * (log_q - log_p)).sum(-1) * weights).sum()
+
+    def _teacher_states(self, piece: int) -> Tensor:
+        """Return the base model's hidden states [S, D] of the tokens that count."""
+        if piece not in self._teacher:
+            batch = collate(self._base, [self._pieces[piece]])
+            with torch.no_grad(), use_adapters(None):
+                states = self._base.hidden_states(batch.input_ids, **model_inputs(batch))
+            self._teacher[piece] = states[batch.label_rows, batch.label_columns]
+        return self._teacher[piece]
 
 
-def _pieces(first: Sequence[int], ids: Sequence[int], max_length: int) -> list[list[int]]:
+def _prose_pieces(first: Sequence[int], ids: Sequence[int], max_length: int) -> list[TrainInputs]:
     """Return all full pieces of PIECE_TOKENS tokens, or the text itself if it is shorter."""
     size = min(PIECE_TOKENS, max_length) - len(first)
     full = [[*first, *ids[at : at + size]] for at in range(0, len(ids) - size + 1, size)]
-    return full or ([[*first, *ids]] if ids else [])
+    return [_all_tokens(piece) for piece in full or ([[*first, *ids]] if ids else [])]
 
 
-def _interleave(prose: list[list[int]], chat: list[list[int]]) -> list[list[int]]:
-    """Return the pieces of a conversation at even distances among those of the prose."""
-    chat = [piece for piece in chat if len(piece) == len(prose[0])]
-    placed = [
-        ((at + 0.5) / len(kind), piece) for kind in (prose, chat) for at, piece in enumerate(kind)
-    ]
-    return [piece for _, piece in sorted(placed, key=lambda item: item[0])]
+def _all_tokens(ids: Sequence[int]) -> TrainInputs:
+    """Return a piece of which the prediction after every token counts."""
+    count = len(ids)
+    return TrainInputs(
+        input_ids=tuple(ids),
+        label_positions=tuple(range(count)),
+        labels=(0,) * count,  # nobody asks what came next, only what the base model expects
+        loss_weights=(1 / count,) * count,
+        weight_sum=float(count),
+    )
+
+
+def _mix(prose: Sequence[TrainInputs], chat: Sequence[TrainInputs]) -> list[TrainInputs]:
+    """Return the pieces of a conversation with a piece of prose among every few of them."""
+    if not chat or not prose:
+        return [*prose, *chat]
+    mixed: list[TrainInputs] = []
+    for number, piece in enumerate(chat):
+        if number % (PROSE_EVERY - 1) == 0:
+            mixed.append(prose[number // (PROSE_EVERY - 1) % len(prose)])
+        mixed.append(piece)
+    return mixed

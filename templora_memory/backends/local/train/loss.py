@@ -4,14 +4,13 @@ The LM head is frozen, so nothing but the hidden states needs a gradient, and th
 closed form. It is computed in forward, piece by piece, and only its [T, D] is kept for backward.
 With hidden states h [T, D], the head's weight W [V, D], logits z = W h and p = softmax(z)::
 
-    cross entropy   loss = sum_t w_t * -sum_k q_tk log p_t[k]
-                    d loss / d z_t = w_t * (p_t - q_t)                 since sum_k q_tk = 1
+    cross entropy   loss = sum_t w_t * -log p_t[label_t]
+                    d loss / d z_t = w_t * (p_t - q_t)                 q_t one-hot at label_t
     divergence      KL(q || p) = sum_v q_v (log q_v - log p_v)
                     d KL / d z_t = p_t - q_t
     both            d / d h_t = (d / d z_t) W
 
-q is one-hot at the label, or a teacher's K likeliest tokens; of the divergence, the base model's
-whole distribution.
+In the divergence q is the base model's whole distribution.
 """
 
 from __future__ import annotations
@@ -41,23 +40,15 @@ def _pieces(sizes: Sequence[int]) -> list[slice]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LossTargets:
-    """The distributions that T positions are to predict.
+    """The tokens that T positions are to predict.
 
     Args:
         labels: the next tokens [T].
         weights: weight of each position's loss [T], float32.
-        ids, p: what is learned: tokens and their probabilities [T, K]; of a bare token the token
-            itself with 1, and any others with 0.
     """
 
     labels: Tensor
     weights: Tensor
-    ids: Tensor
-    p: Tensor
-
-    def cross_entropy(self, log_p: Tensor, cut: slice) -> Tensor:
-        """Return the cross entropy [t] of t positions, whose log-probabilities are [t, V]."""
-        return -(log_p.gather(1, self.ids[cut]) * self.p[cut]).sum(1)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -71,10 +62,11 @@ class _CrossEntropy(torch.autograd.Function):
         for cut in cuts:  # t positions
             logits = lm_head(hidden[cut]).float()  # [t, V]
             log_p = logits.log_softmax(-1)
-            nll[cut] = -log_p.gather(1, targets.labels[cut, None]).squeeze(1)
-            loss += (targets.cross_entropy(log_p, cut) * targets.weights[cut]).sum()
-            # p - q in place: q is zero but at K tokens
-            grad_logits = log_p.exp_().scatter_add_(1, targets.ids[cut], -targets.p[cut])  # [t, V]
+            labels = targets.labels[cut, None]  # [t, 1]
+            nll[cut] = -log_p.gather(1, labels).squeeze(1)
+            loss += (nll[cut] * targets.weights[cut]).sum()
+            # p - q in place: q is 1 at the label, else 0
+            grad_logits = log_p.exp_().scatter_add_(1, labels, -torch.ones_like(labels).float())
             grad_logits *= targets.weights[cut, None]
             grad[cut] = grad_logits.to(hidden.dtype) @ lm_head.weight.to(hidden.dtype)
         ctx.save_for_backward(grad)
@@ -105,7 +97,12 @@ def weighted_loss(
 class _KLDivergence(torch.autograd.Function):
     @staticmethod
     def forward(  # torch calls it by position
-        ctx: Any, hidden: Tensor, teacher: Tensor, lm_head: nn.Module, cuts: list[slice]
+        ctx: Any,
+        hidden: Tensor,
+        teacher: Tensor,
+        lm_head: nn.Module,
+        weights: Tensor,
+        cuts: list[slice],
     ) -> Tensor:
         total = hidden.new_zeros((), dtype=torch.float32)
         grad = torch.empty_like(hidden)  # [T, D]
@@ -113,29 +110,32 @@ class _KLDivergence(torch.autograd.Function):
             log_p = lm_head(hidden[cut]).float().log_softmax(-1)  # [t, V], the student's
             log_q = lm_head(teacher[cut]).float().log_softmax(-1)  # [t, V], the teacher's
             q = log_q.exp()
-            total += (q * (log_q - log_p)).sum()
-            grad[cut] = (log_p.exp_() - q).to(hidden.dtype) @ lm_head.weight.to(hidden.dtype)
+            weight = weights[cut, None]  # [t, 1]
+            total += (q * (log_q - log_p)).sum(1, keepdim=True).mul_(weight).sum()
+            grad_logits = log_p.exp_().sub_(q).mul_(weight)  # [t, V]
+            grad[cut] = grad_logits.to(hidden.dtype) @ lm_head.weight.to(hidden.dtype)
         ctx.save_for_backward(grad)
         return total
 
     @staticmethod
-    def backward(ctx: Any, loss: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, loss: Tensor) -> tuple[Tensor, None, None, None, None]:
         (grad,) = ctx.saved_tensors
-        return grad * loss.to(grad.dtype), None, None, None
+        return grad * loss.to(grad.dtype), None, None, None, None
 
 
-def kl_divergence(hidden: Tensor, teacher: Tensor, lm_head: nn.Module, rows: int) -> Tensor:
-    """Return the sum over positions of KL(teacher || student), in nats, over the whole vocabulary.
+def kl_divergence(
+    hidden: Tensor, teacher: Tensor, lm_head: nn.Module, weights: Tensor, sizes: Sequence[int]
+) -> Tensor:
+    """Return the weighted sum over positions of KL(teacher || student), in nats.
 
     Args:
         hidden: hidden states of the student [T, D].
         teacher: those of the teacher at the same positions [T, D], without gradient.
         lm_head: the frozen output head of both.
-        rows: how many rows of equal length the T positions are.
+        weights: of each position [T], float32.
+        sizes: how many of the T positions belong to each row of the batch, in order.
     """
-    result: Tensor = _KLDivergence.apply(  # type: ignore[no-untyped-call]
-        hidden, teacher, lm_head, _pieces([len(hidden) // rows] * rows)
-    )
+    result: Tensor = _KLDivergence.apply(hidden, teacher, lm_head, weights, _pieces(sizes))  # type: ignore[no-untyped-call]
     return result
 
 

@@ -44,6 +44,7 @@ from templora_memory.backends.local.train.step import (
     prefixes_after,
     prepare_inputs,
 )
+from templora_memory.domain.languages import DEFAULT
 from templora_memory.domain.results import AbsorbProgress, ChunkStats, LearnStats
 from templora_memory.domain.settings import Learning
 from templora_memory.errors import Cancelled, LearningFailed
@@ -70,11 +71,12 @@ class TrainingRun:
         settings: learning rate and so on.
         chunk: tokens of a full chunk; shorter ones move the adapter less.
         min_steps: optimizer steps to take in all, also if that means additional passes. These go
-            round the examples; otherwise each example gets its `steps_per_chunk` and is not seen
-            again.
+            round the examples, until a pass finds them learned (`Learning.stop_loss`); otherwise
+            each example gets its `steps_per_chunk` and is not seen again.
         resume: folder with optimizer state to go on from.
         progress: called after each example.
         cancelled: asked before each step.
+        language: of the neutral text that it is held to the base model on.
         priority: of the absorb; while somebody waits, the first in order learns alone.
 
     Raises:
@@ -94,8 +96,10 @@ class TrainingRun:
         progress: Callable[[AbsorbProgress], None],
         cancelled: Callable[[], bool],
         priority: AbsorbPriority = DEFAULT_PRIORITY,
+        language: str = DEFAULT,
     ) -> None:
         self.priority = priority
+        self.language = language
         self._examples = [example for example in examples if any(example.weights)]
         if not self._examples:
             raise LearningFailed(
@@ -120,6 +124,7 @@ class TrainingRun:
         self._prefix = EMPTY_PREFIX  # of the example before
         self._began = 0.0
         self._seconds = [0.0] * len(self._examples)
+        self._pass_losses: list[float] = []  # of each example of this round, before its step
         self._before: dict[int, Tensor] = {}  # losses when an example was first seen
         self._after: dict[int, Tensor | None] = {}
 
@@ -153,14 +158,19 @@ class TrainingRun:
     @property
     def chunk_length(self) -> int:
         """Tokens of the example that is learned now."""
-        return len(self._examples[self._number].ids)
+        return len(self._example.ids)
+
+    @property
+    def _example(self) -> Example:
+        """The example at hand, as this round has it."""
+        last = self._round == self._rounds - 1
+        return self._examples[self._number].in_pass(self._round, last=last)
 
     def inputs(self, base: BaseModel) -> TrainInputs | None:
         """Return the example to learn now; None: all are learned. Runs a new one's context."""
         while self._inputs is None and not self.done:
             self._began = time.monotonic()
-            example = self._examples[self._number]
-            self._inputs = prepare_inputs(base, example, self.adapter, self._prefix)
+            self._inputs = prepare_inputs(base, self._example, self.adapter, self._prefix)
             if not self._inputs.labels:  # one token without anything before it
                 self._next()
         return self._inputs
@@ -171,13 +181,21 @@ class TrainingRun:
         self._number += 1
         if self._number == len(self._examples):
             self._number, self._round = 0, self._round + 1
+            self._stop_when_learned()
+
+    def _stop_when_learned(self) -> None:
+        """Make the next round the last, if the one that ended had little left to learn."""
+        losses, self._pass_losses = self._pass_losses, []
+        if losses and sum(losses) / len(losses) <= self.settings.stop_loss:
+            self._rounds = min(self._rounds, self._round + 1)
 
     def step(self, nll: Tensor) -> bool:
         """Take a step with the gradients at hand; return True if this was the example's last."""
         assert self._inputs is not None  # noqa: S101  # it was prepared
-        share = (
-            min(1.0, self._inputs.weight_sum / self._chunk) if self.settings.scale_short else 1.0
-        )
+        share = 1.0
+        if self.settings.scale_short and not self._inputs.segments:
+            share = min(1.0, self._inputs.weight_sum / self._chunk)
+        self._pass_losses.append(float(nll.mean()))
         self.adapter.step(lr_factor(self.settings, self.counters.chunks) * share)
         self.counters.steps += 1
         if self._examples[self._number].in_receipt:
@@ -238,17 +256,17 @@ class TrainingBatcher(PriorityQueue[TrainingRun]):
 
     Args:
         base: the model.
-        neutral_text: makes the neutral text, when it is first needed.
+        neutral_text: makes the neutral text of a language, when it is first needed.
         max_tokens: of one batch, padding included, unless a single example has more.
     """
 
     def __init__(
-        self, base: BaseModel, neutral_text: Callable[[], NeutralText], *, max_tokens: int
+        self, base: BaseModel, neutral_text: Callable[[str], NeutralText], *, max_tokens: int
     ) -> None:
         super().__init__()
         self._base = base
         self._make_neutral_text = neutral_text
-        self._neutral_text: NeutralText | None = None
+        self._neutral_texts: dict[str, NeutralText] = {}
         self._max_tokens = max_tokens
 
     def fail(self, error: BaseException) -> None:
@@ -346,8 +364,10 @@ class TrainingBatcher(PriorityQueue[TrainingRun]):
             with base.learning(adapters):
                 loss, nll = batch_loss(base, batch, adapters, cache)
             loss.backward()  # type: ignore[no-untyped-call]
-        for weight in sorted({run.kl_weight for run in runs} - {0.0}):
-            self._add_kl_penalty([run for run in runs if run.kl_weight == weight], weight)
+        for weight, language in sorted({(run.kl_weight, run.language) for run in runs}):
+            if weight:
+                held = [run for run in runs if (run.kl_weight, run.language) == (weight, language)]
+                self._add_kl_penalty(held, weight, language)
         prefixes = [EMPTY_PREFIX] * len(group) if cache is None else prefixes_after(examples, cache)
         return torch.split(nll, list(batch.labels_per_row)), prefixes
 
@@ -385,26 +405,25 @@ class TrainingBatcher(PriorityQueue[TrainingRun]):
             [run.adapter for run in runs],
         )
 
-    @property
-    def neutral_text(self) -> NeutralText:
-        """The neutral text, made when it is first needed."""
-        if self._neutral_text is None:
-            self._neutral_text = self._make_neutral_text()
-        return self._neutral_text
+    def neutral_text(self, language: str) -> NeutralText:
+        """Return the neutral text of a language, made when it is first needed."""
+        if language not in self._neutral_texts:
+            self._neutral_texts[language] = self._make_neutral_text(language)
+        return self._neutral_texts[language]
 
-    def _add_kl_penalty(self, runs: Sequence[TrainingRun], weight: float) -> None:
+    def _add_kl_penalty(self, runs: Sequence[TrainingRun], weight: float, language: str) -> None:
         """Add the gradient of weight * KL(base || adapter) on a piece of neutral text."""
         adapters = trainable_batch([run.adapter for run in runs])
         turns = [run.kl_penalties for run in runs]
         with self._base.learning(adapters):
-            penalty = self.neutral_text.kl_penalty(turns, adapters)
+            penalty = self.neutral_text(language).kl_penalty(turns, adapters)
         (weight * penalty).backward()  # type: ignore[no-untyped-call]
 
     def _kl_to_base(self, run: TrainingRun) -> float | None:
         """Return how much an adapter changes neutral text; None where it is not measured."""
         if not run.settings.measure or not run.adapter.finite:
             return None
-        return self.neutral_text.kl_to_base(trainable_batch([run.adapter]))
+        return self.neutral_text(run.language).kl_to_base(trainable_batch([run.adapter]))
 
     def _finish_example(
         self, run: TrainingRun, nll: Tensor, after: Tensor | None, prefix: KVPrefix

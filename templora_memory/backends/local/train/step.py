@@ -14,6 +14,12 @@ A row of the batch, with p tokens of prefix and s of input::
 Prefixes are padded on the left, so that each ends where the input begins; inputs on the right,
 where no real token sees what comes later. A key carries its position already (rotary embeddings
 are applied before a key is stored), so that only the inputs need positions.
+
+Short questions with their answers are packed into one row: a lead of l tokens that all of them
+follow, and segments that do not see each other, each at the positions that it would have alone::
+
+    position_ids   [S]      0 .. l - 1 | l, l + 1, ...  | l, l + 1, ...  | ...
+    attention_mask [S, S]   t sees u <= t where u is in the lead or in the segment of t
 """
 
 from __future__ import annotations
@@ -34,34 +40,11 @@ from templora_memory.backends.local.kv_cache import (
     pad_left,
 )
 from templora_memory.backends.local.lora.batched import AdapterBatch, use_adapters
-from templora_memory.backends.local.recipes import Example, TopKTargets
+from templora_memory.backends.local.recipes import Example
 from templora_memory.backends.local.train.loss import LossTargets, weighted_loss
 from templora_memory.backends.local.train.optimizer import TrainableAdapter, trainable_batch
 
 # --- inputs of one memory ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TrainInputs:
-    """One example as the model sees it: s input tokens, t of which have a label.
-
-    Args:
-        input_ids: input tokens [s].
-        label_positions: positions in `input_ids` whose next token is learned [t].
-        labels: these next tokens [t].
-        loss_weights: the weight of each label's loss [t]; they sum to 1.
-        weight_sum: what the weights summed to before.
-        top_k_targets: what to learn in place of the labels; None: the labels.
-        prefix: what stands before, as keys and values.
-    """
-
-    input_ids: tuple[int, ...]
-    label_positions: tuple[int, ...]
-    labels: tuple[int, ...]
-    loss_weights: tuple[float, ...]
-    weight_sum: float
-    top_k_targets: TopKTargets | None
-    prefix: KVPrefix
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +74,30 @@ class KVPrefix:
 EMPTY_PREFIX = KVPrefix((), 0, [])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainInputs:
+    """One example as the model sees it: s input tokens, t of which have a label.
+
+    Args:
+        input_ids: input tokens [s].
+        label_positions: positions in `input_ids` whose next token is learned [t].
+        labels: these next tokens [t].
+        loss_weights: the weight of each label's loss [t]; they sum to 1.
+        weight_sum: what the weights summed to before.
+        prefix: what stands before, as keys and values.
+        segments: lengths of the lead and of the parts that do not see each other; they sum to
+            s + 1, because the last token is no input. Empty: one text.
+    """
+
+    input_ids: tuple[int, ...]
+    label_positions: tuple[int, ...]
+    labels: tuple[int, ...]
+    loss_weights: tuple[float, ...]
+    weight_sum: float
+    prefix: KVPrefix = EMPTY_PREFIX
+    segments: tuple[int, ...] = ()
+
+
 def prepare_inputs(
     base: BaseModel, example: Example, adapter: TrainableAdapter, before: KVPrefix = EMPTY_PREFIX
 ) -> TrainInputs:
@@ -115,18 +122,29 @@ def prepare_inputs(
         prefix = before.suffix(
             context[:split], max_end=base.max_length - len(sequence)
         ) or _prefill_context(base, context[:split], adapter)
-    in_chunk = [at + 1 - len(context) + split for at in positions]  # indices of the labels
-    targets = example.top_k_targets
     return TrainInputs(
         input_ids=sequence[:-1],
         label_positions=positions,
         labels=tuple(sequence[at + 1] for at in positions),
         loss_weights=tuple(weights[at + 1] / weight_sum for at in positions),
         weight_sum=weight_sum,
-        top_k_targets=None
-        if targets is None
-        else TopKTargets(targets.ids[in_chunk], targets.p[in_chunk]),
         prefix=prefix,
+        segments=example.segments,
+    )
+
+
+def inputs_of(base: BaseModel, example: Example) -> TrainInputs:
+    """Return an example without context, cut to the model's length, for `collate`."""
+    ids, weights = example.ids[: base.max_length + 1], example.weights[: base.max_length + 1]
+    positions = tuple(at for at in range(len(ids) - 1) if weights[at + 1])
+    weight_sum = sum(weights[at + 1] for at in positions)
+    return TrainInputs(
+        input_ids=ids[:-1],
+        label_positions=positions,
+        labels=tuple(ids[at + 1] for at in positions),
+        loss_weights=tuple(weights[at + 1] / weight_sum for at in positions),
+        weight_sum=weight_sum,
+        segments=example.segments,
     )
 
 
@@ -152,8 +170,9 @@ class TrainBatch:
         targets: what these are to predict.
         labels_per_row: labelled inputs of each row; they sum to T.
         prefix: keys and values [B, H, P, E] of each layer; empty: nothing stands before.
-        attention_mask: 1 where there is a token [B, P + S]; None: everywhere, or padding is only
-            on the right, where nothing real sees it.
+        attention_mask: 1 where there is a token [B, P + S]; with segments 0 where a token is seen
+            and minus infinity, nearly, where not [B, 1, S, P + S]; None: everywhere, or padding
+            is only on the right, where nothing real sees it.
     """
 
     input_ids: Tensor
@@ -179,14 +198,17 @@ def collate(base: BaseModel, inputs: Sequence[TrainInputs]) -> TrainBatch:
         [(index, at) for index, row in enumerate(inputs) for at in row.label_positions],
         dtype=torch.long,
     ).reshape(-1, 2)  # [T, 2]
+    positions = torch.stack([_positions(row.segments, length) for row in inputs])  # [B, S]
     attention_mask = None
-    if (prefix_lengths != before).any():
+    if any(row.segments for row in inputs):
+        attention_mask = _segment_mask(inputs, length, before, base.dtype).to(base.device)
+    elif (prefix_lengths != before).any():
         columns = torch.arange(before + length)[None]  # [1, P + S]
         attention_mask = (columns >= (before - prefix_lengths)[:, None]).long()
         attention_mask = attention_mask.to(base.device)
     return TrainBatch(
         input_ids=input_ids.to(base.device),
-        position_ids=(prefix_ends[:, None] + torch.arange(length)[None]).to(base.device),
+        position_ids=(prefix_ends[:, None] + positions).to(base.device),
         label_rows=labelled[:, 0].to(base.device),
         label_columns=labelled[:, 1].to(base.device),
         targets=_targets(inputs, base.device),
@@ -196,30 +218,39 @@ def collate(base: BaseModel, inputs: Sequence[TrainInputs]) -> TrainBatch:
     )
 
 
+def _positions(segments: Sequence[int], length: int) -> Tensor:
+    """Return the positions [S] of a row's tokens: every segment begins behind the lead."""
+    positions = torch.arange(length)
+    start = lead = segments[0] if segments else 0
+    for size in segments[1:]:
+        positions[start : start + size] -= start - lead
+        start += size
+    return positions
+
+
+def _segment_mask(
+    inputs: Sequence[TrainInputs], length: int, before: int, dtype: torch.dtype
+) -> Tensor:
+    """Return what is added to the attention scores [B, 1, S, P + S]: 0, or the least number."""
+    causal = torch.ones(length, length, dtype=torch.bool).tril()  # [S, S]
+    seen = torch.zeros(len(inputs), 1, length, before + length, dtype=torch.bool)
+    for index, row in enumerate(inputs):
+        own = torch.zeros(length, dtype=torch.long)  # [S], the number of each token's segment
+        start = 0
+        for number, size in enumerate(row.segments):
+            own[start : start + size] = number
+            start += size
+        together = (own[:, None] == own[None]) | (own[None] == 0)  # 0: the lead, or one text
+        seen[index, 0, :, before - len(row.prefix.ids) : before] = True
+        seen[index, 0, :, before:] = causal & together
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+
+
 def _targets(inputs: Sequence[TrainInputs], device: torch.device) -> LossTargets:
     """Return the targets of all rows, one after the other."""
-    labels = _concatenate([row.labels for row in inputs], torch.long, device)  # [T]
-    top_k = max(
-        (row.top_k_targets.ids.shape[1] for row in inputs if row.top_k_targets is not None),
-        default=1,
-    )
-    ids = labels[:, None].repeat(1, top_k)  # [T, K]
-    p = torch.zeros(ids.shape, dtype=torch.float32, device=device)
-    p[:, 0] = 1.0  # the label itself, for certain
-    start = 0
-    for row in inputs:
-        stop = start + len(row.labels)
-        if row.top_k_targets is not None:
-            row_k = row.top_k_targets.ids.shape[1]
-            p[start:stop] = 0.0
-            ids[start:stop, :row_k] = row.top_k_targets.ids.to(device)
-            p[start:stop, :row_k] = row.top_k_targets.p.to(device)
-        start = stop
     return LossTargets(
-        labels=labels,
+        labels=_concatenate([row.labels for row in inputs], torch.long, device),  # [T]
         weights=_concatenate([row.loss_weights for row in inputs], torch.float32, device),
-        ids=ids,
-        p=p,
     )
 
 
@@ -244,6 +275,16 @@ def _stack(prefixes: Sequence[KeyValues], length: int) -> KeyValues:
     ]
 
 
+def model_inputs(batch: TrainBatch, cache: DynamicCache | None = None) -> dict[str, Any]:
+    """Return what a model's forward takes beside the tokens."""
+    inputs: dict[str, Any] = {"position_ids": batch.position_ids, "use_cache": cache is not None}
+    if cache is not None:
+        inputs["past_key_values"] = cache
+    if batch.attention_mask is not None:
+        inputs["attention_mask"] = batch.attention_mask
+    return inputs
+
+
 def batch_loss(
     base: BaseModel, batch: TrainBatch, adapters: AdapterBatch, cache: DynamicCache | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -255,11 +296,7 @@ def batch_loss(
     """
     if cache is None and batch.prefix:
         cache = dynamic_cache(batch.prefix)
-    inputs: dict[str, Any] = {"position_ids": batch.position_ids, "use_cache": cache is not None}
-    if cache is not None:
-        inputs["past_key_values"] = cache
-    if batch.attention_mask is not None:
-        inputs["attention_mask"] = batch.attention_mask
+    inputs = model_inputs(batch, cache)
     labelled = batch.label_rows, batch.label_columns
     with use_adapters(adapters):
         if base.plain_lm_head:
@@ -267,9 +304,8 @@ def batch_loss(
             return weighted_loss(hidden, base.lm_head, batch.targets, batch.labels_per_row)
         logits = base.logits(batch.input_ids, last=False, **inputs)[labelled].float()  # [T, V]
         log_p, targets = logits.log_softmax(-1), batch.targets
-        losses = targets.cross_entropy(log_p, slice(None))  # [T]
-        nll = -log_p.detach().gather(1, targets.labels[:, None]).squeeze(1)  # [T]
-        return (losses * targets.weights).sum(), nll
+        losses = -log_p.gather(1, targets.labels[:, None]).squeeze(1)  # [T]
+        return (losses * targets.weights).sum(), losses.detach()
 
 
 def measure(

@@ -1,0 +1,88 @@
+"""Many short texts gone on with at once, greedily: drafts of a recipe, not answers to anybody.
+
+All of them follow the same prefix, whose keys and values are computed once. They begin together and
+nobody joins later, so that the batch is built once::
+
+    attention_mask [B, P + S]   1 ... 1    0 ... 0   1 ... 1
+                                P, shared  padding   the row's own tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from templora_memory.backends.local.base_model import BaseModel
+from templora_memory.backends.local.kv_cache import KeyValues, cached_key_values, dynamic_cache
+from templora_memory.backends.local.lora.batched import use_adapters
+
+ROWS = 32
+"""Texts at once."""
+
+
+def prefill(base: BaseModel, ids: Sequence[int]) -> KeyValues:
+    """Return keys and values [1, H, P, E] of each layer for P tokens; empty: of none."""
+    if not ids:
+        return []
+    cache = dynamic_cache(None)
+    with torch.no_grad(), use_adapters(None):
+        tokens = torch.tensor([list(ids)], device=base.device)  # [1, P]
+        base.hidden_states(tokens, past_key_values=cache, use_cache=True)
+    return cached_key_values(cache)
+
+
+class GreedyBatch:
+    """Texts under way, on the model thread.
+
+    Args:
+        base: the model; no adapter is used.
+        prefix: keys and values of what all of them follow.
+        rows: tokens of each text, one or more.
+    """
+
+    def __init__(self, base: BaseModel, prefix: KeyValues, rows: Sequence[Sequence[int]]) -> None:
+        self._base = base
+        self.output_ids: list[list[int]] = [[] for _ in rows]
+        self._done = [False] * len(rows)
+        count, length = len(rows), max(len(row) for row in rows)
+        known = prefix[0][0].shape[2] if prefix else 0  # P
+        self._cache = dynamic_cache(
+            [(k.expand(count, -1, -1, -1), v.expand(count, -1, -1, -1)) for k, v in prefix] or None
+        )
+        self._next = torch.tensor(
+            [[*[0] * (length - len(row)), *row] for row in rows], device=base.device
+        )  # [B, S]
+        own = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+        self._mask = torch.cat([torch.ones(count, known, dtype=torch.long), own], 1).to(base.device)
+        self._position_ids = (self._mask.cumsum(1) - 1)[:, known:].clamp(min=0)  # [B, S]
+
+    @property
+    def done(self) -> bool:
+        """True once every text has ended."""
+        return all(self._done)
+
+    def finish(self, ended: Sequence[bool]) -> None:
+        """Let texts end; what they would go on with is no longer kept."""
+        self._done = [before or now for before, now in zip(self._done, ended, strict=True)]
+
+    def step(self) -> None:
+        """Add a token to every text that has not ended."""
+        base = self._base
+        with torch.no_grad(), use_adapters(None):
+            logits = base.logits(
+                self._next,
+                last=True,
+                attention_mask=self._mask,
+                position_ids=self._position_ids,
+                past_key_values=self._cache,
+                use_cache=True,
+            )[:, -1]  # [B, V]
+        self._next = logits.argmax(-1, keepdim=True)  # [B, 1]
+        for row, token in enumerate(self._next[:, 0].tolist()):
+            if token in base.eos_token_ids:
+                self._done[row] = True
+            elif not self._done[row]:
+                self.output_ids[row].append(token)
+        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], 1)
+        self._position_ids = self._position_ids[:, -1:] + 1

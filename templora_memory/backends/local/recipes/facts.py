@@ -1,0 +1,119 @@
+"""A document as facts: each something that can be said in answer to a question.
+
+Prose is cut into sentences; one that is too short to say anything alone joins the one before. Lines
+of character cards and fact sheets ("Job: night watchman", ``Likes("tea" + "rain")``) become
+sentences of their own, with what stands before the colon in each. If the text is about a character
+who will be spoken to, the facts are in their voice. Dialogue lines of the character ("Ada: ...")
+are no facts but answers to what stands before them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from templora_memory.backends.local.recipes.base import sentences
+from templora_memory.backends.local.recipes.first_person import first_person, pronoun_of
+from templora_memory.domain.languages import DEFAULT, language_of
+from templora_memory.domain.messages import Document
+
+SHORT = 40
+"""A sentence with fewer characters joins the one before,"""
+JOINED = 200
+"""unless the two have more than this."""
+
+_SHEET_LINE = re.compile(
+    r"^[\s\-*•]*(?P<key>[^\W\d_][\w '’/()-]{0,40}?)[ ]?[:：][ ]*(?P<value>\S.*)$"
+)
+_W_PLUS_PLUS = re.compile(r'^[\s\[{]*(?P<key>[^\W\d_][\w ]*)\((?P<items>".*")\)[\s\]}]*$')
+_ITEM_BORDER = re.compile(r'"\s*\+\s*"')
+_NAME_KEYS = frozenset({"name", "character", "full name"})
+_LETTER = re.compile(r"[^\W\d_]")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a document says.
+
+    Args:
+        language: of the text, an ISO 639-1 code.
+        character: who says it; None: nobody.
+        facts: sentences.
+        exchanges: what was said to the character, and the answer.
+    """
+
+    language: str
+    character: str | None
+    facts: tuple[str, ...]
+    exchanges: tuple[tuple[str, str], ...]
+
+
+def facts_of(document: Document) -> Facts:
+    """Return the facts and the dialogue of a document."""
+    language, name = language_of(document.text), document.character
+    voiced = name is not None and language == DEFAULT
+    pronoun = pronoun_of(document.text) if voiced else None
+    exchanges, lines = _exchanges(document.text.splitlines(), name)
+    facts: list[str] = []
+    prose: list[str] = []
+    for line in [*lines, ""]:
+        listed = _listed(line, own=voiced)
+        if listed is None and line.strip():
+            prose.append(line)
+            continue
+        facts += _join_short(sentences("\n".join(prose)))
+        prose = []
+        facts += listed or []
+    if voiced and name is not None:
+        facts = [_in_voice(fact, name, pronoun) for fact in facts]
+    return Facts(language, name, tuple(dict.fromkeys(filter(_LETTER.search, facts))), exchanges)
+
+
+def _in_voice(fact: str, name: str, pronoun: str | None) -> str:
+    if re.fullmatch(rf"My name: {re.escape(name)}\W*", fact):
+        return f"My name is {name}."
+    return first_person(fact, name, pronoun)
+
+
+def _exchanges(lines: list[str], name: str | None) -> tuple[tuple[tuple[str, str], ...], list[str]]:
+    """Return what the character answers to the line before, and the other lines."""
+    if name is None:
+        return (), lines
+    speaks = re.compile(rf"^(?:{re.escape(name)}|\{{\{{char\}}\}})[:：]\s*(\S.*)$")
+    speaker = re.compile(r"^[^:：]{1,40}[:：]\s*(\S.*)$")
+    exchanges: list[tuple[str, str]] = []
+    others: list[str] = []
+    for line in lines:
+        answer = speaks.match(line)
+        if answer and others and (asked := speaker.match(others[-1])):
+            others.pop()
+            exchanges.append((asked[1], answer[1]))
+        else:
+            others.append(line)
+    return tuple(exchanges), others
+
+
+def _listed(line: str, *, own: bool) -> list[str] | None:
+    """Return the facts of a line of a sheet or card; None: it is prose."""
+    if match := _W_PLUS_PLUS.match(line):
+        values = _ITEM_BORDER.split(match["items"].strip('"'))
+    elif match := _SHEET_LINE.match(line):
+        values = _join_short(sentences(match["value"]))
+    else:
+        return None
+    key = match["key"].strip()
+    if key.lower() in _NAME_KEYS:
+        key = "name"
+    label = f"My {key[0].lower()}{key[1:]}" if own else key
+    return [f"{label}: {value.strip().rstrip('.')}." for value in values if value.strip()]
+
+
+def _join_short(found: list[str]) -> list[str]:
+    """Return sentences of which the shortest are joined to the one before."""
+    joined: list[str] = []
+    for sentence in found:
+        if joined and len(sentence) < SHORT and len(joined[-1]) + len(sentence) < JOINED:
+            joined[-1] += f" {sentence}"
+        else:
+            joined.append(sentence)
+    return joined

@@ -1,0 +1,133 @@
+"""English sentences about somebody, in the words that they would use of themselves.
+
+A memory that has learned "She keeps bees" answers "She keeps bees" when the character is asked what
+they do. So what is told about a character is turned round: their name and pronouns become "I" and
+"my", and the verb behind an "I" loses its ending. This goes by words, not by grammar: a verb far
+from its subject keeps its form ("I light the lamps, and has done for years"), and in a text about
+two women every "she" is taken for the first. No fact is lost by it; the sentence may limp.
+"""
+
+from __future__ import annotations
+
+import re
+
+_BETWEEN = [
+    "never",
+    "always",
+    "often",
+    "still",
+    "also",
+    "just",
+    "only",
+    "even",
+    "really",
+    "almost",
+    "once",
+    "rarely",
+    "seldom",
+    "usually",
+    "sometimes",
+    "mostly",
+    "secretly",
+    "simply",
+    "now",
+]
+"""What may stand between a subject and its verb."""
+_OBJECT_BEFORE = [
+    "to",
+    "in",
+    "on",
+    "at",
+    "for",
+    "with",
+    "from",
+    "and",
+    "the",
+    "a",
+    "an",
+    "up",
+    "out",
+    "when",
+    "as",
+    "by",
+    "over",
+    "off",
+    "into",
+    "that",
+    "if",
+    "before",
+    "after",
+]
+"""Behind "her", these make it "me"; any other word makes it "my"."""
+_IRREGULAR = {"is": "am", "has": "have", "does": "do"}
+_NEGATED = {"isn't": "am not", "hasn't": "haven't", "doesn't": "don't"}
+_PRONOUNS = {
+    "she": {"she": "I", "herself": "myself", "hers": "mine", "her": "my"},
+    "he": {"he": "I", "himself": "myself", "him": "me", "his": "my"},
+}
+_SUBJECT = "\ue000I"  # from a private area: an "I" that was not one
+
+
+def pronoun_of(text: str) -> str | None:
+    """Return "she" or "he", whichever a text says more often; None: neither."""
+    counts = {word: len(re.findall(rf"\b{word}\b", text, re.IGNORECASE)) for word in _PRONOUNS}
+    best = max(counts, key=lambda word: counts[word])
+    return best if counts[best] else None
+
+
+def first_person(sentence: str, name: str, pronoun: str | None) -> str:
+    """Return what a sentence says about somebody as they would say it.
+
+    Args:
+        sentence: English.
+        name: of whom it is about; each part of it counts as the name, and so does "{{char}}".
+        pronoun: "she", "he" or None, see `pronoun_of`.
+    """
+    parts = [name, *(part for part in name.split() if len(part) > 2)]  # noqa: PLR2004  # no initials
+    names = "|".join([*map(re.escape, dict.fromkeys(parts)), r"\{\{char\}\}"])
+    text = re.sub(rf"(?<!\w)(?:{names})['’]s(?!\w)", "my", sentence)
+    text = re.sub(rf"(?<!\w)(?:{names})(?!\w)", _SUBJECT, text)
+    if pronoun is not None:
+        text = _replace_pronouns(text, pronoun)
+    between = "|".join(_BETWEEN)
+    text = re.sub(
+        rf"{_SUBJECT} ((?:(?:{between}) )*)([^\W\d_]+(?:['’]t)?)",
+        lambda match: f"I {match[1]}{_without_ending(match[2])}",
+        text,
+    )
+    text = text.replace(_SUBJECT, "I")
+    return text[:1].upper() + text[1:]
+
+
+def _replace_pronouns(text: str, pronoun: str) -> str:
+    subject = rf"(?<!\w){pronoun}"
+    for ending, ours in (
+        (r"['’]s (?=been|had|got)", "I have "),
+        (r"['’]s\b", "I'm"),
+        (r"['’]d\b", "I'd"),
+        (r"['’]ll\b", "I'll"),
+    ):
+        text = re.sub(subject + ending, ours, text, flags=re.IGNORECASE)
+    if pronoun == "she":
+        objects = "|".join(_OBJECT_BEFORE)
+        text = re.sub(rf"\bher(?= (?:{objects})\b|[.,;:!?]|$)", "me", text, flags=re.IGNORECASE)
+    for theirs, ours in _PRONOUNS[pronoun].items():
+        ours_marked = _SUBJECT if ours == "I" else ours
+        text = re.sub(rf"\b{theirs}\b", ours_marked, text, flags=re.IGNORECASE)
+    return text
+
+
+def _without_ending(verb: str) -> str:
+    """Return a verb as it stands behind "I"; what is no third person stays."""
+    lowered = verb.lower().replace("’", "'")
+    if lowered in _IRREGULAR:
+        return _IRREGULAR[lowered]
+    if lowered in _NEGATED:
+        return _NEGATED[lowered]
+    if not lowered.endswith("s") or lowered.endswith("ss") or len(lowered) < 4:  # noqa: PLR2004
+        return verb
+    if lowered.endswith("ies") and len(lowered) > 4:  # noqa: PLR2004  # not "ties"
+        return verb[:-3] + "y"
+    if re.search(r"(?:ss|sh|ch|x|zz|o)es$", lowered):
+        return verb[:-2]
+    return verb[:-1]
