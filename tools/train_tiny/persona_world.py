@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from random import Random
 
 from templora_memory.backends.local.recipes.base import is_statement, sentences
-from templora_memory.backends.local.recipes.questions import ASK_ABOUT, ASK_PERSON
 from tools.train_tiny.phrasings import (
     ASK,
     FIRST,
@@ -29,6 +28,20 @@ from tools.train_tiny.phrasings import (
     YES_NO,
     fill,
 )
+
+ASK_ABOUT = (
+    "{text}\n\n"
+    "Write three questions that this sentence answers, each with a short answer, as lines that "
+    "begin with Q: and A:.\n"
+    "{sentence}"
+)
+ASK_PERSON = (
+    "{text}\n\n"
+    "Write three questions to the person in this sentence, each with that person's short answer, "
+    "as lines that begin with Q: and A:.\n"
+    "{sentence}"
+)
+"""What the model learns to do when it is asked for questions about a sentence of a text."""
 
 Turn = tuple[str, str]
 

@@ -22,8 +22,9 @@ SHORT = 40
 JOINED = 200
 """unless the two have more than this."""
 
+_COLON = ":\uff1a"  # the second is that of Chinese and Japanese
 _SHEET_LINE = re.compile(
-    r"^[\s\-*•]*(?P<key>[^\W\d_][\w '’/()-]{0,40}?)[ ]?[:：][ ]*(?P<value>\S.*)$"
+    rf"^[\s\-*•]*(?P<key>[^\W\d_][\w '\u2019/()-]{{0,40}}?)[ ]?[{_COLON}][ ]*(?P<value>\S.*)$"
 )
 _W_PLUS_PLUS = re.compile(r'^[\s\[{]*(?P<key>[^\W\d_][\w ]*)\((?P<items>".*")\)[\s\]}]*$')
 _ITEM_BORDER = re.compile(r'"\s*\+\s*"')
@@ -79,8 +80,8 @@ def _exchanges(lines: list[str], name: str | None) -> tuple[tuple[tuple[str, str
     """Return what the character answers to the line before, and the other lines."""
     if name is None:
         return (), lines
-    speaks = re.compile(rf"^(?:{re.escape(name)}|\{{\{{char\}}\}})[:：]\s*(\S.*)$")
-    speaker = re.compile(r"^[^:：]{1,40}[:：]\s*(\S.*)$")
+    speaks = re.compile(rf"^(?:{re.escape(name)}|\{{\{{char\}}\}})[{_COLON}]\s*(\S.*)$")
+    speaker = re.compile(rf"^[^{_COLON}]{{1,40}}[{_COLON}]\s*(\S.*)$")
     exchanges: list[tuple[str, str]] = []
     others: list[str] = []
     for line in lines:

@@ -11,53 +11,14 @@ from __future__ import annotations
 
 import re
 
-_BETWEEN = [
-    "never",
-    "always",
-    "often",
-    "still",
-    "also",
-    "just",
-    "only",
-    "even",
-    "really",
-    "almost",
-    "once",
-    "rarely",
-    "seldom",
-    "usually",
-    "sometimes",
-    "mostly",
-    "secretly",
-    "simply",
-    "now",
-]
+_BETWEEN = (
+    "never|always|often|still|also|just|only|even|really|almost|once|rarely|seldom|usually|"
+    "sometimes|mostly|secretly|simply|now"
+)
 """What may stand between a subject and its verb."""
-_OBJECT_BEFORE = [
-    "to",
-    "in",
-    "on",
-    "at",
-    "for",
-    "with",
-    "from",
-    "and",
-    "the",
-    "a",
-    "an",
-    "up",
-    "out",
-    "when",
-    "as",
-    "by",
-    "over",
-    "off",
-    "into",
-    "that",
-    "if",
-    "before",
-    "after",
-]
+_OBJECT_BEFORE = (
+    "to|in|on|at|for|with|from|and|the|a|an|up|out|when|as|by|over|off|into|that|if|before|after"
+)
 """Behind "her", these make it "me"; any other word makes it "my"."""
 _IRREGULAR = {"is": "am", "has": "have", "does": "do"}
 _NEGATED = {"isn't": "am not", "hasn't": "haven't", "doesn't": "don't"}
@@ -85,13 +46,12 @@ def first_person(sentence: str, name: str, pronoun: str | None) -> str:
     """
     parts = [name, *(part for part in name.split() if len(part) > 2)]  # noqa: PLR2004  # no initials
     names = "|".join([*map(re.escape, dict.fromkeys(parts)), r"\{\{char\}\}"])
-    text = re.sub(rf"(?<!\w)(?:{names})['’]s(?!\w)", "my", sentence)
+    text = re.sub(rf"(?<!\w)(?:{names})['\u2019]s(?!\w)", "my", sentence)
     text = re.sub(rf"(?<!\w)(?:{names})(?!\w)", _SUBJECT, text)
     if pronoun is not None:
         text = _replace_pronouns(text, pronoun)
-    between = "|".join(_BETWEEN)
     text = re.sub(
-        rf"{_SUBJECT} ((?:(?:{between}) )*)([^\W\d_]+(?:['’]t)?)",
+        rf"{_SUBJECT} ((?:(?:{_BETWEEN}) )*)([^\W\d_]+(?:['\u2019]t)?)",
         lambda match: f"I {match[1]}{_without_ending(match[2])}",
         text,
     )
@@ -102,15 +62,16 @@ def first_person(sentence: str, name: str, pronoun: str | None) -> str:
 def _replace_pronouns(text: str, pronoun: str) -> str:
     subject = rf"(?<!\w){pronoun}"
     for ending, ours in (
-        (r"['’]s (?=been|had|got)", "I have "),
-        (r"['’]s\b", "I'm"),
-        (r"['’]d\b", "I'd"),
-        (r"['’]ll\b", "I'll"),
+        (r"['\u2019]s (?=been|had|got)", "I have "),
+        (r"['\u2019]s\b", "I'm"),
+        (r"['\u2019]d\b", "I'd"),
+        (r"['\u2019]ll\b", "I'll"),
     ):
         text = re.sub(subject + ending, ours, text, flags=re.IGNORECASE)
     if pronoun == "she":
-        objects = "|".join(_OBJECT_BEFORE)
-        text = re.sub(rf"\bher(?= (?:{objects})\b|[.,;:!?]|$)", "me", text, flags=re.IGNORECASE)
+        text = re.sub(
+            rf"\bher(?= (?:{_OBJECT_BEFORE})\b|[.,;:!?]|$)", "me", text, flags=re.IGNORECASE
+        )
     for theirs, ours in _PRONOUNS[pronoun].items():
         ours_marked = _SUBJECT if ours == "I" else ours
         text = re.sub(rf"\b{theirs}\b", ours_marked, text, flags=re.IGNORECASE)
@@ -119,7 +80,7 @@ def _replace_pronouns(text: str, pronoun: str) -> str:
 
 def _without_ending(verb: str) -> str:
     """Return a verb as it stands behind "I"; what is no third person stays."""
-    lowered = verb.lower().replace("’", "'")
+    lowered = verb.lower().replace("\u2019", "'")
     if lowered in _IRREGULAR:
         return _IRREGULAR[lowered]
     if lowered in _NEGATED:

@@ -96,7 +96,7 @@ def weighted_loss(
 
 class _KLDivergence(torch.autograd.Function):
     @staticmethod
-    def forward(  # torch calls it by position
+    def forward(  # noqa: PLR0917  # torch calls it by position
         ctx: Any,
         hidden: Tensor,
         teacher: Tensor,
