@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from templora_memory import Document, Learning
-from templora_memory.backends.local.recipes import RECIPES, RecipeTools, TopKTargets
+from templora_memory.backends.local.recipes import RECIPES, RecipeTools
 from templora_memory.ports import LearnRequest
 
 BIO = 'Ada keeps bees. "Where?" On the roof!\n\nName: Ada\nPet: a cat'
@@ -20,19 +19,23 @@ def silent(prompts, *, max_tokens):  # noqa: ARG001  # as the port is
     pytest.fail("nothing is to be written")
 
 
-def deaf(texts, *, top_k):  # noqa: ARG001  # as the port is
-    pytest.fail("nothing is to be expected")
+def still(before, texts, *, max_tokens, stop):  # noqa: ARG001  # as the port is
+    pytest.fail("nothing is to be gone on with")
 
 
-def tools(text, write=silent, *, room=600, expect=deaf):
+def blank(before, texts, *, max_tokens, stop):  # noqa: ARG001  # as the port is
+    """Come to no end within the tokens that there are."""
+    return [""] * len(texts)
+
+
+def tools(text, complete=still, *, room=600):
     return RecipeTools(
-        tokenizer=text, bos_token_id=None, max_length=room, generate=write, teacher=expect
+        tokenizer=text, bos_token_id=None, max_length=room, generate=silent, complete=complete
     )
 
 
-def made(recipe, request, text, write=silent):
-    """What the examples of a recipe show, and what of it they teach."""
-    examples = RECIPES[recipe](request, tools(text, write, expect=Reader(text)))
+def shown(text, examples):
+    """What examples show, and what of it they teach."""
     seen = "".join(text.decode(e.ids, special=True) for e in examples)
     learned = "".join(
         text.decode([i for i, w in zip(e.ids, e.weights, strict=True) if w], special=True)
@@ -41,23 +44,6 @@ def made(recipe, request, text, write=silent):
     return seen, learned
 
 
-class Reader:
-    """Is certain of every token with a text before it, and of none without."""
-
-    def __init__(self, text):
-        self._text = text
-        self.shown = []
-
-    def __call__(self, texts, *, top_k):  # noqa: ARG002  # as the port is
-        found = []
-        for ids, count in texts:
-            told = self._text.decode(ids, special=True)
-            self.shown.append(told)
-            said = torch.tensor(ids[-count:])[:, None]
-            sure = 1.0 if told.startswith("<|system|>") else 0.0
-            found.append(
-                TopKTargets(
-                    torch.cat([said, said + 1], 1), torch.tensor([[sure, 1 - sure]] * count)
-                )
-            )
-        return found
+def made(recipe, request, text, complete=still):
+    """What the examples of a recipe show, and what of it they teach."""
+    return shown(text, RECIPES[recipe](request, tools(text, complete)))

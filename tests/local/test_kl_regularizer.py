@@ -12,15 +12,17 @@ from templora_memory.backends.local.lora.batched import (
     choose_targets,
     use_adapters,
 )
+from templora_memory.backends.local.neutral import everyday_chat, neutral_text
 from templora_memory.backends.local.train.kl_regularizer import (
+    HELD_OUT_EVERY,
     PIECE_TOKENS,
     NeutralText,
-    bundled_conversation,
-    bundled_text,
 )
 from templora_memory.backends.local.train.optimizer import TrainableAdapter, trainable_batch
 
 SETTINGS = Learning(r=4, lora_alpha=8, learning_rate=1e-3, context=16)
+PROSE = neutral_text("en")
+CHAT = everyday_chat("en")
 
 
 @pytest.fixture
@@ -31,7 +33,13 @@ def base(make_backend):
 @pytest.fixture
 def neutral(make_backend):
     loaded = make_backend().loaded
-    return loaded.base, NeutralText(loaded.base, loaded.tokenizer, bundled_text()[:1000])
+    return loaded.base, NeutralText(loaded.base, loaded.tokenizer, PROSE[:1000])
+
+
+@pytest.fixture
+def roomy(make_backend):
+    """A model that several questions fit."""
+    return make_backend(max_position_embeddings=2048).loaded
 
 
 def loud(base):
@@ -39,6 +47,10 @@ def loud(base):
     layout = LoraLayout(choose_targets(base.layers, "all-linear"), 4)
     flat = torch.randn(layout.size, generator=torch.Generator().manual_seed(0)) * 0.1
     return TrainableAdapter(LoraWeights(layout, flat, 8.0, use_rslora=False), SETTINGS)
+
+
+def is_chat(piece):
+    return bool(piece.segments)
 
 
 def test_an_adapter_that_changes_nothing_diverges_by_nothing(neutral):
@@ -54,13 +66,13 @@ def test_an_adapter_that_changes_nothing_diverges_by_nothing(neutral):
 def test_the_divergence_is_that_of_the_models_own_logits(make_backend, family):
     """Also of a model that changes its logits after the head."""
     loaded = make_backend(family).loaded
-    text = NeutralText(loaded.base, loaded.tokenizer, bundled_text()[:1000])
+    text = NeutralText(loaded.base, loaded.tokenizer, PROSE[:1000])
     state = loud(loaded.base)
     found = text.kl_penalty([1], trainable_batch([state]))
     found.backward()
     gradient = state._grad.clone()
     state.clear()
-    ids = text._ids[text._training[1]][None]
+    ids = torch.tensor([text._pieces[text._training[1]].input_ids])
     with torch.no_grad():
         wanted = loaded.base.model(ids).logits.log_softmax(-1)
     with use_adapters(trainable_batch([state])):
@@ -71,11 +83,28 @@ def test_the_divergence_is_that_of_the_models_own_logits(make_backend, family):
     assert torch.allclose(gradient, state._grad, atol=1e-5)
 
 
+def test_of_questions_only_the_answers_count(roomy):
+    """The divergence of a piece is the mean over turns of that of each answer alone."""
+    base, tokenizer = roomy.base, roomy.tokenizer
+    turns = CHAT[:3]
+    together = NeutralText(base, tokenizer, "", turns)
+    (piece,) = together._pieces
+    learned = tokenizer.decode(piece.labels, special=True)
+    assert learned == "".join(f"{answer}<|end|>" for _, answer in turns)
+    state = loud(base)
+    alone = [
+        NeutralText(base, tokenizer, "", [turn]).kl_penalty([0], trainable_batch([state])).item()
+        for turn in turns
+    ]
+    found = together.kl_penalty([0], trainable_batch([state])).item()
+    assert found == pytest.approx(sum(alone) / len(alone), rel=1e-3)
+
+
 def test_neutral_text_stays_likely_while_a_short_one_is_learned(
     make_backend, learn, score, tmp_path
 ):
-    backend, drift = make_backend(), {}
-    other = bundled_text()[300:420]
+    backend, drift = make_backend(template=None), {}
+    other = PROSE[300:420]
     for weight in (0.0, 2.0):
         adapter, _ = learn(
             backend, tmp_path / str(weight), min_steps=30, kl_weight=weight, learning_rate=3e-3
@@ -85,51 +114,82 @@ def test_neutral_text_stays_likely_while_a_short_one_is_learned(
     assert drift[2.0].abs() < drift[0.0].abs() / 2
 
 
+def test_a_chat_model_is_held_to_the_base_model_on_everyday_answers(make_backend, learn, tmp_path):
+    backend, kls = make_backend(max_position_embeddings=2048), []
+    for weight in (0.0, 2.0):
+        _, stats = learn(
+            backend, tmp_path / str(weight), min_steps=30, kl_weight=weight, learning_rate=3e-3
+        )
+        kls.append(stats.kl)
+    assert kls[1] < 0.7 * kls[0]
+
+
 def test_the_bundled_text_fills_several_pieces(make_backend):
     loaded = make_backend().loaded
-    pieces = NeutralText(loaded.base, loaded.tokenizer, bundled_text())._ids
-    assert pieces.shape[1] == PIECE_TOKENS
+    pieces = NeutralText(loaded.base, loaded.tokenizer, PROSE)._pieces
+    assert {len(piece.input_ids) for piece in pieces} == {PIECE_TOKENS}
     assert len(pieces) > 8
 
 
-def test_a_chat_model_reads_a_conversation_too(make_backend):
-    loaded = make_backend().loaded
-    prose = NeutralText(loaded.base, loaded.tokenizer, bundled_text())._ids
-    mixed = NeutralText(loaded.base, loaded.tokenizer, bundled_text(), bundled_conversation())._ids
-    marked = (mixed >= 256).any(dim=1)  # control tokens of the template
-    assert 0 < marked.sum() == len(mixed) - len(prose)
-    assert not marked[0]
-    assert not marked[-1]  # they come in between
-    said = [loaded.tokenizer.decode(row.tolist()) for row in mixed[marked]]
-    assert any("How are you today?" in text for text in said)
+def test_a_chat_model_reads_questions_with_prose_in_between(roomy):
+    prose = NeutralText(roomy.base, roomy.tokenizer, PROSE)._pieces
+    mixed = NeutralText(roomy.base, roomy.tokenizer, PROSE, CHAT)._pieces
+    kinds = [is_chat(piece) for piece in mixed]
+    assert kinds.count(True) > kinds.count(False) > 0
+    assert {piece.input_ids for piece in mixed if not is_chat(piece)} <= {
+        piece.input_ids for piece in prose
+    }
+    said = [roomy.tokenizer.decode(piece.input_ids) for piece in mixed if is_chat(piece)]
+    assert all(any(question in text for text in said) for question, _ in CHAT)
+
+
+def test_some_questions_are_asked_of_somebody_with_a_name(roomy):
+    pieces = NeutralText(roomy.base, roomy.tokenizer, PROSE, CHAT)._pieces
+    begin = [roomy.tokenizer.decode(p.input_ids, special=True) for p in pieces if is_chat(p)]
+    asked = [text for text in begin if text.startswith("<|system|>You are ")]
+    assert 0 < len(asked) < len(begin)
 
 
 def test_a_model_without_a_chat_template_reads_prose_alone(make_backend):
     loaded = make_backend(template=None).loaded
-    prose = NeutralText(loaded.base, loaded.tokenizer, bundled_text())._ids
-    mixed = NeutralText(loaded.base, loaded.tokenizer, bundled_text(), bundled_conversation())._ids
-    assert torch.equal(mixed, prose)
-
-
-def test_the_bundled_conversation_goes_by_turns():
-    roles = [message.role for message in bundled_conversation()]
-    assert roles == ["user", "assistant"] * (len(roles) // 2)
-    assert len(roles) > 40
+    prose = NeutralText(loaded.base, loaded.tokenizer, PROSE)._pieces
+    mixed = NeutralText(loaded.base, loaded.tokenizer, PROSE, CHAT)._pieces
+    assert [piece.input_ids for piece in mixed] == [piece.input_ids for piece in prose]
 
 
 def test_a_short_text_is_one_piece(make_backend):
     loaded = make_backend().loaded
-    assert NeutralText(loaded.base, loaded.tokenizer, "A few words.")._ids.shape[0] == 1
+    assert len(NeutralText(loaded.base, loaded.tokenizer, "A few words.")._pieces) == 1
 
 
-def test_receipts_are_measured_on_pieces_that_are_never_read(make_backend):
-    loaded = make_backend().loaded
-    text = NeutralText(loaded.base, loaded.tokenizer, bundled_text(), bundled_conversation())
+def test_receipts_are_measured_on_pieces_that_are_never_read(roomy):
+    text = NeutralText(roomy.base, roomy.tokenizer, PROSE, CHAT)
     assert len(text._held_out) >= 3
     assert not set(text._held_out) & set(text._training)
-    assert len(text._held_out) + len(text._training) == len(text._ids)
-    state = loud(loaded.base)
+    assert len(text._held_out) + len(text._training) == len(text._pieces)
+    state = loud(roomy.base)
     wanted = [
         text._kl_divergence([piece], trainable_batch([state])).item() for piece in text._held_out
     ]
     assert text.kl_to_base(trainable_batch([state])) == pytest.approx(sum(wanted) / len(wanted))
+
+
+def test_no_question_that_is_measured_on_is_trained_on(roomy):
+    text = NeutralText(roomy.base, roomy.tokenizer, PROSE, CHAT)
+    read = []
+    text._kl_divergence = lambda pieces, _: read.extend(pieces) or torch.zeros(())
+    for turn in range(3 * len(text._pieces)):
+        text.kl_penalty([turn], None)
+    assert set(read) == set(text._training)
+    kinds = [is_chat(text._pieces[piece]) for piece in text._held_out]
+    assert any(kinds)
+    chats = {text._pieces[n].input_ids for n in text._training if is_chat(text._pieces[n])}
+    assert not chats & {text._pieces[n].input_ids for n in text._held_out}
+
+
+def test_prose_that_is_measured_on_is_trained_on_nowhere(roomy):
+    text = NeutralText(roomy.base, roomy.tokenizer, PROSE, CHAT)
+    trained = {text._pieces[n].input_ids for n in text._training}
+    held = {text._pieces[n].input_ids for n in text._held_out}
+    assert len(text._pieces) > HELD_OUT_EVERY
+    assert not trained & held

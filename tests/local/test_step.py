@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 
 from templora_memory.backends.local.lora.peft_files import save_weights
-from templora_memory.backends.local.recipes import Example, TopKTargets
+from templora_memory.backends.local.recipes import Example
 from templora_memory.backends.local.train.optimizer import (
     TrainableAdapter,
     trainable_batch,
@@ -127,40 +127,6 @@ def test_a_chunk_and_its_context_never_exceed_the_model(base):
     long = example("x" * 200, "y" * 200)
     (row,) = prepared(base, [TrainableAdapter(fresh(base), SETTINGS)], [long])
     assert row.prefix.end + len(row.input_ids) <= base.max_length
-
-
-def test_expectations_of_one_memory_change_no_gradient_of_another(base):
-    states = [
-        TrainableAdapter(fresh(base, replace(SETTINGS, seed=seed)), SETTINGS) for seed in range(2)
-    ]
-    hard, other = example("red birds"), example("a blue cup")
-    count = len(other.ids)
-    ids = torch.arange(4)[None].repeat(count, 1) + 97
-    soft = replace(other, top_k_targets=TopKTargets(ids, torch.full((count, 4), 0.25)))
-    alone = gradients(base, states[:1], [hard])[2]
-    single = states[0]._grad.clone()
-    states[0].clear()
-    _, _, both = gradients(base, states, [hard, soft])
-    assert torch.allclose(both[: len(alone)], alone, atol=1e-5)
-    assert torch.allclose(states[0]._grad, single, atol=1e-5)
-    soft_grad = states[1]._grad.clone()
-    states[1].clear()
-    gradients(base, states[1:], [other])
-    assert not torch.allclose(soft_grad, states[1]._grad, atol=1e-4)
-
-
-def test_one_certain_expectation_is_a_label(base):
-    state = TrainableAdapter(fresh(base), SETTINGS)
-    hard = example("a blue cup", "before it ")
-    count = len(hard.ids)
-    ids = torch.tensor(hard.ids)[:, None].repeat(1, 3)
-    p = torch.tensor([[1.0, 0.0, 0.0]]).repeat(count, 1)
-    _, loss, _ = gradients(base, [state], [hard])
-    grad = state._grad.clone()
-    state.clear()
-    _, same, _ = gradients(base, [state], [replace(hard, top_k_targets=TopKTargets(ids, p))])
-    assert same.item() == pytest.approx(loss.item(), rel=1e-6)
-    assert torch.allclose(state._grad, grad, atol=1e-7)
 
 
 def test_nothing_labelled_gives_no_loss_and_no_gradient(base):
