@@ -144,6 +144,32 @@ def test_a_document_comes_back_with_title_author_and_what_it_continues():
     assert held.journal.taught("Bob") > 0
 
 
+def test_a_document_comes_back_with_whom_it_is_about():
+    held = Lines()
+    about = Document("She keeps bees.", "Bees", author="Bob", character="Ada")
+    line = document_line(FIRST, about)
+    held.add(line)
+    assert held.journal.document(line["digest"]) == about
+
+
+def test_a_line_of_a_document_about_nobody_does_not_mention_a_character():
+    assert "character" not in document_line(FIRST, Document("x"))
+    assert document_line(FIRST, Document("x", character="Ada"))["character"] == "Ada"
+
+
+def test_a_line_written_before_there_were_characters_is_read():
+    held, old = Lines(), {**document_line(FIRST, Document("x")), "author": "Bob"}
+    held.add(old)
+    assert held.journal.document(old["digest"]) == Document("x", author="Bob", character=None)
+
+
+@pytest.mark.parametrize("character", ["", 7])
+def test_a_character_that_is_none_is_damage(character):
+    body = {**document_line(FIRST, Document("x")), "character": character}
+    with pytest.raises(StoreDamaged):
+        Lines().journal.add(body, 0)
+
+
 def test_a_document_that_is_none_is_named():
     body = {**document_line(FIRST, Document("x")), "text": ""}
     with pytest.raises(StoreDamaged, match="holds a document that is none: "):

@@ -51,6 +51,18 @@ def test_every_field_of_an_item_counts_in_the_chain():
     assert len({extend(start("s"), item) for item in items}) == len(items)
 
 
+def test_who_a_document_is_by_or_about_is_no_part_of_what_names_it():
+    plain = extend(start("s"), Document("a"))
+    assert extend(start("s"), Document("a", character="Ada")) == plain
+    assert extend(start("s"), Document("a", author="Bob")) == plain
+
+
+def test_pieces_of_a_document_are_about_the_same_character():
+    pieces = passages(Document("Ada keeps bees. " * 40, character="Ada"), 100)
+    assert len(pieces) > 1
+    assert {piece.character for piece in pieces} == {"Ada"}
+
+
 def test_digests_of_memories_with_other_salts_differ():
     assert start("one") != start("two")
     assert extend(start("one"), Message("user", "a")) != extend(start("two"), Message("user", "a"))

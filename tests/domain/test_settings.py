@@ -57,6 +57,10 @@ def test_shares_lie_between_zero_and_one(name, value):
         {"context": -1}, {"context": 2.5}, {"weight_decay": -1}, {"lr_scheduler_type": "cosine"},
         {"target_modules": "everything"}, {"target_modules": ()}, {"target_modules": ["q_proj"]},
         {"target_modules": (1,)},
+        {"layers_to_transform": "lower-half"}, {"layers_to_transform": ()},
+        {"layers_to_transform": ("1",)}, {"layers_to_transform": [1]},
+        {"layers_to_transform": (True,)}, {"layers_to_transform": (0.5,)},
+        {"stop_loss": -0.1}, {"stop_loss": None},
         {"seed": 0.5}, {"seed": None},
     ],
 )  # fmt: skip

@@ -136,6 +136,44 @@ def test_unknown_targets_are_refused_with_the_layers_there_are(make_backend):
         choose_targets(backend_layers(make_backend()), ("nonsense",))
 
 
+def layer_numbers(targets):
+    return {int(target.name.split(".layers.")[1].split(".")[0]) for target in targets}
+
+
+@pytest.mark.parametrize(
+    ("layers", "numbers"),
+    [
+        ("all", {0, 1, 2, 3, 4}),
+        ("upper-half", {2, 3, 4}),
+        ((0, 3), {0, 3}),
+        ([4], {4}),
+    ],
+)
+def test_decoder_layers_are_chosen_by_name_or_number(layers, numbers, make_backend):
+    known = backend_layers(make_backend(num_hidden_layers=5))
+    assert layer_numbers(choose_targets(known, "all-linear", layers)) == numbers
+    assert layer_numbers(choose_targets(known, ("q_proj",), layers)) == numbers
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+def test_layers_are_numbered_whatever_a_family_calls_them(family, make_backend):
+    known = backend_layers(make_backend(family))
+    whole = choose_targets(known, "all-linear")
+    upper = choose_targets(known, "all-linear", "upper-half")
+    assert 2 * len(upper) == len(whole)
+    assert upper == whole[len(upper) :]
+
+
+def test_the_upper_half_of_one_layer_is_that_layer(make_backend):
+    known = backend_layers(make_backend(num_hidden_layers=1))
+    assert choose_targets(known, "mlp", "upper-half") == choose_targets(known, "mlp")
+
+
+def test_a_layer_that_is_not_there_is_refused_with_those_there_are(make_backend):
+    with pytest.raises(UnsupportedModel, match=r"\[7\].*\[0, 1\]"):
+        choose_targets(backend_layers(make_backend()), "all-linear", (1, 7))
+
+
 def test_a_model_without_linear_layers_is_refused():
     class Empty(nn.Module):
         def get_decoder(self):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from peft import PeftModel
 
 from templora_memory.backends.local.lora.batched import (
     choose_targets,
@@ -16,6 +17,7 @@ from templora_memory.backends.local.lora.peft_files import (
     peft_target_modules,
 )
 from templora_memory.errors import StoreDamaged
+from tests.local.conftest import TEXT
 
 
 def test_target_endings_that_would_catch_other_layers_are_made_longer(make_backend):
@@ -37,6 +39,34 @@ def test_files_are_plain_peft_with_the_base_named(make_backend, learn, tmp_path)
     assert config["inference_mode"] is True
     assert (config["r"], config["lora_alpha"], config["peft_type"]) == (4, 8.0, "LORA")
     assert {path.suffix for path in adapter.folder.iterdir()} == {".json", ".safetensors"}
+
+
+@pytest.mark.parametrize("layers", ["upper-half", (1, 3)])
+def test_peft_reads_an_adapter_of_some_layers_and_no_other_has_one(
+    layers, make_backend, make_model, learn, score, tmp_path
+):
+    backend = make_backend(num_hidden_layers=4)
+    adapter, _ = learn(backend, tmp_path / "a", layers_to_transform=layers)
+    wanted = {2, 3} if layers == "upper-half" else set(layers)
+    peft = PeftModel.from_pretrained(make_model(num_hidden_layers=4), adapter.folder).eval()
+    named = {
+        int(name.split(".layers.")[1].split(".")[0])
+        for name, _ in peft.named_parameters()
+        if "lora_" in name
+    }
+    assert named == wanted
+    ids = torch.tensor([backend.loaded.tokenizer.encode(TEXT)])
+    with torch.no_grad():
+        theirs = peft(input_ids=ids).logits.float().log_softmax(-1)
+    theirs = theirs[0, :-1].gather(1, ids[0, 1:, None]).squeeze(1)
+    assert (score(backend, adapter) - theirs).abs().max() < 1e-4
+
+
+def test_an_adapter_of_some_layers_is_gone_on_from_in_these(make_backend, learn, tmp_path):
+    backend = make_backend(num_hidden_layers=4)
+    first, _ = learn(backend, tmp_path / "a", layers_to_transform=(1,))
+    again, _ = learn(backend, tmp_path / "b", start=first, layers_to_transform="all")
+    assert backend._weights(again).layout == backend._weights(first).layout
 
 
 def test_revisions_keep_float32_so_that_small_updates_survive_the_disk(

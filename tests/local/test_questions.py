@@ -1,210 +1,320 @@
-"""Recipes that learn questions and answers about a text."""
+"""The recipe for documents: facts as answers to questions."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
+from random import Random
 
 import pytest
-import torch
 
 from templora_memory import Document, Learning, Message
-from templora_memory.backends.local.recipes import (
-    RECIPES,
-    TopKTargets,
-)
+from templora_memory.backends.local.recipes import RECIPES
+from templora_memory.backends.local.recipes import questions as recipe
+from templora_memory.backends.local.recipes.facts import facts_of
 from templora_memory.backends.local.recipes.questions import (
-    ANSWER_TOKENS,
-    PAIRS_PER_EXAMPLE,
-    QUESTION_TOKENS,
-    answer_interview,
-    interleave_pairs,
-    interview_questions,
-    keep_grounded,
-    parse_pairs,
+    MAX_WRITTEN_FOR,
+    question_forms,
+    word_question,
+    write_questions,
 )
-from templora_memory.backends.local.scheduler import DEFAULT_PRIORITY, never
+from templora_memory.domain.segmentation import content_words
+from templora_memory.errors import LearningFailed
 from templora_memory.ports import LearningControl
-from tests.local.recipe_tools import BIO, REQUEST, Reader, made, tools
+from tests.local.recipe_tools import BIO, REQUEST, blank, made, shown, tools
 
-QUESTIONS = "templora_memory.backends.local.recipes.questions"
+FACTS = (
+    "Ada has kept bees on the roof of the old observatory for years.",
+    "The honey is sold at the market in Salt Harbour every autumn.",
+    "Her cat Pim is grey and sleeps all day on the warm kitchen stove.",
+    "In 1921 the town built a second bridge over the slow brown river.",
+)
+STUDIED = replace(REQUEST, recipe="study", items=(Document(" ".join(FACTS)),))
 
 
-class Teacher:
-    """Writes one question and answer for the last line of each prompt; answers no interview."""
+class Writer:
+    """Goes on with a question about the words of each fact, another one for each beginning."""
 
     def __init__(self):
-        self.asked = []
+        self.before = ""
+        self.texts = []
 
-    def __call__(self, prompts, *, max_tokens):
-        if max_tokens == ANSWER_TOKENS:
-            return [""] * len(prompts)
-        assert max_tokens == QUESTION_TOKENS
-        self.asked = [prompt[0].content for prompt in prompts]
-        lines = [content.splitlines()[-1] for content in self.asked]
-        return [f"Q: What about {i}?\nA: {line}" for i, line in enumerate(lines)]
+    def __call__(self, before, texts, *, max_tokens, stop):  # noqa: ARG002  # as the port is
+        self.before = before
+        self.texts += texts
+        return [f" of {text.split()[1]} and {text.split()[-4]}?" for text in texts]
 
 
-def test_a_document_is_studied_sentence_by_sentence_with_the_text_in_the_prompt(text):
-    teacher = Teacher()
-    seen, learned = made("study", REQUEST, text, teacher)
-    stated = ["Ada keeps bees.", "On the roof!", "Name: Ada", "Pet: a cat"]
-    assert [asked.splitlines()[-1] for asked in teacher.asked] == [s for s in stated for _ in "ab"]
-    assert all(asked.startswith(BIO) for asked in teacher.asked)
-    assert "<|user|>What about 0?<|end|><|assistant|>Ada keeps bees.<|end|>" in seen
-    assert "What about" not in learned
-    assert learned.count("Pet: a cat<|end|>") == 3  # two answers, and what the text says itself
+def answers(turns):
+    return Counter(answer for _, answer in turns)
 
 
-def test_questions_about_one_sentence_stand_in_different_examples(text):
-    asked = [(f"Question {i}?", f"Answer {i // 6}.") for i in range(4 * PAIRS_PER_EXAMPLE)]
-    examples = interleave_pairs(asked, tools(text))
-    assert len(examples) == 4
-    for example in examples:
-        shown = text.decode(example.ids)
-        assert len({line for line in shown.split("Question") if line}) == PAIRS_PER_EXAMPLE
-        assert shown.count("Answer 0.") <= 2
+def turns_of(text, example):
+    """The questions and answers of an example."""
+    told = text.decode(example.ids, special=True)
+    parts = [part for part in told.split("<|user|>")[1:]]
+    return [tuple(part.removesuffix("<|end|>").split("<|end|><|assistant|>")) for part in parts]
 
 
-@pytest.mark.parametrize(
-    ("written", "found"),
-    [
-        ("Q: Who?\nA: Ada.", [("Who?", "Ada.")]),
-        ("Sure!\nQ:  Who?\n\nA: Ada. \nQ: Who?\nA: Ada.", [("Who?", "Ada.")]),
-        ("Q: Who?\nQ: Where?\nA: There.", [("Where?", "There.")]),
-        ("Q: Who?", []),
-        ("A: Ada.\nQ: Who?", []),
-        ("Q: \nA: Ada.", []),
-        ("no pair at all", []),
-    ],
-)
-def test_what_is_no_pair_is_left_out(written, found):
-    assert parse_pairs([written]) == found
+def passes_of(text, examples):
+    """The questions and answers of every pass with questions of its own."""
+    rounds = 1 + len(examples[0].variants)
+    return [
+        [
+            turn
+            for example in examples
+            for turn in turns_of(text, example.in_pass(number, last=False))
+        ]
+        for number in range(rounds)
+    ]
 
 
-def test_a_model_that_writes_nothing_useful_learns_statements(text):
-    def write(prompts, *, max_tokens):  # noqa: ARG001  # as the port is
-        return ["I cannot do that."] * len(prompts)
-
-    want = RECIPES["statements"](REQUEST, tools(text))
-    assert RECIPES["study"](REQUEST, tools(text, write, expect=Reader(text))) == list(want)
+# --- a document as turns -----------------------------------------------------------------------
 
 
-TALE = "Ada keeps bees. Ada lives in Salt Harbour. Ada fears wasps. Ada is old. Ada is a baker."
+def test_every_fact_stands_in_every_pass_exactly_once(text):
+    examples = RECIPES["study"](STUDIED, tools(text, Writer(), room=4000))
+    for turns in passes_of(text, examples):
+        assert answers(turns) == Counter(FACTS)
 
 
-def test_every_question_of_the_interview_is_answered_with_the_text_in_the_prompt(text):
-    prompts = []
-
-    def write(asked, *, max_tokens):
-        assert max_tokens == ANSWER_TOKENS
-        prompts.extend(asked)
-        return [f" Answer {number}. " for number in range(len(asked))]
-
-    pairs_found = answer_interview(TALE, tools(text, write))
-    assert [question for question, _ in pairs_found] == interview_questions()
-    assert pairs_found[3][1] == "Answer 3."
-    assert all(prompt[0] == Message("system", TALE) for prompt in prompts)
-    assert answer_interview(TALE, tools(text, write, room=10)) == []
+def test_passes_ask_different_questions(text):
+    examples = RECIPES["study"](STUDIED, tools(text, blank, room=4000))
+    asked = [frozenset(question for question, _ in turns) for turns in passes_of(text, examples)]
+    assert len(set(asked)) > len(asked) // 2
 
 
-@pytest.mark.parametrize(
-    ("question", "answer", "kept"),
-    [
-        ("Where is your home?", "I live in Salt Harbour.", True),
-        ("Is it Salt Harbour, or where is it?", "Salt Harbour.", False),  # it was in the question
-        ("What is your name?", "Ada.", False),  # in every sentence: the hero's name proves nothing
-        ("What do you eat?", "I eat pear soup.", False),  # made up
-        ("What do you fear?", "WASPS!", True),
-    ],
-)
-def test_an_answer_is_kept_if_it_takes_something_from_the_text(text, question, answer, kept):
-    found = keep_grounded([(question, answer)], TALE, tools(text, expect=Reader(text)))
-    assert bool(found) is kept
+def test_only_answers_and_their_ends_are_learned(text):
+    examples = RECIPES["study"](STUDIED, tools(text, blank, room=4000))
+    _, learned = shown(text, examples)
+    assert sorted(learned.removesuffix("<|end|>").split("<|end|>")) == sorted(FACTS)
 
 
-def test_an_answer_that_is_as_likely_without_the_text_is_left_out(text):
-    class Sure(Reader):
-        def __call__(self, texts, *, top_k):
-            return [
-                TopKTargets(s.ids, torch.full_like(s.p, 0.5))
-                for s in super().__call__(texts, top_k=top_k)
-            ]
-
-    asked = [("Where is your home?", "I live in Salt Harbour.")]
-    assert keep_grounded(asked, TALE, tools(text, expect=Sure(text))) == []
+def test_every_answer_of_a_step_counts_alike(text):
+    (example,) = RECIPES["study"](STUDIED, tools(text, blank, room=4000))
+    start, sums = example.segments[0], []
+    for size in example.segments[1:]:
+        sums.append(sum(example.weights[start : start + size]))
+        start += size
+    assert sums == pytest.approx([1.0] * len(FACTS))
 
 
-def test_what_does_not_fit_the_model_beside_the_text_is_left_out(text):
-    asked = [("Where is your home?", "I live in Salt Harbour.")]
-    assert keep_grounded(asked, TALE, tools(text, room=40)) == []
+def test_a_step_has_few_questions_and_there_are_as_many_steps_as_it_takes(text):
+    lines = "\n".join(f"Place {n}: the {n}th house behind the harbour" for n in range(30))
+    examples = RECIPES["study"](
+        replace(STUDIED, items=(Document(lines),)), tools(text, blank, room=4000)
+    )
+    counts = [len(example.segments) - 1 for example in examples]
+    assert sum(counts) == 30
+    assert max(counts) <= recipe.TURNS_PER_EXAMPLE
+    assert max(counts) - min(counts) <= 1
+
+
+def test_what_was_said_in_dialogue_is_learned_as_it_was_said(text):
+    items = (Document("Tom: Where do you live?\nAda: On the roof.", character="Ada"),)
+    examples = RECIPES["study"](replace(STUDIED, items=items), tools(text, blank, room=4000))
+    for turns in passes_of(text, examples):
+        assert turns == [("Where do you live?", "On the roof.")]
+
+
+def test_a_character_is_also_asked_under_their_name(text):
+    items = (Document("Ada keeps bees on the roof.", character="Ada"),)
+    (example,) = RECIPES["study"](replace(STUDIED, items=items), tools(text, blank, room=4000))
+    told = [text.decode(e.ids, special=True) for e in (example, *example.variants)]
+    named = [one for one in told if one.startswith("<|system|>You are Ada.<|end|><|user|>")]
+    assert 0 < len(named) < len(told)
+
+
+def test_nobody_is_named_where_there_is_no_character(text):
+    (example,) = RECIPES["study"](STUDIED, tools(text, blank, room=4000))
+    told = [text.decode(e.ids, special=True) for e in (example, *example.variants)]
+    assert not any("<|system|>" in one for one in told)
+
+
+def test_examples_depend_on_the_seed_alone(text):
+    def studied(seed):
+        settings = replace(STUDIED.settings, seed=seed)
+        request = replace(STUDIED, settings=settings)
+        return RECIPES["study"](request, tools(text, Writer(), room=4000))
+
+    assert studied(1) == studied(1)
+    assert studied(1) != studied(2)
+
+
+def test_the_last_pass_is_over_the_first_ones_questions(text):
+    (example,) = RECIPES["study"](STUDIED, tools(text, blank, room=4000))
+    assert example.in_pass(7, last=True) is example.in_pass(0, last=False) is example
+    assert example.in_pass(1, last=False) is not example
+
+
+# --- questions that the model writes -----------------------------------------------------------
+
+
+def test_the_model_goes_on_with_each_fact_and_each_beginning_after_examples(text):
+    writer = Writer()
+    told = facts_of(STUDIED.items[0])
+    written = write_questions(told, tools(text, writer, room=4000))
+    forms = question_forms("en")
+    assert all(said in writer.before and ask in writer.before for said, ask in forms["examples"])
+    assert len(writer.texts) == len(FACTS) * len(forms["starts"])
+    for fact, asks in zip(FACTS, written, strict=True):
+        assert asks
+        assert all(ask.partition(" of ")[0] in forms["starts"] for ask in asks)
+        assert all(f" of {fact.split()[1]} " in ask for ask in asks)
+
+
+def test_a_question_that_is_written_for_many_facts_is_left_out(text):
+    def write(_, texts, **__):
+        return [" about it?" for _ in texts]
+
+    assert len(FACTS) > MAX_WRITTEN_FOR
+    assert write_questions(facts_of(STUDIED.items[0]), tools(text, write, room=4000)) == [
+        [] for _ in FACTS
+    ]
+
+
+def test_a_question_that_is_written_for_one_fact_stays(text):
+    told = facts_of(Document(FACTS[0]))
+
+    def write(_, texts, **__):
+        return [" about it?" for _ in texts]
+
+    (asks,) = write_questions(told, tools(text, write, room=4000))
+    assert asks == [f"{start} about it?" for start in question_forms("en")["starts"]]
+
+
+@pytest.mark.parametrize("rest", ["", " it is.", " kept the bees"])
+def test_what_comes_to_no_end_or_asks_nothing_is_left_out(text, rest):
+    def write(_, texts, **__):
+        return [rest for _ in texts]
+
+    told = facts_of(Document(FACTS[0]))
+    assert write_questions(told, tools(text, write, room=4000)) == [[]]
+
+
+def test_a_question_of_the_examples_is_left_out(text):
+    def write(_, texts, **__):
+        return [" were you born?" for _ in texts]
+
+    told = facts_of(Document(FACTS[0]))
+    (asks,) = write_questions(told, tools(text, write, room=4000))
+    assert "Where were you born?" in [ask for _, ask in question_forms("en")["examples"]]
+    assert "Where were you born?" not in asks
+
+
+def test_a_fact_longer_than_half_of_the_model_is_not_gone_on_with(text):
+    writer = Writer()
+    told = facts_of(Document("Ada sings. " + "\n\n" + "la " * 100))
+    written = write_questions(told, tools(text, writer, room=100))
+    assert len(written) == len(told.facts)
+    assert writer.texts
+    assert all(len(one) < 100 for one in writer.texts)
+
+
+def test_a_language_without_question_words_is_asked_for_its_own_words(text):
+    told = facts_of(Document("Ада держит пчёл на крыше старой обсерватории."))
+    assert told.language == "ru"
+    assert write_questions(told, tools(text, room=4000)) == [[]]
+    question = word_question(told.facts[0], told, Random(0))
+    assert question.endswith("?")
+    assert question[:-1].lower().split()[0] in told.facts[0].lower()
+
+
+# --- questions of a word -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("language", ["de", "en", "es", "fr", "ja", "zh"])
+def test_every_language_with_forms_has_all_of_them(language):
+    forms = question_forms(language)
+    assert forms["starts"]
+    assert forms["examples"]
+    for form in [*forms["about"], *forms.get("about_other", ())]:
+        asked = form.format(w="honey", W="Honey")
+        assert "honey" in asked.lower()
+        assert "{" not in asked
+
+
+def test_a_question_asks_for_a_word_of_the_fact():
+    told = facts_of(Document(FACTS[1]))
+    for seed in range(30):
+        question = word_question(FACTS[1], told, Random(seed)).lower()
+        assert any(word in question for word in content_words(FACTS[1]))
+
+
+def test_a_chinese_fact_is_asked_for_by_signs_that_stand_in_it():
+    fact = "阿达在屋顶上养蜂，她的猫叫皮姆。"
+    told = facts_of(Document(fact))
+    assert told.language == "zh"
+    known = {form.format(w="|", W="|") for form in question_forms("zh")["about"]}
+    for seed in range(30):
+        question = word_question(fact, told, Random(seed))
+        assert any(
+            question.startswith(before) and question.endswith(after)
+            for before, _, after in (form.partition("|") for form in known)
+        )
+        assert any(pair in question for pair in (fact[n : n + 2] for n in range(len(fact) - 1)))
+
+
+def test_a_fact_of_small_words_alone_is_still_asked_for():
+    told = facts_of(Document("That is what it was."))
+    assert word_question(told.facts[0], told, Random(0))
+
+
+# --- what is not studied -----------------------------------------------------------------------
+
+
+def test_a_document_of_too_many_facts_is_continued(text, monkeypatch):
+    monkeypatch.setattr(recipe, "MAX_FACTS", len(FACTS) - 1)
+    assert RECIPES["study"](STUDIED, tools(text, room=4000)) == RECIPES["continue"](
+        STUDIED, tools(text)
+    )
+
+
+def test_a_list_of_500_names_is_learned_whole(text):
+    names = [f"Person {chr(65 + n % 26)}{chr(97 + n // 26)}" for n in range(500)]
+    request = replace(STUDIED, items=(Document("\n".join(names)),))
+    seen, _ = shown(text, RECIPES["study"](request, tools(text, blank, room=4000)))
+    assert all(name in seen for name in names)
+
+
+def test_a_document_without_a_letter_is_continued(text):
+    request = replace(STUDIED, items=(Document("12345 67890"),))
+    seen, learned = made("study", request, text)
+    assert learned == "12345 67890"[-len(learned) :]
+    assert seen.endswith("12345 67890")
+
+
+def test_a_single_sign_fails_with_a_reason(make_backend, tmp_path):
+    request = replace(STUDIED, items=(Document("7"),))
+    with pytest.raises(LearningFailed, match="nothing to train on"):
+        make_backend().learn(request, into=tmp_path, control=LearningControl())
 
 
 def test_a_model_without_a_chat_template_is_not_asked(make_backend):
     text = make_backend(template=None).loaded.tokenizer
-    assert RECIPES["study"](REQUEST, tools(text)) == RECIPES["continue"](REQUEST, tools(text))
+    assert RECIPES["study"](STUDIED, tools(text)) == RECIPES["continue"](STUDIED, tools(text))
 
 
 def test_dialogues_are_not_studied(text):
     said = (Message("user", "Hi"), Message("assistant", "Hello."))
-    request = replace(REQUEST, items=said, min_steps=0)
+    request = replace(STUDIED, items=said, min_steps=0)
     assert RECIPES["study"](request, tools(text)) == RECIPES["continue"](request, tools(text))
 
 
 def test_auto_studies_short_documents_and_continues_the_rest(text):
-    teacher = Teacher()
-    assert made("auto", REQUEST, text, teacher) == made("study", REQUEST, text, Teacher())
-    long = replace(REQUEST, chunk=1)
+    ready = tools(text, blank, room=4000)
+    assert RECIPES["auto"](STUDIED, ready) == RECIPES["study"](STUDIED, ready)
+    long = replace(STUDIED, chunk=1)
     assert RECIPES["auto"](long, tools(text)) == RECIPES["continue"](long, tools(text))
 
 
-def test_a_text_longer_than_the_model_is_studied_in_pieces(text):
-    teacher = Teacher()
-    items = (Document("Ada keeps bees on the roof. " * 40),)
-    RECIPES["study"](replace(REQUEST, items=items), tools(text, teacher, expect=Reader(text)))
-    assert teacher.asked
-    assert all(
-        len(text.prompt([Message("user", asked)])) <= 600 - QUESTION_TOKENS
-        for asked in teacher.asked
-    )
-
-
-def test_answers_are_learned_as_the_model_expects_them_with_the_text_before_it(
-    make_backend, monkeypatch
-):
-    backend = make_backend(max_position_embeddings=1024)
-    text = backend.loaded.tokenizer
-    shown = []
-
-    def expect(texts, *, top_k):
-        shown.extend(text.decode(ids, special=True) for ids, _ in texts)
-        return backend._teacher_targets(
-            texts, top_k=top_k, priority=DEFAULT_PRIORITY, cancelled=never
-        )
-
-    ready = tools(text, Teacher(), room=1024, expect=expect)
-    monkeypatch.setattr(f"{QUESTIONS}.keep_grounded", lambda asked, *_: asked)
-    soft, plain = RECIPES["distill"](REQUEST, ready), RECIPES["study"](REQUEST, ready)
-    assert [(e.ids, e.weights) for e in soft] == [(e.ids, e.weights) for e in plain]
-    assert all(seen.startswith(f"<|system|>{BIO}<|end|><|user|>What about") for seen in shown)
-    taught = [example for example in soft if example.top_k_targets is not None]
-    assert taught
-    for example in taught:
-        assert "What about" not in text.decode(
-            [i for i, w in zip(example.ids, example.weights, strict=True) if w], special=True
-        )
-        learned = torch.tensor(example.weights) > 0
-        assert torch.allclose(
-            example.top_k_targets.p.sum(1)[learned], torch.ones(int(learned.sum()))
-        )
-    assert all(e.top_k_targets is None for e in soft if "What about" not in text.decode(e.ids))
-
-
-def test_distilling_moves_the_student_towards_the_teacher(make_backend, tmp_path):
-    backend = make_backend(max_position_embeddings=1024)
+@pytest.mark.parametrize("text_of", ["Ada keeps bees.", BIO, "Who?", "La,\nla,\nla.", "x = 2 * y"])
+def test_any_short_document_is_learned(make_backend, text_of, tmp_path):
+    backend = make_backend(max_position_embeddings=2048)
     request = replace(
-        REQUEST, recipe="distill", min_steps=40,
-        settings=Learning(r=4, lora_alpha=8, learning_rate=1e-2, context=64, kl_weight=0.0),
+        STUDIED, items=(Document(text_of),), min_steps=4,
+        settings=Learning(r=4, lora_alpha=8, learning_rate=1e-3, context=64, kl_weight=0.0),
     )  # fmt: skip
     told = []
     stats = backend.learn(request, into=tmp_path, control=LearningControl(progress=told.append))

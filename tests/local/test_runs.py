@@ -14,7 +14,7 @@ from templora_memory.backends.local.lora.batched import (
     choose_targets,
     init_weights,
 )
-from templora_memory.backends.local.recipes import Example
+from templora_memory.backends.local.recipes import Example, pack_turns
 from templora_memory.backends.local.scheduler import ModelThread
 from templora_memory.backends.local.train.runs import TrainingBatcher, TrainingRun
 from templora_memory.backends.local.train.step import (
@@ -50,7 +50,7 @@ class NoPull:
 
 
 def run(base, *own, most=512, short=False):
-    batcher = TrainingBatcher(base, NoPull, max_tokens=most)
+    batcher = TrainingBatcher(base, lambda _: NoPull(), max_tokens=most)
     for one in own:
         batcher.add(one)
     steps = 0
@@ -105,14 +105,14 @@ def test_a_batch_has_no_more_tokens_than_it_may(base, monkeypatch):
 def test_short_and_long_examples_do_not_share_a_batch(base):
     """Most of such a batch would be padding."""
     own = [new_run(base, [example("x" * 90)]), new_run(base, [example("y" * 6)])]
-    batcher = TrainingBatcher(base, NoPull, max_tokens=512)
+    batcher = TrainingBatcher(base, lambda _: NoPull(), max_tokens=512)
     assert not batcher._can_share(own[1], own[:1])
     assert batcher._can_share(new_run(base, [example("z" * 80)]), own[:1])
 
 
 def test_dropout_keeps_a_memory_to_itself(base):
     """Its random numbers would depend on the company."""
-    batcher = TrainingBatcher(base, NoPull, max_tokens=512)
+    batcher = TrainingBatcher(base, lambda _: NoPull(), max_tokens=512)
     plain, dropped = (
         new_run(base, [example("some text")], replace(SETTINGS, lora_dropout=d)) for d in (0.0, 0.3)
     )
@@ -130,7 +130,7 @@ def test_one_that_is_cancelled_leaves_and_the_others_go_on(base):
     stop = threading.Event()
     gone = new_run(base, TEXTS[0], cancelled=stop.is_set)
     stays = new_run(base, TEXTS[2], seed=1)
-    batcher = TrainingBatcher(base, NoPull, max_tokens=512)
+    batcher = TrainingBatcher(base, lambda _: NoPull(), max_tokens=512)
     batcher.add(gone)
     batcher.add(stays)
     batcher.step(short=False)
@@ -202,7 +202,7 @@ def test_a_closed_thread_ends_runs_with_an_error(base):
 
         def fail(self, error): ...
 
-    batcher = TrainingBatcher(base, NoPull, max_tokens=512)
+    batcher = TrainingBatcher(base, lambda _: NoPull(), max_tokens=512)
     thread = ModelThread(NoAnswers(), NoAnswers(), batcher)
     long = new_run(base, [example("x" * 100)], least=10_000)
     thread.learn(long)
@@ -300,3 +300,96 @@ def test_the_receipt_says_how_much_other_text_changed(base):
     run(base, whole, unmeasured)
     assert whole.result.result().stats.kl == 0.25
     assert unmeasured.result.result().stats.kl is None
+
+
+# --- until it is learned -----------------------------------------------------------------------
+
+
+def stopped(base, examples, *, least=60, rate=1e-2, **settings):
+    seen = []
+    one = new_run(
+        base, examples, replace(SETTINGS, learning_rate=rate, kl_weight=0.0, **settings),
+        least=least, seen=seen,
+    )  # fmt: skip
+    run(base, one)
+    return one.result.result(), seen
+
+
+def test_what_is_learned_stops_before_all_steps_are_taken(base):
+    found, seen = stopped(base, [example("blue birds")], stop_loss=0.5)
+    assert 1 < found.counters.steps < 60
+    assert seen[-1].chunk == seen[-1].chunks
+    (chunk,) = found.stats.chunks
+    assert chunk.nll_after < 0.5
+
+
+def test_without_a_stop_every_step_is_taken(base):
+    found, _ = stopped(base, [example("blue birds")], stop_loss=0.0)
+    assert found.counters.steps == 60
+
+
+def test_what_is_known_from_the_first_gets_one_further_pass(base):
+    found, _ = stopped(base, [example("blue birds"), example("red cats")], stop_loss=100.0)
+    assert found.counters.steps == 4
+
+
+def test_all_examples_of_a_pass_decide_together(base):
+    """One that is learned waits for one that is not."""
+    easy, hard = example("aaaaaaaa"), example("five grey cats in the rain, x7")
+    alone, _ = stopped(base, [easy], stop_loss=0.5)
+    both, _ = stopped(base, [easy, hard], stop_loss=0.5)
+    assert both.counters.steps > 2 * alone.counters.steps
+
+
+def test_one_that_stops_leaves_the_others_their_steps(base):
+    quick = new_run(
+        base, [example("blue birds")], replace(SETTINGS, stop_loss=100.0, kl_weight=0.0), least=20
+    )
+    slow = new_run(
+        base, [example("red cats")], replace(SETTINGS, stop_loss=0.0, kl_weight=0.0), least=20
+    )
+    run(base, quick, slow)
+    assert quick.result.result().counters.steps == 2
+    assert slow.result.result().counters.steps == 20
+
+
+def test_later_passes_train_on_variants_and_the_last_on_the_example(base, monkeypatch):
+    first = replace(example("blue birds"), variants=(example("red cats"), example("grey dogs")))
+    trained = []
+
+    def watched(model, one, *rest):
+        trained.append(bytes(one.ids).decode())
+        return prepare_inputs(model, one, *rest)
+
+    monkeypatch.setattr(f"{RUNS}.prepare_inputs", watched)
+    stopped(base, [first], least=5, stop_loss=0.0)
+    assert trained == ["blue birds", "red cats", "grey dogs", "red cats", "blue birds"]
+
+
+def test_a_receipt_compares_the_same_tokens_however_the_passes_differ(base):
+    other = example("a good deal more of text than that")
+    found, _ = stopped(base, [replace(example("blue birds"), variants=(other,))], least=20,
+                       stop_loss=0.0)  # fmt: skip
+    (chunk,) = found.stats.chunks
+    plain, _ = stopped(base, [example("blue birds")], least=20, stop_loss=0.0)
+    assert chunk.tokens == plain.stats.chunks[0].tokens
+    assert chunk.nll_before == pytest.approx(plain.stats.chunks[0].nll_before, abs=1e-5)
+    assert chunk.nll_after < chunk.nll_before
+
+
+def test_packed_examples_share_no_batch_with_plain_text(base, text, monkeypatch):
+    packed = pack_turns([("Who?", "Ada.")] * 2, text)
+    sizes = []
+
+    def watched(model, inputs):
+        sizes.append(len(inputs))
+        return collate(model, inputs)
+
+    monkeypatch.setattr(f"{RUNS}.collate", watched)
+    plain = example("x" * len(packed.ids))
+    settings = replace(SETTINGS, steps_per_chunk=1, measure=False)
+    run(base, new_run(base, [packed], settings), new_run(base, [plain], settings))
+    assert sizes == [1, 1]
+    sizes.clear()
+    run(base, *(new_run(base, [packed], settings, seed=seed) for seed in range(2)))
+    assert sizes == [2]

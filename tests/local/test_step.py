@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 
+from templora_memory.backends.local.lora.batched import LoraLayout, choose_targets, init_weights
 from templora_memory.backends.local.lora.peft_files import save_weights
 from templora_memory.backends.local.recipes import Example
 from templora_memory.backends.local.train.optimizer import (
@@ -127,6 +128,21 @@ def test_a_chunk_and_its_context_never_exceed_the_model(base):
     long = example("x" * 200, "y" * 200)
     (row,) = prepared(base, [TrainableAdapter(fresh(base), SETTINGS)], [long])
     assert row.prefix.end + len(row.input_ids) <= base.max_length
+
+
+def test_layers_below_the_first_adapter_need_no_gradient(make_backend):
+    """A step in the upper half walks back through the upper half alone."""
+    base = make_backend(num_hidden_layers=4).loaded.base
+    targets = choose_targets(base.layers, "all-linear", "upper-half")
+    start = init_weights(LoraLayout(targets, SETTINGS.r), SETTINGS, base.device)
+    state = TrainableAdapter(start, SETTINGS)
+    outputs = []
+    for layer in base.model.model.layers:
+        layer.register_forward_hook(lambda _, __, out: outputs.append(out))
+    gradients(base, [state], [example("the chunk")])
+    hidden = [out[0] if isinstance(out, tuple) else out for out in outputs]
+    assert [states.requires_grad for states in hidden] == [False, False, True, True]
+    assert state._grad.any()
 
 
 def test_nothing_labelled_gives_no_loss_and_no_gradient(base):

@@ -5,6 +5,9 @@ nobody joins later, so that the batch is built once::
 
     attention_mask [B, P + S]   1 ... 1    0 ... 0   1 ... 1
                                 P, shared  padding   the row's own tokens
+
+To a sliding window padding is distance: texts that are longer than the window may go on otherwise
+than they would alone.
 """
 
 from __future__ import annotations

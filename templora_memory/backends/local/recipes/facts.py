@@ -13,18 +13,23 @@ import re
 from dataclasses import dataclass
 
 from templora_memory.backends.local.recipes.base import sentences
-from templora_memory.backends.local.recipes.first_person import first_person, pronoun_of
-from templora_memory.domain.languages import DEFAULT, language_of
+from templora_memory.backends.local.recipes.first_person import (
+    first_person,
+    in_own_words,
+    pronoun_of,
+)
+from templora_memory.domain.languages import DEFAULT, FUNCTION_WORDS, language_of
 from templora_memory.domain.messages import Document
+from templora_memory.domain.segmentation import fold
 
 SHORT = 40
 """A sentence with fewer characters joins the one before,"""
 JOINED = 200
 """unless the two have more than this."""
 
-_COLON = ":\uff1a"  # the second is that of Chinese and Japanese
+_COLON = r"(?!(?<=\d):\d|://)[:\uff1a]"  # of no time and no address; the second is Chinese
 _SHEET_LINE = re.compile(
-    rf"^[\s\-*•]*(?P<key>[^\W\d_][\w '\u2019/()-]{{0,40}}?)[ ]?[{_COLON}][ ]*(?P<value>\S.*)$"
+    rf"^[\s\-*•]*(?P<key>[^\W\d_][\w '\u2019/()-]{{0,40}}?)[ ]?{_COLON}[ ]*(?P<value>\S.*)$"
 )
 _W_PLUS_PLUS = re.compile(r'^[\s\[{]*(?P<key>[^\W\d_][\w ]*)\((?P<items>".*")\)[\s\]}]*$')
 _ITEM_BORDER = re.compile(r'"\s*\+\s*"')
@@ -52,13 +57,14 @@ class Facts:
 def facts_of(document: Document) -> Facts:
     """Return the facts and the dialogue of a document."""
     language, name = language_of(document.text), document.character
-    voiced = name is not None and language == DEFAULT
-    pronoun = pronoun_of(document.text) if voiced else None
-    exchanges, lines = _exchanges(document.text.splitlines(), name)
+    exchanges, spoken, lines = _dialogue(document.text.splitlines(), name)
+    told = "\n".join(lines)
+    voiced = name is not None and language == DEFAULT and not in_own_words(told)
+    pronoun = pronoun_of(told) if voiced else None
     facts: list[str] = []
     prose: list[str] = []
     for line in [*lines, ""]:
-        listed = _listed(line, own=voiced)
+        listed = _listed(line, name, own=voiced)
         if listed is None and line.strip():
             prose.append(line)
             continue
@@ -67,6 +73,7 @@ def facts_of(document: Document) -> Facts:
         facts += listed or []
     if voiced and name is not None:
         facts = [_in_voice(fact, name, pronoun) for fact in facts]
+    facts += [said for line in spoken for said in _join_short(sentences(line))]
     return Facts(language, name, tuple(dict.fromkeys(filter(_LETTER.search, facts))), exchanges)
 
 
@@ -76,29 +83,45 @@ def _in_voice(fact: str, name: str, pronoun: str | None) -> str:
     return first_person(fact, name, pronoun)
 
 
-def _exchanges(lines: list[str], name: str | None) -> tuple[tuple[tuple[str, str], ...], list[str]]:
-    """Return what the character answers to the line before, and the other lines."""
+def _dialogue(
+    lines: list[str], name: str | None
+) -> tuple[tuple[tuple[str, str], ...], list[str], list[str]]:
+    """Return what the character answers to the line before, what they say unasked, other lines."""
     if name is None:
-        return (), lines
-    speaks = re.compile(rf"^(?:{re.escape(name)}|\{{\{{char\}}\}})[{_COLON}]\s*(\S.*)$")
-    speaker = re.compile(rf"^[^{_COLON}]{{1,40}}[{_COLON}]\s*(\S.*)$")
+        return (), [], lines
+    speaks = re.compile(rf"^(?:{re.escape(name)}|\{{\{{char\}}\}}){_COLON}\s*(\S.*)$")
+    speaker = re.compile(rf"^[^:\uff1a]{{1,40}}{_COLON}\s*(\S.*)$")
     exchanges: list[tuple[str, str]] = []
+    spoken: list[str] = []
     others: list[str] = []
+    asked = None  # what somebody else said in the line before
     for line in lines:
-        answer = speaks.match(line)
-        if answer and others and (asked := speaker.match(others[-1])):
-            others.pop()
-            exchanges.append((asked[1], answer[1]))
+        if answer := speaks.match(line):
+            if asked:
+                others.pop()
+                exchanges.append((asked[1], answer[1]))
+            else:
+                spoken.append(answer[1])
+            asked = None
         else:
             others.append(line)
-    return tuple(exchanges), others
+            asked = speaker.match(line)
+    return tuple(exchanges), spoken, others
 
 
-def _listed(line: str, *, own: bool) -> list[str] | None:
-    """Return the facts of a line of a sheet or card; None: it is prose."""
+def _listed(line: str, name: str | None, *, own: bool) -> list[str] | None:
+    """Return the facts of a line of a sheet or card; None: it is prose.
+
+    A label begins with no small word and no name: "She has one rule: ..." is a sentence, and what
+    follows it in the line has nothing to do with the rule.
+    """
     if match := _W_PLUS_PLUS.match(line):
         values = _ITEM_BORDER.split(match["items"].strip('"'))
     elif match := _SHEET_LINE.match(line):
+        first = match["key"].split()[0]
+        named = name is not None and first in {"{{char}}", *name.split()}
+        if named or fold(first) in FUNCTION_WORDS[DEFAULT]:
+            return None
         values = _join_short(sentences(match["value"]))
     else:
         return None

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import re
 
+from templora_memory.domain.languages import DEFAULT, FUNCTION_WORDS
+
 _BETWEEN = (
     "never|always|often|still|also|just|only|even|really|almost|once|rarely|seldom|usually|"
     "sometimes|mostly|secretly|simply|now"
@@ -26,14 +28,30 @@ _PRONOUNS = {
     "she": {"she": "I", "herself": "myself", "hers": "mine", "her": "my"},
     "he": {"he": "I", "himself": "myself", "him": "me", "his": "my"},
 }
+_NAMING = r"(?:\b(?:name is|name's|named|called|calls? (?:her|him|me)|known as|I'm|I am) )"
+"""Behind these a name is a name."""
+_QUOTED = re.compile(r'["\u201c][^"\u201c\u201d]*["\u201d]')
 _SUBJECT = "\ue000I"  # from a private area: an "I" that was not one
 
 
 def pronoun_of(text: str) -> str | None:
     """Return "she" or "he", whichever a text says more often; None: neither."""
-    counts = {word: len(re.findall(rf"\b{word}\b", text, re.IGNORECASE)) for word in _PRONOUNS}
+    counts = _pronouns(text)
     best = max(counts, key=lambda word: counts[word])
     return best if counts[best] else None
+
+
+def in_own_words(text: str) -> bool:
+    """Return True if a text speaks of "I" more often than of "she" or "he", quotes left out."""
+    own = len(re.findall(r"\b(?:I|[Mm]y|[Mm]e)\b", _QUOTED.sub(" ", text)))
+    return own > max(_pronouns(text).values())
+
+
+def _pronouns(text: str) -> dict[str, int]:
+    return {
+        word: len(re.findall(rf"\b(?:{'|'.join(forms)})\b", text, re.IGNORECASE))
+        for word, forms in _PRONOUNS.items()
+    }
 
 
 def first_person(sentence: str, name: str, pronoun: str | None) -> str:
@@ -44,10 +62,18 @@ def first_person(sentence: str, name: str, pronoun: str | None) -> str:
         name: of whom it is about; each part of it counts as the name, and so does "{{char}}".
         pronoun: "she", "he" or None, see `pronoun_of`.
     """
-    parts = [name, *(part for part in name.split() if len(part) > 2)]  # noqa: PLR2004  # no initials
+    small = FUNCTION_WORDS[DEFAULT]
+    parts = [
+        name,
+        *(part for part in name.split() if len(part) > 2 and part.lower() not in small),  # noqa: PLR2004  # no initials
+    ]
     names = "|".join([*map(re.escape, dict.fromkeys(parts)), r"\{\{char\}\}"])
     text = re.sub(rf"(?<!\w)(?:{names})['\u2019]s(?!\w)", "my", sentence)
-    text = re.sub(rf"(?<!\w)(?:{names})(?!\w)", _SUBJECT, text)
+    text = re.sub(
+        rf"({_NAMING})?(?<!\w)(?:{names})(?!\w)",
+        lambda match: match[0] if match[1] else _SUBJECT,
+        text,
+    )
     if pronoun is not None:
         text = _replace_pronouns(text, pronoun)
     text = re.sub(
@@ -69,6 +95,7 @@ def _replace_pronouns(text: str, pronoun: str) -> str:
     ):
         text = re.sub(subject + ending, ours, text, flags=re.IGNORECASE)
     if pronoun == "she":
+        text = re.sub(r"\b(call(?:s|ed)?|named) her(?= [\"\u201cA-Z])", r"\1 me", text)
         text = re.sub(
             rf"\bher(?= (?:{_OBJECT_BEFORE})\b|[.,;:!?]|$)", "me", text, flags=re.IGNORECASE
         )

@@ -161,6 +161,11 @@ class TrainingRun:
         return len(self._example.ids)
 
     @property
+    def packed(self) -> bool:
+        """True if the example at hand has parts that do not see each other."""
+        return bool(self._example.segments)
+
+    @property
     def _example(self) -> Example:
         """The example at hand, as this round has it."""
         last = self._round == self._rounds - 1
@@ -314,13 +319,18 @@ class TrainingBatcher(PriorityQueue[TrainingRun]):
         self._update([member[0]], losses, prefixes)
 
     def _can_share(self, run: TrainingRun, group: Sequence[TrainingRun]) -> bool:
-        """Return True if a run may share the batch: same layers, and little padding."""
+        """Return True if a run may share the batch: same layers, and little padding.
+
+        Packed examples stay among themselves: their mask says for every token what it sees, and
+        takes the place of a model's own sliding window.
+        """
         first = group[0]
         lengths = [member.chunk_length for member in (*group, run)]
         return (
             run.adapter.start.layout == first.adapter.start.layout
             and not run.settings.lora_dropout  # its random numbers would depend on the company
             and not first.settings.lora_dropout
+            and run.packed == first.packed
             and run.settings.kl_weight == first.settings.kl_weight
             and max(lengths) * len(lengths) <= min(self._max_tokens, 3 * sum(lengths) // 2)
         )
