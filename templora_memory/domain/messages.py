@@ -84,7 +84,7 @@ class Document:
     for themselves. It is no part of what names the text either.
 
     Raises:
-        InvalidText: empty, not Unicode text, or over 10 million characters.
+        InvalidText: empty, not Unicode text, or over 10 million characters; a blank character.
     """
 
     text: str
@@ -103,6 +103,8 @@ class Document:
             _check_text(self.author, "The author of a document")
         if self.character is not None:
             _check_text(self.character, "The character of a document")
+            if not self.character.strip():
+                raise InvalidText("The character of a document has no name: leave it out.")
 
     def __repr__(self) -> str:
         return f"Document({len(self.text)} characters)"

@@ -100,7 +100,8 @@ def test_the_base_never_trains_never_wants_gradients_and_never_changes(
 
 def test_input_that_mixes_rows_is_refused_with_the_name_of_the_layer(two):
     backend, first, _, _ = two
-    name, layer = next(iter(backend.loaded.base.layers.items()))
+    name = first.layout.targets[0].name
+    layer = backend.loaded.base.layers[name]
     rows = adapter_batch([(first, 1.0)], torch.float32)
     with use_adapters(rows), pytest.raises(UnsupportedModel, match=name):
         layer(torch.zeros(7, 32))

@@ -305,12 +305,14 @@ def test_the_receipt_says_how_much_other_text_changed(base):
 # --- until it is learned -----------------------------------------------------------------------
 
 
-def stopped(base, examples, *, least=60, rate=1e-2, **settings):
+QUICK = {"learning_rate": 1e-2, "scale_short": False, "kl_weight": 0.0}
+
+
+def stopped(base, examples, *, least=60, **settings):
     seen = []
     one = new_run(
-        base, examples, replace(SETTINGS, learning_rate=rate, kl_weight=0.0, **settings),
-        least=least, seen=seen,
-    )  # fmt: skip
+        base, examples, replace(SETTINGS, **{**QUICK, **settings}), least=least, seen=seen
+    )
     run(base, one)
     return one.result.result(), seen
 
