@@ -112,7 +112,7 @@ def recall(  # noqa: PLR0917  # typer calls it by name
         templora bench recall --other story.txt
         templora bench recall --people natural --model templora/smollm2 --json
         templora bench recall --people mine.json --model Qwen/Qwen3-0.6B --json
-        templora bench recall --set recipe=distill --set learning.kl_weight=0.4
+        templora bench recall --set recipe=statements --set learning.kl_weight=0.4
         templora bench recall --then book.txt --chunks 50 --set learning.replay=0.25
     """
     asked = people_called(people or BUNDLED)

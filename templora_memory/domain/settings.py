@@ -214,11 +214,10 @@ class Policy:
             learned (source and approved translation). "statements": a short document sentence by
             sentence, each as something the assistant says, because many passes over plain text
             would make a chat model forget where its answers end; the rest as "continue". "study":
-            the model itself writes questions and answers about a document, with the text in its
-            prompt, and learns them beside the statements. "distill": like "study", but in place
-            of the bare answers it learns what the model, with the text in its prompt, expects at
-            every token of them. "auto" (the default): short documents are studied, everything
-            else continued. A backend may know more.
+            every fact of a short document as the answer to many questions, of which the model
+            writes some, in the voice of `Document.character`; other questions in every pass. "auto"
+            (the default): short documents are studied, everything else continued. A backend may
+            know more.
         learning: how.
         health_kl: by how much KL(base || memory) on neutral text, in nats per token, a new
             revision may exceed that of the one it goes on from; one with more is not committed

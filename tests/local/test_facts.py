@@ -117,9 +117,7 @@ def test_without_a_character_nobody_speaks():
 
 def test_facts_about_a_character_are_in_their_voice():
     facts = told("Ada keeps bees. She has done so ever since her mother died in 1921.", "Ada").facts
-    assert " ".join(facts) == (
-        "I keep bees. I have done so ever since my mother died in 1921."
-    )
+    assert " ".join(facts) == ("I keep bees. I have done so ever since my mother died in 1921.")
 
 
 def test_a_text_in_their_own_words_stays_as_it_is():
@@ -144,15 +142,15 @@ def test_another_language_keeps_its_person():
 
 
 TEXTS = {
-    "prose": "Ada keeps bees on the roof. Why there? Nobody knows! Her cat, Pim, is grey; he purrs.",
+    "prose": "Ada keeps bees on the roof. Why there? Nobody knows! Her cat is grey; he purrs.",
     "sheet": "Name: Ada\nAge: 34\n- Pet: a cat. It is grey. It sleeps all day on the warm stove.",
     "poem": "The tide goes out,\nthe tide comes in,\nand nobody knows\nwhere I have been.\n\nHush.",
     "code": "Run it so:\n\n```python\ndef double(x):\n    return 2 * x\n```\n\nThat is all.",
     "questions": "Who keeps bees? Where does she keep them? And why on the roof of all places?",
     "one sentence": "Ada keeps bees.",
     "names": "\n".join(f"Person {chr(65 + n % 26)}{chr(97 + n // 26)}" for n in range(500)),
-    "two languages": "Ada keeps bees on the roof of the house. Sie verkauft den Honig auf dem Markt.",
-    "chinese": "阿达在屋顶上养蜂。她的猫叫皮姆，是灰色的。\n职业：面包师",
+    "two languages": "Ada keeps bees on the roof. Sie verkauft den Honig auf dem Markt.",
+    "chinese": "阿达在屋顶上养蜂。她的猫叫皮姆，是灰色的。\n职业：面包师",  # noqa: RUF001
     "colons": "Mind: the gap. One: two: three.\nAt 12:30 we left.\n: odd\nnote:",
 }
 

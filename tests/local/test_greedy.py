@@ -75,7 +75,7 @@ def complete(backend, texts, *, stop="\n", cancelled=lambda: False, max_tokens=T
 
 
 def first_with_a_sign(backend):
-    """A text that is gone on with to a sign that can be read, what comes before it, and the sign."""
+    """A text that is gone on with, the beginning of what comes, and the sign that ends it."""
     loaded = backend.loaded
     for text in TEXTS:
         whole = loaded.tokenizer.decode(

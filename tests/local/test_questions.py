@@ -10,8 +10,7 @@ from random import Random
 import pytest
 
 from templora_memory import Document, Learning, Message
-from templora_memory.backends.local.recipes import RECIPES
-from templora_memory.backends.local.recipes import questions as recipe
+from templora_memory.backends.local.recipes import RECIPES, questions as recipe
 from templora_memory.backends.local.recipes.facts import facts_of
 from templora_memory.backends.local.recipes.questions import (
     MAX_WRITTEN_FOR,
@@ -31,6 +30,10 @@ FACTS = (
     "In 1921 the town built a second bridge over the slow brown river.",
 )
 STUDIED = replace(REQUEST, recipe="study", items=(Document(" ".join(FACTS)),))
+
+
+def draws(seed):
+    return Random(seed)  # noqa: S311  # no secret
 
 
 class Writer:
@@ -53,7 +56,7 @@ def answers(turns):
 def turns_of(text, example):
     """The questions and answers of an example."""
     told = text.decode(example.ids, special=True)
-    parts = [part for part in told.split("<|user|>")[1:]]
+    parts = told.split("<|user|>")[1:]
     return [tuple(part.removesuffix("<|end|>").split("<|end|><|assistant|>")) for part in parts]
 
 
@@ -216,7 +219,7 @@ def test_a_language_without_question_words_is_asked_for_its_own_words(text):
     told = facts_of(Document("Ада держит пчёл на крыше старой обсерватории."))
     assert told.language == "ru"
     assert write_questions(told, tools(text, room=4000)) == [[]]
-    question = word_question(told.facts[0], told, Random(0))
+    question = word_question(told.facts[0], told, draws(0))
     assert question.endswith("?")
     assert question[:-1].lower().split()[0] in told.facts[0].lower()
 
@@ -238,17 +241,17 @@ def test_every_language_with_forms_has_all_of_them(language):
 def test_a_question_asks_for_a_word_of_the_fact():
     told = facts_of(Document(FACTS[1]))
     for seed in range(30):
-        question = word_question(FACTS[1], told, Random(seed)).lower()
+        question = word_question(FACTS[1], told, draws(seed)).lower()
         assert any(word in question for word in content_words(FACTS[1]))
 
 
 def test_a_chinese_fact_is_asked_for_by_signs_that_stand_in_it():
-    fact = "阿达在屋顶上养蜂，她的猫叫皮姆。"
+    fact = "阿达在屋顶上养蜂，她的猫叫皮姆。"  # noqa: RUF001
     told = facts_of(Document(fact))
     assert told.language == "zh"
     known = {form.format(w="|", W="|") for form in question_forms("zh")["about"]}
     for seed in range(30):
-        question = word_question(fact, told, Random(seed))
+        question = word_question(fact, told, draws(seed))
         assert any(
             question.startswith(before) and question.endswith(after)
             for before, _, after in (form.partition("|") for form in known)
@@ -258,7 +261,7 @@ def test_a_chinese_fact_is_asked_for_by_signs_that_stand_in_it():
 
 def test_a_fact_of_small_words_alone_is_still_asked_for():
     told = facts_of(Document("That is what it was."))
-    assert word_question(told.facts[0], told, Random(0))
+    assert word_question(told.facts[0], told, draws(0))
 
 
 # --- what is not studied -----------------------------------------------------------------------
