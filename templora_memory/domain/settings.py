@@ -75,7 +75,8 @@ class Learning:
             `steps_per_chunk` times.
         stop_loss: a document that is passed over again and again counts as learned, and gets no
             more than one further pass, once the mean loss of a pass, each example's before its
-            step, is at most this, in nats per token. 0: `document_steps` decide alone.
+            step and weighted as it is learned, is at most this, in nats per token. 0:
+            `document_steps` decide alone.
         kl_weight: while a short document is passed over more than `steps_per_chunk` times, each
             step adds this times KL(base || memory) on neutral text, prose or everyday questions
             with their answers, in nats per token, so that both stay as likely as before ("Learning

@@ -195,7 +195,8 @@ class TrainingRun:
         share = 1.0
         if self.settings.scale_short and not self._inputs.segments:
             share = min(1.0, self._inputs.weight_sum / self._chunk)
-        self._pass_losses.append(float(nll.mean()))
+        weights = torch.tensor(self._inputs.loss_weights)  # [t]
+        self._pass_losses.append(float((nll.cpu() * weights).sum()))
         self.adapter.step(lr_factor(self.settings, self.counters.chunks) * share)
         self.counters.steps += 1
         if self._examples[self._number].in_receipt:
