@@ -329,11 +329,11 @@ def _open_webui(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
             path = _maps(chat.get("messages"))
         title = _text(item.get("title")) or _text(chat.get("title"))
         started = _day(item.get("created_at") or chat.get("timestamp"))
-        lines = [_without_details(line) for line in _role_lines(path, notes)]
+        lines = [_without_details(line, notes) for line in _role_lines(path, notes)]
         yield Talk(lines, title=title, started=started)
 
 
-def _without_details(line: Line) -> Line:
+def _without_details(line: Line, notes: Notes) -> Line:
     """Open WebUI keeps thoughts and calls of tools as HTML details before the answer."""
     text = line.text
     while line.who == "assistant" and text.lstrip().startswith("<details type="):
@@ -341,6 +341,7 @@ def _without_details(line: Line) -> Line:
         if not end:
             break
         text = rest
+        notes.left_out["thoughts of the assistant"] += 1
     return Line(line.who, text.strip())
 
 

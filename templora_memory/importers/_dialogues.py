@@ -94,7 +94,7 @@ def _message(role: str, name: str | None, lines: list[str]) -> Message | None:
 
 def _speaker(written: str, own: frozenset[str]) -> tuple[str, str | None] | None:
     """Role and, of a third person, name; None if these words name nobody."""
-    bare = written.strip().strip('*_"“”#>-[] \t')
+    bare = written.strip().lstrip(">").strip('*_"“”#-[] \t')
     folded = _folded(written)
     if bare.lower() in _CHARS or folded in own:
         return "assistant", None

@@ -51,8 +51,9 @@ def normal(tag: str) -> str:
 def rank(wanted: str, found: str) -> int | None:
     """How well a language is the wanted one: 0 the same, larger is worse, None: another one.
 
-    1: one of the two names a region or script that the other leaves open (en, en-US). From 2: the
-    same language of another region, the nearer the smaller.
+    1: one of the two names a region or script that the other leaves open (en, en-US), or that goes
+    without saying (zh-CN, zh-Hans). From 2: the same language of another region, the nearer the
+    smaller.
     """
     one, other = normal(wanted), normal(found)
     if one == other:
@@ -70,7 +71,7 @@ def rank(wanted: str, found: str) -> int | None:
     near = first.language == second.language and distance < _NEAR
     if first.script != second.script or not (near or distance <= _EQUAL):
         return None
-    return 2 + distance
+    return 1 + distance
 
 
 def best(wanted: str, given: Iterable[str]) -> str | None:

@@ -34,13 +34,13 @@ _TRUE, _FALSE = {True, "true"}, {False, "false"}
 _CERTAIN = 100
 
 _UNOBEYED = {
-    "probability": "the chance of {} is not thrown: when mentioned they always join",
-    "timed": "sticky, cooldown and delay of {} are not counted",
-    "place": "the place in the prompt of {} (depth, position, role) is not kept",
-    "group": "inclusion groups of {} are not used: each stands for itself",
-    "recursion": "rules for entries that mention one another, of {}, are not used",
-    "vector": "{} are found by their keys, not by vectors",
-    "decorator": "decorators of {} that need the state of a chat are not used",
+    "probability": "chance, which is not thrown (when mentioned they always join)",
+    "timed": "sticky, cooldown or delay, which are not counted",
+    "place": "a place in the prompt (depth, role), which is not kept",
+    "group": "an inclusion group, which is not used",
+    "recursion": "rules for entries that mention one another, which are not used",
+    "vector": "a wish to be found by vectors (they are found by their keys)",
+    "decorator": "decorators that need the state of a chat, which are not used",
 }
 
 
@@ -53,14 +53,14 @@ def book(value: object) -> tuple[tuple[LoreEntry, ...], list[str]]:
     ignored: Counter[str] = Counter()
     entries = [made for row in rows[:_MAX_ENTRIES] if (made := _entry(row, ignored)) is not None]
     if missing := min(len(rows), _MAX_ENTRIES) - len(entries):
-        noted.append(f"{_entries(missing)} without text were left out.")
+        noted.append(f"Lorebook: {_entries(missing)} without text, left out.")
     for reason, text in _UNOBEYED.items():
         if ignored[reason]:
-            noted.append(f"Lorebook: {text.format(_entries(ignored[reason]))}.")
+            noted.append(f"Lorebook: {_entries(ignored[reason])} with {text}.")
     if unmatched := sum(entry.enabled and not _reachable(entry) for entry in entries):
-        noted.append(f"Lorebook: {_entries(unmatched)} have no key and never join.")
+        noted.append(f"Lorebook: {_entries(unmatched)} without a key, never used.")
     if disabled := sum(not entry.enabled for entry in entries):
-        noted.append(f"Lorebook: {_entries(disabled)} are switched off, and stay so.")
+        noted.append(f"Lorebook: {_entries(disabled)} switched off, and kept so.")
     if isinstance(value, Mapping):
         settings = [name for name in _SETTINGS if value.get(name) not in (None, False, 0, "")]
         if settings:

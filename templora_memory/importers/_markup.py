@@ -107,6 +107,8 @@ class _Reader(HTMLParser):
             self._unseen.append(tag)
         self._kept += tag == "pre"
         self._separate(tag)
+        if tag in _CELLS and not self._break:
+            self._parts.append(" ")
         if tag == "br":
             self._parts.append("\n")
 
@@ -127,8 +129,6 @@ class _Reader(HTMLParser):
             self._break = max(self._break, 2)
         elif tag in _LINES:
             self._break = max(self._break, 1)
-        elif tag in _CELLS and not self._break:
-            self._parts.append(" ")
 
     def handle_data(self, data: str) -> None:
         if self._unseen:

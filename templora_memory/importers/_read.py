@@ -6,6 +6,7 @@ are formats of plugins: those are chosen by a suffix that no format here has.
 
 from __future__ import annotations
 
+import binascii
 import os
 import re
 from collections.abc import Iterable
@@ -52,12 +53,10 @@ _OTHERS = {
     b"ID3": "a sound",
     b"OggS": "a sound",
 }
-_JSON = re.compile(
-    r"\{\s*(?:\"|\}|$)"
-    r"|\[(?:\s*\[)*\s*(?:\{\s*(?:\"|\}|$)|\"[^\"\n]{0,2000}\"\s*(?:,|\]|$)|\]|$"
-    r"|(?:-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null)\s*[,\]])"
-)
-"""How JSON begins, and no text that happens to begin with a bracket."""
+_JSON = re.compile(r"\{\s*(?:\"|\}|$)|\[(?:\s*\[)*\s*(?:\{\s*(?:\"|\}|$)|\]|$)")
+"""How objects and lists of them begin, and no text that happens to begin with a bracket."""
+_LIST = re.compile(r"\[\s*(?:\"|-?\d|true\b|false\b|null\b)")
+"""How other lists begin, and texts can: ``[1] Ada keeps bees.``"""
 _NO_CARD = (
     "This picture has no character inside. Export it from SillyTavern as PNG, or paste the bio."
 )
@@ -150,14 +149,17 @@ def _read_png(data: bytes, filename: str, limits: Limits) -> Character:
 
 def _read_picture(data: bytes, filename: str, limits: Limits) -> Character:
     """A card in the Exif fields or the comment of a WebP or JPEG."""
-    found = [text for text in _exif.texts(data) if len(text) > len(b"{}")]
+    found = [text for text in _exif.texts(data) if _may_be_card(text)]
     source = "WebP" if _exif.is_webp(data) else "JPEG"
+    return _first_card(found, filename, limits, source, None, ())
+
+
+def _may_be_card(text: bytes) -> bool:
+    """Whether a text is no remark about the picture: an object, or base64 of one."""
     try:
-        return _first_card(found, filename, limits, source, None, ())
-    except FileRefused as error:
-        if error.code in {"bad_base64", "not_a_card"}:  # a comment about the picture
-            raise FileRefused("not_a_card", _NO_CARD) from error
-        raise
+        return text.startswith(b"{") or binascii.a2b_base64(text[:8]).startswith(b"{")
+    except binascii.Error:
+        return False
 
 
 def _first_card(
@@ -195,6 +197,12 @@ def _read_text(
     head = _decoded_head(data)
     if _JSON.match(head):
         return _read_json(data, filename, limits, user=user, character=character)
+    if _LIST.match(head):
+        try:
+            return _read_json(data, filename, limits, user=user, character=character)
+        except FileRefused as error:
+            if error.code not in {"bad_json", "too_large"}:
+                raise
     if head.startswith("<") and (found := _read_markup(data, head, filename, limits)) is not None:
         return found
     if _messengers.is_whatsapp(head):

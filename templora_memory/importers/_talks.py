@@ -128,7 +128,7 @@ def _bounded(talks: Iterable[Talk], limits: Limits) -> tuple[list[Talk], bool]:
 def _left_out(notes: Notes) -> list[str]:
     texts = [f"{notes.skipped} lines could not be read and were left out."] if notes.skipped else []
     if some := {what: number for what, number in notes.left_out.items() if number}:
-        counted = ", ".join(f"{number:,} {what}" for what, number in some.items())
+        counted = ", ".join(f"{what} ({number:,})" for what, number in some.items())
         texts.append(f"Left out: {counted}.")
     return texts
 

@@ -17,7 +17,7 @@ from templora_memory.importers._values import FileRefused, Limits
 
 _DECLARED = re.compile(r"""\A\s*<\?xml[^>]{0,100}?encoding\s*=\s*["']([\w.:-]{1,40})["']""")
 _NAMES = re.compile(
-    r"utf-?8(?:-sig)?|utf-?16(?:[lb]e)?|utf-?32(?:[lb]e)?|ucs-?[24]|us-ascii|ascii|latin-?1|iso-?8859-\d\d?"
+    r"utf-?8(?:-sig)?|utf-?16(?:-?[lb]e)?|utf-?32(?:-?[lb]e)?|ucs-?[24]|us-ascii|ascii|latin-?1|iso-?8859-\d\d?"
     r"|windows-(?:125\d|874|31j)|cp-?(?:125\d|932|936|949|950|866|874)|koi8-[ru]"
     r"|shift[_-]?jis|sjis|x-sjis|euc-(?:jp|kr|cn)|iso-2022-jp|gb2312|gbk|gb18030|big5(?:-?hkscs)?"
     r"|macintosh|x-mac-roman|tis-620|ks_c_5601-1987",
@@ -139,7 +139,7 @@ def parse(
     parser.CharacterDataHandler = said
     parser.EntityDeclHandler = _refuse_entity
     parser.SkippedEntityHandler = _refuse_entity
-    text = text_of(data)
+    text = text_of(data).lstrip()  # some writers begin with an empty line
     try:
         for position in range(0, len(text), _PIECE):
             parser.Parse(text[position : position + _PIECE].encode("utf-8", "replace"), False)  # noqa: FBT003
