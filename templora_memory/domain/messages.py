@@ -79,6 +79,9 @@ class Document:
     `author` says who the text comes from: kept with the text, counted by `Policy.author_limit`. It
     is no part of what names the text, so the same text of two authors is learned once.
 
+    `recall_only` keeps the text for recall: it is searched and shown in prompts
+    (`Policy.recall_tokens`), and never learned. Absorbing the same text without it learns it.
+
     Raises:
         InvalidText: empty, not Unicode text, or over 10 million characters.
     """
@@ -87,6 +90,7 @@ class Document:
     title: str | None = None
     continues: bool = False
     author: str | None = None
+    recall_only: bool = False
 
     def __post_init__(self) -> None:
         _check_text(self.text, "A document")

@@ -459,7 +459,7 @@ class ParametricMemory:
             UnknownMemory.
         """
         manifest = self._get(memory_id)
-        digests = tuple(self._store.journal(manifest.id).documents)
+        digests = self._store.journal(manifest.id).to_learn
         return self._jobs.start(manifest.id, partial(self._absorber.documents, digests))
 
     # --- measuring -----------------------------------------------------------------------------
