@@ -9,6 +9,7 @@ What is not used stands in `warnings`. Knows nothing of models or memories.
 """
 
 from templora_memory.importers._chats import write_jsonl as chat_to_jsonl
+from templora_memory.importers._encoding import decode
 from templora_memory.importers._export import to_card, to_json, to_png
 from templora_memory.importers._lore import matching_lore
 from templora_memory.importers._read import load, load_character, load_chat
@@ -52,6 +53,7 @@ __all__ = [
     "World",
     "card_text",
     "chat_to_jsonl",
+    "decode",
     "documents",
     "fill",
     "greetings",

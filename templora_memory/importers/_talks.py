@@ -53,6 +53,8 @@ class Notes:
     warnings: list[str] = field(default_factory=list)
     user: str = ""
     """Who the file itself says is the user."""
+    guessed: bool = False
+    """Whether the user had to be guessed."""
 
 
 def assemble(
@@ -102,6 +104,7 @@ def assemble(
         character_name=main,
         conversations=tuple(conversations),
         speakers=speakers,
+        user_guessed=notes.guessed,
         skipped=notes.skipped,
         source_format=source,
         warnings=(*notes.warnings, *_left_out(notes), *_cut(limits, cut=cut)),
@@ -172,6 +175,7 @@ def _user(
     best = max(everywhere.values())
     guess = next(name for name in left or speakers if everywhere[name] == best or not others)
     shown = ", ".join(one_line(name, 40) for name in speakers[:_SHOWN])
+    notes.guessed = True
     notes.warnings.append(
         f"The file does not say who of {shown} the user is: {one_line(guess, 40)} was guessed."
     )

@@ -201,6 +201,7 @@ class ChatLog:
         user_name, character_name: whose words are the user's and the assistant's.
         conversations: the conversations of an export; of a single chat that one.
         speakers: everybody who says something, in the order of the file, where it names them.
+        user_guessed: True if nobody said which of them the user is.
         skipped: lines and messages that could not be read.
         source_format: what was found, in words.
         warnings: what was left out or guessed, for people to read.
@@ -211,6 +212,7 @@ class ChatLog:
     character_name: str = ""
     conversations: tuple[Conversation, ...] = ()
     speakers: tuple[str, ...] = ()
+    user_guessed: bool = False
     skipped: int = 0
     source_format: str = "chat"
     warnings: tuple[str, ...] = ()
