@@ -53,7 +53,8 @@ def read(
         data: the zip, perhaps behind a JPEG.
         filename: names a character or a book that has no name.
         limits: what may be asked for.
-        user, person: of a chat: who the user is, and whom the assistant plays.
+        user: of a chat: who the user is.
+        person: of a chat: whom the assistant plays.
 
     Raises:
         FileRefused: `bad_file`, `encrypted_zip`, `no_card_json`, `too_many_entries`, `too_large`,
@@ -112,8 +113,8 @@ def _add_module(archive: zipfile.ZipFile, card: Any, limits: Limits, noted: list
             data["character_book"] = {"entries": module["lorebook"]}
             return
     noted.append(
-        "Not used: the module of RisuAI in this file (module.risum: scripts, perhaps lore). To have "
-        "its lore, export the lorebook from RisuAI as JSON."
+        "Not used: the module of RisuAI in this file (module.risum: scripts, perhaps lore). For "
+        "its lore export the lorebook from RisuAI as JSON."
     )
 
 

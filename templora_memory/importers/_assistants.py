@@ -68,8 +68,11 @@ def _path(nodes: Mapping[str, Value], last: str | None, parent: str) -> list[Val
 def _leaf(nodes: Mapping[str, Value], parent: str, *times: str) -> str | None:
     """The newest node that is nobody's parent; the last one in the file where there is no time."""
     parents = {node.get(parent) for node in nodes.values() if isinstance(node.get(parent), str)}
-    leaves = [(_time(node, times), place, name)
-              for place, (name, node) in enumerate(nodes.items()) if name not in parents]  # fmt: skip
+    leaves = [
+        (_time(node, times), place, name)
+        for place, (name, node) in enumerate(nodes.items())
+        if name not in parents
+    ]
     return max(leaves)[2] if leaves else None
 
 
@@ -88,7 +91,7 @@ def _sortable(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-# --- ChatGPT (and DeepSeek, which has the same tree) ---------------------------------------------
+# --- ChatGPT (and DeepSeek, which has the same tree) ----------------------------------------------
 
 
 def _chatgpt(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
@@ -234,7 +237,7 @@ def _blocks(content: object, notes: Notes) -> str:
     return "\n".join(texts)
 
 
-# --- OpenAI's messages, ShareGPT and whatever has the same shape -----------------------------------
+# --- OpenAI's messages, ShareGPT and whatever has the same shape ----------------------------------
 
 
 def _messages(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
@@ -279,7 +282,7 @@ def _role_lines(rows: object, notes: Notes) -> list[Line]:
     return lines
 
 
-# --- LibreChat, Open WebUI, Character.AI ------------------------------------------------------------
+# --- LibreChat, Open WebUI, Character.AI ----------------------------------------------------------
 
 
 def _librechat(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:

@@ -7,7 +7,7 @@ import io
 import re
 import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from typing import Any
 
 from templora_memory.importers import _languages, _xml
@@ -20,7 +20,7 @@ from templora_memory.importers._values import FileRefused, Limits
 _OPEN_STATES = frozenset({"new", "initial", "needs-translation", "needs-l10n", "needs-adaptation"})
 
 
-def xliff(data: bytes, limits: Limits) -> Units:
+def xliff(data: bytes, limits: Limits) -> Units:  # noqa: C901  # one handler for two versions
     """The units of an XLIFF file, version 1.2 or 2.
 
     What is marked as not yet translated is left out, alternatives and notes are not read.
@@ -124,7 +124,8 @@ def _terms(node: _xml.Node) -> list[str]:
 
 # --- PO -------------------------------------------------------------------------------------------
 
-_PO_LINE = re.compile(r"^(?:msgid|msgid_plural|msgstr(?:\[\d+\])?|msgctxt)[ \t]+\"", re.MULTILINE)
+_PO_LINE = re.compile(r"^(?:msgid|msgid_plural|msgstr(?:\[\d+\])?|msgctxt) +\"", re.MULTILINE)
+_PO_DATE = re.compile(r'^"(?:POT-Creation|PO-Revision)-Date:[^\n]*\n', re.MULTILINE)
 _PO_CHARSET = re.compile(rb"charset=([\w.:-]{1,40})\\n")
 
 
@@ -147,8 +148,14 @@ def po(data: bytes, limits: Limits, asked: tuple[str, str]) -> Units:
     text = _xml.decoded(data, name if name != "CHARSET" else "utf-8")
     found = Units("PO")
     text = text.removeprefix("\ufeff")
+    text = _PO_DATE.sub("", text)  # Babel refuses a file whose dates it cannot read
     try:
-        catalog = read_po(io.StringIO(text), abort_invalid=True, ignore_obsolete=True)
+        try:
+            catalog = read_po(io.StringIO(text), abort_invalid=True, ignore_obsolete=True)
+        except (PoFileError, ValueError):
+            with redirect_stdout(io.StringIO()):  # Babel prints what it passes over
+                catalog = read_po(io.StringIO(text), ignore_obsolete=True)
+            found.notes.append("The file has faulty entries, which were passed over.")
     except (PoFileError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise FileRefused("bad_file", "This PO file is damaged: export it again.") from error
     source = asked[0] or UNNAMED[0]
@@ -203,8 +210,10 @@ def sdltm(data: bytes, limits: Limits) -> Units:
                 "SELECT source_language, target_language FROM translation_memories LIMIT 2"
             ).fetchall()
             languages = [str(value)[:40] for value in memories[0]] if memories else list(UNNAMED)
-            rows = base.execute("SELECT source_segment, target_segment FROM translation_units LIMIT ?",
-                                (limits.segments + 1,))  # fmt: skip
+            rows = base.execute(
+                "SELECT source_segment, target_segment FROM translation_units LIMIT ?",
+                (limits.segments + 1,),
+            )
             for row in rows:
                 texts = [_sdl_text(cell, limits) for cell in row]
                 found.add(dict(zip(languages, texts, strict=True)), limits)
@@ -241,7 +250,7 @@ def _sdl_text(cell: Any, limits: Limits) -> str:
     return one_line("".join(parts))
 
 
-# --- tab-separated lines ----------------------------------------------------------------------------
+# --- tab-separated lines --------------------------------------------------------------------------
 
 _SOURCE_WORDS = frozenset(
     "source src original quelle quelltext ausgangstext origen origine fuente 原文 "

@@ -258,9 +258,7 @@ def _kobold(items: Iterable[Mapping[str, Any]], notes: Notes) -> Iterator[Talk]:
         texts = [_said(item.get("prompt"))]
         actions = item.get("actions")
         texts += [_said(part) for part in actions] if isinstance(actions, list) else []
-        lines: list[Line] = []
-        for part in _split_marks("".join(texts)):
-            lines.append(part)
+        lines = list(_split_marks("".join(texts)))
         notes.left_out["world entries (read the world file)"] += len(_maps(item.get("worldinfo")))
         opponent = one_line(_said(settings.get("chatopponent")).partition("||$||")[0])
         yield Talk(lines, others=(opponent,) if opponent else ())

@@ -75,7 +75,7 @@ def _block(block: str, own: frozenset[str]) -> tuple[Message, ...]:
         if hit and speaker is not None:
             turns.append((*speaker, [line[hit.end() :]]))
         elif turns:
-            turns[-1][2].append(line.strip() if line.strip() else "")
+            turns[-1][2].append(line.strip())
         elif line.strip():
             turns.append(("system", None, [line.strip()]))
     return tuple(filter(None, (_message(*turn) for turn in turns)))

@@ -91,7 +91,9 @@ def from_text(text: str, filename: str, *, guessed: bool = False) -> Character:
     )
 
 
-def read_yaml(text: str, filename: str, limits: Limits) -> Character | None:
+def read_yaml(  # noqa: C901  # what is hostile has many forms
+    text: str, filename: str, limits: Limits
+) -> Character | None:
     """A character as YAML; None if it is a text after all. Every scalar is text.
 
     Raises:
@@ -134,6 +136,7 @@ def read_yaml(text: str, filename: str, limits: Limits) -> Character | None:
 
 # --- documents that are read in a process of their own --------------------------------------------
 
+_WAITED = 12  # times its processor time may a reader take on a busy machine
 _PACKAGES = {"pdf": "pypdf", "docx": "mammoth", "rtf": "striprtf"}
 _EXTRAS = {"pdf": "importers", "docx": "documents", "rtf": "documents"}
 
@@ -154,7 +157,11 @@ def _isolated(kind: str, data: bytes, limits: Limits) -> dict[str, Any]:
     command = [sys.executable, "-m", "templora_memory.importers._isolated", json.dumps(order)]
     try:
         done = subprocess.run(  # noqa: S603  # our own module
-            command, input=data, capture_output=True, timeout=limits.pdf_seconds + 5, check=False
+            command,
+            input=data,
+            capture_output=True,
+            timeout=limits.pdf_seconds * _WAITED,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise FileRefused(

@@ -167,11 +167,17 @@ def _above_ascii(text: str) -> list[str]:
 
 
 def _misplaced(text: str) -> bool:
-    """Whether a capital follows a small letter, or a mark that opens something follows a letter."""
+    """Whether capitals stand beside small letters, or a mark that opens something after a letter."""
     return any(
-        (b.isupper() and not b.isascii() and a.islower()) or (b in _OPENING and a.isalpha())
+        (a.islower() and b.isupper() and not (a.isascii() and b.isascii()))
+        or (b in _OPENING and a.isalpha())
         for a, b in pairwise(text)
     )
+
+
+def _inner(text: str, letter: str) -> int:
+    """How often a letter follows another one."""
+    return sum(a.isalpha() and b.lower() == letter for a, b in pairwise(text))
 
 
 def _is_letter(char: str) -> bool:
@@ -190,6 +196,8 @@ def _latin(encoding: str, preference: float) -> Callable[[bytes], float]:
         upper = sum(c.isupper() for c in found if c.isalpha())
         if upper > len(found) / 2 and len(found) > 4:  # noqa: PLR2004  # shouting, or a wrong guess
             return 0.0
+        if 2 * _inner(text, "þ") > letters["þ"]:  # Icelandic begins words with it: Turkish, misread
+            return 0.0
         whole = sum(letters.values())
         best = max(sum(letters[c] for c in alphabet) for alphabet in _ALPHABETS)
         return preference if best >= _ENOUGH * whole else 0.0
@@ -198,7 +206,7 @@ def _latin(encoding: str, preference: float) -> Callable[[bytes], float]:
 
 
 def _script(encoding: str, word: str) -> Callable[[bytes], float]:
-    """Whether the letters of a sample are of one script, in words of their own, most of them small."""
+    """Whether the letters of a sample are of one script, in words of their own, mostly small."""
 
     def rate(sample: bytes) -> float:
         text = _sampled(sample, encoding)

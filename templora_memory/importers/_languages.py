@@ -88,7 +88,8 @@ def choose(
     Args:
         units: the file's texts.
         named: the source language that the file itself names; "" if it names none.
-        source, target: as asked for; "" for the file's own.
+        source: as asked for; "" for the file's own.
+        target: the same.
 
     Raises:
         FileRefused: `which_language`.

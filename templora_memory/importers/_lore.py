@@ -181,15 +181,23 @@ def _note_ignored(
     ignored["probability"] += 0 < chance < _CERTAIN
     ignored["timed"] += given("sticky", "cooldown", "delay")
     ignored["place"] += (
-        given("depth") and _number(more.get("position", row.get("position", 0))) == 4
+        given("depth") and _number(more.get("position", row.get("position", 0))) == _AT_DEPTH
     )
     ignored["group"] += given("group")
-    ignored["recursion"] += given("exclude_recursion", "prevent_recursion", "delay_until_recursion",
-                                  "excludeRecursion", "preventRecursion", "delayUntilRecursion")  # fmt: skip
+    ignored["recursion"] += given(*_RECURSION)
     ignored["vector"] += given("vectorized")
     ignored["decorator"] += bool(marks.keys() - _OBEYED_MARKS)
 
 
+_RECURSION = (
+    "exclude_recursion",
+    "prevent_recursion",
+    "delay_until_recursion",
+    "excludeRecursion",
+    "preventRecursion",
+    "delayUntilRecursion",
+)
+_AT_DEPTH = 4  # SillyTavern's position within the chat
 _OBEYED_MARKS = {"activate", "dont_activate", "additional_keys", "exclude_keys"}
 
 
@@ -242,7 +250,7 @@ def is_world(value: object) -> bool:
     return _world_kind(value) is not None
 
 
-def _world_kind(value: object) -> str | None:
+def _world_kind(value: object) -> str | None:  # noqa: C901, PLR0911  # a table of tools
     if isinstance(value, list):
         rows = [row for row in value[:20] if isinstance(row, Mapping)]
         kobold = [row for row in rows if "content" in row and ("key" in row or "keys" in row)]

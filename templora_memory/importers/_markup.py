@@ -30,6 +30,7 @@ _ELEMENTS = _PARAGRAPHS | _LINES | _CELLS | _UNSEEN | _INLINE
 _NAME = re.compile(r"</?([a-zA-Z][a-zA-Z0-9:-]*)(?=[\s/>])")
 _DECLARATION = re.compile(r"<(?:!doctype\b|!\[CDATA\[|\?xml\b)[^<>]*>", re.IGNORECASE)
 _REFERENCE = re.compile(r"&(?!(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});)")
+_LESS = "\ue001"  # a sign that begins no markup; shorter for the parser than a reference
 _SPACES = re.compile(r"[ \t\r\n\f]+")
 
 
@@ -51,6 +52,7 @@ def document(text: str) -> tuple[str, str]:
 
 def _safe(text: str, elements: frozenset[str] | None) -> str:
     """The text with everything escaped that is not markup: what the parser then finds is whole."""
+    text = text.replace(_LESS, "")
     if "&" in text:
         text = _REFERENCE.sub("&amp;", text)
     first, *pieces = text.split("<")
@@ -77,12 +79,14 @@ def _safe(text: str, elements: frozenset[str] | None) -> str:
 
 def _piece(text: str, elements: frozenset[str] | None) -> str:
     """A text that begins with ``<`` and has no other one: with its tag, or escaped."""
+    if ">" not in text:
+        return _LESS + text[1:]
     if declaration := _DECLARATION.match(text):
         return text[declaration.end() :]
     name = _NAME.match(text)
-    if ">" in text and name and (elements is None or name[1].lower() in elements):
+    if name and (elements is None or name[1].lower() in elements):
         return text
-    return "&lt;" + text[1:]
+    return _LESS + text[1:]
 
 
 class _Reader(HTMLParser):
@@ -99,7 +103,7 @@ class _Reader(HTMLParser):
 
     @property
     def text(self) -> str:
-        return "".join(self._parts)
+        return "".join(self._parts).replace(_LESS, "<")
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         del attrs

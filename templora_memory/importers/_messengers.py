@@ -32,7 +32,8 @@ def _maps(value: object) -> list[Value]:
 _DATE = r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\.?"
 _TIME = r"\d{1,2}[:.]\d{2}(?:[:.]\d{2})?(?:[\s\u202f\u00a0]?[ap]\.?[\s\u00a0]?m\.?)?"
 _HEAD = re.compile(
-    rf"[\u200e\u200f\u202a\ufeff]?(?:\[{_DATE},?[ \u202f]{_TIME}\]|{_DATE},?[ \u202f]{_TIME}[ \u202f]-)[ \u202f]",
+    rf"[\u200e\u200f\u202a\ufeff]?"
+    rf"(?:\[{_DATE},?[ \u202f]{_TIME}\]|{_DATE},?[ \u202f]{_TIME}[ \u202f]-)[ \u202f]",
     re.IGNORECASE,
 )
 _SPEAKER = re.compile(r"[\u200e\u200f\u202a]?([^:\n]{1,80}):(?:[ \u202f]|$)")
@@ -43,7 +44,7 @@ _OTHER = re.compile(
 )
 _MEDIA = re.compile(
     r"[\u200e\u200f]?<[^<>\n]{1,40}>|[\u200e\u200f]{1,2}?<attached: [^<>\n]{1,200}>"
-    r"|\u200e?(?:image|video|audio|GIF|sticker|document|contact card|Contact card)[ \w]{0,20}omitted"
+    r"|\u200e?(?:image|video|audio|GIF|sticker|document|contact card)[ \w]{0,20}omitted"
     r"|\u200e?(?:Bild|Video|Audio|GIF|Sticker|Dokument|Kontaktkarte)[ \w]{0,20}weggelassen"
     r"|\u200e?(?:imagen|video|audio|GIF|sticker|documento)[ \w]{0,20}omitid[oa]"
     r"|[^\n]{1,200} \((?:file attached|Datei angehängt|archivo adjunto|fichier joint)\)",
@@ -306,7 +307,7 @@ def _meta(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
 
 
 _META_NOTICE = re.compile(
-    r".{0,100}(?:sent an attachment|Liked a message|Reacted \S{1,8} to your message|liked a message)\.?\s*"
+    r".{0,100}(?:sent an attachment|[Ll]iked a message|Reacted \S{1,8} to your message)\.?\s*"
 )
 
 

@@ -62,7 +62,7 @@ _NO_CARD = (
 )
 
 
-def load(
+def load(  # noqa: PLR0911  # a format each
     data: bytes | os.PathLike[str],
     *,
     filename: str = "",
@@ -162,7 +162,7 @@ def _may_be_card(text: bytes) -> bool:
         return False
 
 
-def _first_card(
+def _first_card(  # noqa: PLR0917  # all of them are needed
     texts: Iterable[bytes],
     filename: str,
     limits: Limits,

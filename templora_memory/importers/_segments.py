@@ -171,7 +171,7 @@ def _counted(skipped: int, *, cut: bool, limits: Limits) -> tuple[str, ...]:
     return tuple(noted)
 
 
-# --- the text of a segment -------------------------------------------------------------------------
+# --- the text of a segment ------------------------------------------------------------------------
 
 _GONE = frozenset({"bpt", "ept", "it", "ph", "ut"})  # what they hold is the tool's, not text
 _POINTS = frozenset({"ph", "ut", "x", "bx", "ex"})  # stand for something at this place

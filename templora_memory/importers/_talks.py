@@ -73,7 +73,8 @@ def assemble(
         source: the format, in words.
         notes: filled by the reader while it is read.
         limits: of the number of messages.
-        user, character: names of the user and of whom the assistant plays, if they are given.
+        user: name of the user, if it is given.
+        character: name of whom the assistant plays, if it is given.
 
     Raises:
         FileRefused: `empty`, `which_user`.

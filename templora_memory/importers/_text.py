@@ -129,7 +129,7 @@ _NOTHING = frozenset(
 )
 
 
-def _macro(macro: str, names: dict[str, str]) -> str | None:
+def _macro(macro: str, names: dict[str, str]) -> str | None:  # noqa: PLR0911  # a macro each
     """What a macro stands for; None: unknown."""
     if macro.startswith("//"):
         return ""
@@ -154,7 +154,7 @@ def _macro(macro: str, names: dict[str, str]) -> str | None:
 
 
 def _first_choice(rest: str) -> str:
-    """The first of ``::a::b`` or of ``:a,b``, where ``\\,`` is a comma."""
+    """The first of ``::a::b`` or of ``:a,b``, where a comma after a backslash is one."""
     if rest.startswith("::"):
         body = rest[2:]
         if "::" in body:
