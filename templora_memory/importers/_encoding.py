@@ -27,7 +27,7 @@ _BOMS = (
 _SAMPLE = 50_000  # bytes that a guess looks at, beginning before the first one above 127
 _ENOUGH = 0.9  # of the letters have to be such as the encoding is for
 _COMMON_SHARE = 0.08  # of Chinese characters are among the frequent ones
-_COHERENT = 0.3  # from here on charset-normalizer has recognised a language
+_COHERENT = 0.6  # from here on charset-normalizer has recognised a language
 _ZEROS = 0.2  # of every second byte, in UTF-16 with spaces or Latin letters
 
 _ALPHABETS = tuple(
@@ -167,7 +167,7 @@ def _above_ascii(text: str) -> list[str]:
 
 
 def _misplaced(text: str) -> bool:
-    """Whether capitals stand beside small letters, or a mark that opens something after a letter."""
+    """Whether capitals follow small letters, or a mark that opens something follows a letter."""
     return any(
         (a.islower() and b.isupper() and not (a.isascii() and b.isascii()))
         or (b in _OPENING and a.isalpha())
@@ -190,7 +190,7 @@ def _latin(encoding: str, preference: float) -> Callable[[bytes], float]:
     def rate(sample: bytes) -> float:
         text = _sampled(sample, encoding)
         found = _above_ascii(text)
-        letters = Counter(c.lower() for c in found if c not in _MARKS)
+        letters = Counter("ı" if c == "İ" else c.lower() for c in found if c not in _MARKS)
         if not found or any(not c.isalpha() for c in letters) or _misplaced(text):
             return 0.0
         upper = sum(c.isupper() for c in found if c.isalpha())
