@@ -90,7 +90,10 @@ def absorb(
         typer.Option("--as", metavar="NAME", help="Who you are in the chats among the files."),
     ] = None,
     character: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whom the memory plays in these chats.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Whom the memory plays: in chats, and for texts about them."
+        ),
     ] = None,
     source: Annotated[
         str, typer.Option(metavar="LANGUAGE", help="Of translation memories: from which language.")

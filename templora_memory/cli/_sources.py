@@ -43,7 +43,7 @@ class Choices:
 
     Args:
         user: the name of the user, in chats.
-        character: whom the assistant plays, in chats.
+        character: whom the assistant plays in chats, and in whose voice texts are learned.
         source, target: languages of translation memories.
         lore: what becomes of lorebooks.
         examples: whether example dialogues of cards are learned.
@@ -172,7 +172,7 @@ def read_source(path: Path, choices: Choices) -> Source:
     data, name = _bytes(path), "" if str(path) == STDIN else path.name
     shown = str(path)
     if choices.plain:
-        return _text(shown, data, "text")
+        return _text(shown, data, "text", choices)
     if is_segments(data, name):
         return _translation(shown, data, choices)
     found = load(
@@ -188,7 +188,7 @@ def read_source(path: Path, choices: Choices) -> Source:
     if isinstance(found, World):
         return _character(shown, world_character(found), found.source_format, choices)
     if found.source_format in _TEXTS:
-        return _text(shown, data, found.source_format)
+        return _text(shown, data, found.source_format, choices)
     return _character(shown, found, found.source_format, choices)
 
 
@@ -210,8 +210,8 @@ def _bytes(path: Path) -> bytes:
     return data
 
 
-def _text(path: str, data: bytes, kind: str) -> Source:
-    """A text as it is."""
+def _text(path: str, data: bytes, kind: str, choices: Choices) -> Source:
+    """A text as it is, or in the voice of the character that was named."""
     text, guessed = decode(data)
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     if not text.strip():
@@ -220,7 +220,7 @@ def _text(path: str, data: bytes, kind: str) -> Source:
     return Source(
         path=path,
         kind=kind,
-        documents=(Document(text),),
+        documents=(Document(text, character=choices.character or None),),
         learned=(f"the text, {len(text):,} characters",),
         ignored=noted if guessed else (),
     )

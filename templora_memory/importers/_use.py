@@ -25,7 +25,7 @@ def documents(
     examples: bool = True,
     lore: bool = False,
 ) -> tuple[Document, ...]:
-    """What is learned: the bio; example dialogues; the enabled lore, if wanted.
+    """What is learned, in the character's voice: the bio; example dialogues; the lore, if wanted.
 
     Notes, tags, creator and version are about the file and never learned.
     """
@@ -42,7 +42,7 @@ def documents(
     if lore:
         texts += [entry.content for entry in character.lore if entry.enabled]
     filled = (fill(text, char=name, user=user).strip() for text in texts)
-    return tuple(Document(text) for text in filled if text)
+    return tuple(Document(text, character=name) for text in filled if text)
 
 
 def _said(message: Message, name: str, user: str) -> str:
