@@ -50,7 +50,7 @@ MAX_WRITTEN_FOR = 2
 """A question that is written for more facts than this asks for none of them."""
 WRITTEN_SHARE = 0.5
 """How often a fact with written questions is asked for by one of them."""
-RELATED_SHARE = 0.5
+RELATED_SHARE = 0.3
 """How often a word that has related ones is replaced by one of them."""
 _ARROW = " => "
 
