@@ -96,8 +96,8 @@ class Learning:
             chunk has exactly that size but the last, which may be a few noisy tokens.
         lr_scheduler_type: "linear": while a short document is passed over again and again, the rate
             falls to a tenth of it over `document_steps`; elsewhere it is constant, because nobody
-            knows how much is still to come. "constant". "released": zero on the first chunk, half on the second
-            (a warm-up that the released code steps once per chunk).
+            knows how much is still to come. "constant". "released": zero on the first chunk, half
+            on the second (a warm-up that the released code steps once per chunk).
         carry_optimizer: go on with AdamW's moments in the next absorb, also after a restart.
         adam_beta1, adam_beta2, adam_epsilon, weight_decay: of AdamW.
         max_grad_norm: the gradient is scaled down to this norm.
