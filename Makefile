@@ -48,7 +48,7 @@ setup: .setup-test
 	$(INSTALL) --editable .
 	touch $@
 
-EVERYTHING := .[app,encryption,evaluation,importers,json,metrics,objects,plots,serve,traces]
+EVERYTHING := .[app,documents,encryption,evaluation,importers,json,metrics,objects,plots,serve,traces,translation]
 
 .setup-app: .setup-core
 	@echo "Installing the page ..."
@@ -236,7 +236,7 @@ mutants: .setup-test
 	$(BIN)/mutmut results
 
 licences: .setup-test
-	$(BIN)/python -m tools.licences app encryption evaluation importers json metrics plots serve traces
+	$(BIN)/python -m tools.licences app documents encryption evaluation importers json metrics plots serve traces translation
 
 audit: .setup-core
 	$(INSTALL) pip-audit

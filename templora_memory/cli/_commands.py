@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,18 +13,18 @@ from rich.text import Text
 
 from templora_memory._version import __version__
 from templora_memory.cli import _show
+from templora_memory.cli._absorb import learn
 from templora_memory.cli._bench import bench
 from templora_memory.cli._call import Call, command
 from templora_memory.cli._demo import find_demo
-from templora_memory.cli._input import read
 from templora_memory.cli._model import model
-from templora_memory.cli._progress import bar
-from templora_memory.domain.messages import Document, Message
-from templora_memory.domain.results import AbsorbReport, Reply
+from templora_memory.cli._progress import follow
+from templora_memory.cli._sources import LORE_USES, Choices, read_all
+from templora_memory.domain.messages import Message
+from templora_memory.domain.results import Reply
 from templora_memory.domain.settings import Sampling
 from templora_memory.errors import InvalidSetting, StoreDamaged
 from templora_memory.service.answering import ReplyOptions
-from templora_memory.service.jobs import Job
 from templora_memory.service.memory import Memory
 
 app = typer.Typer(
@@ -37,14 +36,13 @@ app = typer.Typer(
 app.add_typer(bench, name="bench")
 app.add_typer(model, name="model")
 
-_POLL = 0.05
 
 MemoryId = Annotated[
     str, typer.Argument(metavar="ID", help='Memory id: "ada", or "ada@bob" for ada with bob.')
 ]
-Files = Annotated[
+Sources = Annotated[
     list[Path],
-    typer.Argument(metavar="FILE", help='UTF-8 text files; "-" is standard input.'),
+    typer.Argument(metavar="FILE", help='Files, folders or patterns; "-" is standard input.'),
 ]
 Strength = Annotated[float, typer.Option(help="Factor on the memory; 0 is exactly the base model.")]
 Temperature = Annotated[float, typer.Option(help="0 takes the most likely token.")]
@@ -82,31 +80,90 @@ def root(
 
 
 @command(app)
-def absorb(call: Call, memory_id: MemoryId, files: Files) -> None:
-    """Learn text files into a memory.
+def absorb(
+    call: Call,
+    memory_id: MemoryId,
+    files: Sources,
+    *,
+    user: Annotated[
+        str | None,
+        typer.Option("--as", metavar="NAME", help="Who you are in the chats among the files."),
+    ] = None,
+    character: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Whom the memory plays: in chats, and for texts about them."
+        ),
+    ] = None,
+    source: Annotated[
+        str, typer.Option(metavar="LANGUAGE", help="Of translation memories: from which language.")
+    ] = "",
+    target: Annotated[
+        str, typer.Option(metavar="LANGUAGE", help="Of translation memories: into which language.")
+    ] = "",
+    lore: Annotated[
+        str, typer.Option(help=f"What becomes of lorebooks: {', '.join(LORE_USES)}.")
+    ] = LORE_USES[0],
+    examples: Annotated[bool, typer.Option(help="Learn the example dialogues of cards.")] = True,
+    plain: Annotated[
+        bool, typer.Option("--text", help="Take every file as plain text, whatever it holds.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show what would become of the files; learn nothing."),
+    ] = False,
+) -> None:
+    """Learn files into a memory: texts, character cards, chats, exports, translation memories.
 
-    All files are read and checked before anything is learned. What the memory knows already is
-    not learned again. Ctrl-C keeps what was committed; call again to go on.
+    What a file is, its content says. A folder stands for the files in it. All files are read and
+    checked before anything is learned; what of them is not used is listed. A lorebook is kept for
+    recall and not learned, unless --lore learn. What the memory knows already is not learned
+    again. Ctrl-C keeps what was committed; call again to go on.
 
     **Examples**
 
         templora absorb ada bio.txt
-        templora absorb ada@bob notes.txt more.txt --json
+        templora absorb ada card.png chat.jsonl project.tmx --as Sam --dry-run
+        templora absorb me conversations.json --as Sam
+        templora absorb ada@bob notes/ "*.md" --json
         templora absorb ada - < bio.txt
     """
-    documents = [Document(read(path)) for path in files]
-    with call.service() as service:
-        memory = service.open(memory_id)
-        job = memory.absorb(documents, wait=False)
-        report = _follow(call, job, f"Learning {memory_id}")
-        head = memory.head()
+    if lore not in LORE_USES:
+        raise InvalidSetting(f"--lore {lore}: use one of {', '.join(LORE_USES)}.")
+    choices = Choices(
+        user=user or "",
+        character=character or "",
+        source=source,
+        target=target,
+        lore=lore,
+        examples=examples,
+        plain=plain,
+        ask=None if user or call.json or not sys.stdin.isatty() else _ask_who,
+    )
+    read = read_all(files, choices)
+    paths = [str(path) for path in files]
+    rows = [item.as_dict() for item in read]
+    if dry_run:
+        call.say({"id": memory_id, "dry_run": True, "files": paths, "sources": rows},
+                 *_show.sources(read))  # fmt: skip
+        return
+    report, head = learn(call, memory_id, read)
     document = {
         "id": memory_id,
         **report.as_dict(),
         "absorbed_tokens": head.tokens if head else 0,
-        "files": [str(path) for path in files],
+        "files": paths,
+        "sources": rows,
     }
-    call.say(document, _show.absorbed(memory_id, report))
+    plain_texts = all(item.kind == "text" and not item.ignored for item in read)
+    details = () if plain_texts else _show.sources(read)
+    call.say(document, _show.absorbed(memory_id, report), *details)
+
+
+def _ask_who(path: str, speakers: Sequence[str], guess: str) -> str:
+    """Ask which speaker of a chat the user is."""
+    question = f"{path}: who are you? ({', '.join(speakers[:12])})"
+    return str(typer.prompt(question, default=guess, err=True))
 
 
 @command(app)
@@ -285,7 +342,7 @@ def rebuild(call: Call, memory_id: MemoryId) -> None:
     """
     with call.service() as service:
         job = service[memory_id].rebuild(wait=False)
-        report = _follow(call, job, f"Learning {memory_id} again")
+        report = follow(call, job, f"Learning {memory_id} again")
     call.say({"id": memory_id, **report.as_dict()}, _show.absorbed(memory_id, report))
 
 
@@ -486,23 +543,3 @@ def import_(
     with call.files() as service:
         status = service.import_(file, memory_id).status()
     call.say(status.as_dict(), _show.status(status))
-
-
-# --- shared ------------------------------------------------------------------------------------
-
-
-def _follow(call: Call, job: Job, title: str) -> AbsorbReport:
-    """Wait for a job behind a progress bar; Ctrl-C cancels it and waits until it has stopped."""
-    try:
-        with bar(call) as shown:
-            task = shown.add_task(title, total=None, note="")
-            while not job.done:
-                if (now := job.progress) is not None:
-                    note = f"perplexity {now.perplexity:.2f}"
-                    shown.update(task, completed=now.chunk, total=now.chunks, note=note)
-                time.sleep(_POLL)
-        return job.wait()
-    except KeyboardInterrupt:
-        job.cancel()
-        job.finished()
-        raise

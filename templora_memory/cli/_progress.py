@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from templora_memory.cli._call import Call
+from templora_memory.domain.results import AbsorbReport
+from templora_memory.service.jobs import Job
+
+_POLL = 0.05
 
 
 def bar(call: Call, unit: str = "chunks") -> Progress:
@@ -30,3 +35,20 @@ def counting(call: Call, title: str, unit: str) -> Iterator[Callable[[int, int],
     with bar(call, unit) as shown:
         task = shown.add_task(title, total=None, note="")
         yield lambda done, count: shown.update(task, completed=done, total=count)
+
+
+def follow(call: Call, job: Job, title: str) -> AbsorbReport:
+    """Wait for a job behind a progress bar; Ctrl-C cancels it and waits until it has stopped."""
+    try:
+        with bar(call) as shown:
+            task = shown.add_task(title, total=None, note="")
+            while not job.done:
+                if (now := job.progress) is not None:
+                    note = f"perplexity {now.perplexity:.2f}"
+                    shown.update(task, completed=now.chunk, total=now.chunks, note=note)
+                time.sleep(_POLL)
+        return job.wait()
+    except KeyboardInterrupt:
+        job.cancel()
+        job.finished()
+        raise

@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from templora_memory.cli._sources import Source
 from templora_memory.domain.manifest import Revision
 from templora_memory.domain.results import (
     AbsorbReport,
@@ -101,6 +102,24 @@ def absorbed(memory_id: str, report: AbsorbReport) -> Table:
             "seconds": f"{report.seconds:.1f}",
         }
     )
+
+
+def sources(read: Sequence[Source]) -> tuple[Table | Text, ...]:
+    """Return what becomes of each file: a table, and below it what of each is not used."""
+    body = [
+        (
+            item.path,
+            item.kind + (f": {item.name}" if item.name else ""),
+            "; ".join(item.learned) or "-",
+            "; ".join((*item.recalled, *item.prompt)) or "-",
+        )
+        for item in read
+    ]
+    titles = ("file", "read as", "into the weights", "for recall and the prompt")
+    shown: list[Table | Text] = [_columns(titles, body, words=titles[1:])]
+    for item in read:
+        shown += [Text(f"{item.path}: not used: {text}") for text in item.ignored]
+    return tuple(shown)
 
 
 def memories(statuses: Sequence[Status], damaged: Mapping[str, str]) -> Table | Text:

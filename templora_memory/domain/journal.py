@@ -22,7 +22,7 @@ _KINDS = {
     "withdraw": {"digest"},
     "tip": {"digest"},
 }
-_OPTIONAL = {"document": {"author", "character"}}
+_OPTIONAL = {"document": {"author", "character", "recall_only"}}
 
 
 def encode_line(body: dict[str, Any]) -> bytes:
@@ -81,7 +81,11 @@ def document_line(parent: str, document: Document) -> dict[str, Any]:
         "title": document.title,
         "continues": document.continues,
     }
-    optional = {"author": document.author, "character": document.character}
+    optional = {
+        "author": document.author,
+        "character": document.character,
+        "recall_only": document.recall_only or None,
+    }
     return line | {key: value for key, value in optional.items() if value is not None}
 
 
@@ -98,6 +102,7 @@ class Journal:
         self._messages: dict[str, tuple[str, int]] = {}
         self._documents: dict[str, tuple[str, int, int]] = {}  # parent, position, characters
         self._withdrawn: set[str] = set()
+        self._recall_only: set[str] = set()
         self._taught: Counter[str] = Counter()
         self._tip = first
 
@@ -132,6 +137,10 @@ class Journal:
                 self._documents.pop(digest, None)  # learned again after a withdrawal: now newest
                 self._documents[digest] = (parent, position, len(body["text"]))
                 self._withdrawn.discard(digest)
+                if body.get("recall_only"):
+                    self._recall_only.add(digest)
+                else:
+                    self._recall_only.discard(digest)
             case "withdraw":
                 self._withdrawn.add(digest)
             case _:
@@ -154,6 +163,16 @@ class Journal:
         """Digests of the documents to be kept, in order; withdrawn ones are left out."""
         every = tuple(self._documents)  # at once: another thread may be adding
         return tuple(digest for digest in every if digest not in self._withdrawn)
+
+    @property
+    def to_learn(self) -> tuple[str, ...]:
+        """As `documents`, without those that are for recall only."""
+        return tuple(digest for digest in self.documents if digest not in self._recall_only)
+
+    @property
+    def for_recall(self) -> tuple[str, ...]:
+        """As `documents`, those alone that are for recall only."""
+        return tuple(digest for digest in self.documents if digest in self._recall_only)
 
     def _credit(self, item: Item, *, new: bool) -> None:
         """Count a text, told for the first time, for whom it comes from."""
@@ -287,6 +306,7 @@ def _document(body: dict[str, Any]) -> Document:
             continues=bool(body["continues"]),
             author=body.get("author"),
             character=body.get("character"),
+            recall_only=bool(body.get("recall_only")),
         )
     except InvalidText as error:
         raise StoreDamaged(f"The journal holds a document that is none: {error}") from error

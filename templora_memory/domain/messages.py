@@ -83,6 +83,9 @@ class Document:
     learned in their voice ("She keeps bees" as "I keep bees", English only), so that they answer
     for themselves. It is no part of what names the text either.
 
+    `recall_only` keeps the text for recall: it is searched and shown in prompts
+    (`Policy.recall_tokens`), and never learned. Absorbing the same text without it learns it.
+
     Raises:
         InvalidText: empty, not Unicode text, or over 10 million characters; a blank character.
     """
@@ -92,6 +95,7 @@ class Document:
     continues: bool = False
     author: str | None = None
     character: str | None = None
+    recall_only: bool = False
 
     def __post_init__(self) -> None:
         _check_text(self.text, "A document")

@@ -17,7 +17,7 @@ from templora_memory.errors import InvalidSetting
 
 Targets: TypeAlias = Literal["all-linear", "mlp", "attention"]
 Layers: TypeAlias = Literal["all", "upper-half"]
-Schedule: TypeAlias = Literal["constant", "released"]
+Schedule: TypeAlias = Literal["constant", "linear", "released"]
 PRESETS = ("default", "reference")
 RECIPES = ("auto", "continue", "pairs", "statements", "study")
 DEFAULT_WINDOW = 4096  # tokens; longer prompts cost more than they give a memory in weights
@@ -75,7 +75,8 @@ class Learning:
             `steps_per_chunk` times.
         stop_loss: a document that is passed over again and again counts as learned, and gets no
             more than one further pass, once the mean loss of a pass, each example's before its
-            step, is at most this, in nats per token. 0: `document_steps` decide alone.
+            step and weighted as it is learned, is at most this, in nats per token. 0:
+            `document_steps` decide alone.
         kl_weight: while a short document is passed over more than `steps_per_chunk` times, each
             step adds this times KL(base || memory) on neutral text, prose or everyday questions
             with their answers, in nats per token, so that both stay as likely as before ("Learning
@@ -93,8 +94,10 @@ class Learning:
             knowledge out; so the same text moves the adapter as far in one piece as in many.
         even_chunks: cut a text into chunks of equal size near the policy's chunk; otherwise every
             chunk has exactly that size but the last, which may be a few noisy tokens.
-        lr_scheduler_type: "constant", or "released": zero on the first chunk, half on the second
-            (a warm-up that the released code steps once per chunk).
+        lr_scheduler_type: "linear": while a short document is passed over again and again, the rate
+            falls to a tenth of it over `document_steps`; elsewhere it is constant, because nobody
+            knows how much is still to come. "constant". "released": zero on the first chunk, half
+            on the second (a warm-up that the released code steps once per chunk).
         carry_optimizer: go on with AdamW's moments in the next absorb, also after a restart.
         adam_beta1, adam_beta2, adam_epsilon, weight_decay: of AdamW.
         max_grad_norm: the gradient is scaled down to this norm.
@@ -115,14 +118,14 @@ class Learning:
     context: int | None = None
     context_gradient: bool = False
     reuse_context: bool = True
-    document_steps: int = 128
-    stop_loss: float = 0.1
+    document_steps: int = 96
+    stop_loss: float = 0.03
     kl_weight: float = 1.0
     replay: float = 0.25
     damp_repeats: bool = True
     scale_short: bool = True
     even_chunks: bool = True
-    lr_scheduler_type: Schedule = "constant"
+    lr_scheduler_type: Schedule = "linear"
     carry_optimizer: bool = False
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999

@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from templora_memory.domain.messages import Message
-from templora_memory.importers._text import one_line, plain, repaired
-from templora_memory.importers._values import Character, FileRefused, LoreEntry
+from templora_memory.importers import _lore
+from templora_memory.importers._dialogues import example_dialogues
+from templora_memory.importers._text import one_line, plain, unknown_macros
+from templora_memory.importers._values import Character, FileRefused
 
-_DECORATOR = re.compile(r"^@@@?[a-z_]+.*(?:\n|$)", re.MULTILINE)
-_START = re.compile(r"<START>", re.IGNORECASE)
-_SPEAKER = re.compile(
-    r"^(\{\{user\}\}|\{\{char\}\}|<user>|<bot>|<char>|[^\s:][^:\n]{0,60}):[ \t]*", re.IGNORECASE
-)
-_MAX_LORE = 2000
 _NEWEST = 3.0
+_NAMES = ("name", "char_name", "bot")
 _OLD_NAMES = {
     "char_name": "name",
     "bot": "name",
     "char_persona": "description",
     "context": "description",
+    "persona": "description",
     "char_greeting": "first_mes",
     "greeting": "first_mes",
+    "first_message": "first_mes",
+    "firstMessage": "first_mes",
     "example_dialogue": "mes_example",
+    "sampleChat": "mes_example",
+    "example_dialogues": "mes_example",
+    "definition": "mes_example",
     "world_scenario": "scenario",
+    "systemPrompt": "system_prompt",
+    "postHistoryInstructions": "post_history_instructions",
+    "alternateGreetings": "alternate_greetings",
+    "characterBook": "character_book",
+    "participant__name": "name",
+}
+_TOLD = (
+    "description first_mes personality mes_example scenario system_prompt character_book".split()
+)
+"""Fields that make a mapping with a name a character."""
+_PROGRAM = frozenset({"scripts", "dependencies", "version", "main", "license", "devDependencies"})
+"""Fields of a package of a programming language, which has a name and a description, too."""
+_USED = frozenset(
+    "name nickname description personality scenario first_mes alternate_greetings mes_example "
+    "system_prompt post_history_instructions character_book creator_notes creator tags "
+    "character_version extensions spec spec_version data create_date chat avatar fav talkativeness "
+    "creatorcomment assets creation_date modification_date source json_data".split()
+)
+"""Fields that are read, or that say nothing about the character."""
+_UNUSED = {
+    "group_only_greetings": "greetings for groups",
+    "creator_notes_multilingual": "notes of its creator in other languages",
 }
 
 
@@ -33,11 +57,18 @@ def is_card(value: object) -> bool:
     """Whether a parsed value looks like a character of any dialect."""
     if not isinstance(value, Mapping):
         return False
-    if isinstance(value.get("data"), Mapping) and "name" in value["data"]:
+    inner = value.get("data")
+    if isinstance(inner, Mapping) and (
+        "name" in inner or str(value.get("spec")).startswith("chara_")
+    ):
         return True
-    named = any(key in value for key in ("name", "char_name", "bot"))
-    told = ("description", "first_mes", "personality", "mes_example", "scenario", *_OLD_NAMES)
-    return named and any(key in value for key in told if key not in {"char_name", "bot"})
+    if isinstance(value.get("character"), Mapping) and "participant__name" in value["character"]:
+        return True
+    named = any(key in value for key in _NAMES)
+    told = {key for key in (*_TOLD, *_OLD_NAMES) if key in value} - {*_NAMES}
+    if told == {"description"} and not _PROGRAM.isdisjoint(value):
+        return False
+    return named and bool(told)
 
 
 def character(
@@ -48,7 +79,7 @@ def character(
     portrait: bytes | None = None,
     warnings: tuple[str, ...] = (),
 ) -> Character:
-    """A character from a parsed card (V1, V2, V3, Pygmalion, text-generation-webui).
+    """A character from a parsed card (V1, V2, V3, Pygmalion, text-generation-webui, Agnai ...).
 
     Raises:
         FileRefused: `not_a_card`, `empty`.
@@ -59,28 +90,26 @@ def character(
             "This file has no character inside: a card has a name and a description. Export it "
             "from SillyTavern as PNG or JSON, or paste the bio.",
         )
-    spec = value.get("spec")
-    inner = value.get("data")
-    data: dict[str, Any] = dict(inner if isinstance(inner, Mapping) else value)
-    for old, new in _OLD_NAMES.items():
-        if old in data and not data.get(new):
-            data[new] = data[old]
     noted = [*warnings]
-    kind = _kind(spec, value, noted)
-    names = one_line(_text(data.get("name"))) or one_line(filename) or "Nameless"
-    lore, more = _lore(data.get("character_book"))
-    noted += more
+    kind, data = _dialect(value, noted)
+    name = one_line(_text(data.get("name"))) or one_line(filename) or "Nameless"
+    nickname = one_line(_text(data.get("nickname")))
+    lore, lore_notes = _lore.book(data.get("character_book"))
+    more = data.get("extensions")
+    more = more if isinstance(more, Mapping) else {}
+    example = _text(data.get("mes_example"))
     found = Character(
-        name=names,
-        nickname=one_line(_text(data.get("nickname"))),
+        name=name,
+        nickname=nickname,
         description=plain(_text(data.get("description"))),
         personality=plain(_text(data.get("personality"))),
         scenario=plain(_text(data.get("scenario"))),
         first_message=plain(_text(data.get("first_mes"))),
         alternate_greetings=_greetings(data),
-        example_dialogues=_dialogues(_text(data.get("mes_example")), names),
+        example_dialogues=example_dialogues(example, name, nickname),
         system_prompt=plain(_text(data.get("system_prompt"))),
         post_history_instructions=plain(_text(data.get("post_history_instructions"))),
+        depth_prompt=plain(_depth_prompt(more, data)),
         lore=lore,
         creator_notes=plain(_text(data.get("creator_notes")))[:20_000],
         creator=one_line(_text(data.get("creator"))),
@@ -88,14 +117,149 @@ def character(
         tags=tuple(filter(None, (one_line(tag, 60) for tag in _texts(data.get("tags"))[:100]))),
         source_format=f"{kind}, {source}" if source else kind,
         portrait=portrait,
-        warnings=tuple(noted),
+        warnings=(),
         raw=value,
     )
-    if not (found.description or found.personality or found.scenario or found.example_dialogues):
+    if not _says_something(found):
         raise FileRefused(
-            "empty", "This character has a name and no bio: there is nothing to absorb."
+            "empty", "This character has a name and nothing else: there is nothing to absorb."
         )
-    return found
+    if example.strip() and not found.example_dialogues:
+        noted.append("The example dialogues have no text that could be read.")
+    noted += [*lore_notes, *_unused(data, more), *_macros(found)]
+    return replace(found, warnings=tuple(noted))
+
+
+def _says_something(found: Character) -> bool:
+    return bool(
+        found.description
+        or found.personality
+        or found.scenario
+        or found.example_dialogues
+        or found.first_message
+        or found.alternate_greetings
+        or found.system_prompt
+        or found.post_history_instructions
+        or found.depth_prompt
+        or found.lore
+    )
+
+
+def _macros(found: Character) -> list[str]:
+    texts: Iterable[str] = (
+        found.description,
+        found.personality,
+        found.scenario,
+        found.first_message,
+        *found.alternate_greetings,
+        found.system_prompt,
+        found.post_history_instructions,
+        found.depth_prompt,
+        *(entry.content for entry in found.lore),
+        *(message.content for block in found.example_dialogues for message in block),
+    )
+    words = unknown_macros(texts)
+    if not words:
+        return []
+    shown = ", ".join(f"{{{{{word}}}}}" for word in words[:10])
+    rest = f" and {len(words) - 10} more" if len(words) > 10 else ""  # noqa: PLR2004  # as shown
+    return [f"Macros that are not known here stay as they are written: {shown}{rest}."]
+
+
+def _unused(data: Mapping[str, Any], more: Mapping[str, Any]) -> list[str]:
+    """What of a card is neither learned nor shown to the model, in words."""
+    noted = [f"Not used: {what}." for field, what in _UNUSED.items() if data.get(field)]
+    assets = data.get("assets")
+    if isinstance(assets, list) and len(assets) > 1:
+        noted.append(f"Not used: {len(assets)} pictures and other assets beside the portrait.")
+    risu = more.get("risuai")
+    if isinstance(risu, Mapping):
+        scripts = [
+            name for name in ("customScripts", "triggerscript", "virtualscript") if risu.get(name)
+        ]
+        if scripts:
+            noted.append("Not used: scripts and triggers of RisuAI.")
+        if risu.get("additionalText") or risu.get("backgroundHTML"):
+            noted.append("Not used: RisuAI's additional text and background.")
+    if more.get("regex_scripts"):
+        noted.append("Not used: regular expressions that SillyTavern would apply to replies.")
+    if isinstance(more.get("world"), str) and more["world"] and not data.get("character_book"):
+        noted.append("The card names a world file that is not in it: read that file, too.")
+    others = sorted(
+        one_line(str(name), 40)
+        for name, value in data.items()
+        if name not in _USED and name not in _OLD_NAMES and name not in _UNUSED
+        and isinstance(value, str) and len(value) > 40  # noqa: PLR2004  # a text, no setting
+    )  # fmt: skip
+    if others:
+        noted.append(f"Not used: the fields {', '.join(others[:10])}.")
+    return noted
+
+
+def _depth_prompt(more: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    for place in (more.get("depth_prompt"), data.get("insert")):
+        if isinstance(place, Mapping) and _text(place.get("prompt")):
+            return _text(place["prompt"])
+    return ""
+
+
+def _dialect(value: Mapping[str, Any], noted: list[str]) -> tuple[str, dict[str, Any]]:
+    """The dialect in words, and the fields under the names of Character Card V2."""
+    if isinstance(value.get("character"), Mapping) and "participant__name" in value["character"]:
+        data = dict(value["character"])
+        data["personality"], data["description"] = data.get("title"), data.get("description")
+        return "Character.AI character", _renamed(data)
+    if value.get("kind") == "character" or _is_agnai_persona(value.get("persona")):
+        return "Agnai character", _agnai(value)
+    inner = value.get("data")
+    if isinstance(inner, Mapping):
+        data = dict(inner)
+        for name in (*_TOLD, *_NAMES, "creator_notes", "tags", "creator", "alternate_greetings"):
+            if not data.get(name) and value.get(name):
+                data[name] = value[name]  # V1's fields beside: some writers fill only those
+    else:
+        data = dict(value)
+    return _kind(value.get("spec"), value, noted), _renamed(data)
+
+
+def _renamed(data: dict[str, Any]) -> dict[str, Any]:
+    for old, new in _OLD_NAMES.items():
+        if old in data and not data.get(new):
+            data[new] = data[old]
+    return data
+
+
+# --- Agnai ----------------------------------------------------------------------------------------
+
+
+def _is_agnai_persona(value: object) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("attributes"), Mapping)
+
+
+def _agnai(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Agnai's description is a note about the file; who the character is stands in its persona."""
+    persona, kind = value.get("persona"), ""
+    lines: list[str] = []
+    if isinstance(persona, Mapping):
+        kind = _text(persona.get("kind"))
+        attributes = persona.get("attributes")
+        for name, given in attributes.items() if isinstance(attributes, Mapping) else ():
+            texts = (
+                [_text(item) for item in given if _text(item)]
+                if isinstance(given, list)
+                else [_text(given)]
+            )
+            joined = "\n".join(texts) if kind == "text" or name == "text" else ", ".join(texts)
+            if joined:
+                lines.append(joined if kind == "text" or name == "text" else f"{name}: {joined}")
+    elif isinstance(persona, str):
+        lines.append(persona)
+    book = value.get("characterBook")
+    data = {key: item for key, item in value.items() if key not in {"persona", "description"}}
+    data["character_book"] = book
+    data["description"] = "\n".join(lines)
+    data["creator_notes"] = value.get("description")
+    return _renamed(data)
 
 
 def _kind(spec: object, value: Mapping[str, Any], noted: list[str]) -> str:
@@ -133,67 +297,3 @@ def _greetings(data: Mapping[str, Any]) -> tuple[str, ...]:
     given = data.get("alternate_greetings")
     several = [given] if isinstance(given, str) else given if isinstance(given, list) else []
     return tuple(filter(None, (plain(_text(item)) for item in several[:100])))
-
-
-def _dialogues(text: str, name: str) -> tuple[tuple[Message, ...], ...]:
-    blocks = (block for block in _START.split(repaired(text)) if block.strip())
-    found = (_dialogue(block, name) for block in blocks)
-    return tuple(block for block in found if block)
-
-
-def _dialogue(block: str, name: str) -> tuple[Message, ...]:
-    messages: list[Message] = []
-    for line in block.splitlines():
-        hit = _SPEAKER.match(line)
-        who = hit[1].lower() if hit else ""
-        if who in {"{{user}}", "<user>", "you", "user"}:
-            messages.append(Message("user", plain(line[hit.end() :]) if hit else ""))
-        elif who in {"{{char}}", "<bot>", "<char>", name.lower()}:
-            messages.append(Message("assistant", plain(line[hit.end() :]) if hit else ""))
-        elif messages and line.strip():
-            last = messages[-1]
-            messages[-1] = Message(last.role, f"{last.content}\n{plain(line)}".strip())
-    return tuple(message for message in messages if message.content)
-
-
-def _lore(book: object) -> tuple[tuple[LoreEntry, ...], list[str]]:
-    if not isinstance(book, Mapping):
-        return (), []
-    given = book.get("entries")
-    rows = list(given.values()) if isinstance(given, Mapping) else given
-    if not isinstance(rows, list):
-        return (), []
-    noted = []
-    if len(rows) > _MAX_LORE:
-        noted.append(f"Only the first {_MAX_LORE} lorebook entries were read.")
-    entries = tuple(filter(None, (_entry(row) for row in rows[:_MAX_LORE])))
-    if any(entry.regex for entry in entries):
-        noted.append("Lorebook entries with regular expressions as keys are kept and never used.")
-    return tuple(sorted(entries, key=lambda entry: entry.order)), noted
-
-
-def _entry(row: object) -> LoreEntry | None:
-    """An entry of a card's book, or of a SillyTavern world-info file."""
-    if not isinstance(row, Mapping):
-        return None
-    content = plain(_DECORATOR.sub("", _text(row.get("content"))))
-    if not content:
-        return None
-    order = row.get("insertion_order", row.get("order", 0))
-    return LoreEntry(
-        content=content,
-        keys=_keys(row.get("keys", row.get("key"))),
-        secondary_keys=_keys(row.get("secondary_keys", row.get("keysecondary")))
-        if row.get("selective") in {True, None}
-        else (),
-        name=one_line(_text(row.get("name")) or _text(row.get("comment"))),
-        enabled=row.get("enabled", not row.get("disable", False)) is not False,
-        constant=row.get("constant") is True,
-        case_sensitive=row.get("case_sensitive") is True,
-        regex=row.get("use_regex") is True,
-        order=order if type(order) is int else 0,
-    )
-
-
-def _keys(value: object) -> tuple[str, ...]:
-    return tuple(filter(None, (one_line(key) for key in _texts(value)[:100])))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from templora_memory.importers import _png
-from templora_memory.importers._values import Character, Limits
+from templora_memory.importers._values import Character, Limits, LoreEntry
 
 
 def to_card(character: Character) -> dict[str, Any]:
@@ -20,7 +20,9 @@ def to_card(character: Character) -> dict[str, Any]:
     blocks = (
         "<START>\n"
         + "\n".join(
-            f"{'{{char}}' if message.role == 'assistant' else '{{user}}'}: {message.content}"
+            message.content
+            if message.role == "system" or message.name
+            else f"{'{{char}}' if message.role == 'assistant' else '{{user}}'}: {message.content}"
             for message in block
         )
         for block in character.example_dialogues
@@ -41,12 +43,28 @@ def to_card(character: Character) -> dict[str, Any]:
         "character_version": character.version,
         "extensions": {},
     }
+    if character.nickname:
+        data["nickname"] = character.nickname
+    if character.depth_prompt:
+        data["extensions"] = {"depth_prompt": {"prompt": character.depth_prompt, "depth": 4}}
     if character.lore:
-        data["character_book"] = {"extensions": {}, "entries": [_entry(e) for e in character.lore]}
+        data["character_book"] = {
+            "extensions": {},
+            "entries": [lore_entry(e) for e in character.lore],
+        }
     return {"spec": "chara_card_v2", "spec_version": "2.0", "data": data}
 
 
-def _entry(entry: Any) -> dict[str, Any]:
+_LOGIC = {"any": 0, "not_all": 1, "not_any": 2, "all": 3}
+
+
+def lore_entry(entry: LoreEntry) -> dict[str, Any]:
+    """An entry as Character Card V2 has it."""
+    more: dict[str, Any] = {}
+    if entry.logic != "any":
+        more["selectiveLogic"] = _LOGIC[entry.logic]
+    if entry.whole_words:
+        more["match_whole_words"] = True
     return {
         "keys": list(entry.keys),
         "secondary_keys": list(entry.secondary_keys),
@@ -58,7 +76,7 @@ def _entry(entry: Any) -> dict[str, Any]:
         "case_sensitive": entry.case_sensitive,
         "use_regex": entry.regex,
         "insertion_order": entry.order,
-        "extensions": {},
+        "extensions": more,
     }
 
 

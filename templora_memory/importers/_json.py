@@ -5,30 +5,34 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-from templora_memory.importers._text import decode
+from templora_memory.importers._encoding import decode
 from templora_memory.importers._values import FileRefused, Limits
 
 
-def _no_constant(name: str) -> NoReturn:
+def no_constant(name: str) -> NoReturn:
+    """Refuse NaN and infinity, which are not JSON."""
     raise ValueError(f"{name} is not JSON")
 
 
-def parse(data: bytes | str, limits: Limits) -> Any:
-    """The value of a JSON text.
+_CHAT_CONTAINERS = 40  # times as many lists and objects has an export as a card may have
+
+
+def parse(data: bytes | str, limits: Limits, *, chat: bool = False) -> Any:
+    """The value of a JSON text: of a card, or of a chat, which may be larger.
 
     Raises:
         FileRefused: `too_large`, `bad_json`.
     """
-    if len(data) > limits.text:
+    most = limits.file if chat else limits.text
+    if len(data) > most:
         raise FileRefused(
-            "too_large",
-            f"The card's JSON has over {limits.text / 1e6:.0f} MB of text: that is no character.",
+            "too_large", f"The JSON in this file has over {most / 1e6:.0f} MB of text."
         )
-    text = data if isinstance(data, str) else decode(data)[0]
-    if text.count("[") + text.count("{") > limits.containers:
+    text = (data if isinstance(data, str) else decode(data)[0]).removeprefix("\ufeff")
+    if text.count("[") + text.count("{") > limits.containers * (_CHAT_CONTAINERS if chat else 1):
         raise FileRefused("bad_json", "The JSON has far more lists and objects than a card needs.")
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text, parse_constant=no_constant)
     except RecursionError as error:
         raise FileRefused("bad_json", "The JSON is nested too deeply for a card.") from error
     except ValueError as error:  # not JSON, or a number of thousands of digits
@@ -45,6 +49,8 @@ def check_depth(value: Any, limits: Limits) -> None:
     Raises:
         FileRefused: `bad_json`.
     """
+    if not isinstance(value, (dict, list)):
+        return
     level, depth = [value], 0
     while level:
         if depth > limits.depth:
@@ -53,6 +59,4 @@ def check_depth(value: Any, limits: Limits) -> None:
         for item in level:
             inner = item.values() if isinstance(item, dict) else item
             below.extend(child for child in inner if isinstance(child, (dict, list)))
-        if depth == 0 and not isinstance(value, (dict, list)):
-            return
         level, depth = below, depth + 1

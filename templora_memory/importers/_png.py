@@ -11,52 +11,91 @@ from collections.abc import Iterator
 from templora_memory.importers._values import FileRefused, Limits
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 _PICTURE = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
-_COMPRESSED = {b"zTXt", b"iTXt"}
+_ASSET = b"chara-ext-asset_"
+_KEYWORDS = frozenset({"ccv3", "chara"})
 _HEAD = struct.Struct(">I4s")
 
 
 def _chunks(data: bytes, limits: Limits) -> Iterator[tuple[bytes, bytes]]:
-    """Type and body of every whole chunk; stops quietly where a file is cut off."""
-    position = len(SIGNATURE)
-    for _ in range(limits.chunks):
-        if position + 12 > len(data):
-            return
+    """Type and body of every whole chunk; stops quietly where a file is cut off.
+
+    Pixels and the pictures that cards add as text do not count: a file can be full of them.
+    """
+    position, counted = len(SIGNATURE), 0
+    while position + 12 <= len(data):
         size, kind = _HEAD.unpack_from(data, position)
-        body = data[position + 8 : position + 8 + size]
-        if len(body) < size:
+        start = position + 8
+        if start + size > len(data):
             return
-        yield kind, body
         position += 12 + size
+        if kind == b"tEXt" and data.startswith(_ASSET, start):
+            continue
+        counted += kind != b"IDAT"
+        if counted > limits.chunks:
+            break
+        yield kind, data[start : start + size]
         if kind == b"IEND":
             return
+    else:
+        return
     raise FileRefused("bad_file", f"This picture has over {limits.chunks} parts: it is no card.")
+
+
+def _text(kind: bytes, body: bytes, limits: Limits) -> tuple[str, bytes]:
+    """Keyword and value of a text chunk; ("", b"") for a broken or oversized one."""
+    keyword, mark, value = body.partition(b"\0")
+    if not mark or len(keyword) > 79:  # noqa: PLR2004  # the format allows 79 bytes
+        return "", b""
+    name = keyword.decode("latin-1").lower()
+    packed = False
+    if kind == b"zTXt":
+        packed, value = True, value[1:]
+    elif kind == b"iTXt":
+        packed, value = value[:1] == b"\1", value[2:]
+        value = value.partition(b"\0")[2].partition(b"\0")[2]  # language, translated keyword
+    if not packed or name not in _KEYWORDS:
+        return name, value
+    most = limits.text * 4 // 3 + 4
+    unpacker = zlib.decompressobj()
+    try:
+        value = unpacker.decompress(value, most + 1)
+    except zlib.error:
+        return "", b""
+    if len(value) > most:
+        raise FileRefused(
+            "too_large",
+            f"The card in this picture unpacks to over {limits.text / 1e6:.0f} MB of text.",
+        )
+    return name, value
 
 
 def read(data: bytes, limits: Limits) -> tuple[dict[str, bytes], bytes | None, tuple[str, ...]]:
     """The text chunks by keyword (lower case, the last one wins), the bare picture, and warnings.
 
-    Compressed text chunks are ignored: cards do not use them, bombs do.
+    Only a card's own text is decompressed, within bounds; other compressed text is not looked at.
 
     Raises:
-        FileRefused: `bad_file` for too many chunks.
+        FileRefused: `bad_file` for too many chunks, `too_large`.
     """
     texts: dict[str, bytes] = {}
-    picture, compressed, ended = [SIGNATURE], False, False
+    picture, ended = [SIGNATURE], False
     pixels = 0
     for kind, body in _chunks(data, limits):
-        if kind == b"tEXt":
-            keyword, mark, value = body.partition(b"\0")
-            if mark and len(keyword) < 80:  # noqa: PLR2004  # the format allows 79 bytes
-                texts[keyword.decode("latin-1").lower()] = value
-        compressed |= kind in _COMPRESSED
+        if kind in _TEXTS:
+            keyword, value = _text(kind, body, limits)
+            if keyword and (value or keyword not in texts):
+                texts[keyword] = value
         ended |= kind == b"IEND"
         if kind == b"IHDR" and len(body) >= 8:  # noqa: PLR2004  # width and height
             width, height = struct.unpack_from(">II", body)
             pixels = width * height
         if kind in _PICTURE:
             picture.append(_chunk(kind, body))
-    warnings = ["Compressed text in the picture was ignored."] if compressed else []
+    warnings = []
+    if texts.keys() - _KEYWORDS:
+        warnings.append("Other text in the picture was ignored.")
     if not ended:
         warnings.append("The picture is cut off; the portrait was left out.")
     if pixels > limits.portrait:

@@ -1,35 +1,54 @@
-"""Translation memories -> `Segments`: TMX, and tab-separated lines.
+"""Translation memories -> `Segments`: TMX, XLIFF, PO, TBX, SDLTM, tab-separated lines.
 
-TMX is read by expat, told to trust nothing: no entity may be declared, nothing outside the file is
-ever opened, and depth and number of units are bounded. A translation tool's own marks inside a
-segment (``bpt``, ``ph`` and so on) are left out, the text around them stays.
+Every reader makes units (text by language), and the two languages are chosen here. A translation
+tool's own marks inside a segment are left out, the text around and below them stays.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
-from xml.parsers import expat
 
 from templora_memory.domain.messages import Message
-from templora_memory.importers._text import decode, repaired
+from templora_memory.importers import _languages, _xml
+from templora_memory.importers._text import repaired
 from templora_memory.importers._values import FileRefused, Limits, Segment, Segments
 
-_MARKS = frozenset({"bpt", "ept", "it", "ph", "ut"})
-_LANGUAGE = re.compile(r"(?:[a-z]{2,3}|[A-Z]{2,3})(?:[-_][A-Za-z0-9]{1,8}){0,4}")
-_HEADER = re.compile(r"(?:[a-z]{2}|[A-Z]{2})(?:[-_][A-Za-z0-9]{1,8}){0,4}")
-_ENCODING = re.compile(rb"""\A<\?xml[^>]{0,80}?encoding=["']([\w.-]{1,40})["']""")
-_PLAIN = re.compile(rb"utf-?8|utf-?16|us-ascii|iso-8859-\d\d?|windows-125\d|cp125\d", re.IGNORECASE)
-"""Encodings that may be declared: any other would be looked up among Python's codecs."""
-_ANY = "*all*"
-_SHOWN = 10
-_BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+_ANY = {"*all*", ""}
+UNNAMED = ("source", "target")
+"""What stands for the languages where nobody names them."""
+_SQLITE = b"SQLite format 3\0"
 
-_Unit: TypeAlias = dict[str, str]
-"""Text by language, in the order of the file."""
+
+@dataclass(slots=True)
+class Units:
+    """What a reader found.
+
+    Args:
+        units: text by language, in the order of the file.
+        source: the source language that the file names.
+        kind: the format, in words.
+        cut: whether there were more than may be read.
+        notes: what was left out or guessed.
+        incomplete: units that were left out for lack of a translation.
+    """
+
+    kind: str
+    units: list[dict[str, str]] = field(default_factory=list)
+    source: str = ""
+    cut: bool = False
+    notes: list[str] = field(default_factory=list)
+    incomplete: int = 0
+
+    def add(self, unit: dict[str, str], limits: Limits) -> None:
+        """Keep a unit, unless there are too many."""
+        if len(self.units) < limits.segments:
+            self.units.append(unit)
+        else:
+            self.cut = True
 
 
 def load_segments(
@@ -39,10 +58,11 @@ def load_segments(
     target: str = "",
     limits: Limits | None = None,
 ) -> Segments:
-    """Segments and their approved translations, from TMX or tab-separated lines.
+    """Segments and their approved translations.
 
-    Tab-separated lines are a segment and its translation, further columns are ignored; a first
-    line of two language codes names them. In TMX ``en`` finds ``en-GB`` as well.
+    From TMX, XLIFF 1.2 and 2, PO (needs the extra `translation`), TBX, SDLTM, and tab-separated
+    lines: a segment and its translation, a first line may name the columns. Languages are matched
+    by BCP 47: ``en`` finds ``en-GB``, ``fr-CA`` finds ``fr``.
 
     Args:
         data: the bytes, or a path to read them from.
@@ -51,7 +71,8 @@ def load_segments(
         limits: what a file may ask for at most; None: the defaults.
 
     Raises:
-        FileRefused: `too_large`, `unsupported_type`, `bad_xml`, `which_language`, `empty`.
+        FileRefused: `too_large`, `unsupported_type`, `bad_xml`, `bad_file`, `bad_encoding`,
+            `which_language`, `needs_extra`, `empty`.
         OSError: the path cannot be read.
     """
     most = limits or Limits()
@@ -60,15 +81,79 @@ def load_segments(
             data = stream.read(most.file + 1)
     if len(data) > most.file:
         raise FileRefused("too_large", f"This file is larger than {most.file / 1e6:.0f} MB.")
-    read = _tmx if _is_xml(data) else _tsv
-    found = read(data, source, target, most)
-    if not found.pairs:
+    found = _units(data, most, (source, target))
+    first, second, warnings = _languages.choose(
+        found.units,
+        named="" if found.source in _ANY else found.source,
+        source=source.strip(),
+        target=target.strip(),
+    )
+    pairs, skipped = [], found.incomplete
+    for unit in found.units:
+        pair = _pair(unit, first, second)
+        if pair is None:
+            skipped += 1
+        else:
+            pairs.append(pair)
+    if not pairs:
         raise FileRefused(
             "empty",
-            "This file has no segment with a translation. Use TMX, or lines of a segment, a tab "
-            "and its translation.",
+            "This file has no segment with a translation. Use TMX, XLIFF, PO, TBX, or lines of a "
+            "segment, a tab and its translation.",
         )
-    return found
+    return Segments(
+        pairs=tuple(pairs),
+        source_language=first if first != UNNAMED[0] else "",
+        target_language=second if second != UNNAMED[1] else "",
+        skipped=skipped,
+        source_format=found.kind,
+        warnings=(*found.notes, *warnings, *_counted(skipped, cut=found.cut, limits=most)),
+    )
+
+
+def _units(data: bytes, limits: Limits, asked: tuple[str, str]) -> Units:
+    # imported here: these readers use the classes above
+    from templora_memory.importers import _bilingual  # noqa: PLC0415
+
+    if data.startswith(_SQLITE):
+        return _bilingual.sdltm(data, limits)
+    if _xml.is_xml(data):
+        readers: dict[str, Callable[[bytes, Limits], Units]] = {
+            "tmx": tmx,
+            "xliff": _bilingual.xliff,
+            "martif": _bilingual.tbx,
+            "tbx": _bilingual.tbx,
+        }
+        reader = readers.get(_xml.root_of(data))
+        if reader is None:
+            _xml.trees(data, limits, frozenset(), lambda _: None)  # damaged is another complaint
+            raise FileRefused(
+                "unsupported_type", "This XML is no translation memory (TMX, XLIFF, TBX)."
+            )
+        return reader(data, limits)
+    return _bilingual.lines(data, limits, asked)
+
+
+def is_segments(data: bytes, filename: str = "") -> bool:
+    """Whether a file is a translation memory, by its content; lines with tabs by their name."""
+    from templora_memory.importers import _bilingual  # noqa: PLC0415
+
+    if data.startswith(_SQLITE):
+        return True
+    if _xml.is_xml(data):
+        return _xml.root_of(data) in {"tmx", "xliff", "martif", "tbx"}
+    return filename.lower().endswith((".tsv", ".tab")) or _bilingual.is_po(data)
+
+
+def _pair(unit: dict[str, str], source: str, target: str) -> Segment | None:
+    """The two texts of a unit; they are never of one and the same language."""
+    second = _languages.best(target, unit) if target else None
+    left = [name for name in unit if name != second]
+    first = _languages.best(source, left)
+    if first is None or second is None:
+        return None
+    text, translated = unit[first], unit[second]
+    return Segment(text, translated) if text and translated else None
 
 
 def turns(pairs: Iterable[Segment]) -> tuple[Message, ...]:
@@ -80,193 +165,104 @@ def turns(pairs: Iterable[Segment]) -> tuple[Message, ...]:
     )
 
 
-def _is_xml(data: bytes) -> bool:
-    """Whether the file begins with a tag, in any encoding that XML may have."""
-    return _head(data).startswith(b"<")
-
-
-def _head(data: bytes) -> bytes:
-    head = data[:400]
-    for mark in _BOMS:
-        head = head.removeprefix(mark)
-    return head.replace(b"\0", b"").lstrip()
-
-
-# --- TMX ----------------------------------------------------------------------------------------
-
-
-def _tmx(data: bytes, source: str, target: str, limits: Limits) -> Segments:
-    declared = _ENCODING.match(_head(data))
-    if declared and not _PLAIN.fullmatch(declared[1]):
-        raise FileRefused("bad_xml", "This XML has a strange encoding: save it as UTF-8.")
-    reader = _Reader(limits)
-    try:
-        reader.parser.Parse(data, True)  # noqa: FBT003  # expat takes it by position
-    except FileRefused:
-        raise
-    except (expat.ExpatError, LookupError, ValueError) as error:
-        raise FileRefused(
-            "bad_xml", "The XML in this file is damaged: export the translation memory again."
-        ) from error
-    languages = list(dict.fromkeys(name for unit in reader.units for name in unit))
-    first = source or (reader.source if reader.source != _ANY else "")
-    first = first or next(iter(languages), "")
-    second = target or _only_other(languages, first)
-    pairs, skipped = [], 0
-    for unit in reader.units:
-        text, translated = _spoken(unit, first), _spoken(unit, second)
-        if text and translated:
-            pairs.append(Segment(text, translated))
-        else:
-            skipped += 1
-    return Segments(
-        pairs=tuple(pairs),
-        source_language=first,
-        target_language=second,
-        skipped=skipped,
-        source_format="TMX",
-        warnings=_warnings(skipped, cut=reader.cut, limits=limits),
-    )
-
-
-def _only_other(languages: Iterable[str], source: str) -> str:
-    others = [name for name in languages if not _matches(source, name)]
-    if len(others) > 1:
-        shown = ", ".join(name for name in others[:_SHOWN] if _LANGUAGE.fullmatch(name))
-        raise FileRefused(
-            "which_language",
-            f"This file has translations into several languages: name one of them ({shown}).",
-        )
-    return next(iter(others), "")
-
-
-def _matches(wanted: str, found: str) -> bool:
-    wanted, found = _normal(wanted), _normal(found)
-    return found == wanted or found.startswith(f"{wanted}-")
-
-
-def _normal(language: str) -> str:
-    return language.strip().replace("_", "-").lower()
-
-
-def _spoken(unit: Mapping[str, str], language: str) -> str:
-    return next((text for name, text in unit.items() if _matches(language, name)), "")
-
-
-class _Reader:
-    """Collects the units of a TMX file while expat finds its parts."""
-
-    def __init__(self, limits: Limits) -> None:
-        self.units: list[_Unit] = []
-        self.source = ""
-        self.cut = False
-        self._limits = limits
-        self._path: list[str] = []
-        self._unit: _Unit = {}
-        self._language = ""
-        self._text: list[str] | None = None
-        self._marks = 0
-        self.parser = expat.ParserCreate()
-        self.parser.buffer_text = True
-        self.parser.StartElementHandler = self._begin
-        self.parser.EndElementHandler = self._end
-        self.parser.CharacterDataHandler = self._said
-        self.parser.EntityDeclHandler = self._refuse_entity
-        self.parser.SkippedEntityHandler = self._refuse_entity
-
-    def _refuse_entity(self, *_: object) -> None:
-        raise FileRefused("bad_xml", "This XML has entities of its own, which are not read.")
-
-    def _begin(self, name: str, given: dict[str, str]) -> None:
-        if not self._path and name != "tmx":
-            raise FileRefused("unsupported_type", "This XML is no translation memory (TMX).")
-        if len(self._path) >= self._limits.depth:
-            raise FileRefused("bad_xml", "The XML is nested too deeply for a translation memory.")
-        self._path.append(name)
-        if name == "header":
-            self.source = given.get("srclang", "").strip()
-        elif name == "tu":
-            self._unit = {}
-        elif name == "tuv":
-            self._language = given.get("xml:lang", given.get("lang", "")).strip()
-        elif name == "seg":
-            self._text = []
-        elif name in _MARKS:
-            self._marks += 1
-
-    def _said(self, text: str) -> None:
-        if self._text is not None and not self._marks:
-            self._text.append(text)
-
-    def _end(self, name: str) -> None:
-        self._path.pop()
-        if name in _MARKS:
-            self._marks -= 1
-        elif name == "seg" and self._text is not None:
-            self._unit.setdefault(self._language, _one_line("".join(self._text)))
-            self._text = None
-        elif name == "tu" and len(self.units) < self._limits.segments:
-            self.units.append(self._unit)
-        elif name == "tu":
-            self.cut = True
-
-
-# --- tab-separated lines ------------------------------------------------------------------------
-
-
-def _tsv(data: bytes, source: str, target: str, limits: Limits) -> Segments:
-    if len(data) > limits.text:
-        raise FileRefused(
-            "too_large",
-            f"This text has {len(data) / 1e6:.1f} MB, the limit is {limits.text / 1e6:.0f} MB.",
-        )
-    text, guessed = decode(data)
-    pairs: list[Segment] = []
-    languages, skipped, cut = (source, target), 0, False
-    swapped = False
-    for number, line in enumerate(text.removeprefix("\ufeff").split("\n")):
-        if not line.strip():
-            continue
-        cells = [_one_line(cell) for cell in line.split("\t", 2)[:2]]
-        if number == 0 and len(cells) == len(languages) and all(map(_HEADER.fullmatch, cells)):
-            swapped = _backwards(cells, source, target)
-            languages = (cells[1], cells[0]) if swapped else (cells[0], cells[1])
-            continue
-        if len(cells) < len(languages) or not all(cells):
-            skipped += 1
-        elif len(pairs) >= limits.segments:
-            cut = True
-            break
-        else:
-            pairs.append(Segment(cells[1], cells[0]) if swapped else Segment(cells[0], cells[1]))
-    noted = _warnings(skipped, cut=cut, limits=limits)
-    if guessed:
-        noted += ("The encoding was guessed; check that special characters are right.",)
-    return Segments(
-        pairs=tuple(pairs),
-        source_language=languages[0],
-        target_language=languages[1],
-        skipped=skipped,
-        source_format="tab-separated lines",
-        warnings=noted,
-    )
-
-
-def _backwards(header: list[str], source: str, target: str) -> bool:
-    """Whether the columns stand the other way round; refuses a file of other languages."""
-    for first, second in (header, header[::-1]):
-        if (not source or _matches(source, first)) and (not target or _matches(target, second)):
-            return first != header[0]
-    raise FileRefused(
-        "which_language", f"This file translates between {header[0]} and {header[1]}."
-    )
-
-
-def _one_line(text: str) -> str:
-    return " ".join(filter(None, (line.strip() for line in repaired(text).splitlines())))
-
-
-def _warnings(skipped: int, *, cut: bool, limits: Limits) -> tuple[str, ...]:
+def _counted(skipped: int, *, cut: bool, limits: Limits) -> tuple[str, ...]:
     noted = [f"{skipped} segments have no translation and were left out."] if skipped else []
     noted += [f"Only the first {limits.segments:,} segments were read."] if cut else []
     return tuple(noted)
+
+
+# --- the text of a segment ------------------------------------------------------------------------
+
+_GONE = frozenset({"bpt", "ept", "it", "ph", "ut"})  # what they hold is the tool's, not text
+_POINTS = frozenset({"ph", "ut", "x", "bx", "ex"})  # stand for something at this place
+_PARTING = re.compile(r"(?i)\b(?:br|lb|tab|p|li|td|tr|div|cell|para\w*)\b|\\[nt]|\n")
+_BEFORE = frozenset("([{<¿¡«„“‘-/'’")
+_BREAK = "\ue000"  # a mark that stands for something, until it is known what is beside it
+
+
+def one_line(text: str) -> str:
+    """A segment on one line."""
+    return " ".join(filter(None, (line.strip() for line in repaired(text).splitlines())))
+
+
+def segment_text(node: _xml.Node) -> str:
+    """The text of a segment without its tool's marks, which part words like a space."""
+    parts: list[str] = []
+    todo: list[tuple[_xml.Node | str, bool]] = [(item, True) for item in node.inside[::-1]]
+    while todo:
+        item, shown = todo.pop()
+        if isinstance(item, str):
+            if shown:
+                parts.append(item.replace(_BREAK, ""))
+            continue
+        if item.name == "sub":  # text of its own, such as a footnote's or a picture's
+            todo.append((_xml.Node("end", {}), True))
+            todo += [(inner, True) for inner in item.inside[::-1]]
+            parts.append(_BREAK)
+        elif item.name == "end":
+            parts.append(_BREAK)
+        elif item.name == "cp":
+            parts.append(_code_point(item.attribute("hex")))
+        elif item.name in _GONE or item.name in _POINTS:
+            if item.name in _POINTS or _PARTING.search(item.text):
+                parts.append(_BREAK)
+            todo += [(inner, False) for inner in item.inside[::-1]]
+        else:
+            todo += [(inner, shown) for inner in item.inside[::-1]]
+    return one_line(_joined("".join(parts)))
+
+
+def _code_point(digits: str) -> str:
+    try:
+        return chr(int(digits, 16))
+    except (ValueError, OverflowError):
+        return ""
+
+
+def _joined(text: str) -> str:
+    pieces = re.split(f"{_BREAK}+", text)
+    joined = pieces[0]
+    for piece in pieces[1:]:
+        before, after = joined[-1:], piece[:1]
+        parts = (
+            before and after and not before.isspace() and before not in _BEFORE
+            and after.isalnum() and not _spaceless(before) and not _spaceless(after)
+        )  # fmt: skip
+        joined += (" " if parts else "") + piece
+    return joined
+
+
+def _spaceless(char: str) -> bool:
+    """Whether a character is of a script that puts no spaces between words."""
+    return "\u2e80" <= char <= "\ua4cf" or "\u0e00" <= char <= "\u0eff" or char >= "\uf900"
+
+
+# --- TMX ------------------------------------------------------------------------------------------
+
+
+def tmx(data: bytes, limits: Limits) -> Units:
+    """The units of a TMX file, of any version."""
+    found = Units("TMX")
+    other = 0
+
+    def each(node: _xml.Node) -> None:
+        nonlocal other
+        if node.name == "header":
+            found.source = node.attribute("srclang").strip()
+            return
+        unit: dict[str, str] = {}
+        for variant in node.all("tuv"):
+            segment = variant.first("seg")
+            if segment is None:
+                continue
+            language = variant.attribute("lang").strip()
+            if language in unit:
+                other += 1
+            else:
+                unit[language] = segment_text(segment)
+        found.add(unit, limits)
+
+    _xml.trees(data, limits, frozenset({"header", "tu"}), each)
+    if other:
+        found.notes.append(f"{other} further translations of the same segment were left out.")
+    return found

@@ -1,44 +1,26 @@
-"""Text as it is safe to show and to learn: decoding, markup removed, macros filled."""
+"""Text as it is safe to show and to learn: markup removed, macros filled."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
-from templora_memory.importers._values import FileRefused
+from templora_memory.importers import _markup
 
 MAX_NAME = 120
 _ROOM = 10_000  # characters that macros may add to a short text
-_BOMS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig"))
+_NESTED = 4  # macros within macros that are filled
 # bounded and without nested repetition, so that hostile text costs linear time
-_BLOCKS = re.compile(r"<(script|style)\b[^<>]{0,2000}>[^<]*(?:</\1\s*>)?", re.IGNORECASE)
-_TAGS = re.compile(r"</?[a-zA-Z!][^<>]{0,2000}>")
 _PICTURES = re.compile(r"!\[[^\[\]]{0,2000}\](?:\([^()]{0,4000}\)|\[[^\[\]]{0,2000}\])?")
+_DATA = re.compile(r"\bdata:[a-zA-Z0-9.+/-]{1,80}(?:;[\w=.-]{1,40}){0,3},[A-Za-z0-9+/=%_-]{40,}")
 _SPACE = re.compile(r"(?<![ \t])[ \t]+\n")  # the look-behind keeps it linear
 _BLANK_LINES = re.compile(r"\n{3,}")
-_MACRO = re.compile(r"\{\{([^{}]{0,2000})\}\}|<(user|bot|char|start)>", re.IGNORECASE)
-_KEPT_TAGS = re.compile(r"<(user|bot|char|start)>", re.IGNORECASE)
-
-
-def decode(data: bytes) -> tuple[str, bool]:
-    """The text of a file, and whether its encoding had to be guessed.
-
-    Raises:
-        FileRefused: `bad_file` if it is no text at all.
-    """
-    for mark, encoding in _BOMS:
-        if data.startswith(mark):
-            return data.decode(encoding, errors="replace"), False
-    if b"\0" in data:
-        raise FileRefused(
-            "unsupported_type",
-            "This file is not text and no format known here. Use a character card (PNG, JSON, "
-            "CHARX), a text, Markdown or YAML file, a PDF, or a SillyTavern chat (JSONL).",
-        )
-    try:
-        return data.decode("utf-8"), False
-    except UnicodeDecodeError:
-        return data.decode("cp1252", errors="replace"), True
+_MACRO = re.compile(
+    r"\{\{((?:[^{}]|\{(?!\{)|\}(?!\})){0,4000})\}\}|<(user|bot|char)>", re.IGNORECASE
+)
+_THOUGHTS = ("think", "thinking", "reasoning")
+_THOUGHT = re.compile(rf"(?<!`)<({'|'.join(_THOUGHTS)})>(?!`)", re.IGNORECASE)
 
 
 def repaired(text: str) -> str:
@@ -56,14 +38,48 @@ def without_pictures(text: str) -> str:
 def plain(text: str) -> str:
     """Text without markup: tags, scripts, styles and images go, what they enclose stays.
 
-    ``<START>``, ``<USER>`` and ``<BOT>`` are marks of character cards and stay.
+    ``<START>``, ``<USER>``, ``<BOT>`` and whatever else is no element of HTML stays.
     """
     text = repaired(text)
-    if "<" in text:
-        text = _BLOCKS.sub("", text)
-        text = _TAGS.sub(lambda hit: hit[0] if _KEPT_TAGS.fullmatch(hit[0]) else "", text)
-    text = without_pictures(text)
+    if "data:" in text:
+        text = _DATA.sub("", text)
+    if "<" in text or "&" in text:
+        text = _markup.fragment(text)
+    return tidy(without_pictures(text))
+
+
+def tidy(text: str) -> str:
+    """Text without blanks at the ends of lines and without more than one empty line."""
     return _BLANK_LINES.sub("\n\n", _SPACE.sub("\n", text)).strip()
+
+
+def spoken(text: str) -> str:
+    """What somebody wrote in a chat: no web page, so nothing but data addresses goes."""
+    text = repaired(text)
+    if "data:" in text:
+        text = without_pictures(_DATA.sub("", text)) if _DATA.search(text) else text
+    return text.strip()
+
+
+def without_thoughts(text: str) -> tuple[str, bool]:
+    """What an assistant said, and whether it thought: ``<think>...</think>`` is no speech.
+
+    A thought without an end reaches to the end, one without a beginning begins the text.
+    """
+    low = text.lower()
+    if "<" not in text or not any(f"{word}>" in low for word in _THOUGHTS):
+        return text, False
+    parts, position, thought = [], 0, False
+    for word in _THOUGHTS:
+        end, begin = low.find(f"</{word}>"), low.find(f"<{word}>")
+        if end >= 0 and (begin < 0 or begin > end) and low[end - 1 : end] != "`":
+            position, thought = end + len(word) + 3, True  # the template wrote the beginning
+    while hit := _THOUGHT.search(text, position):
+        parts.append(text[position : hit.start()])
+        end = low.find(f"</{hit[1].lower()}>", hit.end())
+        position, thought = len(text) if end < 0 else end + len(hit[1]) + 3, True
+    parts.append(text[position:])
+    return ("".join(parts).strip(), True) if thought else (text, False)
 
 
 def one_line(text: str, most: int = MAX_NAME) -> str:
@@ -78,36 +94,83 @@ def one_line(text: str, most: int = MAX_NAME) -> str:
 
 
 def fill(text: str, *, char: str, user: str) -> str:
-    """Put the names where a card has its macros; one pass, nothing is filled twice.
+    """Put the names where a card has its macros, those within others first.
 
-    ``{{random:a,b}}`` and ``{{pick:a,b}}`` become their first choice, ``{{roll:6}}`` becomes 1,
-    comments and hidden keys vanish, ``{{reverse:abc}}`` is reversed. Unknown macros stay, and all
-    that follow once the text has grown to twice its length.
+    Both dialects: ``{{random:a,b}}`` and ``{{random::a::b}}``, also ``pick``, become their first
+    choice, ``{{roll:6}}`` becomes 1, comments, hidden keys and settings of variables vanish,
+    ``{{reverse:abc}}`` is reversed, ``{{newline}}`` ends a line. Unknown macros stay
+    (`unknown_macros` names them), and all that follow once the text has grown to twice its length.
     """
-    names = {"char": char, "bot": char, "user": user}
+    names = {"char": char, "bot": char, "user": user, "charifnotgroup": char, "group": char}
     room = len(text) + _ROOM
 
     def value(hit: re.Match[str]) -> str:
         nonlocal room
-        filled = names.get(hit[2].lower(), "") if hit[2] else _macro(hit[1].strip(), names, hit[0])
+        filled = names.get(hit[2].lower()) if hit[2] else _macro(hit[1].strip(), names)
+        if filled is None:
+            return hit[0]
         room -= max(0, len(filled) - len(hit[0]))
         return filled if room > 0 else hit[0]
 
-    return _MACRO.sub(value, text)
+    for _ in range(_NESTED):
+        if "{{" not in text and "<" not in text:
+            break
+        if (filled := _MACRO.sub(value, text)) == text:
+            break
+        text = filled
+    return _TRIM.sub("", text)
 
 
-def _macro(macro: str, names: dict[str, str], written: str) -> str:
-    word, _, rest = macro.partition(":")
-    word = word.strip().lower()
+_TRIM = re.compile(r"\n{0,100}\{\{trim\}\}\n{0,100}", re.IGNORECASE)
+_WORD = re.compile(r"[^\s:]{0,40}")
+_NOTHING = frozenset(
+    {"comment", "hidden_key", "noop", "original", "setvar", "addvar", "incvar", "decvar"}
+    | {"setglobalvar", "addglobalvar", "banned", "outlet", "//"}
+)
+
+
+def _macro(macro: str, names: dict[str, str]) -> str | None:  # noqa: PLR0911  # a macro each
+    """What a macro stands for; None: unknown."""
     if macro.startswith("//"):
-        word = "comment"
-    values = {
-        "comment": "",
-        "hidden_key": "",
-        "random": re.split(r"(?<!\\),", rest, maxsplit=1)[0].replace("\\,", ",").strip(),
-        "roll": "1",
-        "reverse": rest[::-1],
-        **({} if rest else names),
-    }
-    values["pick"] = values["random"]
-    return values.get(word, written)
+        return ""
+    hit = _WORD.match(macro)
+    word = hit[0].lower() if hit else ""
+    rest = macro[len(word) :].lstrip()
+    if word in names and not rest:
+        return names[word]
+    if word in _NOTHING:
+        return ""
+    if word in {"random", "pick"} and rest:
+        return _first_choice(rest)
+    if word == "roll" and rest:
+        return "1"
+    if word == "reverse" and rest.startswith(":"):
+        return rest.lstrip(":")[::-1]
+    if word == "newline" and not rest:
+        return "\n"
+    if word == "space" and not rest:
+        return " "
+    return None
+
+
+def _first_choice(rest: str) -> str:
+    """The first of ``::a::b`` or of ``:a,b``, where a comma after a backslash is one."""
+    if rest.startswith("::"):
+        body = rest[2:]
+        if "::" in body:
+            return body.partition("::")[0].strip()
+    else:
+        body = rest.removeprefix(":")
+    return re.split(r"(?<!\\),", body, maxsplit=1)[0].replace("\\,", ",").strip()
+
+
+def unknown_macros(texts: Iterable[str]) -> tuple[str, ...]:
+    """The words of macros that `fill` leaves as they are, each once."""
+    found: dict[str, None] = {}
+    for text in texts:
+        if "{{" not in text:
+            continue
+        for hit in _MACRO.finditer(fill(text, char="c", user="u")):
+            if hit[1] is not None and (word := _WORD.match(hit[1].strip())) and word[0]:
+                found[word[0]] = None
+    return tuple(found)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from templora_memory.domain.messages import Document
-from templora_memory.domain.segmentation import contains_words
+from templora_memory.domain.messages import Document, Message
+from templora_memory.importers._export import lore_entry
 from templora_memory.importers._text import fill
-from templora_memory.importers._values import Character, LoreEntry
+from templora_memory.importers._values import Character, World
 
 NEUTRAL_USER = "the user"
 """Who the user is in what a character learns: a real name would make its memory personal."""
@@ -25,7 +25,7 @@ def documents(
     examples: bool = True,
     lore: bool = False,
 ) -> tuple[Document, ...]:
-    """What is learned: the bio; example dialogues; the enabled lore, if wanted.
+    """What is learned, in the character's voice: the bio; example dialogues; the lore, if wanted.
 
     Notes, tags, creator and version are about the file and never learned.
     """
@@ -36,16 +36,20 @@ def documents(
     texts = [bio]
     if examples:
         texts += [
-            "\n".join(
-                f"{name if message.role == 'assistant' else user}: {message.content}"
-                for message in block
-            )
+            "\n".join(_said(message, name, user) for message in block)
             for block in character.example_dialogues
         ]
     if lore:
         texts += [entry.content for entry in character.lore if entry.enabled]
     filled = (fill(text, char=name, user=user).strip() for text in texts)
-    return tuple(Document(text) for text in filled if text)
+    return tuple(Document(text, character=name) for text in filled if text)
+
+
+def _said(message: Message, name: str, user: str) -> str:
+    """A line of a dialogue: with who says it, unless that stands in it or it is nobody's."""
+    if message.role == "system" or message.name:
+        return message.content
+    return f"{name if message.role == 'assistant' else user}: {message.content}"
 
 
 def card_text(character: Character, *, user: str) -> str:
@@ -55,7 +59,11 @@ def card_text(character: Character, *, user: str) -> str:
 
 def instructions(character: Character, *, user: str) -> str:
     """What always stays in the prompt: the card's own instructions; often empty."""
-    given = (character.system_prompt, character.post_history_instructions)
+    given = (
+        character.system_prompt,
+        character.depth_prompt,
+        character.post_history_instructions,
+    )
     kept = "\n\n".join(text.replace("{{original}}", "").strip() for text in given if text.strip())
     return fill(kept, char=spoken_name(character), user=user).strip()
 
@@ -67,33 +75,75 @@ def greetings(character: Character, *, user: str) -> tuple[str, ...]:
     return tuple(text for text in filled if text)
 
 
-def matching_lore(
-    lore: Iterable[LoreEntry], texts: Sequence[str], *, most: int = 4000
-) -> tuple[LoreEntry, ...]:
-    """The enabled entries that these texts mention, and the constant ones, in the book's order.
-
-    Together they have at most `most` characters of content.
-    """
-    said = "\n".join(texts)
-    found, size = [], 0
-    for entry in lore:
-        if not entry.enabled or not (entry.constant or _mentioned(entry, said)):
-            continue
-        size += len(entry.content)
-        if size > most:
-            break
-        found.append(entry)
-    return tuple(found)
-
-
-def _mentioned(entry: LoreEntry, said: str) -> bool:
-    if entry.regex or not any(_contains(said, key, entry) for key in entry.keys):
-        return False
-    return not entry.secondary_keys or any(
-        _contains(said, key, entry) for key in entry.secondary_keys
+def world_character(world: World) -> Character:
+    """A world as a character whose whole text is its lore: a narrator, a game."""
+    entries = [lore_entry(entry) for entry in world.lore]
+    data = {"name": world.name, "description": "", "character_book": {"entries": entries}}
+    return Character(
+        name=world.name,
+        lore=world.lore,
+        source_format=world.source_format,
+        warnings=world.warnings,
+        raw={"spec": "chara_card_v2", "spec_version": "2.0", "data": data},
     )
 
 
-def _contains(said: str, key: str, entry: LoreEntry) -> bool:
-    """Whole words for scripts that have them, any place for those without spaces."""
-    return contains_words(said, key, case_sensitive=entry.case_sensitive)
+def with_lore(character: Character, world: World) -> Character:
+    """The character with the entries of a world file beside its own."""
+    lore = tuple(sorted((*character.lore, *world.lore), key=lambda entry: entry.order))
+    noted = tuple(f"{world.name}: {text}" for text in world.warnings)
+    return replace(character, lore=lore, warnings=(*character.warnings, *noted), raw={})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uses:
+    """What becomes of the parts of a character, each in a few words for people.
+
+    Args:
+        learned: goes into the weights.
+        prompt: stays in the prompt.
+        ignored: is not used at all, and why.
+    """
+
+    learned: tuple[str, ...]
+    prompt: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+
+def uses(character: Character, *, examples: bool = True, lore: bool = False) -> Uses:
+    """What of a character is learned, shown to the model, and ignored, with these choices."""
+    active = [entry for entry in character.lore if entry.enabled]
+    told = character.description or character.personality or character.scenario
+    dialogues = _many(len(character.example_dialogues), "example dialogue")
+    entries = _many(len(active), "lorebook text")
+    greeted = bool(character.first_message) + len(character.alternate_greetings)
+    instructed = (
+        character.system_prompt or character.post_history_instructions or character.depth_prompt
+    )
+    learned = (
+        ("the bio", bool(told)),
+        (dialogues, examples and bool(character.example_dialogues)),
+        (entries, lore and bool(active)),
+    )
+    prompt = (
+        (_many(greeted, "greeting"), greeted > 0),
+        ("the card's instructions", bool(instructed)),
+        (f"{entries}, when a key word is mentioned", bool(active)),
+    )
+    ignored = (
+        (f"{dialogues}, not ticked", not examples and bool(character.example_dialogues)),
+        (_many(len(character.lore) - len(active), "lorebook text") + ", switched off",
+         len(active) < len(character.lore)),
+        ("the creator's notes", bool(character.creator_notes)),
+        (_many(len(character.tags), "tag"), bool(character.tags)),
+        ("creator and version", bool(character.creator or character.version)),
+    )  # fmt: skip
+    return Uses(
+        learned=tuple(text for text, there in learned if there),
+        prompt=tuple(text for text, there in prompt if there),
+        ignored=(*(text for text, there in ignored if there), *character.warnings),
+    )
+
+
+def _many(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

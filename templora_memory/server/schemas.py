@@ -267,6 +267,14 @@ class NewDocument(_StrictModel):
     text: Annotated[str, Field(min_length=1)]
     title: Annotated[str | None, Field(max_length=4096)] = None
     continues: bool = False
+    character: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=4096,
+            description="Whom the text is about, if the memory is to speak as them.",
+        ),
+    ] = None
 
 
 class AbsorbRequest(_StrictModel):
@@ -304,7 +312,10 @@ class AbsorbRequest(_StrictModel):
         if self.messages:
             return [message.as_message() for message in self.messages]
         if self.documents:
-            return [Document(d.text, d.title, d.continues) for d in self.documents]
+            return [
+                Document(d.text, d.title, d.continues, character=d.character)
+                for d in self.documents
+            ]
         return [Document(self.text or "")]
 
 
@@ -414,6 +425,7 @@ class TranscriptDocument(BaseModel):
     text: str
     title: str | None
     continues: bool
+    character: str | None
 
 
 class TranscriptMessage(BaseModel):
@@ -435,7 +447,9 @@ class TranscriptBody(BaseModel):
         """Make it from the service's transcript."""
         return cls(
             documents=[
-                TranscriptDocument(text=d.text, title=d.title, continues=d.continues)
+                TranscriptDocument(
+                    text=d.text, title=d.title, continues=d.continues, character=d.character
+                )
                 for d in transcript.documents
             ],
             messages=[

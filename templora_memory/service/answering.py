@@ -245,14 +245,17 @@ class Answerer:
         rest: tuple[Message, ...],
         prompt: Prompt,
     ) -> tuple[tuple[Message, ...], tuple[Passage, ...]]:
-        """Return the messages to show, with passages of what a revision has learned; and those."""
+        """Return the messages to show, with passages of what a revision has learned; and those.
+
+        Documents that are for recall only are searched along, also where nothing is learned.
+        """
         passages: tuple[Passage, ...] = ()
-        if prompt.passage_tokens and revision is not None:
+        if prompt.passage_tokens:
             passages = self._searcher.search(
                 manifest,
                 rest[newest_exchange(rest)].content,
-                documents=revision.documents,
-                dialogue=revision.dialogue,
+                documents=revision.documents if revision else (),
+                dialogue=revision.dialogue if revision else manifest.first,
             )
         return prompt.with_passages(rest, passages)
 

@@ -187,7 +187,7 @@ class Catalog:
             revisions=len(manifest.revisions),
             message_count=journal.length(journal.tip),
             absorbed_messages=head.messages if head else 0,
-            document_count=len(journal.documents),
+            document_count=len(journal.to_learn),
             absorbed_documents=len(head.documents) if head else 0,
             absorbed_tokens=head.tokens if head else 0,
             bytes=self._store.size(manifest.id),

@@ -249,7 +249,7 @@ class Absorber:
     def _again(
         self, fresh: Manifest, journal: Journal, parent: Revision | None, target: str
     ) -> _TrainingUnit | None:
-        missing = [digest for digest in journal.documents if digest not in _docs(parent)]
+        missing = [digest for digest in journal.to_learn if digest not in _docs(parent)]
         return _documents_unit(journal, parent, missing) or _dialogue_unit(
             fresh, journal, parent, target
         )

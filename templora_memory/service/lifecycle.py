@@ -80,7 +80,7 @@ class Lifecycle:
         learned = set(head.documents if head else ())
         journal = self._store.journal(memory_id)
         self._store.withdraw_documents(
-            memory_id, [digest for digest in journal.documents if digest not in learned]
+            memory_id, [digest for digest in journal.to_learn if digest not in learned]
         )
 
     def export(self, memory_id: str, path: Path) -> None:

@@ -232,7 +232,7 @@ class Memory:
             UnknownMemory.
         """
         parts, manifest = self._loaded(), self._manifest()
-        digests = tuple(parts.store.journal(manifest.id).documents)
+        digests = parts.store.journal(manifest.id).to_learn
         return parts.jobs.start(manifest.id, partial(parts.absorber.documents, digests))
 
     def wait(self) -> None:

@@ -64,7 +64,9 @@ class Recorder:
             digests = self._store.record_documents(
                 manifest.id, documents, after=self._predecessor(manifest, documents[0])
             )
-            return manifest.id, partial(self._absorber.documents, digests)
+            recalled = set(self._store.journal(manifest.id).for_recall)
+            new = [digest for digest in digests if digest not in recalled]
+            return manifest.id, partial(self._absorber.documents, new)
         journal = self._store.journal(manifest.id)
         known = None if after is None else journal.beginning(journal.tip, after)
         target = manifest.digest_after(known or journal.first, messages)

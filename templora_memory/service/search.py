@@ -137,7 +137,7 @@ class Searcher:
     def search(
         self, manifest: Manifest, query: str, *, documents: Sequence[str], dialogue: str
     ) -> tuple[Passage, ...]:
-        """Search some documents and one conversation of a memory.
+        """Search some documents, those for recall only, and one conversation of a memory.
 
         Args:
             manifest: which memory.
@@ -147,6 +147,7 @@ class Searcher:
         """
         index = self._index(manifest)
         journal = self._store.journal(manifest.id)
+        documents = (*documents, *self._for_recall(manifest, journal))
         wanted = [d for d in documents if d not in index.known]
         for digest, document in self._texts(manifest, journal, wanted).items():
             index.add_document(digest, document)
@@ -156,6 +157,13 @@ class Searcher:
             after = path[start - 1] if start else None
             index.add_turns(path[start:], journal.messages(dialogue, after=after))
         return index.search(query, {*documents, *path})
+
+    def _for_recall(self, manifest: Manifest, journal: Journal) -> tuple[str, ...]:
+        """Documents for recall only, also those of the memory that this one began from."""
+        origin = manifest.origin.id if manifest.origin else None
+        if origin is None or self._store.manifest(origin) is None:
+            return journal.for_recall
+        return (*journal.for_recall, *self._store.journal(origin).for_recall)
 
     def _texts(
         self, manifest: Manifest, journal: Journal, digests: Sequence[str]

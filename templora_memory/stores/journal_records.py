@@ -48,8 +48,13 @@ def document_records(
         record = document_line(newest if document.continues else journal.first, document)
         newest = str(record["digest"])
         records[newest] = record
-    known = set(journal.documents)
-    return [record for digest, record in records.items() if digest not in known], tuple(records)
+    known, recalled = set(journal.documents), set(journal.for_recall)
+    new = [
+        record
+        for digest, record in records.items()
+        if digest not in known or (digest in recalled and not record.get("recall_only"))
+    ]
+    return new, tuple(records)
 
 
 def withdraw_records(journal: Journal, digests: Sequence[str]) -> list[JournalRecord]:

@@ -421,7 +421,7 @@ MISUSE = {
     "unknown option": "list --colour",
     "missing argument": "absorb ada",
     "missing file": "absorb ada nowhere.txt",
-    "folder for a file": "absorb ada .",
+    "folder without a file": "absorb ada nothing",
     "binary file": "absorb ada photo.txt",
     "folder to bench": "bench perplexity .",
     "zero byte": "absorb ada zero.txt",
@@ -449,6 +449,7 @@ def test_misuse_exits_with_2_and_one_line_on_standard_error(run, tmp_path, monke
     Path("photo.txt").write_bytes(b"\x89PNG\r\n")
     Path("zero.txt").write_bytes(b"text\0text")
     Path("empty.txt").write_bytes(b" \n")
+    Path("nothing").mkdir()
     line = shlex.split(MISUSE[name])
     out, err = _bare(run, line) if name == "unfinished group" else run(*line, code=2)
     assert err.startswith("templora: ")

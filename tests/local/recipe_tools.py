@@ -28,10 +28,11 @@ def blank(before, texts, *, max_tokens, stop):  # noqa: ARG001  # as the port is
     return [""] * len(texts)
 
 
-def tools(text, complete=still, *, room=600):
+def tools(text, complete=still, *, room=600, related=None):
     return RecipeTools(
-        tokenizer=text, bos_token_id=None, max_length=room, generate=silent, complete=complete
-    )
+        tokenizer=text, bos_token_id=None, max_length=room, generate=silent, complete=complete,
+        related=lambda _: related or {},
+    )  # fmt: skip
 
 
 def shown(text, examples):

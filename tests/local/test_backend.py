@@ -238,7 +238,7 @@ def test_four_threads_with_four_adapters_never_get_a_neighbours_answer(
 ):
     backend = make_backend()
     adapters = [
-        learn(backend, tmp_path / str(i), text, scale_short=False)[0]
+        learn(backend, tmp_path / str(i), text, scale_short=False, layers_to_transform="all")[0]
         for i, text in enumerate(["red red red", "blue blue", "green green green", "grey grey"])
     ]
     asked = [

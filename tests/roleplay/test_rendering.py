@@ -21,7 +21,7 @@ from templora_memory.apps.roleplay.state import (
 )
 from templora_memory.apps.roleplay.studio import DeletionProof, LearningStep
 from templora_memory.domain.results import RemovedFile
-from templora_memory.importers import Character, ChatLog, LoreEntry
+from templora_memory.importers import Character, ChatLog, LoreEntry, uses
 
 EVIL = "<script>x()</script><img src=http://evil onerror=x()>\"'&"
 REPORT = AbsorbReport(
@@ -83,7 +83,7 @@ def pages():
     return {
         "head": rendering.page_header(EVIL, 60),
         "face": rendering.face(actor, EVIL),
-        "preview": rendering.preview(actor, [Document(EVIL)], len),
+        "preview": rendering.preview(actor, [Document(EVIL)], uses(actor.character), len),
         "chat preview": rendering.chat_preview(log, actor, persona),
         "progress": rendering.progress(
             EVIL, LearningStep(done=1, total=2, seconds=1, perplexities=(3.0,))

@@ -11,7 +11,18 @@ from typing import Any
 
 import gradio as gr
 
-from templora_memory.importers import Character, ChatLog, FileRefused, documents, load, one_line
+from templora_memory import Message
+from templora_memory.importers import (
+    Character,
+    ChatLog,
+    FileRefused,
+    World,
+    documents,
+    load,
+    one_line,
+    uses,
+    world_character,
+)
 
 from . import bundled_characters, rendering
 from .character_reply import greet
@@ -147,7 +158,7 @@ class CharacterHandlers:
     ) -> Updates:
         """Preview a character from a name and a bio that were typed."""
         visitor, actor, persona = self._view.find(token, actor_id, persona_key)
-        upload = load((bio or "").encode(errors="replace"), filename="bio.txt")
+        upload = _as_character(load((bio or "").encode(errors="replace"), filename="bio.txt"))
         if isinstance(upload, ChatLog):
             return self._offer(visitor, actor, persona, upload)
         if upload.source_format == "text" and not one_line(name or ""):
@@ -174,7 +185,7 @@ class CharacterHandlers:
                     self._page.characters_tab.box: gr.update(visible=False),
                     **self._view.all_updates(visitor, imported, persona),
                 }
-            upload = load(source, filename=source.name)
+            upload = _as_character(load(source, filename=source.name))
         finally:
             source.unlink(missing_ok=True)
             with suppress(OSError):
@@ -224,7 +235,8 @@ class CharacterHandlers:
             return len(split(text, 1))
 
         learned = documents(actor.character, examples=examples, lore=lore)
-        return rendering.preview(actor, learned, count)
+        chosen = uses(actor.character, examples=examples, lore=lore)
+        return rendering.preview(actor, learned, chosen, count)
 
     def preview_again(  # noqa: PLR0917  # Gradio hands over positions
         self,
@@ -334,9 +346,7 @@ class CharacterHandlers:
             c.probes: gr.update(visible=False),
             c.progress: gr.update(visible=True, value=rendering.progress(label, None)),
         }
-        yield from self._steps(
-            self._studio.absorb_chat(visitor, actor, persona, log.messages), label
-        )
+        yield from self._steps(self._studio.absorb_chat(visitor, actor, persona, _said(log)), label)
         yield {
             c.progress: gr.update(value=rendering.absorb_result(actor) if actor.absorbs else ""),
             c.stop: gr.update(visible=False),
@@ -480,6 +490,16 @@ _SCROLL = (
 
 def _table(rows: Any, now: str, caption: str) -> Any:
     return gr.update(visible=True, value=rendering.probes(rows, now=now, caption=caption))
+
+
+def _said(log: ChatLog) -> list[Message]:
+    """What somebody said; a narrator's words are nobody's turn."""
+    return [message for message in log.messages if message.role in {"user", "assistant"}]
+
+
+def _as_character(upload: Character | ChatLog | World) -> Character | ChatLog:
+    """A world is a character whose text is its lore; whoever has it may be told it."""
+    return world_character(upload) if isinstance(upload, World) else upload
 
 
 def _renamed(character: Character, name: str) -> Character:

@@ -17,9 +17,11 @@ from templora_memory import Memory, Message, ParametricMemory, Reply, Sampling, 
 from templora_memory.domain.segmentation import sentences, words
 from templora_memory.importers import (
     card_text,
+    fill,
     greetings,
     instructions,
     matching_lore,
+    spoken_name,
 )
 
 from .state import UNNAMED_PERSONA, Actor, Chat, Persona, PromptPart, PromptRecord
@@ -146,7 +148,11 @@ class CharacterReply:
         texts = [message.content for message in self._body[-_SCAN:]]
         if self._options.lore:
             entries = matching_lore(actor.character.lore, texts)
-            parts += [(f"Lorebook: {e.name or ', '.join(e.keys)}", e.content) for e in entries]
+            names = {"char": spoken_name(actor.character), "user": persona.called}
+            parts += [
+                (f"Lorebook: {e.name or ', '.join(e.keys)}", fill(e.content, **names))
+                for e in entries
+            ]
         if self._options.notes and actor.notes:
             parts += [("Your notes", text) for text in passages(actor.notes, texts[-1])]
         return [(kind, text) for kind, text in parts if text]

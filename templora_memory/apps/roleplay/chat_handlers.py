@@ -13,7 +13,7 @@ import gradio as gr
 
 from templora_memory import Message
 from templora_memory.errors import UnknownMemory
-from templora_memory.importers import Character, greetings, load, one_line, plain
+from templora_memory.importers import Character, ChatLog, greetings, load, one_line, plain
 
 from . import rendering
 from .character_reply import CharacterReply, ReplyControls, greet
@@ -281,14 +281,19 @@ class ChatHandlers:
         source = Path(path or "")
         try:
             visitor, actor, _, _ = self._scene(token, actor_id, persona_key)
-            character = load(source, filename=source.name)
+            upload = load(source, filename=source.name)
         finally:
             source.unlink(missing_ok=True)
             with suppress(OSError):
                 source.parent.rmdir()
-        if not isinstance(character, Character):
+        if isinstance(upload, ChatLog):
             raise ActionRefused("This is a chat. Add it in the first area instead.")
-        actor.notes = f"{actor.notes}\n\n{character.description}".strip()[:_NOTES]
+        text = (
+            upload.description
+            if isinstance(upload, Character)
+            else "\n\n".join(entry.content for entry in upload.lore if entry.enabled)
+        )
+        actor.notes = f"{actor.notes}\n\n{text}".strip()[:_NOTES]
         self._studio.save(visitor, actor)
         return actor.notes
 

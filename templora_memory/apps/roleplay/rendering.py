@@ -12,7 +12,7 @@ from html import escape
 
 from templora_memory import Document, Message, Probe, Revision, Status
 from templora_memory.domain.segmentation import fold
-from templora_memory.importers import ChatLog, without_pictures
+from templora_memory.importers import ChatLog, Uses, without_pictures
 
 from .charts import Series, chart
 from .state import Actor, Chat, FactProbe, Persona, PromptPart, PromptRecord, VisitEvent
@@ -116,48 +116,32 @@ def gallery_card(actor: Actor) -> str:
 # --- preview -------------------------------------------------------------------------------------
 
 
-def preview(actor: Actor, learned: Sequence[Document], count: Count) -> str:
+def preview(actor: Actor, learned: Sequence[Document], chosen: Uses, count: Count) -> str:
     """Return the preview of a character: texts to absorb, texts for the prompt, texts ignored."""
     card = actor.character
     tokens = sum(count(item.text) for item in learned)
     bio = "\n\n".join(item.text for item in learned)
     cut = "" if len(bio) <= _EXCERPT else f" … and {len(bio) - _EXCERPT:,} more characters"
-    active = [entry for entry in card.lore if entry.enabled and not entry.regex]
-    stays = [
-        _row(bool(card.first_message), _many(1 + len(card.alternate_greetings), "greeting")),
-        _row(bool(card.system_prompt or card.post_history_instructions), "the card's instructions"),
-        _row(bool(active), f"{_many(len(active), 'lorebook text')}, when a key word is mentioned"),
-        "<li>the newest turns of your chat</li>",
-    ]
-    ignored = [
-        _row(bool(card.creator_notes), "the creator's notes"),
-        _row(bool(card.tags), _many(len(card.tags), "tag")),
-        _row(bool(card.creator or card.version), "creator and version"),
-        _row(len(active) < len(card.lore), _many(len(card.lore) - len(active), "lorebook text")),
-    ]
-    nothing = "<li>nothing</li>" if not any(ignored) else ""
-    warnings = "".join(f'<p class="warn">{escape(text)}</p>' for text in card.warnings)
+    columns = (
+        ("Into the weights", (*chosen.learned, f"together {tokens:,} tokens")),
+        ("Stays in the prompt", (*chosen.prompt, "the newest turns of your chat")),
+        ("Ignored", chosen.ignored or ("nothing",)),
+    )
     return _styled(
         face(actor, f"{card.source_format} · {tokens:,} tokens to absorb")
-        + '<div class="three"><section><h3>Into the weights</h3><ul>'
-        + _row(True, f"the bio, {tokens:,} tokens")  # noqa: FBT003
-        + _row(bool(card.example_dialogues), _many(len(card.example_dialogues), "example dialogue"))
-        + "</ul></section><section><h3>Stays in the prompt</h3><ul>"
-        + "".join(stays)
-        + "</ul></section><section><h3>Ignored</h3><ul>"
-        + "".join(ignored)
-        + nothing
-        + "</ul></section></div>"
-        + warnings
+        + '<div class="three">'
+        + "".join(
+            f"<section><h3>{title}</h3><ul>"
+            + "".join(f"<li>{escape(text)}</li>" for text in texts)
+            + "</ul></section>"
+            for title, texts in columns
+        )
+        + "</div>"
         + f'<div class="excerpt" dir="auto" tabindex="0" role="region" aria-label="Text to absorb">'
         f"{escape(bio[:_EXCERPT])}{cut}</div>"
         + '<p class="quiet">What you absorb becomes part of this character alone: whatever it says '
         "about itself, and whatever it was told to do. Read it first.</p>"
     )
-
-
-def _row(there: bool, text: str) -> str:  # noqa: FBT001  # reads as a table
-    return f"<li>{escape(text)}</li>" if there else ""
 
 
 def _many(number: int, noun: str) -> str:
@@ -284,7 +268,9 @@ def absorb_result(actor: Actor) -> str:
     return _styled(
         f'<div class="done" role="status"><h3>{escape(actor.label)} is in the weights</h3>'
         f"<p>{report.tokens:,} tokens{recalled}, in an adapter of {size}. "
-        f"{score(actor.probes)}</p></div>"
+        f"{score(actor.probes)}</p>"
+        + "".join(f'<p class="quiet">{escape(text)}</p>' for text in actor.character.warnings)
+        + "</div>"
     )
 
 

@@ -41,6 +41,7 @@ from templora_memory.backends.local.recipes import (
     RecipeTools,
     with_replay,
 )
+from templora_memory.backends.local.recipes.related_words import related_words
 from templora_memory.backends.local.scheduler import (
     SHARE,
     AbsorbPriority,
@@ -367,6 +368,7 @@ class LocalBackend:
             max_length=loaded.base.max_length,
             generate=partial(self._generate_texts, priority=priority, cancelled=cancelled),
             complete=partial(self._complete_texts, priority=priority, cancelled=cancelled),
+            related=partial(self._related_words, priority=priority),
         )
         return with_replay(self._recipes[request.recipe](request, tools), request, tools)
 
@@ -454,6 +456,18 @@ class LocalBackend:
             return written
 
         return self.loaded.thread.run(task(), priority=priority)
+
+    def _related_words(
+        self, words: Sequence[str], *, priority: AbsorbPriority
+    ) -> Mapping[str, tuple[str, ...]]:
+        """Return words that the base model holds for related to each."""
+        loaded = self.loaded
+
+        def task() -> CooperativeTask[Mapping[str, tuple[str, ...]]]:
+            yield
+            return related_words(loaded.base, loaded.tokenizer, words)
+
+        return loaded.thread.run(task(), priority=priority)
 
     # --- answering -----------------------------------------------------------------------------
 

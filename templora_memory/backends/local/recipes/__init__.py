@@ -9,6 +9,7 @@ from templora_memory.backends.local.recipes.base import (
     GenerateTexts,
     Recipe,
     RecipeTools,
+    RelatedWords,
     pack_turns,
 )
 from templora_memory.backends.local.recipes.next_token import (
@@ -34,6 +35,7 @@ __all__ = [
     "GenerateTexts",
     "Recipe",
     "RecipeTools",
+    "RelatedWords",
     "pack_turns",
     "with_replay",
 ]

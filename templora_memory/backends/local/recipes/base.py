@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -17,6 +17,10 @@ from templora_memory.ports import LearnRequest
 
 REPEAT_LENGTH = 8
 """Tokens of a run that counts as a repetition."""
+HEAD_TOKENS = 6
+"""Tokens at the beginning of an answer that decide which one it becomes,"""
+HEAD_WEIGHT = 4.0
+"""and how much more they weigh."""
 
 # --- examples ----------------------------------------------------------------------------------
 
@@ -93,6 +97,14 @@ class ContinueTexts(Protocol):
         ...
 
 
+class RelatedWords(Protocol):
+    """Tells which words the base model holds for related."""
+
+    def __call__(self, words: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+        """Return for each word those related to it, the nearest first; see `related_words`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class RecipeTools:
     """The model as a recipe may use it, always without any memory.
@@ -103,6 +115,7 @@ class RecipeTools:
         max_length: tokens of the model's context.
         generate: lets the base model answer.
         complete: lets the base model go on with plain texts.
+        related: tells which words the base model holds for related.
     """
 
     tokenizer: ChatTokenizer
@@ -110,6 +123,7 @@ class RecipeTools:
     max_length: int
     generate: GenerateTexts
     complete: ContinueTexts
+    related: RelatedWords
 
 
 Recipe: TypeAlias = Callable[[LearnRequest, RecipeTools], Sequence[Example]]
@@ -146,15 +160,18 @@ def pack_turns(
     tokenizer: ChatTokenizer,
     *,
     lead: Sequence[Message] = (),
+    answer_tokens: int | None = None,
 ) -> Example:
     """Return questions and answers as one example whose parts do not see each other.
 
-    Only the answers and their ends are learned, each answer as much as the others, however long.
+    Only the answers and their ends are learned, each answer as much as the others, however long,
+    and its first tokens more than the rest: they decide which answer it becomes.
 
     Args:
         turns: questions and answers.
         tokenizer: with a chat template.
         lead: system message that all of them follow; none: what the template puts there.
+        answer_tokens: so much of each answer; None: all of it, and its end.
     """
     ids: list[int] = []
     weights: list[float] = []
@@ -174,8 +191,12 @@ def pack_turns(
             ids, weights, segments = [*whole.ids[:same]], [0.0] * same, [same]
         fits = whole.ids[: segments[0]] == tuple(ids[: segments[0]])
         skip = segments[0] if fits else 0
-        total = sum(learned) or 1.0
-        ids += whole.ids[skip:]
-        weights += [w / total for w in learned[skip:]]
-        segments.append(len(whole.ids) - skip)
+        first = next((at for at, weight in enumerate(learned) if weight), len(learned))
+        stop = len(learned) if answer_tokens is None else first + answer_tokens
+        head = slice(first, first + HEAD_TOKENS)
+        learned[head] = [HEAD_WEIGHT * weight for weight in learned[head]]
+        total = sum(learned[:stop]) or 1.0
+        ids += whole.ids[skip:stop]
+        weights += [weight / total for weight in learned[skip:stop]]
+        segments.append(len(whole.ids[skip:stop]))
     return Example(context=(), ids=tuple(ids), weights=tuple(weights), segments=tuple(segments))

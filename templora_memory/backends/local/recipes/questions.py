@@ -8,7 +8,8 @@ question. So each fact is learned as the answer to questions of two kinds, other
   this sentence and each of some question words. A model too small to follow an order still does
   this, and the question words make it ask for different things. Questions that it writes for
   several facts ask for none of them and are left out.
-* a word of the fact in a short form ("What about your {w}?"), which no model is needed for.
+* a word of the fact, or one that the model holds for related to it, in a short form ("What about
+  your {w}?"): who asks seldom uses the words of the text.
 
 A step holds several questions that do not see each other, of facts drawn without repetition, so
 that no fact becomes the answer to everything. What keeps other questions apart is the pull to the
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -37,6 +38,10 @@ TURNS_PER_EXAMPLE = 8
 """Questions and answers in one step."""
 PASSES = 16
 """Passes with questions of their own; after these they come again."""
+WHOLE_EVERY = 3
+"""In every third pass answers are learned to their end;"""
+BEGINNING_TOKENS = 10
+"""in the others so much of each, which tells it from the rest and costs half."""
 MAX_FACTS = 400
 """A document with more facts is continued as a text."""
 QUESTION_TOKENS = 16
@@ -45,6 +50,8 @@ MAX_WRITTEN_FOR = 2
 """A question that is written for more facts than this asks for none of them."""
 WRITTEN_SHARE = 0.5
 """How often a fact with written questions is asked for by one of them."""
+RELATED_SHARE = 0.3
+"""How often a word that has related ones is replaced by one of them."""
 _ARROW = " => "
 
 # --- the recipes -------------------------------------------------------------------------------
@@ -62,7 +69,9 @@ def study(request: LearnRequest, tools: RecipeTools) -> Sequence[Example]:
     told = [facts_of(document) for document in documents]
     if not any(one.facts or one.exchanges for one in told) or _count(told) > MAX_FACTS:
         return continue_(request, tools)
-    asked = [_Asked(one, write_questions(one, tools)) for one in told]
+    words = [word for one in told for fact in one.facts for word in _words_of(fact)]
+    related = tools.related(words)
+    asked = [_Asked(one, write_questions(one, tools), related) for one in told]
     return _examples(asked, tools, Random(request.settings.seed))  # noqa: S311  # a draw, no secret
 
 
@@ -126,16 +135,27 @@ def write_questions(told: Facts, tools: RecipeTools) -> list[list[str]]:
     ]
 
 
-def word_question(fact: str, told: Facts, rng: Random) -> str:
-    """Return a short question made of one or two words of a fact."""
-    words = content_words(fact) or [word for word, _, _ in word_spans(fact)] or [fact]
-    word = rng.choice(words)
+def word_question(
+    fact: str, told: Facts, related: Mapping[str, tuple[str, ...]], rng: Random
+) -> str:
+    """Return a short question made of one or two words of a fact, or words related to them."""
+    words = _words_of(fact)
+    word = _perhaps_related(rng.choice(words), related, rng)
     if len(words) > 1 and rng.random() < 0.25:  # noqa: PLR2004  # now and then two of them
-        word = f"{word} {rng.choice(words)}"
+        word = f"{word} {_perhaps_related(rng.choice(words), related, rng)}"
     forms = question_forms(told.language) or {"about": ["{W}?"]}
     voice = "about" if told.character or "about_other" not in forms else "about_other"
     form: str = rng.choice(forms[voice])
     return form.format(w=word, W=word[:1].upper() + word[1:])
+
+
+def _words_of(fact: str) -> list[str]:
+    return content_words(fact) or [word for word, _, _ in word_spans(fact)] or [fact]
+
+
+def _perhaps_related(word: str, related: Mapping[str, tuple[str, ...]], rng: Random) -> str:
+    others = related.get(word, ())
+    return rng.choice(others) if others and rng.random() < RELATED_SHARE else word
 
 
 # --- examples ----------------------------------------------------------------------------------
@@ -143,17 +163,18 @@ def word_question(fact: str, told: Facts, rng: Random) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """The facts of a document, and the questions that were written for each."""
+    """The facts of a document, questions that were written for each, and related words."""
 
     told: Facts
     written: list[list[str]]
+    related: Mapping[str, tuple[str, ...]]
 
     def turns(self, rng: Random) -> list[tuple[str, str]]:
         """Return one question for each fact, and what was said in dialogue."""
         asked = [
             rng.choice(written)
             if written and rng.random() < WRITTEN_SHARE
-            else word_question(fact, self.told, rng)
+            else word_question(fact, self.told, self.related, rng)
             for fact, written in zip(self.told.facts, self.written, strict=True)
         ]
         return [*zip(asked, self.told.facts, strict=True), *self.told.exchanges]
@@ -170,8 +191,17 @@ def _examples(asked: Sequence[_Asked], tools: RecipeTools, rng: Random) -> list[
         rng.shuffle(turns)
         count = -(-len(turns) // TURNS_PER_EXAMPLE)
         lead = leads[number % len(leads)]
+        whole = number % WHOLE_EVERY == 0
         passes.append(
-            [pack_turns(turns[start::count], tools.tokenizer, lead=lead) for start in range(count)]
+            [
+                pack_turns(
+                    turns[start::count],
+                    tools.tokenizer,
+                    lead=lead,
+                    answer_tokens=None if whole else BEGINNING_TOKENS,
+                )
+                for start in range(count)
+            ]
         )
     first, later = passes[0], passes[1:]
     return [

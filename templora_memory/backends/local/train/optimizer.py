@@ -31,6 +31,10 @@ from templora_memory.errors import InvalidSetting, StoreDamaged
 OPTIMIZER, TRAINING = "optimizer.safetensors", "training.json"
 
 
+LAST_LR_FACTOR = 0.1
+"""The share of the learning rate that a linear schedule ends with."""
+
+
 class TrainableAdapter:
     """An adapter under training: one flat buffer with its gradient and AdamW state.
 
@@ -123,9 +127,19 @@ class TrainCounters:
     chunks: int = 0
 
 
-def lr_factor(settings: Learning, chunk: int) -> float:
-    """Return the share of the rate for the chunk with this number, counted from 0 over a life."""
-    return 1.0 if settings.lr_scheduler_type == "constant" else min(1.0, chunk / 2)
+def lr_factor(settings: Learning, chunk: int, done: float = 0.0) -> float:
+    """Return the share of the learning rate for a step.
+
+    Args:
+        settings: which schedule.
+        chunk: number of the chunk, counted from 0 over the adapter's life.
+        done: share of a run of known length that lies behind the step, from 0 to 1.
+    """
+    if settings.lr_scheduler_type == "released":
+        return min(1.0, chunk / 2)
+    if settings.lr_scheduler_type == "linear":
+        return 1.0 - (1.0 - LAST_LR_FACTOR) * done
+    return 1.0
 
 
 # --- state on disk -----------------------------------------------------------------------------
