@@ -103,15 +103,18 @@ def test_of_questions_only_the_answers_count(roomy):
 def test_neutral_text_stays_likely_while_a_short_one_is_learned(
     make_backend, learn, score, tmp_path
 ):
-    backend, drift = make_backend(template=None), {}
+    backend, drift, kl = make_backend(template=None), {}, {}
     other = PROSE[300:420]
     for weight in (0.0, 2.0):
-        adapter, _ = learn(
-            backend, tmp_path / str(weight), min_steps=30, kl_weight=weight, learning_rate=3e-3
-        )
+        adapter, stats = learn(
+            backend, tmp_path / str(weight), min_steps=80, kl_weight=weight, learning_rate=3e-3,
+            layers_to_transform="all",
+        )  # fmt: skip
+        kl[weight] = stats.kl
         drift[weight] = (score(backend, adapter, other) - score(backend, None, other)).mean()
         assert score(backend, adapter).mean() > score(backend, None).mean()
     assert drift[2.0].abs() < drift[0.0].abs() / 2
+    assert kl[2.0] < kl[0.0] / 2
 
 
 def test_a_chat_model_is_held_to_the_base_model_on_everyday_answers(make_backend, learn, tmp_path):

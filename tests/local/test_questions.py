@@ -306,7 +306,9 @@ def test_a_document_without_a_letter_is_continued(text):
 
 
 def test_a_single_sign_fails_with_a_reason(make_backend, tmp_path):
-    request = replace(STUDIED, items=(Document("7"),), chunk=32, settings=Learning(learning_rate=1e-3))
+    request = replace(
+        STUDIED, items=(Document("7"),), chunk=32, settings=Learning(learning_rate=1e-3, context=32)
+    )
     with pytest.raises(LearningFailed, match="nothing to train on"):
         make_backend().learn(request, into=tmp_path, control=LearningControl())
 
