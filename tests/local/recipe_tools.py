@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from templora_memory import Document, Learning
-from templora_memory.backends.local.recipes import RECIPES, RecipeTools
+from templora_memory.backends.local.recipes import RECIPES, Continuation, RecipeTools
 from templora_memory.ports import LearnRequest
 
 BIO = 'Ada keeps bees. "Where?" On the roof!\n\nName: Ada\nPet: a cat'
@@ -29,8 +29,13 @@ def blank(before, texts, *, max_tokens, stop):  # noqa: ARG001  # as the port is
 
 
 def tools(text, complete=still, *, room=600, related=None):
+    def scored(before, texts, *, against, max_tokens, stop):
+        assert len(against) == len(texts)
+        rest = complete(before, texts, max_tokens=max_tokens, stop=stop)
+        return [one if isinstance(one, Continuation) else Continuation(one, 9.0) for one in rest]
+
     return RecipeTools(
-        tokenizer=text, bos_token_id=None, max_length=room, generate=silent, complete=complete,
+        tokenizer=text, bos_token_id=None, max_length=room, generate=silent, complete=scored,
         related=lambda _: related or {},
     )  # fmt: skip
 

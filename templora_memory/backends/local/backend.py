@@ -16,7 +16,12 @@ import torch
 from templora_memory import models, plugins
 from templora_memory.backends.local.base_model import BaseModel, label_losses, load, prepare
 from templora_memory.backends.local.decode.batch import DecodeBatch
-from templora_memory.backends.local.decode.greedy import ROWS, GreedyBatch, prefill
+from templora_memory.backends.local.decode.greedy import (
+    ROWS,
+    GreedyBatch,
+    prefill,
+    score_continuations,
+)
 from templora_memory.backends.local.decode.long_text import LocalText
 from templora_memory.backends.local.decode.request import DecodeRequest, PrefixCache
 from templora_memory.backends.local.decode.stream import Channel, LocalStream
@@ -36,6 +41,7 @@ from templora_memory.backends.local.neutral import (
 )
 from templora_memory.backends.local.recipes import (
     RECIPES,
+    Continuation,
     Example,
     Recipe,
     RecipeTools,
@@ -426,33 +432,48 @@ class LocalBackend:
         before: str,
         texts: Sequence[str],
         *,
+        against: Sequence[str],
         max_tokens: int,
         stop: str,
         priority: AbsorbPriority,
         cancelled: Callable[[], bool],
-    ) -> list[str]:
+    ) -> list[Continuation]:
         """Return what the base model goes on with; see `ContinueTexts`."""
         base, tokenizer = self.loaded.base, self.loaded.tokenizer
-        shared = [] if base.bos_token_id is None else [base.bos_token_id]
-        shared += tokenizer.encode(before)
-        rows = [tokenizer.encode(text) for text in texts]
+        shared = [*tokenizer.beginning, *tokenizer.encode(before)]
+        rows = [
+            (tokenizer.encode(text), tokenizer.encode(other))
+            for text, other in zip(texts, against, strict=True)
+        ]
 
-        def task() -> CooperativeTask[list[str]]:
+        def task() -> CooperativeTask[list[Continuation]]:
             prefix = prefill(base, shared)
-            written: list[str] = []
+            written: list[Continuation] = []
             for start in range(0, len(rows), ROWS):
-                part = GreedyBatch(base, prefix, rows[start : start + ROWS])
-                pieces: list[str] = []
+                part = rows[start : start + ROWS]
+                batch = GreedyBatch(base, prefix, [text for text, _ in part])
+                pieces = [""] * len(part)
                 for _ in range(max_tokens):
                     yield
                     if cancelled():
                         raise Cancelled("The absorb was cancelled; the old revision stays.")
-                    part.step()
-                    pieces = [tokenizer.decode(ids) for ids in part.output_ids]
-                    part.finish([stop in piece for piece in pieces])
-                    if part.done:
+                    batch.step()
+                    pieces = [tokenizer.decode(ids) for ids in batch.output_ids]
+                    batch.finish([stop in piece for piece in pieces])
+                    if batch.done:
                         break
-                written += [piece.partition(stop)[0] if stop in piece else "" for piece in pieces]
+                others = [
+                    (other, ids or [0])
+                    for (_, other), ids in zip(part, batch.output_ids, strict=True)
+                ]
+                yield
+                guessed = score_continuations(base, prefix, others)
+                written += [
+                    Continuation(piece.partition(stop)[0], sum(log_p) - guess)
+                    if stop in piece
+                    else Continuation("", 0.0)
+                    for piece, log_p, guess in zip(pieces, batch.log_p, guessed, strict=True)
+                ]
             return written
 
         return self.loaded.thread.run(task(), priority=priority)

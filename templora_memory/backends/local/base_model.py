@@ -491,9 +491,27 @@ def label_losses(
         label_positions: positions whose next token is wanted [T].
         inputs: cache, mask, positions.
     """
+    rows = torch.zeros_like(label_positions)
+    places = torch.stack([rows, label_positions], 1)  # [T, 2]
+    return label_losses_at(base, input_ids, labels, places, **inputs)
+
+
+def label_losses_at(
+    base: BaseModel, input_ids: Tensor, labels: Tensor, places: Tensor, **inputs: Any
+) -> Tensor:
+    """Return the loss of each labelled position [T] of a batch, without gradient.
+
+    Args:
+        base: the model.
+        input_ids: [B, S].
+        labels: next tokens of these positions [T].
+        places: row and column of each position whose next token is wanted [T, 2].
+        inputs: cache, mask, positions.
+    """
+    labelled = places[:, 0], places[:, 1]
     with torch.no_grad():
         if base.plain_lm_head:
-            hidden = base.hidden_states(input_ids, **inputs)[0, label_positions]  # [T, D]
+            hidden = base.hidden_states(input_ids, **inputs)[labelled]  # [T, D]
             return token_losses(hidden, base.lm_head, labels)
-        logits = base.logits(input_ids, last=False, **inputs)[0, label_positions]  # [T, V]
+        logits = base.logits(input_ids, last=False, **inputs)[labelled]  # [T, V]
         return -logits.float().log_softmax(-1).gather(1, labels[:, None]).squeeze(1)

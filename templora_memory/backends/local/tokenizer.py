@@ -116,7 +116,8 @@ class ChatTokenizer:
                 learned = message.role in roles and bool(message.content.strip())
                 new_weights = [float(learned)] * (len(rendered) - same)
                 turn_ids, turn_weights = rendered, turn_weights[:same] + new_weights
-            turn_weights[: self._lead] = [0.0] * min(self._lead, len(turn_weights))
+            if turn[0].role != "system":  # one of its own takes the place of the template's
+                turn_weights[: self._lead] = [0.0] * min(self._lead, len(turn_weights))
             skip = 0 if lead and not ids else self._lead
             ids += turn_ids[skip:]
             weights += turn_weights[skip:]
@@ -196,6 +197,15 @@ class ChatTokenizer:
         return len(once) - _common_length(once[::-1], twice[::-1])
 
     # --- plain text ----------------------------------------------------------------------------
+
+    @property
+    def beginning(self) -> list[int]:
+        """The tokens that the tokenizer itself puts before a text: a begin token, or nothing."""
+        with self._lock:
+            with_special = list(self._tokenizer("a")["input_ids"])
+            without = list(self._tokenizer("a", add_special_tokens=False)["input_ids"])
+        at = with_special.index(without[0]) if without and without[0] in with_special else 0
+        return with_special[:at]
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of plain text: no special tokens are added or read from it."""

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import torch
 
-from templora_memory.backends.local.base_model import BaseModel
+from templora_memory.backends.local.base_model import BaseModel, label_losses_at
 from templora_memory.backends.local.kv_cache import KeyValues, cached_key_values, dynamic_cache
 from templora_memory.backends.local.lora.batched import use_adapters
 
@@ -35,6 +35,46 @@ def prefill(base: BaseModel, ids: Sequence[int]) -> KeyValues:
     return cached_key_values(cache)
 
 
+def score_continuations(
+    base: BaseModel, prefix: KeyValues, rows: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> list[float]:
+    """Return the log-probability of what each text goes on with, without an adapter.
+
+    Args:
+        base: the model.
+        prefix: keys and values of what all of them follow.
+        rows: tokens of each text, and of what it goes on with; neither is empty.
+    """
+    known = prefix[0][0].shape[2] if prefix else 0  # P
+    count, length = len(rows), max(len(text) + len(rest) - 1 for text, rest in rows)  # B, S
+    padded = [[*text, *rest[:-1]] for text, rest in rows]
+    input_ids = torch.tensor([[*ids, *[0] * (length - len(ids))] for ids in padded])  # [B, S]
+    places = [
+        (row, len(text) - 1 + at)
+        for row, (text, rest) in enumerate(rows)
+        for at in range(len(rest))
+    ]
+    labels = torch.tensor([token for _, rest in rows for token in rest], device=base.device)  # [T]
+    position_ids = torch.arange(known, known + length, device=base.device).expand(count, -1)
+    with torch.no_grad(), use_adapters(None):
+        losses = label_losses_at(
+            base,
+            input_ids.to(base.device),
+            labels,
+            torch.tensor(places, device=base.device),
+            position_ids=position_ids,
+            past_key_values=dynamic_cache(_expand(prefix, count) or None),
+            use_cache=True,
+        )
+    parts = losses.split([len(rest) for _, rest in rows])
+    return [-float(part.sum()) for part in parts]
+
+
+def _expand(prefix: KeyValues, rows: int) -> KeyValues:
+    """Return keys and values for so many rows, without a copy."""
+    return [(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in prefix]
+
+
 class GreedyBatch:
     """Texts under way, on the model thread.
 
@@ -47,12 +87,11 @@ class GreedyBatch:
     def __init__(self, base: BaseModel, prefix: KeyValues, rows: Sequence[Sequence[int]]) -> None:
         self._base = base
         self.output_ids: list[list[int]] = [[] for _ in rows]
+        self.log_p: list[list[float]] = [[] for _ in rows]
         self._done = [False] * len(rows)
         count, length = len(rows), max(len(row) for row in rows)
         known = prefix[0][0].shape[2] if prefix else 0  # P
-        self._cache = dynamic_cache(
-            [(k.expand(count, -1, -1, -1), v.expand(count, -1, -1, -1)) for k, v in prefix] or None
-        )
+        self._cache = dynamic_cache(_expand(prefix, count) or None)
         self._next = torch.tensor(
             [[*[0] * (length - len(row)), *row] for row in rows], device=base.device
         )  # [B, S]
@@ -81,11 +120,13 @@ class GreedyBatch:
                 past_key_values=self._cache,
                 use_cache=True,
             )[:, -1]  # [B, V]
-        self._next = logits.argmax(-1, keepdim=True)  # [B, 1]
-        for row, token in enumerate(self._next[:, 0].tolist()):
+        best, self._next = logits.float().log_softmax(-1).max(-1, keepdim=True)  # [B, 1] each
+        chosen = zip(self._next[:, 0].tolist(), best[:, 0].tolist(), strict=True)
+        for row, (token, log_p) in enumerate(chosen):
             if token in base.eos_token_ids:
                 self._done[row] = True
             elif not self._done[row]:
                 self.output_ids[row].append(token)
+                self.log_p[row].append(log_p)
         self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], 1)
         self._position_ids = self._position_ids[:, -1:] + 1

@@ -4,6 +4,7 @@ A recipe is a function of a request and tools; `next_token.statements` is one on
 """
 
 from templora_memory.backends.local.recipes.base import (
+    Continuation,
     ContinueTexts,
     Example,
     GenerateTexts,
@@ -30,6 +31,7 @@ RECIPES: dict[str, Recipe] = {
 
 __all__ = [
     "RECIPES",
+    "Continuation",
     "ContinueTexts",
     "Example",
     "GenerateTexts",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from templora_memory.backends.local.tokenizer import ChatTokenizer
 from templora_memory.domain.messages import Message
@@ -76,17 +76,32 @@ class GenerateTexts(Protocol):
         ...
 
 
+class Continuation(NamedTuple):
+    """What a text goes on with, and how much likelier it is there than elsewhere, in nats."""
+
+    text: str
+    gain: float
+
+
 class ContinueTexts(Protocol):
     """Lets the base model go on with plain texts; for models that follow examples, not orders."""
 
     def __call__(
-        self, before: str, texts: Sequence[str], *, max_tokens: int, stop: str
-    ) -> list[str]:
+        self,
+        before: str,
+        texts: Sequence[str],
+        *,
+        against: Sequence[str],
+        max_tokens: int,
+        stop: str,
+    ) -> list[Continuation]:
         """Return what the model would write next, greedily, for each text, up to `stop`.
 
         Args:
             before: what all of the texts follow; read once.
             texts: what is gone on with.
+            against: for each of them another text; the gain is how much likelier the continuation
+                is behind the text itself, log p(rest | text) - log p(rest | other).
             max_tokens: of each.
             stop: what ends a continuation; itself left out. One that does not come to it within
                 `max_tokens` is returned empty, because it is no whole thought.

@@ -7,7 +7,8 @@ question. So each fact is learned as the answer to questions of two kinds, other
 * those that the model writes: after a few examples of a sentence and its question it goes on with
   this sentence and each of some question words. A model too small to follow an order still does
   this, and the question words make it ask for different things. Questions that it writes for
-  several facts ask for none of them and are left out.
+  several facts, or would ask of a sentence that says nothing as well, ask for none of them and
+  are left out.
 * a word of the fact, or one that the model holds for related to it, in a short form ("What about
   your {w}?"): who asks seldom uses the words of the text.
 
@@ -46,6 +47,8 @@ MAX_FACTS = 400
 """A document with more facts is continued as a text."""
 QUESTION_TOKENS = 16
 """Tokens that a written question may take."""
+LEAST_GAIN = 3.0
+"""Nats by which a question is likelier behind its fact than behind a sentence that says nothing."""
 MAX_WRITTEN_FOR = 2
 """A question that is written for more facts than this asks for none of them."""
 WRITTEN_SHARE = 0.5
@@ -93,6 +96,7 @@ def question_forms(language: str) -> dict[str, Any] | None:
     """Return a language's question words, examples and forms; None: none are known.
 
     The keys: "starts", words that a question begins with; "before_start", what stands before them;
+    "neutral", a sentence that says nothing;
     "examples", pairs of a sentence and a question that it answers; "about", forms with {w} for a
     word of a fact, {W} for the same with a capital; "about_other", forms where nobody speaks.
     """
@@ -115,13 +119,14 @@ def write_questions(told: Facts, tools: RecipeTools) -> list[list[str]]:
     continued = tools.complete(
         shown,
         [f"{fact}{_ARROW}{start}" for fact in facts for start in starts],
+        against=[f"{forms['neutral']}{_ARROW}{start}" for _ in facts for start in starts],
         max_tokens=QUESTION_TOKENS,
         stop="\n",
     )
     written: dict[str, list[str]] = {fact: [] for fact in told.facts}
-    for number, rest in enumerate(continued):
+    for number, (rest, gain) in enumerate(continued):
         question = (starts[number % len(starts)] + rest).strip()
-        if rest and is_question(question):
+        if rest and gain >= LEAST_GAIN and is_question(question):
             written[facts[number // len(starts)]].append(question)
     counts = Counter(fold(ask) for asks in written.values() for ask in dict.fromkeys(asks))
     examples = {fold(ask) for _, ask in forms["examples"]}
