@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from templora_memory.backends.local.decode.greedy import ROWS, GreedyBatch, prefill
+from templora_memory.backends.local.decode.greedy import (
+    ROWS,
+    GreedyBatch,
+    prefill,
+    score_continuations,
+)
 from templora_memory.backends.local.scheduler import DEFAULT_PRIORITY
 from templora_memory.errors import Cancelled
 
@@ -68,10 +73,11 @@ def test_a_row_that_is_finished_keeps_what_it_has(make_backend):
 
 
 def complete(backend, texts, *, stop="\n", cancelled=lambda: False, max_tokens=TOKENS):
-    return backend._complete_texts(
-        SHARED, texts, max_tokens=max_tokens, stop=stop, priority=DEFAULT_PRIORITY,
-        cancelled=cancelled,
+    found = backend._complete_texts(
+        SHARED, texts, against=["x"] * len(texts), max_tokens=max_tokens, stop=stop,
+        priority=DEFAULT_PRIORITY, cancelled=cancelled,
     )  # fmt: skip
+    return [text for text, _ in found]
 
 
 def first_with_a_sign(backend):
@@ -117,3 +123,28 @@ def test_a_cancelled_absorb_writes_no_further(make_backend):
     with pytest.raises(Cancelled):
         complete(make_backend(), TEXTS, cancelled=cancelled)
     assert len(asked) == 3
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize("shared", ["", SHARED], ids=["nothing before", "after the same"])
+def test_a_continuation_is_scored_as_the_model_holds_it_likely(make_backend, family, shared):
+    base = make_backend(family).loaded.base
+    rows = [(b"Ada keeps", b" bees"), (b"x", b"y"), (b"the house by", b" the river")]
+    found = score_continuations(
+        base, prefill(base, list(shared.encode())), [(list(a), list(b)) for a, b in rows]
+    )
+    for (text, rest), score in zip(rows, found, strict=True):
+        ids = torch.tensor([list(shared.encode() + text + rest)])
+        with torch.no_grad():
+            log_p = base.model(ids).logits[0, :-1].float().log_softmax(-1)
+        wanted = log_p.gather(1, ids[0, 1:, None])[-len(rest) :].sum().item()
+        assert score == pytest.approx(wanted, abs=1e-3)
+
+
+def test_what_a_batch_writes_is_as_likely_as_it_says(make_backend):
+    base = make_backend().loaded.base
+    batch = continued(base, SHARED, [b"Ada keeps", b"x"], tokens=4)
+    prefix = prefill(base, list(SHARED.encode()))
+    rows = list(zip([list(b"Ada keeps"), list(b"x")], batch.output_ids, strict=True))
+    found = score_continuations(base, prefix, rows)
+    assert found == pytest.approx([sum(log_p) for log_p in batch.log_p], abs=1e-3)

@@ -66,7 +66,7 @@ def score_continuations(
             past_key_values=dynamic_cache(_expand(prefix, count) or None),
             use_cache=True,
         )
-    parts = losses.split([len(rest) for _, rest in rows])
+    parts = torch.split(losses, [len(rest) for _, rest in rows])
     return [-float(part.sum()) for part in parts]
 
 
