@@ -128,7 +128,7 @@ class Learning:
     lr_scheduler_type: Schedule = "linear"
     carry_optimizer: bool = False
     adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
+    adam_beta2: float = 0.99
     adam_epsilon: float = 1e-8
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -393,6 +393,7 @@ _REFERENCE = Learning(
     even_chunks=False,
     lr_scheduler_type="released",
     carry_optimizer=True,
+    adam_beta2=0.999,
     adam_epsilon=1e-7,
     measure_every=1,
 )

@@ -17,10 +17,6 @@ from templora_memory.ports import LearnRequest
 
 REPEAT_LENGTH = 8
 """Tokens of a run that counts as a repetition."""
-HEAD_TOKENS = 6
-"""Tokens at the beginning of an answer that decide which one it becomes,"""
-HEAD_WEIGHT = 4.0
-"""and how much more they weigh."""
 
 # --- examples ----------------------------------------------------------------------------------
 
@@ -175,18 +171,15 @@ def pack_turns(
     tokenizer: ChatTokenizer,
     *,
     lead: Sequence[Message] = (),
-    answer_tokens: int | None = None,
 ) -> Example:
     """Return questions and answers as one example whose parts do not see each other.
 
-    Only the answers and their ends are learned, each answer as much as the others, however long,
-    and its first tokens more than the rest: they decide which answer it becomes.
+    Only the answers and their ends are learned, each answer as much as the others, however long.
 
     Args:
         turns: questions and answers.
         tokenizer: with a chat template.
         lead: system message that all of them follow; none: what the template puts there.
-        answer_tokens: so much of each answer; None: all of it, and its end.
     """
     ids: list[int] = []
     weights: list[float] = []
@@ -206,12 +199,8 @@ def pack_turns(
             ids, weights, segments = [*whole.ids[:same]], [0.0] * same, [same]
         fits = whole.ids[: segments[0]] == tuple(ids[: segments[0]])
         skip = segments[0] if fits else 0
-        first = next((at for at, weight in enumerate(learned) if weight), len(learned))
-        stop = len(learned) if answer_tokens is None else first + answer_tokens
-        head = slice(first, first + HEAD_TOKENS)
-        learned[head] = [HEAD_WEIGHT * weight for weight in learned[head]]
-        total = sum(learned[:stop]) or 1.0
-        ids += whole.ids[skip:stop]
-        weights += [weight / total for weight in learned[skip:stop]]
-        segments.append(len(whole.ids[skip:stop]))
+        total = sum(learned) or 1.0
+        ids += whole.ids[skip:]
+        weights += [weight / total for weight in learned[skip:]]
+        segments.append(len(whole.ids) - skip)
     return Example(context=(), ids=tuple(ids), weights=tuple(weights), segments=tuple(segments))

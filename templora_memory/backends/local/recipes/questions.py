@@ -39,10 +39,6 @@ TURNS_PER_EXAMPLE = 8
 """Questions and answers in one step."""
 PASSES = 16
 """Passes with questions of their own; after these they come again."""
-WHOLE_EVERY = 3
-"""In every third pass answers are learned to their end;"""
-BEGINNING_TOKENS = 10
-"""in the others so much of each, which tells it from the rest and costs half."""
 MAX_FACTS = 400
 """A document with more facts is continued as a text."""
 QUESTION_TOKENS = 16
@@ -196,17 +192,8 @@ def _examples(asked: Sequence[_Asked], tools: RecipeTools, rng: Random) -> list[
         rng.shuffle(turns)
         count = -(-len(turns) // TURNS_PER_EXAMPLE)
         lead = leads[number % len(leads)]
-        whole = number % WHOLE_EVERY == 0
         passes.append(
-            [
-                pack_turns(
-                    turns[start::count],
-                    tools.tokenizer,
-                    lead=lead,
-                    answer_tokens=None if whole else BEGINNING_TOKENS,
-                )
-                for start in range(count)
-            ]
+            [pack_turns(turns[start::count], tools.tokenizer, lead=lead) for start in range(count)]
         )
     first, later = passes[0], passes[1:]
     return [

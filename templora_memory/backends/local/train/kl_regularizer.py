@@ -41,14 +41,10 @@ PROSE_EVERY = 4
 """Every fourth piece is prose, where there are questions."""
 HELD_OUT_EVERY = 5
 """Every fifth piece is measured on, and never read while learning."""
-_LEADS: tuple[tuple[Message, ...], ...] = (
-    (),
-    (Message("system", "You are Maria."),),
-    (),
-    (Message("system", "You are Arjun Beck."),),
-)
-"""System messages that the questions are asked after, in turn: a character who is asked about the
-weather still talks about the weather."""
+_LEADS: tuple[tuple[Message, ...], ...] = ((), (), (), (Message("system", "You are Maria."),))
+"""System messages that the questions are asked after, in turn: mostly what the template puts there;
+now and then a character, who is asked about the weather and talks about the weather. More of these
+hold back what a character has learned."""
 
 
 class NeutralText:
