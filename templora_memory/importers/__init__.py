@@ -30,7 +30,7 @@ from templora_memory.importers._use import (
 from templora_memory.importers._values import (
     Character,
     ChatLog,
-    Conversation,
+    ExportedConversation,
     FileRefused,
     Limits,
     LoreEntry,
@@ -43,7 +43,7 @@ __all__ = [
     "NEUTRAL_USER",
     "Character",
     "ChatLog",
-    "Conversation",
+    "ExportedConversation",
     "FileRefused",
     "Limits",
     "LoreEntry",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from templora_memory.importers._talks import Line, Notes, Talk, Who
+from templora_memory.importers._talks import Line, Notes, RawTalk, Who
 from templora_memory.importers._text import one_line
 
 _ROLES: dict[str, Who] = {
@@ -94,7 +94,7 @@ def _sortable(value: object) -> str:
 # --- ChatGPT (and DeepSeek, which has the same tree) ----------------------------------------------
 
 
-def _chatgpt(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
+def _chatgpt(items: Iterable[Value], notes: Notes) -> Iterator[RawTalk]:
     for item in items:
         mapping = item.get("mapping")
         if not isinstance(mapping, Mapping):
@@ -109,7 +109,7 @@ def _chatgpt(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
         notes.left_out["messages of other branches"] += away
         lines = [line for node in path for line in _chatgpt_lines(node.get("message"), notes)]
         started = _day(item.get("create_time") or item.get("inserted_at"))
-        yield Talk(lines, title=_text(item.get("title")), started=started)
+        yield RawTalk(lines, title=_text(item.get("title")), started=started)
 
 
 def _chatgpt_lines(message: object, notes: Notes) -> Iterator[Line]:
@@ -186,7 +186,7 @@ def _deepseek_lines(message: Value, notes: Notes) -> Iterator[Line]:
 # --- Claude ---------------------------------------------------------------------------------------
 
 
-def _claude(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
+def _claude(items: Iterable[Value], notes: Notes) -> Iterator[RawTalk]:
     for item in items:
         rows = _maps(item.get("chat_messages"))
         named = {str(row["uuid"]): row for row in rows if "uuid" in row}
@@ -208,7 +208,7 @@ def _claude(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
             notes.left_out["pictures, sounds and files"] += len(_maps(row.get("files")))
             if text.strip():
                 lines.append(Line(who, text))
-        yield Talk(lines, title=_text(item.get("name")), started=_day(item.get("created_at")))
+        yield RawTalk(lines, title=_text(item.get("name")), started=_day(item.get("created_at")))
 
 
 def _blocks(content: object, notes: Notes) -> str:
@@ -240,7 +240,7 @@ def _blocks(content: object, notes: Notes) -> str:
 # --- OpenAI's messages, ShareGPT and whatever has the same shape ----------------------------------
 
 
-def _messages(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
+def _messages(items: Iterable[Value], notes: Notes) -> Iterator[RawTalk]:
     single: list[Line] = []
     for item in items:
         rows = next((item[name] for name in _LISTS if isinstance(item.get(name), list)), None)
@@ -252,9 +252,9 @@ def _messages(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
             lines.insert(0, Line("system", item["system"]))
         title = _text(item.get("title")) or _text(item.get("name"))
         started = _day(item.get("created_at") or item.get("create_time") or item.get("timestamp"))
-        yield Talk(lines, title=title, started=started)
+        yield RawTalk(lines, title=title, started=started)
     if single:
-        yield Talk(single)
+        yield RawTalk(single)
 
 
 _LISTS = ("messages", "conversations", "conversation", "items", "history", "chat")
@@ -285,7 +285,7 @@ def _role_lines(rows: object, notes: Notes) -> list[Line]:
 # --- LibreChat, Open WebUI, Character.AI ----------------------------------------------------------
 
 
-def _librechat(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
+def _librechat(items: Iterable[Value], notes: Notes) -> Iterator[RawTalk]:
     for item in items:
         rows = _flat(_maps(item.get("messages")))
         named = {str(row.get("messageId", place)): row for place, row in enumerate(rows)}
@@ -297,7 +297,7 @@ def _librechat(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
             text = _text(row.get("text")) or _blocks(row.get("content"), notes)
             if text.strip():
                 lines.append(Line("user" if mine else "assistant", text))
-        yield Talk(lines, title=_text(item.get("title")), started=_day(item.get("createdAt")))
+        yield RawTalk(lines, title=_text(item.get("title")), started=_day(item.get("createdAt")))
 
 
 def _flat(rows: list[Value]) -> list[Value]:
@@ -314,7 +314,7 @@ def _flat(rows: list[Value]) -> list[Value]:
     return flat
 
 
-def _open_webui(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
+def _open_webui(items: Iterable[Value], notes: Notes) -> Iterator[RawTalk]:
     for item in items:
         chat = item.get("chat")
         chat = chat if isinstance(chat, Mapping) else item
@@ -333,7 +333,7 @@ def _open_webui(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
         title = _text(item.get("title")) or _text(chat.get("title"))
         started = _day(item.get("created_at") or chat.get("timestamp"))
         lines = [_without_details(line, notes) for line in _role_lines(path, notes)]
-        yield Talk(lines, title=title, started=started)
+        yield RawTalk(lines, title=title, started=started)
 
 
 def _without_details(line: Line, notes: Notes) -> Line:
@@ -348,7 +348,7 @@ def _without_details(line: Line, notes: Notes) -> Line:
     return Line(line.who, text.strip())
 
 
-def _character_ai(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
+def _character_ai(items: Iterable[Value], notes: Notes) -> Iterator[RawTalk]:
     for item in items:
         histories = item.get("histories")
         if isinstance(histories, Mapping):
@@ -376,7 +376,7 @@ def _character_ai(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
             if len(turns) > 1 and turns[0][0] > turns[-1][0]:
                 turns.reverse()  # the site sends the newest first
             lines += [line for _, line in turns]
-            yield Talk(lines, title=_text(one.get("title")), started=_day(one.get("created")))
+            yield RawTalk(lines, title=_text(one.get("title")), started=_day(one.get("created")))
 
 
 def _is_character_ai(value: Value) -> bool:
@@ -412,7 +412,7 @@ def _is_messages(value: Value) -> bool:
 
 _FORMATS: dict[
     str,
-    tuple[Callable[[Value], bool], Callable[[Iterable[Value], Notes], Iterator[Talk]]],
+    tuple[Callable[[Value], bool], Callable[[Iterable[Value], Notes], Iterator[RawTalk]]],
 ] = {
     "ChatGPT export": (lambda v: isinstance(v.get("mapping"), Mapping), _chatgpt),
     "Claude export": (lambda v: isinstance(v.get("chat_messages"), list), _claude),
@@ -432,6 +432,6 @@ def kind_of(value: Value) -> str | None:
     return next((kind for kind, (fits, _) in _FORMATS.items() if fits(value)), None)
 
 
-def talks(items: Iterable[Value], kind: str, notes: Notes) -> Iterator[Talk]:
+def talks(items: Iterable[Value], kind: str, notes: Notes) -> Iterator[RawTalk]:
     """The conversations of a file of this kind."""
     return _FORMATS[kind][1](items, notes)

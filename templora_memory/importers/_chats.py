@@ -14,7 +14,7 @@ from typing import Any
 from templora_memory.importers import _assistants, _messengers
 from templora_memory.importers._encoding import decode
 from templora_memory.importers._json import check_depth
-from templora_memory.importers._talks import Line, Notes, Talk, assemble
+from templora_memory.importers._talks import Line, Notes, RawTalk, assemble
 from templora_memory.importers._text import one_line
 from templora_memory.importers._values import ChatLog, Limits
 
@@ -61,7 +61,7 @@ def read_items(
     """As `read_value`, for the conversations or messages of a file, one after the other."""
     notes = Notes()
     given = (item for item in items if isinstance(item, Mapping))
-    talks: Iterator[Talk]
+    talks: Iterator[RawTalk]
     if kind in _TALKS:
         talks = _TALKS[kind](given, notes)
     elif kind in _assistants.KINDS:
@@ -113,7 +113,7 @@ def read_jsonl(data: bytes, limits: Limits, *, user: str = "", character: str = 
     names = [one_line(_said(header.get(key))) for key in ("user_name", "character_name")]
     mine, other = ("" if name.lower() in _UNNAMED else name for name in names)
     notes.user = mine
-    talk = Talk([], others=(other,) if other else ())
+    talk = RawTalk([], others=(other,) if other else ())
     talk.lines = list(_sillytavern_lines(body, notes, limits.messages + 1))
     return assemble(
         [talk], source=_SILLYTAVERN, notes=notes, limits=limits, user=user, character=character
@@ -197,14 +197,14 @@ def _swipe(row: Mapping[str, Any]) -> str:
     return ""
 
 
-def _sillytavern(items: Iterable[Mapping[str, Any]], notes: Notes) -> Iterator[Talk]:
-    yield Talk(list(_sillytavern_lines((i for i in items if "mes" in i), notes, 1 << 30)))
+def _sillytavern(items: Iterable[Mapping[str, Any]], notes: Notes) -> Iterator[RawTalk]:
+    yield RawTalk(list(_sillytavern_lines((i for i in items if "mes" in i), notes, 1 << 30)))
 
 
 # --- others ---------------------------------------------------------------------------------------
 
 
-def _webui(items: Iterable[Mapping[str, Any]], notes: Notes) -> Iterator[Talk]:
+def _webui(items: Iterable[Mapping[str, Any]], notes: Notes) -> Iterator[RawTalk]:
     """text-generation-webui: pairs of what the user and the character said."""
     del notes
     for item in items:
@@ -216,10 +216,10 @@ def _webui(items: Iterable[Mapping[str, Any]], notes: Notes) -> Iterator[Talk]:
             for who, part in zip(("user", "assistant"), pair, strict=True):
                 if _said(part) not in {"", _BEGIN}:
                     lines.append(Line(who, _said(part)))  # type: ignore[arg-type]
-        yield Talk(lines)
+        yield RawTalk(lines)
 
 
-def _risu(items: Iterable[Mapping[str, Any]], notes: Notes) -> Iterator[Talk]:
+def _risu(items: Iterable[Mapping[str, Any]], notes: Notes) -> Iterator[RawTalk]:
     for item in items:
         body = item["data"]
         for one in body if isinstance(body, list) else [body]:
@@ -232,10 +232,10 @@ def _risu(items: Iterable[Mapping[str, Any]], notes: Notes) -> Iterator[Talk]:
                     continue
                 who = "user" if row.get("role") == "user" else "assistant"
                 lines.append(Line(who, _said(row.get("data"))))  # type: ignore[arg-type]
-            yield Talk(lines, title=_said(one.get("name")))
+            yield RawTalk(lines, title=_said(one.get("name")))
 
 
-def _agnai(items: Iterable[Mapping[str, Any]], notes: Notes) -> Iterator[Talk]:
+def _agnai(items: Iterable[Mapping[str, Any]], notes: Notes) -> Iterator[RawTalk]:
     del notes
     for item in items:
         rows = [row for row in _maps(item.get("messages")) if "msg" in row]
@@ -247,10 +247,10 @@ def _agnai(items: Iterable[Mapping[str, Any]], notes: Notes) -> Iterator[Talk]:
             )
             for row in rows
         ]
-        yield Talk(lines, title=_said(item.get("name")))
+        yield RawTalk(lines, title=_said(item.get("name")))
 
 
-def _kobold(items: Iterable[Mapping[str, Any]], notes: Notes) -> Iterator[Talk]:
+def _kobold(items: Iterable[Mapping[str, Any]], notes: Notes) -> Iterator[RawTalk]:
     """KoboldAI's story: what the player wrote is marked, all else is the story's."""
     for item in items:
         settings = item.get("savedsettings")
@@ -261,7 +261,7 @@ def _kobold(items: Iterable[Mapping[str, Any]], notes: Notes) -> Iterator[Talk]:
         lines = list(_split_marks("".join(texts)))
         notes.left_out["world entries (read the world file)"] += len(_maps(item.get("worldinfo")))
         opponent = one_line(_said(settings.get("chatopponent")).partition("||$||")[0])
-        yield Talk(lines, others=(opponent,) if opponent else ())
+        yield RawTalk(lines, others=(opponent,) if opponent else ())
 
 
 def _split_marks(text: str) -> Iterator[Line]:
@@ -294,7 +294,7 @@ _KINDS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "Agnai chat": lambda v: any("msg" in row for row in _maps(v.get("messages"))[:5]),
     "KoboldAI story": lambda v: "actions" in v and "prompt" in v,
 }
-_TALKS: dict[str, Callable[[Iterable[Mapping[str, Any]], Notes], Iterator[Talk]]] = {
+_TALKS: dict[str, Callable[[Iterable[Mapping[str, Any]], Notes], Iterator[RawTalk]]] = {
     _SILLYTAVERN: _sillytavern,
     "text-generation-webui chat": _webui,
     "Risu chat": _risu,

@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from templora_memory.importers._encoding import decode
-from templora_memory.importers._talks import Line, Notes, Talk, assemble
+from templora_memory.importers._talks import Line, Notes, RawTalk, assemble
 from templora_memory.importers._text import one_line
 from templora_memory.importers._values import ChatLog, Limits
 
@@ -81,7 +81,7 @@ def read_whatsapp(
     notes = Notes(warnings=["The encoding was guessed."] if guessed else [])
     stem = PurePath(filename.replace("\\", "/")).stem
     hit = _OTHER.match(stem)
-    talk = Talk(list(_whatsapp(text, notes)), others=(one_line(hit[1]),) if hit else ())
+    talk = RawTalk(list(_whatsapp(text, notes)), others=(one_line(hit[1]),) if hit else ())
     return assemble(
         [talk], source="WhatsApp chat", notes=notes, limits=limits, user=user, character=character
     )
@@ -125,7 +125,7 @@ def _whatsapp_line(speaker: str, text: str, notes: Notes) -> Iterator[Line]:
 # --- Telegram -------------------------------------------------------------------------------------
 
 
-def _telegram(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
+def _telegram(items: Iterable[Value], notes: Notes) -> Iterator[RawTalk]:
     for item in items:
         person = item.get("personal_information")
         if isinstance(person, Mapping):
@@ -138,7 +138,7 @@ def _telegram(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
                 line for row in _maps(chat.get("messages")) for line in _telegram_lines(row, notes)
             ]
             name, personal = one_line(_text(chat.get("name"))), chat.get("type") in _PERSONAL
-            yield Talk(lines, title=name, others=(name,) if name and personal else ())
+            yield RawTalk(lines, title=name, others=(name,) if name and personal else ())
 
 
 _PERSONAL = {"personal_chat", "bot_chat", None}
@@ -165,7 +165,7 @@ def _telegram_lines(row: Value, notes: Notes) -> Iterator[Line]:
 # --- Discord --------------------------------------------------------------------------------------
 
 
-def _discord(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
+def _discord(items: Iterable[Value], notes: Notes) -> Iterator[RawTalk]:
     for item in items:
         channel = item.get("channel")
         channel = channel if isinstance(channel, Mapping) else {}
@@ -192,7 +192,7 @@ def _discord(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
         direct = "Direct" in _text(channel.get("type")) and "Group" not in _text(
             channel.get("type")
         )
-        yield Talk(lines, title=name, others=(name,) if direct and name else ())
+        yield RawTalk(lines, title=name, others=(name,) if direct and name else ())
 
 
 # --- Slack ----------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def slack_names(users: object) -> dict[str, str]:
 
 def slack_talk(
     rows: Iterable[Value], notes: Notes, names: Mapping[str, str], title: str = ""
-) -> Talk:
+) -> RawTalk:
     """The messages of a channel, in the order of their times."""
     known = dict(names)
     rows = sorted(rows, key=lambda row: str(row.get("ts", "")))
@@ -252,7 +252,7 @@ def slack_talk(
         said = _slack_text(_text(row.get("text")), known)
         if said.strip():
             lines.append(Line("", said, known.get(who, one_line(who))))
-    return Talk(lines, title=title)
+    return RawTalk(lines, title=title)
 
 
 def _slack_text(text: str, names: Mapping[str, str]) -> str:
@@ -271,14 +271,14 @@ def _slack_text(text: str, names: Mapping[str, str]) -> str:
     return html.unescape(_SLACK_LINK.sub(link, text))
 
 
-def _slack(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
+def _slack(items: Iterable[Value], notes: Notes) -> Iterator[RawTalk]:
     yield slack_talk(items, notes, {})
 
 
 # --- Instagram and Messenger ----------------------------------------------------------------------
 
 
-def _meta(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
+def _meta(items: Iterable[Value], notes: Notes) -> Iterator[RawTalk]:
     for item in items:
         rows = _maps(item.get("messages"))
         rows.sort(key=lambda row: _milliseconds(row.get("timestamp_ms")))  # newest first
@@ -303,7 +303,7 @@ def _meta(items: Iterable[Value], notes: Notes) -> Iterator[Talk]:
             one_line(_repaired(_text(p.get("name")))) for p in _maps(item.get("participants"))
         ]
         pair = len(people) == 2 and title in people  # noqa: PLR2004  # named after the other one
-        yield Talk(lines, title=title, others=(title,) if pair else ())
+        yield RawTalk(lines, title=title, others=(title,) if pair else ())
 
 
 _META_NOTICE = re.compile(
@@ -339,7 +339,7 @@ def _is_telegram(value: Value) -> bool:
 
 _FORMATS: dict[
     str,
-    tuple[Callable[[Value], bool], Callable[[Iterable[Value], Notes], Iterator[Talk]]],
+    tuple[Callable[[Value], bool], Callable[[Iterable[Value], Notes], Iterator[RawTalk]]],
 ] = {
     "Telegram export": (_is_telegram, _telegram),
     "Discord export": (
@@ -360,6 +360,6 @@ def kind_of(value: Value) -> str | None:
     return next((kind for kind, (fits, _) in _FORMATS.items() if fits(value)), None)
 
 
-def talks(items: Iterable[Value], kind: str, notes: Notes) -> Iterator[Talk]:
+def talks(items: Iterable[Value], kind: str, notes: Notes) -> Iterator[RawTalk]:
     """The conversations of a file of this kind."""
     return _FORMATS[kind][1](items, notes)

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 from templora_memory.domain.messages import Message
 from templora_memory.importers._text import one_line, spoken, without_thoughts
-from templora_memory.importers._values import ChatLog, Conversation, FileRefused, Limits
+from templora_memory.importers._values import ChatLog, ExportedConversation, FileRefused, Limits
 
 Who: TypeAlias = Literal["user", "assistant", "system", ""]
 """Role of a line; "": whoever `Line.speaker` is."""
@@ -34,7 +34,7 @@ class Line:
 
 
 @dataclass(slots=True)
-class Talk:
+class RawTalk:
     """One conversation of a file."""
 
     lines: list[Line]
@@ -58,7 +58,7 @@ class Notes:
 
 
 def assemble(
-    talks: Iterable[Talk],
+    talks: Iterable[RawTalk],
     *,
     source: str,
     notes: Notes,
@@ -93,7 +93,7 @@ def assemble(
         messages = tuple(_messages(talk.lines, found, main, notes))
         if messages:
             conversations.append(
-                Conversation(
+                ExportedConversation(
                     messages=messages, title=one_line(talk.title), started=talk.started[:40]
                 )
             )
@@ -116,8 +116,8 @@ def _cut(limits: Limits, *, cut: bool) -> list[str]:
     return [f"Only the first {limits.messages:,} messages were read."] if cut else []
 
 
-def _bounded(talks: Iterable[Talk], limits: Limits) -> tuple[list[Talk], bool]:
-    kept: list[Talk] = []
+def _bounded(talks: Iterable[RawTalk], limits: Limits) -> tuple[list[RawTalk], bool]:
+    kept: list[RawTalk] = []
     room = limits.messages
     for talk in talks:
         if len(talk.lines) > room:
@@ -148,7 +148,12 @@ def _key(name: str) -> str:
 
 
 def _user(
-    given: str, talks: Sequence[Talk], speakers: Sequence[str], notes: Notes, *, asked: bool
+    given: str,
+    talks: Sequence[RawTalk],
+    speakers: Sequence[str],
+    notes: Notes,
+    *,
+    asked: bool,
 ) -> str:
     """Which of the speakers the user is."""
     if given:
@@ -183,7 +188,7 @@ def _user(
     return guess
 
 
-def _character(character: str, talks: Sequence[Talk], lines: Sequence[Line], user: str) -> str:
+def _character(character: str, talks: Sequence[RawTalk], lines: Sequence[Line], user: str) -> str:
     """Whose words need no name before them: the one whom the assistant plays."""
     names = dict.fromkeys(
         line.speaker

@@ -175,7 +175,7 @@ class Character:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Conversation:
+class ExportedConversation:
     """One conversation of an export: its title and what was said.
 
     `started` is the day it began, as ISO 8601, "" where the file does not say.
@@ -186,7 +186,7 @@ class Conversation:
     started: str = ""
 
     def __repr__(self) -> str:
-        return f"Conversation({len(self.messages)} messages)"
+        return f"ExportedConversation({len(self.messages)} messages)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -210,7 +210,7 @@ class ChatLog:
     messages: tuple[Message, ...]
     user_name: str = ""
     character_name: str = ""
-    conversations: tuple[Conversation, ...] = ()
+    conversations: tuple[ExportedConversation, ...] = ()
     speakers: tuple[str, ...] = ()
     user_guessed: bool = False
     skipped: int = 0

@@ -255,13 +255,6 @@ def test_a_question_may_ask_for_a_related_word():
     assert 0 < sum("near" in question for question in asked) < len(asked)
 
 
-def test_the_first_and_last_pass_learn_answers_to_their_end(text):
-    (example,) = RECIPES["study"](STUDIED, tools(text, blank, room=4000))
-    assert {answer for _, answer in turns_of(text, example)} == set(FACTS)
-    lengths = [sum(map(bool, one.weights)) for one in (example, *example.variants)]
-    assert max(lengths) == lengths[0] > min(lengths)
-
-
 def test_a_chinese_fact_is_asked_for_by_signs_that_stand_in_it():
     fact = "阿达在屋顶上养蜂，她的猫叫皮姆。"  # noqa: RUF001
     told = facts_of(Document(fact))

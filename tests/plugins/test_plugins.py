@@ -105,12 +105,12 @@ def test_importing_the_package_reads_no_metadata_of_plugins():
 
 
 def test_a_file_with_the_suffix_of_an_importer_is_read_by_it(install, tmp_path):
-    install("epub_reader", ("importers", "epub", "epub_reader:read"), source=CHAT)
-    path = tmp_path / "Book.EPUB"
+    install("fb2_reader", ("importers", "fb2", "fb2_reader:read"), source=CHAT)
+    path = tmp_path / "Book.FB2"
     path.write_bytes(b"PK\x03\x04 looks like an archive")
     chat = load(path)
     assert isinstance(chat, ChatLog)
-    assert chat.character_name == "Book.EPUB"
+    assert chat.character_name == "Book.FB2"
 
 
 def test_an_importer_can_be_chosen_by_its_name_whatever_the_suffix(install):

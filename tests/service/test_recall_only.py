@@ -54,7 +54,7 @@ def test_rolling_back_keeps_it(box):
     memory.absorb([BEES, LORE])
     first = memory.head().name
     memory.absorb("A third text about ships and harbours.")
-    box.service.rollback("ada", first)
+    box.service["ada"].rollback(first)
     assert memory.search("cellar")[0].text == LORE.text
 
 
