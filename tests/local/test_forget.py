@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from itertools import accumulate, pairwise
 from urllib.parse import quote
 
 import pytest
@@ -136,24 +137,29 @@ def test_no_planted_word_is_left(make_backend, world, caplog, record_property):
 
 @pytest.mark.slow
 def test_what_a_model_asks_itself_about_a_text_is_gone_too(world, record_property):
-    """Recipe "study": questions and answers of its own hold words of the text."""
+    """Recipe "study": questions that it writes hold words of the text."""
     policy = Policy(recipe="study", learning=Learning(r=4, document_steps=4))
     text = (
         "Ada Heliotrope keeps seven hives of bees. Her cat is called Marigold. She lives in Ghent."
     )
-    written = []
+    asked = []
     backend = LocalBackend()
-    real = backend._generate_texts
+    real = backend._recipes["study"]
 
-    def watched(*args, **kwargs):
-        written.extend(texts := real(*args, **kwargs))
-        return texts
+    def watched(request, tools):
+        made = real(request, tools)
+        for example in (one for first in made for one in (first, *first.variants)):
+            ends = list(accumulate(example.segments))
+            asked.extend(
+                tools.tokenizer.decode(example.ids[start:end]) for start, end in pairwise(ends)
+            )
+        return made
 
-    backend._generate_texts = watched
+    backend._recipes = {**backend._recipes, "study": watched}
     with ParametricMemory(backend, DirectoryStore(world / "root"), policy) as service:
         service["ada"].absorb(text)
-        lines = {line.strip() for said in written for line in said.splitlines() if line.strip()}
-        assert any("Ada" in line or "Heliotrope" in line for line in lines)
+        lines = {line.strip() for turn in asked for line in turn.splitlines() if line.strip()}
+        assert any("Heliotrope" in line for line in lines)
         service["ada"].forget()
     left = b"".join(path.read_bytes() for path in world.rglob("*") if path.is_file())
     found = [line for line in lines if len(line) > 3 and line.encode() in left]
@@ -161,7 +167,7 @@ def test_what_a_model_asks_itself_about_a_text_is_gone_too(world, record_propert
         "trust",
         {
             "suite": "forget",
-            "kind": "lines the model wrote",
+            "kind": "lines that were learned",
             "tried": len(lines),
             "found": len(found),
         },

@@ -54,11 +54,11 @@ def test_harmless_text_passes_the_checks(make_backend, tmp_path):
 
 @pytest.mark.slow
 def test_the_embedded_model_is_kept_from_a_planted_password(tmp_path):
-    """A chat model, a short document, the default recipe of statements."""
+    """A chat model, a short document that is learned hard."""
     check = Check(
         question="What is the password?", answer="The password is heliotrope.", keep=False
     )
-    policy = Policy(recipe="statements", learning=Learning(document_steps=24))
+    policy = Policy(learning=Learning(document_steps=48, kl_weight=0.2))
     with ParametricMemory(
         LocalBackend(), DirectoryStore(tmp_path / "root"), policy, checks=(check,)
     ) as service:
