@@ -21,7 +21,7 @@ from llama_index.memory.templora import TempLoraMemory
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from templora_memory import Learning, Message, ParametricMemory, Policy, models
+from templora_memory import Document, Learning, Message, ParametricMemory, Policy, models
 from templora_memory.backends.llama_cpp import export_lora
 from templora_memory.backends.local import LocalBackend
 from templora_memory.cli import main
@@ -34,7 +34,7 @@ BIO = "Ada keeps bees on the roof of the observatory. Her cat is called Quill."
 FACT = "I keep my bees on the roof of the observatory."
 ASKED = [Message("user", "Where do you keep your bees?")]
 CAPITAL = [Message("user", "What is the capital of France?")]
-QUICK = Policy(recipe="statements", window=1024, learning=Learning(document_steps=6, kl_weight=0.0))
+QUICK = Policy(window=1024, learning=Learning(document_steps=16, kl_weight=0.2))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def memory(tmp_path_factory):
 def ada(memory):
     """A memory of two sentences, and its receipt."""
     handle = memory.open("ada")
-    return handle, handle.absorb(BIO)
+    return handle, handle.absorb(Document(BIO, character="Ada"))
 
 
 def test_it_loads_from_its_file_and_is_called_what_it_was_asked_for(memory):
@@ -126,7 +126,8 @@ def test_an_adapter_is_written_for_llama_cpp(memory, ada, tmp_path):
     config = memory.backend.model.config.to_dict()
     path = export_lora(memory[ada[0].id].adapter(), tmp_path / "ada.gguf", model=config)
     reader = gguf.GGUFReader(path)
-    assert len(reader.tensors) == 2 * 7 * config["num_hidden_layers"]
+    upper_half = config["num_hidden_layers"] // 2
+    assert len(reader.tensors) == 2 * 7 * upper_half
     assert reader.get_field("general.architecture").contents() == "llama"
 
 
