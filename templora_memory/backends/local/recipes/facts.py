@@ -22,7 +22,7 @@ from templora_memory.domain.languages import DEFAULT, FUNCTION_WORDS, language_o
 from templora_memory.domain.messages import Document
 from templora_memory.domain.segmentation import fold
 
-SHORT = 40
+SHORT = 20
 """A sentence with fewer characters joins the one before,"""
 JOINED = 200
 """unless the two have more than this."""
