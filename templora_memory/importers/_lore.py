@@ -16,6 +16,7 @@ from typing import Any
 
 import regex
 
+from templora_memory.domain.segmentation import contains_words
 from templora_memory.importers._text import one_line, plain
 from templora_memory.importers._values import FileRefused, LoreEntry, SecondaryLogic, World
 
@@ -347,10 +348,9 @@ class _Said:
             return self._matches(hit[1], hit[2])
         if entry.regex and not _META.isdisjoint(key):
             return self._matches(key, "" if entry.case_sensitive else "i")
-        said, key = (self.text, key) if entry.case_sensitive else (self.folded, key.casefold())
-        if not entry.whole_words or not key.isascii():  # scripts without spaces have no words
-            return key in said
-        return re.search(rf"(?<!\w){re.escape(key)}(?!\w)", said) is not None
+        if entry.whole_words:
+            return contains_words(self.text, key, case_sensitive=entry.case_sensitive)
+        return key in self.text if entry.case_sensitive else key.casefold() in self.folded
 
     def _matches(self, pattern: str, flags: str) -> bool:
         if self._seconds <= 0 or _repetitions(pattern) > _MAX_REPEATED:

@@ -244,6 +244,23 @@ def test_lore_joins_when_it_is_mentioned(files):
     assert matching_lore(lore, ["seller", "Tom"]) == ()
 
 
+def test_lore_in_other_alphabets_is_mentioned_by_whole_words_if_it_asks_for_them(files):
+    whole = {"match_whole_words": True}
+    book = {
+        "entries": [
+            {"keys": ["лев"], "content": "A lion.", "insertion_order": 1, "extensions": whole},
+            {"keys": ["été"], "content": "Summer.", "insertion_order": 2, "extensions": whole},
+            {"keys": ["蜜蜂"], "content": "Bees.", "insertion_order": 3, "extensions": whole},
+        ]
+    }
+    lore = load_character(files.json(files.card(character_book=book))).lore
+    assert matching_lore(lore, ["налево", "répété"]) == ()
+    said = ["Это лев!", "L'e\u0301te\u0301 arrive.", "艾达养蜜蜂吗？"]
+    assert [entry.content for entry in matching_lore(lore, said)] == [
+        "A lion.", "Summer.", "Bees."
+    ]  # fmt: skip
+
+
 def test_lore_has_a_budget_constants_and_secondary_keys(files):
     book = {
         "entries": [
