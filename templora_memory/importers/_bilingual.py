@@ -20,50 +20,37 @@ from templora_memory.importers._values import FileRefused, Limits
 _OPEN_STATES = frozenset({"new", "initial", "needs-translation", "needs-l10n", "needs-adaptation"})
 
 
-def xliff(data: bytes, limits: Limits) -> Units:  # noqa: C901  # one handler for two versions
+def xliff(data: bytes, limits: Limits) -> Units:  # one handler for two versions
     """The units of an XLIFF file, version 1.2 or 2.
 
     What is marked as not yet translated is left out, alternatives and notes are not read.
     """
-    found = Units("XLIFF")
+    units = Units("XLIFF")
     languages = ["", ""]
-    path: list[str] = []
-    open_nodes: list[_xml.Node] = []
 
-    def begin(name: str, given: dict[str, str]) -> None:
-        path.append(name)
+    def note_languages(name: str, given: dict[str, str]) -> None:
         if name == "xliff":
             languages[:] = given.get("srcLang", ""), given.get("trgLang", "")
-            found.kind = f"XLIFF {given.get('version', '')[:3]}".strip()
+            units.kind = f"XLIFF {given.get('version', '')[:3]}".strip()
         elif name == "file" and "source-language" in given:
             languages[:] = given["source-language"], given.get("target-language", "")
-        found.source = found.source or languages[0]
-        if open_nodes or name in {"trans-unit", "segment"}:
-            node = _xml.Node(name, given)
-            if open_nodes:
-                open_nodes[-1].inside.append(node)
-            open_nodes.append(node)
+        units.source = units.source or languages[0]
 
-    def end(name: str) -> None:
-        path.pop()
-        if open_nodes:
-            node = open_nodes.pop()
-            if not open_nodes and name in {"trans-unit", "segment"}:
-                _xliff_unit(node, languages, found, limits)
-
-    def said(text: str) -> None:
-        if open_nodes:
-            open_nodes[-1].inside.append(text)
-
-    _xml.parse(data, limits, begin=begin, end=end, said=said)
-    return found
+    _xml.trees(
+        data,
+        limits,
+        frozenset({"trans-unit", "segment"}),
+        lambda node: _xliff_unit(node, languages, units, limits),
+        outside=note_languages,
+    )
+    return units
 
 
-def _xliff_unit(node: _xml.Node, languages: Sequence[str], found: Units, limits: Limits) -> None:
+def _xliff_unit(node: _xml.Node, languages: Sequence[str], units: Units, limits: Limits) -> None:
     source, target = node.first("source"), node.first("target")
     state = (target.attribute("state") if target else "") or node.attribute("state")
     if source is None or target is None or state in _OPEN_STATES:
-        found.incomplete += 1
+        units.incomplete += 1
         return
     names = (
         source.attribute("lang") or languages[0] or UNNAMED[0],
@@ -76,9 +63,9 @@ def _xliff_unit(node: _xml.Node, languages: Sequence[str], found: Units, limits:
     others = _parts(translated)
     if parts and parts.keys() == others.keys():
         for key, text in parts.items():
-            found.add({names[0]: text, names[1]: others[key]}, limits)
+            units.add({names[0]: text, names[1]: others[key]}, limits)
         return
-    found.add({names[0]: segment_text(source), names[1]: segment_text(target)}, limits)
+    units.add({names[0]: segment_text(source), names[1]: segment_text(target)}, limits)
 
 
 def _parts(node: _xml.Node) -> dict[str, str]:

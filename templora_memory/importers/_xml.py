@@ -196,10 +196,21 @@ class Node:
         return "".join(parts)
 
 
+def _pass_over(_name: str, _attributes: dict[str, str]) -> None:
+    """Take no notice of an element."""
+
+
 def trees(
-    data: bytes, limits: Limits, wanted: frozenset[str], each: Callable[[Node], None]
+    data: bytes,
+    limits: Limits,
+    wanted: frozenset[str],
+    each: Callable[[Node], None],
+    outside: Callable[[str, dict[str, str]], None] = _pass_over,
 ) -> None:
-    """Call `each` with every outermost element of these names, one after the other."""
+    """Call `each` with every outermost element of these names, one after the other.
+
+    What stands outside of them goes to `outside` as it opens: its name and attributes.
+    """
     open_nodes: list[Node] = []
 
     def begin(name: str, given: dict[str, str]) -> None:
@@ -208,6 +219,8 @@ def trees(
             if open_nodes:
                 open_nodes[-1].inside.append(node)
             open_nodes.append(node)
+        else:
+            outside(name, given)
 
     def end(name: str) -> None:
         del name
@@ -216,8 +229,8 @@ def trees(
             if not open_nodes:
                 each(node)
 
-    def said(text: str) -> None:
+    def add_text(text: str) -> None:
         if open_nodes:
             open_nodes[-1].inside.append(text)
 
-    parse(data, limits, begin=begin, end=end, said=said)
+    parse(data, limits, begin=begin, end=end, said=add_text)
