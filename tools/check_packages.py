@@ -48,7 +48,7 @@ DISTRIBUTIONS = (
             "templora_memory/tiny/tokenizer.json",
             "templora_memory/apps/roleplay/__init__.py",
             "templora_memory/evaluation/people.json",
-            "templora_memory/backends/local/train/neutral.txt",
+            "templora_memory/backends/local/neutral/prose/en.txt",
             "templora_memory/backends/local/neutral/prose/zh.txt",
             "templora_memory/backends/local/neutral/everyday/en.json",
         ),

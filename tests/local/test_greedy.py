@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from templora_memory.backends.local.base_model import prefill
 from templora_memory.backends.local.decode.greedy import (
     ROWS,
     GreedyBatch,
-    prefill,
     score_continuations,
 )
 from templora_memory.backends.local.scheduler import DEFAULT_PRIORITY

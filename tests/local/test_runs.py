@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from templora_memory import Learning
+from templora_memory.backends.local.base_model import prefill
 from templora_memory.backends.local.lora.batched import (
     LoraLayout,
     choose_targets,
@@ -18,7 +19,6 @@ from templora_memory.backends.local.recipes import Example, pack_turns
 from templora_memory.backends.local.scheduler import ModelThread
 from templora_memory.backends.local.train.runs import TrainingBatcher, TrainingRun
 from templora_memory.backends.local.train.step import (
-    _prefill_context,
     batch_loss,
     collate,
     prepare_inputs,
@@ -218,9 +218,7 @@ def following(text, size, context):
 
 def test_the_chunk_before_is_not_run_again_as_context(base, monkeypatch):
     runs = []
-    monkeypatch.setattr(
-        f"{STEP}._prefill_context", lambda *given: runs.append(1) or _prefill_context(*given)
-    )
+    monkeypatch.setattr(f"{STEP}.prefill", lambda *given: runs.append(1) or prefill(*given))
     examples = following("a long story about a house by the sea, " * 3, 32, 32)
     run(base, new_run(base, examples))
     assert not runs

@@ -76,17 +76,22 @@ def test_what_all_turns_follow_stands_there_once(text):
     assert sum(packed.segments) == len(packed.ids) == len(packed.weights)
 
 
+def assert_as_alone(base, states, examples):
+    """Losses and gradients of a batch are those of each memory alone."""
+    alone = [own_gradient(base, s, [e]) for s, e in zip(states, examples, strict=True)]
+    _, _, together = gradients(base, states, examples)
+    assert torch.allclose(together, torch.cat([one[1] for one in alone]), atol=1e-4)
+    for state, (_, _, grad) in zip(states, alone, strict=True):
+        assert torch.allclose(state._grad, grad, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
 def test_memories_with_different_segments_share_a_batch(make_backend, family):
     loaded = loaded_of(make_backend, family)
     base, tokenizer = loaded.base, loaded.tokenizer
     states = [warm(base, seed) for seed in range(2)]
     packed = [pack_turns(TURNS, tokenizer, lead=LEAD), pack_turns(OTHER, tokenizer)]
-    alone = [own_gradient(base, s, [p]) for s, p in zip(states, packed, strict=True)]
-    _, _, together = gradients(base, states, packed)
-    assert torch.allclose(together, torch.cat([one[1] for one in alone]), atol=1e-4)
-    for state, (_, _, grad) in zip(states, alone, strict=True):
-        assert torch.allclose(state._grad, grad, atol=1e-5)
+    assert_as_alone(base, states, packed)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -102,11 +107,7 @@ def test_one_with_segments_shares_a_batch_with_one_with_a_prefix(make_backend, f
     ]
     if not first:
         examples.reverse()
-    alone = [own_gradient(base, s, [e]) for s, e in zip(states, examples, strict=True)]
-    _, _, together = gradients(base, states, examples)
-    assert torch.allclose(together, torch.cat([one[1] for one in alone]), atol=1e-4)
-    for state, (_, _, grad) in zip(states, alone, strict=True):
-        assert torch.allclose(state._grad, grad, atol=1e-5)
+    assert_as_alone(base, states, examples)
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma3"])

@@ -14,12 +14,17 @@ from typing import Any
 import torch
 
 from templora_memory import models, plugins
-from templora_memory.backends.local.base_model import BaseModel, label_losses, load, prepare
+from templora_memory.backends.local.base_model import (
+    BaseModel,
+    label_losses,
+    load,
+    prefill,
+    prepare,
+)
 from templora_memory.backends.local.decode.batch import DecodeBatch
 from templora_memory.backends.local.decode.greedy import (
     ROWS,
     GreedyBatch,
-    prefill,
     score_continuations,
 )
 from templora_memory.backends.local.decode.long_text import LocalText
@@ -62,6 +67,7 @@ from templora_memory.backends.local.train.runs import (
     TrainingResult,
     TrainingRun,
 )
+from templora_memory.domain.languages import SAMPLE
 from templora_memory.domain.lru import LruCache
 from templora_memory.domain.manifest import ModelIdentity
 from templora_memory.domain.messages import Document, Message
@@ -462,18 +468,16 @@ class LocalBackend:
                     batch.finish([stop in piece for piece in pieces])
                     if batch.done:
                         break
-                others = [
-                    (other, ids or [0])
-                    for (_, other), ids in zip(part, batch.output_ids, strict=True)
-                ]
+                whole = [number for number, piece in enumerate(pieces) if stop in piece]
                 yield
-                guessed = score_continuations(base, prefix, others)
-                written += [
-                    Continuation(piece.partition(stop)[0], sum(log_p) - guess)
-                    if stop in piece
-                    else Continuation("", 0.0)
-                    for piece, log_p, guess in zip(pieces, batch.log_p, guessed, strict=True)
-                ]
+                guessed = score_continuations(
+                    base, prefix, [(part[n][1], batch.output_ids[n]) for n in whole]
+                )
+                found = [Continuation("", 0.0)] * len(part)
+                for number, guess in zip(whole, guessed, strict=True):
+                    text = pieces[number].partition(stop)[0]
+                    found[number] = Continuation(text, sum(batch.log_p[number]) - guess)
+                written += found
             return written
 
         return self.loaded.thread.run(task(), priority=priority)
@@ -635,7 +639,7 @@ class LocalBackend:
 def _sample(request: LearnRequest) -> str:
     """Return enough of what is learned to know its language by."""
     texts = (item.text if isinstance(item, Document) else item.content for item in request.items)
-    return "\n".join(islice(texts, SAMPLED_ITEMS))
+    return "\n".join(text[:SAMPLE] for text in islice(texts, SAMPLED_ITEMS))
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,11 @@ from transformers.utils import logging
 
 from templora_memory import models
 from templora_memory.backends.local import gguf_file
-from templora_memory.backends.local.kv_cache import cached_key_values, dynamic_cache
+from templora_memory.backends.local.kv_cache import (
+    KeyValues,
+    cached_key_values,
+    dynamic_cache,
+)
 from templora_memory.backends.local.lora.batched import (
     AdapterBatch,
     bind_adapters,
@@ -477,6 +481,17 @@ def weights_digest(model: nn.Module) -> str:
 
 def _sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def prefill(base: BaseModel, ids: Sequence[int], adapters: AdapterBatch | None = None) -> KeyValues:
+    """Return keys and values [1, H, P, E] of each layer for P tokens; empty: of none."""
+    if not ids:
+        return []
+    cache = dynamic_cache(None)
+    with torch.no_grad(), use_adapters(adapters):
+        tokens = torch.tensor([list(ids)], device=base.device)  # [1, P]
+        base.hidden_states(tokens, past_key_values=cache, use_cache=True)
+    return cached_key_values(cache)
 
 
 def label_losses(

@@ -17,22 +17,11 @@ from collections.abc import Sequence
 import torch
 
 from templora_memory.backends.local.base_model import BaseModel, label_losses_at
-from templora_memory.backends.local.kv_cache import KeyValues, cached_key_values, dynamic_cache
+from templora_memory.backends.local.kv_cache import KeyValues, dynamic_cache
 from templora_memory.backends.local.lora.batched import use_adapters
 
 ROWS = 32
 """Texts at once."""
-
-
-def prefill(base: BaseModel, ids: Sequence[int]) -> KeyValues:
-    """Return keys and values [1, H, P, E] of each layer for P tokens; empty: of none."""
-    if not ids:
-        return []
-    cache = dynamic_cache(None)
-    with torch.no_grad(), use_adapters(None):
-        tokens = torch.tensor([list(ids)], device=base.device)  # [1, P]
-        base.hidden_states(tokens, past_key_values=cache, use_cache=True)
-    return cached_key_values(cache)
 
 
 def score_continuations(
@@ -45,6 +34,8 @@ def score_continuations(
         prefix: keys and values of what all of them follow.
         rows: tokens of each text, and of what it goes on with; neither is empty.
     """
+    if not rows:
+        return []
     known = prefix[0][0].shape[2] if prefix else 0  # P
     count, length = len(rows), max(len(text) + len(rest) - 1 for text, rest in rows)  # B, S
     padded = [[*text, *rest[:-1]] for text, rest in rows]

@@ -48,10 +48,7 @@ def everyday_chat(language_or_sample: str) -> tuple[tuple[str, str], ...]:
 
 @cache
 def _prose(language: str) -> str:
-    if language == DEFAULT:
-        file = resources.files("templora_memory.backends.local.train") / "neutral.txt"
-    else:
-        file = resources.files(__name__) / "prose" / f"{language}.txt"
+    file = resources.files(__name__) / "prose" / f"{language}.txt"
     return file.read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The parts of every recipe: examples, tools, repeated text, an answer beside a text."""
+"""The parts of every recipe: examples, tools, repeated text, questions with their answers."""
 
 from __future__ import annotations
 
@@ -181,24 +181,23 @@ def pack_turns(
         tokenizer: with a chat template.
         lead: system message that all of them follow; none: what the template puts there.
     """
+    shared: tuple[int, ...] = ()  # what stands before every question
     ids: list[int] = []
     weights: list[float] = []
-    segments = [0]
+    segments: list[int] = []
     for question, answer in turns:
         turn = (Message("user", question), Message("assistant", answer))
         whole = tokenizer.dialogue((*lead, *turn), lead=True)
-        prompt = tokenizer.prompt((*lead, turn[0]))
-        opened = len(prompt) if list(whole.ids[: len(prompt)]) == list(prompt) else 0
-        learned = [w if at >= opened else 0.0 for at, w in enumerate(whole.weights)]
-        if not opened:  # the template dresses an answer that is asked for differently
-            asked = len(tokenizer.dialogue((*lead, turn[0]), lead=True).ids)
-            learned = [w if at >= asked else 0.0 for at, w in enumerate(whole.weights)]
-        own = tokenizer.dialogue(turn, lead=False).ids
-        same = len(whole.ids) - len(own)
-        if not segments[0] and not ids and whole.ids[same:] == own:
-            ids, weights, segments = [*whole.ids[:same]], [0.0] * same, [same]
-        fits = whole.ids[: segments[0]] == tuple(ids[: segments[0]])
-        skip = segments[0] if fits else 0
+        if not segments:
+            own = tokenizer.dialogue(turn, lead=False).ids
+            before = len(whole.ids) - len(own)
+            shared = whole.ids[:before] if whole.ids[before:] == own else ()
+            ids, weights, segments = [*shared], [0.0] * len(shared), [len(shared)]
+        asked = tuple(tokenizer.prompt((*lead, turn[0])))
+        if whole.ids[: len(asked)] != asked:  # an answer that is asked for is dressed differently
+            asked = tokenizer.dialogue((*lead, turn[0]), lead=True).ids
+        learned = [0.0] * len(asked) + list(whole.weights[len(asked) :])
+        skip = len(shared) if whole.ids[: len(shared)] == shared else 0
         total = sum(learned) or 1.0
         ids += whole.ids[skip:]
         weights += [weight / total for weight in learned[skip:]]

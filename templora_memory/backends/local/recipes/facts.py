@@ -58,22 +58,22 @@ def facts_of(document: Document) -> Facts:
     """Return the facts and the dialogue of a document."""
     language, name = language_of(document.text), document.character
     exchanges, spoken, lines = _dialogue(document.text.splitlines(), name)
-    told = "\n".join(lines)
-    voiced = name is not None and language == DEFAULT and not in_own_words(told)
-    pronoun = pronoun_of(told) if voiced else None
+    narration = "\n".join(lines)
+    voiced = name is not None and language == DEFAULT and not in_own_words(narration)
+    pronoun = pronoun_of(narration) if voiced else None
     facts: list[str] = []
     prose: list[str] = []
     for line in [*lines, ""]:
-        listed = _listed(line, name, own=voiced)
-        if listed is None and line.strip():
+        on_sheet = _sheet_facts(line, name, own=voiced)
+        if on_sheet is None and line.strip():
             prose.append(line)
             continue
         facts += _join_short(sentences("\n".join(prose)))
         prose = []
-        facts += listed or []
+        facts += on_sheet or []
     if voiced and name is not None:
         facts = [_in_voice(fact, name, pronoun) for fact in facts]
-    facts += [said for line in spoken for said in _join_short(sentences(line))]
+    facts += [sentence for line in spoken for sentence in _join_short(sentences(line))]
     return Facts(language, name, tuple(dict.fromkeys(filter(_LETTER.search, facts))), exchanges)
 
 
@@ -109,7 +109,7 @@ def _dialogue(
     return tuple(exchanges), spoken, others
 
 
-def _listed(line: str, name: str | None, *, own: bool) -> list[str] | None:
+def _sheet_facts(line: str, name: str | None, *, own: bool) -> list[str] | None:
     """Return the facts of a line of a sheet or card; None: it is prose.
 
     A label begins with no small word and no name: "She has one rule: ..." is a sentence, and what
@@ -132,10 +132,10 @@ def _listed(line: str, name: str | None, *, own: bool) -> list[str] | None:
     return [f"{label}: {value.strip().rstrip('.')}." for value in values if value.strip()]
 
 
-def _join_short(found: list[str]) -> list[str]:
+def _join_short(pieces: list[str]) -> list[str]:
     """Return sentences of which the shortest are joined to the one before."""
     joined: list[str] = []
-    for sentence in found:
+    for sentence in pieces:
         if joined and len(sentence) < SHORT and len(joined[-1]) + len(sentence) < JOINED:
             joined[-1] += f" {sentence}"
         else:

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
+from math import ceil
 from random import Random
 from typing import Any
 
@@ -65,23 +66,22 @@ def study(request: LearnRequest, tools: RecipeTools) -> Sequence[Example]:
     documents = [item for item in request.items if isinstance(item, Document)]
     if tools.tokenizer.uses_plain_template or len(documents) < len(request.items):
         return continue_(request, tools)
-    told = [facts_of(document) for document in documents]
-    if not any(one.facts or one.exchanges for one in told) or _count(told) > MAX_FACTS:
+    contents = [facts_of(document) for document in documents]
+    turns = sum(len(content.facts) + len(content.exchanges) for content in contents)
+    if not 0 < turns <= MAX_FACTS:
         return continue_(request, tools)
-    words = [word for one in told for fact in one.facts for word in _words_of(fact)]
+    words = [word for content in contents for fact in content.facts for word in _words_of(fact)]
     related = tools.related(words)
-    asked = [_Asked(one, write_questions(one, tools), related) for one in told]
-    return _examples(asked, tools, Random(request.settings.seed))  # noqa: S311  # a draw, no secret
+    asked = [_Asked(content, write_questions(content, tools), related) for content in contents]
+    steps = ceil(turns / TURNS_PER_EXAMPLE)
+    passes = min(PASSES, max(1, ceil(request.min_steps / steps)))  # no more will be taken
+    return _examples(asked, tools, Random(request.settings.seed), passes)  # noqa: S311  # no secret
 
 
 def auto(request: LearnRequest, tools: RecipeTools) -> Sequence[Example]:
     """Return short documents as `study` does, everything else as `continue_` does."""
     chunks = continue_(request, tools)
     return study(request, tools) if needs_extra_passes(request, chunks) else chunks
-
-
-def _count(told: Sequence[Facts]) -> int:
-    return sum(len(one.facts) + len(one.exchanges) for one in told)
 
 
 # --- questions ---------------------------------------------------------------------------------
@@ -92,9 +92,9 @@ def question_forms(language: str) -> dict[str, Any] | None:
     """Return a language's question words, examples and forms; None: none are known.
 
     The keys: "starts", words that a question begins with; "before_start", what stands before them;
-    "neutral", a sentence that says nothing;
-    "examples", pairs of a sentence and a question that it answers; "about", forms with {w} for a
-    word of a fact, {W} for the same with a capital; "about_other", forms where nobody speaks.
+    "neutral", a sentence that says nothing; "examples", pairs of a sentence and a question that it
+    answers; "about", forms with {w} for a word of a fact, {W} for the same with a capital;
+    "about_other", forms where nobody speaks.
     """
     file = resources.files(__package__ or __name__) / "ask" / f"{language}.json"
     if not file.is_file():
@@ -103,15 +103,15 @@ def question_forms(language: str) -> dict[str, Any] | None:
     return forms
 
 
-def write_questions(told: Facts, tools: RecipeTools) -> list[list[str]]:
+def write_questions(content: Facts, tools: RecipeTools) -> list[list[str]]:
     """Return for each fact the questions that the base model writes for it."""
-    forms = question_forms(told.language)
-    if forms is None or not told.facts:
-        return [[] for _ in told.facts]
+    forms = question_forms(content.language)
+    if forms is None or not content.facts:
+        return [[] for _ in content.facts]
     starts = [forms.get("before_start", "") + start for start in forms["starts"]]
     shown = "".join(f"{said}{_ARROW}{ask}\n" for said, ask in forms["examples"])
     room = tools.max_length // 2
-    facts = [fact for fact in told.facts if len(tools.tokenizer.encode(fact)) < room]
+    facts = [fact for fact in content.facts if len(tools.tokenizer.encode(fact)) < room]
     continued = tools.complete(
         shown,
         [f"{fact}{_ARROW}{start}" for fact in facts for start in starts],
@@ -119,7 +119,7 @@ def write_questions(told: Facts, tools: RecipeTools) -> list[list[str]]:
         max_tokens=QUESTION_TOKENS,
         stop="\n",
     )
-    written: dict[str, list[str]] = {fact: [] for fact in told.facts}
+    written: dict[str, list[str]] = {fact: [] for fact in content.facts}
     for number, (rest, gain) in enumerate(continued):
         question = (starts[number % len(starts)] + rest).strip()
         if rest and gain >= LEAST_GAIN and is_question(question):
@@ -132,20 +132,20 @@ def write_questions(told: Facts, tools: RecipeTools) -> list[list[str]]:
             for ask in dict.fromkeys(written[fact])
             if counts[fold(ask)] <= MAX_WRITTEN_FOR and fold(ask) not in examples
         ]
-        for fact in told.facts
+        for fact in content.facts
     ]
 
 
 def word_question(
-    fact: str, told: Facts, related: Mapping[str, tuple[str, ...]], rng: Random
+    fact: str, content: Facts, related: Mapping[str, tuple[str, ...]], rng: Random
 ) -> str:
     """Return a short question made of one or two words of a fact, or words related to them."""
     words = _words_of(fact)
     word = _perhaps_related(rng.choice(words), related, rng)
     if len(words) > 1 and rng.random() < 0.25:  # noqa: PLR2004  # now and then two of them
         word = f"{word} {_perhaps_related(rng.choice(words), related, rng)}"
-    forms = question_forms(told.language) or {"about": ["{W}?"]}
-    voice = "about" if told.character or "about_other" not in forms else "about_other"
+    forms = question_forms(content.language) or {"about": ["{W}?"]}
+    voice = "about" if content.character or "about_other" not in forms else "about_other"
     form: str = rng.choice(forms[voice])
     return form.format(w=word, W=word[:1].upper() + word[1:])
 
@@ -166,7 +166,7 @@ def _perhaps_related(word: str, related: Mapping[str, tuple[str, ...]], rng: Ran
 class _Asked:
     """The facts of a document, questions that were written for each, and related words."""
 
-    told: Facts
+    content: Facts
     written: list[list[str]]
     related: Mapping[str, tuple[str, ...]]
 
@@ -175,25 +175,27 @@ class _Asked:
         asked = [
             rng.choice(written)
             if written and rng.random() < WRITTEN_SHARE
-            else word_question(fact, self.told, self.related, rng)
-            for fact, written in zip(self.told.facts, self.written, strict=True)
+            else word_question(fact, self.content, self.related, rng)
+            for fact, written in zip(self.content.facts, self.written, strict=True)
         ]
-        return [*zip(asked, self.told.facts, strict=True), *self.told.exchanges]
+        return [*zip(asked, self.content.facts, strict=True), *self.content.exchanges]
 
 
-def _examples(asked: Sequence[_Asked], tools: RecipeTools, rng: Random) -> list[Example]:
-    """Return steps of the first pass, each with those of later passes as its variants."""
-    characters = dict.fromkeys(one.told.character for one in asked if one.told.character)
+def _examples(
+    asked: Sequence[_Asked], tools: RecipeTools, rng: Random, count: int
+) -> list[Example]:
+    """Return steps of the first of so many passes, each with those of later ones as variants."""
+    characters = dict.fromkeys(one.content.character for one in asked if one.content.character)
     leads: list[tuple[Message, ...]] = [()]
     leads += [(Message("system", f"You are {name}."),) for name in characters]
     passes = []
-    for number in range(PASSES):
+    for number in range(count):
         turns = [turn for one in asked for turn in one.turns(rng)]
         rng.shuffle(turns)
-        count = -(-len(turns) // TURNS_PER_EXAMPLE)
+        steps = ceil(len(turns) / TURNS_PER_EXAMPLE)
         lead = leads[number % len(leads)]
         passes.append(
-            [pack_turns(turns[start::count], tools.tokenizer, lead=lead) for start in range(count)]
+            [pack_turns(turns[start::steps], tools.tokenizer, lead=lead) for start in range(steps)]
         )
     first, later = passes[0], passes[1:]
     return [

@@ -45,7 +45,7 @@ def related_words(
     if not single:
         return {}
     embeddings = base.model.get_input_embeddings().weight.detach()  # [V, D]
-    mean = embeddings.float().mean(0)  # [D]
+    mean = embeddings.mean(0, dtype=torch.float32)  # [D]
     asked = functional.normalize(embeddings[list(single.values())].float() - mean, dim=-1)  # [W, D]
     likeness = torch.cat(
         [

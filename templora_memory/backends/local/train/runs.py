@@ -118,7 +118,6 @@ class TrainingRun:
         self._chunk = chunk
         self._progress = progress
         self._planned = self._rounds * len(self._examples) if more else None  # steps
-        self._taken = 0
         self._round = 0
         self._number = 0  # of the example
         self._pass = 0  # over it in this round
@@ -193,7 +192,8 @@ class TrainingRun:
     @property
     def _done(self) -> float:
         """The share of the steps that is taken, where their number is known."""
-        return 0.0 if self._planned is None else self._taken / self._planned
+        taken = self._round * len(self._examples) + self._number
+        return 0.0 if self._planned is None else taken / self._planned
 
     def _stop_when_learned(self) -> None:
         """Make the next round the last, if the one that ended had little left to learn."""
@@ -207,11 +207,11 @@ class TrainingRun:
         share = 1.0
         if self.settings.scale_short and not self._inputs.segments:
             share = min(1.0, self._inputs.weight_sum / self._chunk)
-        weights = torch.tensor(self._inputs.loss_weights)  # [t]
-        self._pass_losses.append(float((nll.cpu() * weights).sum()))
+        if self._planned is not None:  # only then somebody asks whether it is learned
+            weights = torch.tensor(self._inputs.loss_weights)  # [t]
+            self._pass_losses.append(float((nll.cpu() * weights).sum()))
         self.adapter.step(lr_factor(self.settings, self.counters.chunks, self._done) * share)
         self.counters.steps += 1
-        self._taken += 1
         if self._examples[self._number].in_receipt:
             self._before.setdefault(self._number, nll)
         self._pass += 1

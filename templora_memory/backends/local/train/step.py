@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from templora_memory.backends.local.base_model import BaseModel
+from templora_memory.backends.local.base_model import BaseModel, prefill
 from templora_memory.backends.local.kv_cache import (
     KeyValues,
     cached_key_values,
@@ -115,27 +115,29 @@ def prepare_inputs(
     split = 0 if in_graph else max(0, len(context) - 1)
     sequence = context[split:] + example.ids
     weights = (0.0,) * (len(context) - split) + example.weights
-    positions = tuple(at for at in range(len(sequence) - 1) if weights[at + 1])
-    weight_sum = sum(weights[at + 1] for at in positions)
     prefix = EMPTY_PREFIX
     if split:
         prefix = before.suffix(
             context[:split], max_end=base.max_length - len(sequence)
-        ) or _prefill_context(base, context[:split], adapter)
-    return TrainInputs(
-        input_ids=sequence[:-1],
-        label_positions=positions,
-        labels=tuple(sequence[at + 1] for at in positions),
-        loss_weights=tuple(weights[at + 1] / weight_sum for at in positions),
-        weight_sum=weight_sum,
-        prefix=prefix,
-        segments=example.segments,
-    )
+        ) or KVPrefix(
+            context[:split], 0, prefill(base, context[:split], trainable_batch([adapter]))
+        )
+    return _labelled(sequence, weights, prefix, example.segments)
 
 
 def inputs_of(base: BaseModel, example: Example) -> TrainInputs:
     """Return an example without context, cut to the model's length, for `collate`."""
-    ids, weights = example.ids[: base.max_length + 1], example.weights[: base.max_length + 1]
+    cut = slice(base.max_length + 1)  # the last token is no input
+    return _labelled(example.ids[cut], example.weights[cut], EMPTY_PREFIX, example.segments)
+
+
+def _labelled(
+    ids: tuple[int, ...],
+    weights: tuple[float, ...],
+    prefix: KVPrefix,
+    segments: tuple[int, ...],
+) -> TrainInputs:
+    """Return inputs whose labels are the tokens with a weight, but the first."""
     positions = tuple(at for at in range(len(ids) - 1) if weights[at + 1])
     weight_sum = sum(weights[at + 1] for at in positions)
     return TrainInputs(
@@ -144,17 +146,9 @@ def inputs_of(base: BaseModel, example: Example) -> TrainInputs:
         labels=tuple(ids[at + 1] for at in positions),
         loss_weights=tuple(weights[at + 1] / weight_sum for at in positions),
         weight_sum=weight_sum,
-        segments=example.segments,
+        prefix=prefix,
+        segments=segments,
     )
-
-
-def _prefill_context(base: BaseModel, ids: tuple[int, ...], adapter: TrainableAdapter) -> KVPrefix:
-    """Return the keys and values of a context, computed without gradient."""
-    cache = dynamic_cache(None)
-    with torch.no_grad(), use_adapters(trainable_batch([adapter])):
-        tokens = torch.tensor([ids], device=base.device)  # [1, p]
-        base.hidden_states(tokens, past_key_values=cache, use_cache=True)
-    return KVPrefix(ids, 0, [(k.detach(), v.detach()) for k, v in cached_key_values(cache)])
 
 
 # --- one batch ---------------------------------------------------------------------------------
