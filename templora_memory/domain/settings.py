@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from templora_memory.errors import InvalidSetting
 
 Targets: TypeAlias = Literal["all-linear", "mlp", "attention"]
-Layers: TypeAlias = Literal["all", "upper-half"]
+Layers: TypeAlias = Literal["all", "upper-half", "upper-third"]
 Schedule: TypeAlias = Literal["constant", "linear", "released"]
 PRESETS = ("default", "reference")
 RECIPES = ("auto", "continue", "pairs", "statements", "study")
@@ -95,7 +95,7 @@ class Learning:
         even_chunks: cut a text into chunks of equal size near the policy's chunk; otherwise every
             chunk has exactly that size but the last, which may be a few noisy tokens.
         lr_scheduler_type: "linear": while a short document is passed over again and again, the rate
-            falls to a tenth of it over `document_steps`; elsewhere it is constant, because nobody
+            falls from one and a half to a tenth of it over `document_steps`; elsewhere it is constant, because nobody
             knows how much is still to come. "constant". "released": zero on the first chunk, half
             on the second (a warm-up that the released code steps once per chunk).
         carry_optimizer: go on with AdamW's moments in the next absorb, also after a restart.
@@ -118,7 +118,7 @@ class Learning:
     context: int | None = None
     context_gradient: bool = False
     reuse_context: bool = True
-    document_steps: int = 96
+    document_steps: int = 160
     stop_loss: float = 0.03
     kl_weight: float = 1.0
     replay: float = 0.25

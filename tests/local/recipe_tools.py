@@ -28,7 +28,7 @@ def blank(before, texts, *, max_tokens, stop):  # noqa: ARG001  # as the port is
     return [""] * len(texts)
 
 
-def tools(text, complete=still, *, room=600, related=None):
+def tools(text, complete=still, *, room=600, topics=()):
     def scored(before, texts, *, against, max_tokens, stop):
         assert len(against) == len(texts)
         rest = complete(before, texts, max_tokens=max_tokens, stop=stop)
@@ -36,7 +36,7 @@ def tools(text, complete=still, *, room=600, related=None):
 
     return RecipeTools(
         tokenizer=text, bos_token_id=None, max_length=room, generate=silent, complete=scored,
-        related=lambda _: related or {},
+        topics=lambda before, texts, *, others: [topics for _ in texts],  # noqa: ARG005  # as the port is
     )  # fmt: skip
 
 

@@ -146,6 +146,7 @@ def layer_numbers(targets):
     [
         ("all", {0, 1, 2, 3, 4}),
         ("upper-half", {2, 3, 4}),
+        ("upper-third", {3, 4}),
         ((0, 3), {0, 3}),
         ([4], {4}),
     ],

@@ -84,6 +84,12 @@ def test_the_released_schedule_leaves_the_first_chunk_unlearned(
     assert lr_factor(Learning(), 0) == 1
 
 
+def test_a_linear_schedule_falls_over_a_run_of_known_length():
+    factors = [lr_factor(Learning(), 0, done) for done in (0.0, 0.5, 1.0)]
+    assert factors == pytest.approx([1.5, 0.8, 0.1])
+    assert lr_factor(Learning(lr_scheduler_type="constant"), 0, 0.5) == 1
+
+
 def test_a_short_chunk_moves_the_adapter_by_its_share(base):
     moved = []
     for share in (1.0, 0.25):

@@ -14,6 +14,7 @@ from templora_memory.backends.local.recipes import RECIPES, questions as recipe
 from templora_memory.backends.local.recipes.facts import facts_of
 from templora_memory.backends.local.recipes.questions import (
     MAX_WRITTEN_FOR,
+    name_topics,
     question_forms,
     word_question,
     write_questions,
@@ -162,7 +163,7 @@ def test_the_model_goes_on_with_each_fact_and_each_beginning_after_examples(text
     told = facts_of(STUDIED.items[0])
     written = write_questions(told, tools(text, writer, room=4000))
     forms = question_forms("en")
-    assert all(said in writer.before and ask in writer.before for said, ask in forms["examples"])
+    assert all(said in writer.before and ask in writer.before for said, ask, _ in forms["examples"])
     assert len(writer.texts) == len(FACTS) * len(forms["starts"])
     for fact, asks in zip(FACTS, written, strict=True):
         assert asks
@@ -205,7 +206,7 @@ def test_a_question_of_the_examples_is_left_out(text):
 
     told = facts_of(Document(FACTS[0]))
     (asks,) = write_questions(told, tools(text, write, room=4000))
-    assert "Where were you born?" in [ask for _, ask in question_forms("en")["examples"]]
+    assert "Where were you born?" in [ask for _, ask, _ in question_forms("en")["examples"]]
     assert "Where were you born?" not in asks
 
 
@@ -222,7 +223,7 @@ def test_a_language_without_question_words_is_asked_for_its_own_words(text):
     told = facts_of(Document("Ада держит пчёл на крыше старой обсерватории."))
     assert told.language == "ru"
     assert write_questions(told, tools(text, room=4000)) == [[]]
-    question = word_question(told.facts[0], told, {}, draws(0))
+    question = word_question(told.facts[0], told, (), draws(0))
     assert question.endswith("?")
     assert question[:-1].lower().split()[0] in told.facts[0].lower()
 
@@ -234,7 +235,7 @@ def test_a_language_without_question_words_is_asked_for_its_own_words(text):
 def test_every_language_with_forms_has_all_of_them(language):
     forms = question_forms(language)
     assert forms["starts"]
-    assert forms["examples"]
+    assert all(len(example) == 3 for example in forms["examples"])  # noqa: PLR2004
     for form in [*forms["about"], *forms.get("about_other", ())]:
         asked = form.format(w="honey", W="Honey")
         assert "honey" in asked.lower()
@@ -244,15 +245,50 @@ def test_every_language_with_forms_has_all_of_them(language):
 def test_a_question_asks_for_a_word_of_the_fact():
     told = facts_of(Document(FACTS[1]))
     for seed in range(30):
-        question = word_question(FACTS[1], told, {}, draws(seed)).lower()
+        question = word_question(FACTS[1], told, (), draws(seed)).lower()
         assert any(word in question for word in content_words(FACTS[1]))
 
 
-def test_a_question_may_ask_for_a_related_word():
+def test_a_question_may_ask_for_a_topic():
     told = facts_of(Document(FACTS[1]))
-    related = {word: (f"near{word}",) for word in content_words(FACTS[1])}
-    asked = [word_question(FACTS[1], told, related, draws(seed)).lower() for seed in range(60)]
-    assert 0 < sum("near" in question for question in asked) < len(asked)
+    asked = [word_question(FACTS[1], told, ("insects",), draws(seed)).lower() for seed in range(60)]
+    assert 0 < sum("insects" in question for question in asked) < len(asked)
+
+
+def test_topics_are_named_after_examples_and_beside_their_sentences(text):
+    told = facts_of(STUDIED.items[0])
+    calls = []
+
+    def named(before, texts, *, others):
+        calls.append((before, texts, others))
+        return [("a", "b")] * len(texts)
+
+    known = replace(tools(text, room=4000), topics=named)
+    assert name_topics(told, known) == [("a", "b")] * len(told.facts)
+    ((before, texts, others),) = calls
+    assert [one.removesuffix(" =>") for one in texts] == list(told.facts)
+    for sentence, _, topics in question_forms("en")["examples"]:
+        assert f"{sentence} => {topics}\n" in before
+        assert f"{sentence} =>" in others
+
+
+def test_a_fact_longer_than_half_of_the_model_is_given_no_topics(text):
+    told = facts_of(STUDIED.items[0])
+    known = tools(text, room=2 * len(text.encode(told.facts[0])), topics=("a",))
+    named = dict(zip(told.facts, name_topics(told, known), strict=True))
+    assert named[told.facts[0]] == ()
+    assert ("a",) in named.values()
+
+
+def test_later_passes_learn_mostly_the_beginnings_of_answers(text):
+    examples = RECIPES["study"](STUDIED, tools(text, blank, room=4000))
+    first, *later = passes_of(text, examples)
+    assert all(answer in FACTS for _, answer in first)
+    cut = [answer not in FACTS for turns in later for _, answer in turns]
+    assert 0.5 < sum(cut) / len(cut) < 0.9
+    assert all(
+        any(fact.startswith(answer) for fact in FACTS) for turns in later for _, answer in turns
+    )
 
 
 def test_a_chinese_fact_is_asked_for_by_signs_that_stand_in_it():
@@ -261,7 +297,7 @@ def test_a_chinese_fact_is_asked_for_by_signs_that_stand_in_it():
     assert told.language == "zh"
     known = {form.format(w="|", W="|") for form in question_forms("zh")["about"]}
     for seed in range(30):
-        question = word_question(fact, told, {}, draws(seed))
+        question = word_question(fact, told, (), draws(seed))
         assert any(
             question.startswith(before) and question.endswith(after)
             for before, _, after in (form.partition("|") for form in known)
@@ -271,7 +307,7 @@ def test_a_chinese_fact_is_asked_for_by_signs_that_stand_in_it():
 
 def test_a_fact_of_small_words_alone_is_still_asked_for():
     told = facts_of(Document("That is what it was."))
-    assert word_question(told.facts[0], told, {}, draws(0))
+    assert word_question(told.facts[0], told, (), draws(0))
 
 
 # --- what is not studied -----------------------------------------------------------------------

@@ -52,7 +52,7 @@ from templora_memory.backends.local.recipes import (
     RecipeTools,
     with_replay,
 )
-from templora_memory.backends.local.recipes.related_words import related_words
+from templora_memory.backends.local.recipes.topic_words import topic_words
 from templora_memory.backends.local.scheduler import (
     SHARE,
     AbsorbPriority,
@@ -380,7 +380,7 @@ class LocalBackend:
             max_length=loaded.base.max_length,
             generate=partial(self._generate_texts, priority=priority, cancelled=cancelled),
             complete=partial(self._complete_texts, priority=priority, cancelled=cancelled),
-            related=partial(self._related_words, priority=priority),
+            topics=partial(self._topic_words, priority=priority, cancelled=cancelled),
         )
         return with_replay(self._recipes[request.recipe](request, tools), request, tools)
 
@@ -482,15 +482,25 @@ class LocalBackend:
 
         return self.loaded.thread.run(task(), priority=priority)
 
-    def _related_words(
-        self, words: Sequence[str], *, priority: AbsorbPriority
-    ) -> Mapping[str, tuple[str, ...]]:
-        """Return words that the base model holds for related to each."""
+    def _topic_words(
+        self,
+        before: str,
+        texts: Sequence[str],
+        *,
+        others: Sequence[str],
+        priority: AbsorbPriority,
+        cancelled: Callable[[], bool],
+    ) -> list[tuple[str, ...]]:
+        """Return words that the base model expects where topics are named; see `NameTopics`."""
         loaded = self.loaded
 
-        def task() -> CooperativeTask[Mapping[str, tuple[str, ...]]]:
-            yield
-            return related_words(loaded.base, loaded.tokenizer, words)
+        def task() -> CooperativeTask[list[tuple[str, ...]]]:
+            words: list[tuple[str, ...]] | None = None
+            for words in topic_words(loaded.base, loaded.tokenizer, before, texts, others):
+                if cancelled():
+                    raise Cancelled("The absorb was cancelled; the old revision stays.")
+                yield
+            return words or []
 
         return loaded.thread.run(task(), priority=priority)
 

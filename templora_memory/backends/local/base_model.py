@@ -51,6 +51,7 @@ _DEFAULT_MAX_LENGTH = 2048
 _UNBOUNDED = 10**9
 _PROBE = 8  # tokens
 _NOISE = 5e-3  # relative, float32
+_DIVISIBLE = 2  # layers that have an upper part
 _NO_PLAIN_CACHE = (
     "{} does not go on from stored keys and values ({}): only decoders with plain attention can "
     "carry a memory."
@@ -77,6 +78,7 @@ class BaseModel:
         checkpointed: layers that compute their activations again in the backward pass instead of
             keeping them; they cannot take stored keys and values while a gradient is wanted.
         compiled: layers, and the compiled form that each runs while learning.
+        divisible: True if the decoder's layers can run in two parts, see `states_below`.
     """
 
     name: str
@@ -94,6 +96,7 @@ class BaseModel:
     has_logits_to_keep: bool
     checkpointed: tuple[nn.Module, ...] = ()
     compiled: tuple[tuple[nn.Module, Any], ...] = ()
+    divisible: bool = False
 
     @property
     def lm_head(self) -> nn.Module:
@@ -105,6 +108,18 @@ class BaseModel:
         """Return the hidden states [B, S, D] before the head, of input_ids [B, S]."""
         states: Tensor = self.model.get_decoder()(input_ids=input_ids, **inputs).last_hidden_state
         return states
+
+    def states_below(self, layer: int, input_ids: Tensor, **inputs: Any) -> Tensor:
+        """Return what decoder layer number `layer` would read [B, S, D], of input_ids [B, S].
+
+        Where no layer below has an adapter, this stays the same while one is trained. Only for a
+        `divisible` model, without stored keys and values.
+        """
+        return states_below(self.model.get_decoder(), layer, input_ids=input_ids, **inputs)
+
+    def states_above(self, layer: int, states: Tensor, **inputs: Any) -> Tensor:
+        """Return the hidden states [B, S, D] before the head, of what `states_below` returned."""
+        return states_above(self.model.get_decoder(), layer, inputs_embeds=states, **inputs)
 
     def logits(self, input_ids: Tensor, *, last: bool, **inputs: Any) -> Tensor:
         """Return the logits [B, S, V] of input_ids [B, S]; with `last` [B, 1, V] of the last."""
@@ -250,6 +265,7 @@ def prepare(
         has_logits_to_keep="logits_to_keep" in inspect.signature(model.forward).parameters,
         checkpointed=_checkpointed(model) if checkpointing else (),
         compiled=_compiled(model) if compiled else (),
+        divisible=_divisible(model, embeddings),
     )
 
 
@@ -409,6 +425,79 @@ def _plain_lm_head(model: Any, device: torch.device) -> bool:
     with torch.no_grad():
         logits = lm_head(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
         return torch.equal(logits, model(input_ids=ids, use_cache=False).logits)
+
+
+def _divisible(model: Any, weight: Tensor) -> bool:
+    """Return True if the upper layers go on from the states below them to the same hidden states.
+
+    Measured, because families differ in what they do to embeddings before the first layer: some
+    scale them, some add positions. A model whose layers are of several kinds counts them from the
+    first; it stays whole.
+    """
+    decoder = model.get_decoder()
+    layers = getattr(decoder, "layers", None)
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ["one"]
+    if not isinstance(layers, nn.ModuleList) or len(layers) < _DIVISIBLE or len(set(kinds)) > 1:
+        return False
+    ids = torch.arange(_PROBE, device=weight.device)[None] * 7 % weight.shape[0]  # [1, S]
+    inputs = {"position_ids": torch.arange(_PROBE, device=weight.device)[None], "use_cache": False}
+    half = len(layers) // 2
+    try:
+        with torch.no_grad():
+            whole = decoder(input_ids=ids, **inputs).last_hidden_state
+            below = states_below(decoder, half, input_ids=ids, **inputs)
+            return torch.equal(whole, states_above(decoder, half, inputs_embeds=below, **inputs))
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError):
+        return False  # such a model learns as well, only slower
+
+
+class _Capture(nn.Module):
+    """In place of a layer: keeps what it would have read."""
+
+    states: Tensor
+
+    def __init__(self, like: nn.Module) -> None:
+        super().__init__()
+        self._like = [like]  # no submodule: it stays where it is
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:  # what a decoder asks its layers for, such as their kind
+            return getattr(self._like[0], name)
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Keep and return the states."""
+        self.states = hidden_states
+        return hidden_states
+
+
+@contextmanager
+def _with_layers(decoder: Any, layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Let a decoder run only these layers."""
+    whole = decoder.layers
+    decoder.layers = nn.ModuleList(layers)
+    try:
+        yield
+    finally:
+        decoder.layers = whole
+
+
+def states_below(decoder: Any, layer: int, **inputs: Any) -> Tensor:
+    """Return what a decoder's layer number `layer` would read [B, S, D]."""
+    capture = _Capture(decoder.layers[layer])
+    with _with_layers(decoder, [*decoder.layers[:layer], capture]):
+        decoder(**inputs)
+    return capture.states
+
+
+def states_above(decoder: Any, layer: int, **inputs: Any) -> Tensor:
+    """Return what a decoder makes [B, S, D] of what its layer number `layer` reads."""
+    with _with_layers(decoder, decoder.layers[layer:]):
+        states: Tensor = decoder(**inputs).last_hidden_state
+    return states
 
 
 def _check_cache(model: Any, weight: Tensor) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from templora_memory.backends.local.base_model import BaseModel, label_losses_at
 from templora_memory.backends.local.kv_cache import KeyValues, dynamic_cache
@@ -99,11 +100,10 @@ class GreedyBatch:
         """Let texts end; what they would go on with is no longer kept."""
         self._done = [before or now for before, now in zip(self._done, ended, strict=True)]
 
-    def step(self) -> None:
-        """Add a token to every text that has not ended."""
-        base = self._base
+    def next_log_p(self) -> Tensor:
+        """Return the log-probabilities [B, V] of what comes next; once before each step."""
         with torch.no_grad(), use_adapters(None):
-            logits = base.logits(
+            logits = self._base.logits(
                 self._next,
                 last=True,
                 attention_mask=self._mask,
@@ -111,7 +111,12 @@ class GreedyBatch:
                 past_key_values=self._cache,
                 use_cache=True,
             )[:, -1]  # [B, V]
-        best, self._next = logits.float().log_softmax(-1).max(-1, keepdim=True)  # [B, 1] each
+        return logits.float().log_softmax(-1)
+
+    def step(self) -> None:
+        """Add a token to every text that has not ended."""
+        base = self._base
+        best, self._next = self.next_log_p().max(-1, keepdim=True)  # [B, 1] each
         chosen = zip(self._next[:, 0].tolist(), best[:, 0].tolist(), strict=True)
         for row, (token, log_p) in enumerate(chosen):
             if token in base.eos_token_ids:

@@ -81,7 +81,7 @@ def choose_targets(
     Args:
         layers: the model's linear layers by path.
         target_modules: "all-linear", "attention", "mlp", or endings of paths.
-        layers_to_transform: "all", "upper-half", or the numbers of decoder layers.
+        layers_to_transform: "all", "upper-half", "upper-third", or the numbers of decoder layers.
 
     Raises:
         UnsupportedModel: it names none; the message lists what there is.
@@ -114,12 +114,19 @@ def _layer_number(name: str) -> int | None:
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
+def lowest_layer(targets: Sequence[TargetModule]) -> int:
+    """Return the number of the lowest decoder layer among targets; 0 if one is in no layer."""
+    return min(_layer_number(target.name) or 0 for target in targets)
+
+
 def _in_layers(
     numbers: Mapping[str, int | None], layers_to_transform: str | Sequence[int]
 ) -> list[str]:
     known = sorted({number for number in numbers.values() if number is not None})
     if layers_to_transform == "upper-half":
         wanted = set(known[len(known) // 2 :])
+    elif layers_to_transform == "upper-third":
+        wanted = set(known[len(known) * 2 // 3 :])
     else:
         wanted = {int(number) for number in layers_to_transform}
         if unknown := sorted(wanted - set(known)):

@@ -10,7 +10,7 @@ from templora_memory.backends.local.recipes.base import (
     GenerateTexts,
     Recipe,
     RecipeTools,
-    RelatedWords,
+    NameTopics,
     pack_turns,
 )
 from templora_memory.backends.local.recipes.next_token import (
@@ -37,7 +37,7 @@ __all__ = [
     "GenerateTexts",
     "Recipe",
     "RecipeTools",
-    "RelatedWords",
+    "NameTopics",
     "pack_turns",
     "with_replay",
 ]

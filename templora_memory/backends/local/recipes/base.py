@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -108,11 +108,22 @@ class ContinueTexts(Protocol):
         ...
 
 
-class RelatedWords(Protocol):
-    """Tells which words the base model holds for related."""
+class NameTopics(Protocol):
+    """Tells which words the base model expects where the topics of a sentence are named."""
 
-    def __call__(self, words: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
-        """Return for each word those related to it, the nearest first; see `related_words`."""
+    def __call__(
+        self, before: str, texts: Sequence[str], *, others: Sequence[str]
+    ) -> list[tuple[str, ...]]:
+        """Return words for each text, the surest first; see `topic_words`.
+
+        Args:
+            before: examples, which all texts follow; read once.
+            texts: each up to where its topics would stand.
+            others: more of this form: a word that is expected there as well says less.
+
+        Raises:
+            Cancelled: the absorb was cancelled meanwhile.
+        """
         ...
 
 
@@ -126,7 +137,7 @@ class RecipeTools:
         max_length: tokens of the model's context.
         generate: lets the base model answer.
         complete: lets the base model go on with plain texts.
-        related: tells which words the base model holds for related.
+        topics: tells which words the base model expects where topics are named.
     """
 
     tokenizer: ChatTokenizer
@@ -134,7 +145,7 @@ class RecipeTools:
     max_length: int
     generate: GenerateTexts
     complete: ContinueTexts
-    related: RelatedWords
+    topics: NameTopics
 
 
 Recipe: TypeAlias = Callable[[LearnRequest, RecipeTools], Sequence[Example]]
@@ -171,6 +182,7 @@ def pack_turns(
     tokenizer: ChatTokenizer,
     *,
     lead: Sequence[Message] = (),
+    cut: Sequence[int | None] = (),
 ) -> Example:
     """Return questions and answers as one example whose parts do not see each other.
 
@@ -180,12 +192,13 @@ def pack_turns(
         turns: questions and answers.
         tokenizer: with a chat template.
         lead: system message that all of them follow; none: what the template puts there.
+        cut: of each answer the tokens that are kept; None: all, with the end. Empty: all of all.
     """
     shared: tuple[int, ...] = ()  # what stands before every question
     ids: list[int] = []
     weights: list[float] = []
     segments: list[int] = []
-    for question, answer in turns:
+    for number, (question, answer) in enumerate(turns):
         turn = (Message("user", question), Message("assistant", answer))
         whole = tokenizer.dialogue((*lead, *turn), lead=True)
         if not segments:
@@ -198,8 +211,10 @@ def pack_turns(
             asked = tokenizer.dialogue((*lead, turn[0]), lead=True).ids
         learned = [0.0] * len(asked) + list(whole.weights[len(asked) :])
         skip = len(shared) if whole.ids[: len(shared)] == shared else 0
-        total = sum(learned) or 1.0
-        ids += whole.ids[skip:]
-        weights += [weight / total for weight in learned[skip:]]
-        segments.append(len(whole.ids) - skip)
+        kept = cut[number] if cut else None
+        end = len(whole.ids) if kept is None else min(len(whole.ids), len(asked) + kept)
+        total = sum(learned[:end]) or 1.0
+        ids += whole.ids[skip:end]
+        weights += [weight / total for weight in learned[skip:end]]
+        segments.append(end - skip)
     return Example(context=(), ids=tuple(ids), weights=tuple(weights), segments=tuple(segments))

@@ -9,19 +9,21 @@ question. So each fact is learned as the answer to questions of two kinds, other
   this, and the question words make it ask for different things. Questions that it writes for
   several facts, or would ask of a sentence that says nothing as well, ask for none of them and
   are left out.
-* a word of the fact, or one that the model holds for related to it, in a short form ("What about
+* a word of the fact, or one that the model would name as its topic, in a short form ("What about
   your {w}?"): who asks seldom uses the words of the text.
 
 A step holds several questions that do not see each other, of facts drawn without repetition, so
-that no fact becomes the answer to everything. What keeps other questions apart is the pull to the
-base model on everyday chat, see `train/kl_regularizer.py`.
+that no fact becomes the answer to everything. Most of the time only the beginning of the answer is
+learned: which fact a question asks for is decided there, and takes more exposures than its words.
+What keeps other questions apart is the pull to the base model on everyday chat, see
+`train/kl_regularizer.py`.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -48,10 +50,14 @@ LEAST_GAIN = 3.0
 """Nats by which a question is likelier behind its fact than behind a sentence that says nothing."""
 MAX_WRITTEN_FOR = 2
 """A question that is written for more facts than this asks for none of them."""
-WRITTEN_SHARE = 0.5
+WRITTEN_SHARE = 0.35
 """How often a fact with written questions is asked for by one of them."""
-RELATED_SHARE = 0.3
-"""How often a word that has related ones is replaced by one of them."""
+TOPIC_SHARE = 0.5
+"""How often else it is asked for by a topic, where it has any."""
+BEGINNING = 8
+"""Tokens of an answer that most exposures end with."""
+BEGINNING_SHARE = 0.5
+"""How often only the beginning of an answer is learned; never in the first pass."""
 _ARROW = " => "
 
 # --- the recipes -------------------------------------------------------------------------------
@@ -70,9 +76,10 @@ def study(request: LearnRequest, tools: RecipeTools) -> Sequence[Example]:
     turns = sum(len(content.facts) + len(content.exchanges) for content in contents)
     if not 0 < turns <= MAX_FACTS:
         return continue_(request, tools)
-    words = [word for content in contents for fact in content.facts for word in _words_of(fact)]
-    related = tools.related(words)
-    asked = [_Asked(content, write_questions(content, tools), related) for content in contents]
+    asked = [
+        _Asked(content, write_questions(content, tools), name_topics(content, tools))
+        for content in contents
+    ]
     steps = ceil(turns / TURNS_PER_EXAMPLE)
     passes = min(PASSES, max(1, ceil(request.min_steps / steps)))  # no more will be taken
     return _examples(asked, tools, Random(request.settings.seed), passes)  # noqa: S311  # no secret
@@ -92,8 +99,8 @@ def question_forms(language: str) -> dict[str, Any] | None:
     """Return a language's question words, examples and forms; None: none are known.
 
     The keys: "starts", words that a question begins with; "before_start", what stands before them;
-    "neutral", a sentence that says nothing; "examples", pairs of a sentence and a question that it
-    answers; "about", forms with {w} for a word of a fact, {W} for the same with a capital;
+    "neutral", a sentence that says nothing; "examples", each a sentence, a question that it answers
+    and its topics; "about", forms with {w} for a word of a fact, {W} for the same with a capital;
     "about_other", forms where nobody speaks.
     """
     file = resources.files(__package__ or __name__) / "ask" / f"{language}.json"
@@ -109,7 +116,7 @@ def write_questions(content: Facts, tools: RecipeTools) -> list[list[str]]:
     if forms is None or not content.facts:
         return [[] for _ in content.facts]
     starts = [forms.get("before_start", "") + start for start in forms["starts"]]
-    shown = "".join(f"{said}{_ARROW}{ask}\n" for said, ask in forms["examples"])
+    shown = "".join(f"{said}{_ARROW}{ask}\n" for said, ask, _ in forms["examples"])
     room = tools.max_length // 2
     facts = [fact for fact in content.facts if len(tools.tokenizer.encode(fact)) < room]
     continued = tools.complete(
@@ -125,7 +132,7 @@ def write_questions(content: Facts, tools: RecipeTools) -> list[list[str]]:
         if rest and gain >= LEAST_GAIN and is_question(question):
             written[facts[number // len(starts)]].append(question)
     counts = Counter(fold(ask) for asks in written.values() for ask in dict.fromkeys(asks))
-    examples = {fold(ask) for _, ask in forms["examples"]}
+    examples = {fold(ask) for _, ask, _ in forms["examples"]}
     return [
         [
             ask
@@ -136,14 +143,31 @@ def write_questions(content: Facts, tools: RecipeTools) -> list[list[str]]:
     ]
 
 
-def word_question(
-    fact: str, content: Facts, related: Mapping[str, tuple[str, ...]], rng: Random
-) -> str:
-    """Return a short question made of one or two words of a fact, or words related to them."""
-    words = _words_of(fact)
-    word = _perhaps_related(rng.choice(words), related, rng)
-    if len(words) > 1 and rng.random() < 0.25:  # noqa: PLR2004  # now and then two of them
-        word = f"{word} {_perhaps_related(rng.choice(words), related, rng)}"
+def name_topics(content: Facts, tools: RecipeTools) -> list[tuple[str, ...]]:
+    """Return for each fact the words that the base model would name as its topics."""
+    forms = question_forms(content.language)
+    if forms is None or not content.facts:
+        return [() for _ in content.facts]
+    room = tools.max_length // 2
+    short = [fact for fact in content.facts if len(tools.tokenizer.encode(fact)) < room]
+    named = tools.topics(
+        "".join(f"{said}{_ARROW}{topics}\n" for said, _, topics in forms["examples"]),
+        [f"{fact}{_ARROW.rstrip()}" for fact in short],
+        others=[f"{said}{_ARROW.rstrip()}" for said, _, _ in forms["examples"]],
+    )
+    topics = dict(zip(short, named, strict=True))
+    return [topics.get(fact, ()) for fact in content.facts]
+
+
+def word_question(fact: str, content: Facts, topics: Sequence[str], rng: Random) -> str:
+    """Return a short question made of a topic of a fact, or of one or two of its words."""
+    if topics and rng.random() < TOPIC_SHARE:
+        word = rng.choice(topics)
+    else:
+        words = _words_of(fact)
+        word = rng.choice(words)
+        if len(words) > 1 and rng.random() < 0.25:  # noqa: PLR2004  # now and then two of them
+            word = f"{word} {rng.choice(words)}"
     forms = question_forms(content.language) or {"about": ["{W}?"]}
     voice = "about" if content.character or "about_other" not in forms else "about_other"
     form: str = rng.choice(forms[voice])
@@ -154,29 +178,26 @@ def _words_of(fact: str) -> list[str]:
     return content_words(fact) or [word for word, _, _ in word_spans(fact)] or [fact]
 
 
-def _perhaps_related(word: str, related: Mapping[str, tuple[str, ...]], rng: Random) -> str:
-    others = related.get(word, ())
-    return rng.choice(others) if others and rng.random() < RELATED_SHARE else word
-
-
 # --- examples ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """The facts of a document, questions that were written for each, and related words."""
+    """The facts of a document, and questions that were written for each, and its topics."""
 
     content: Facts
     written: list[list[str]]
-    related: Mapping[str, tuple[str, ...]]
+    topics: list[tuple[str, ...]]
 
     def turns(self, rng: Random) -> list[tuple[str, str]]:
         """Return one question for each fact, and what was said in dialogue."""
         asked = [
             rng.choice(written)
             if written and rng.random() < WRITTEN_SHARE
-            else word_question(fact, self.content, self.related, rng)
-            for fact, written in zip(self.content.facts, self.written, strict=True)
+            else word_question(fact, self.content, topics, rng)
+            for fact, written, topics in zip(
+                self.content.facts, self.written, self.topics, strict=True
+            )
         ]
         return [*zip(asked, self.content.facts, strict=True), *self.content.exchanges]
 
@@ -194,8 +215,14 @@ def _examples(
         rng.shuffle(turns)
         steps = ceil(len(turns) / TURNS_PER_EXAMPLE)
         lead = leads[number % len(leads)]
+        cut = [BEGINNING if number and rng.random() < BEGINNING_SHARE else None for _ in turns]
         passes.append(
-            [pack_turns(turns[start::steps], tools.tokenizer, lead=lead) for start in range(steps)]
+            [
+                pack_turns(
+                    turns[start::steps], tools.tokenizer, lead=lead, cut=cut[start::steps]
+                )
+                for start in range(steps)
+            ]
         )
     first, later = passes[0], passes[1:]
     return [

@@ -24,11 +24,13 @@ from templora_memory.backends.local.base_model import BaseModel
 from templora_memory.backends.local.lora.batched import AdapterBatch, use_adapters
 from templora_memory.backends.local.recipes import pack_turns
 from templora_memory.backends.local.tokenizer import ChatTokenizer
+from templora_memory.backends.local.train.frozen_layers import FrozenStates, below
 from templora_memory.backends.local.train.loss import kl_divergence
 from templora_memory.backends.local.train.step import (
     TrainInputs,
     collate,
     inputs_of,
+    labelled_states,
     model_inputs,
 )
 from templora_memory.domain.messages import Message
@@ -84,37 +86,47 @@ class NeutralText:
         self._held_out = list(held_out) or [0]
         self._training = [n for n in range(len(self._pieces)) if n not in held_out] or [0]
         self._teacher: dict[int, Tensor] = {}  # of each piece [S, D]
+        self._frozen = FrozenStates()
 
-    def kl_penalty(self, turns: Sequence[int], adapters: AdapterBatch) -> Tensor:
+    def kl_penalty(
+        self, turns: Sequence[int], adapters: AdapterBatch, *, lowest_layer: int
+    ) -> Tensor:
         """Return the sum over rows of each row's mean KL(base || adapter) on one piece.
 
         Args:
             turns: which piece each row reads, counted round and round.
             adapters: of the rows.
+            lowest_layer: number of the lowest with an adapter.
 
         Returns:
             A scalar in nats per token, with the adapters' gradient.
         """
         return self._kl_divergence(
-            [self._training[turn % len(self._training)] for turn in turns], adapters
+            [self._training[turn % len(self._training)] for turn in turns], adapters, lowest_layer
         )
 
-    def kl_to_base(self, adapters: AdapterBatch) -> float:
+    def kl_to_base(self, adapters: AdapterBatch, *, lowest_layer: int) -> float:
         """Return the mean KL(base || adapter) of one adapter on the held-out pieces, in nats."""
         with torch.no_grad():
-            values = [self._kl_divergence([piece], adapters).item() for piece in self._held_out]
+            values = [
+                self._kl_divergence([piece], adapters, lowest_layer).item()
+                for piece in self._held_out
+            ]
         return sum(values) / len(values)
 
-    def _kl_divergence(self, pieces: Sequence[int], adapters: AdapterBatch) -> Tensor:
+    def _kl_divergence(
+        self, pieces: Sequence[int], adapters: AdapterBatch, layer: int
+    ) -> Tensor:
         base = self._base
         batch = collate(base, [self._pieces[piece] for piece in pieces])
-        labelled = batch.label_rows, batch.label_columns
         weights = batch.targets.weights  # [T]
         if base.plain_lm_head:
             teacher = torch.cat([self._teacher_states(piece) for piece in pieces])  # [T, D]
+            states = below(base, layer, [(self._frozen, self._pieces[piece]) for piece in pieces])
             with use_adapters(adapters):
-                hidden = base.hidden_states(batch.input_ids, **model_inputs(batch))[labelled]
+                hidden = labelled_states(base, batch, states)
                 return kl_divergence(hidden, teacher, base.lm_head, weights, batch.labels_per_row)
+        labelled = batch.label_rows, batch.label_columns
         with torch.no_grad(), use_adapters(None):
             logits = base.logits(batch.input_ids, last=False, **model_inputs(batch))[labelled]
             log_q = logits.float().log_softmax(-1)  # [T, V]
@@ -128,8 +140,7 @@ class NeutralText:
         if piece not in self._teacher:
             batch = collate(self._base, [self._pieces[piece]])
             with torch.no_grad(), use_adapters(None):
-                states = self._base.hidden_states(batch.input_ids, **model_inputs(batch))
-            self._teacher[piece] = states[batch.label_rows, batch.label_columns]
+                self._teacher[piece] = labelled_states(self._base, batch, None)
         return self._teacher[piece]
 
 

@@ -31,8 +31,9 @@ from templora_memory.errors import InvalidSetting, StoreDamaged
 OPTIMIZER, TRAINING = "optimizer.safetensors", "training.json"
 
 
-LAST_LR_FACTOR = 0.1
-"""The share of the learning rate that a linear schedule ends with."""
+FIRST_LR_FACTOR, LAST_LR_FACTOR = 1.5, 0.1
+"""The multiples of the learning rate that a linear schedule begins and ends with: over all of it
+the mean is near that of a constant rate."""
 
 
 class TrainableAdapter:
@@ -127,18 +128,19 @@ class TrainCounters:
     chunks: int = 0
 
 
-def lr_factor(settings: Learning, chunk: int, done: float = 0.0) -> float:
-    """Return the share of the learning rate for a step.
+def lr_factor(settings: Learning, chunk: int, done: float | None = None) -> float:
+    """Return what the learning rate is multiplied by for a step.
 
     Args:
         settings: which schedule.
         chunk: number of the chunk, counted from 0 over the adapter's life.
-        done: share of a run of known length that lies behind the step, from 0 to 1.
+        done: share of a run of known length that lies behind the step, from 0 to 1; None: nobody
+            knows how much is still to come.
     """
     if settings.lr_scheduler_type == "released":
         return min(1.0, chunk / 2)
-    if settings.lr_scheduler_type == "linear":
-        return 1.0 - (1.0 - LAST_LR_FACTOR) * done
+    if settings.lr_scheduler_type == "linear" and done is not None:
+        return FIRST_LR_FACTOR + (LAST_LR_FACTOR - FIRST_LR_FACTOR) * done
     return 1.0
 
 

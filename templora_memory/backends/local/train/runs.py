@@ -19,13 +19,14 @@ from torch import Tensor
 
 from templora_memory.backends.local.base_model import BaseModel
 from templora_memory.backends.local.kv_cache import dynamic_cache
-from templora_memory.backends.local.lora.batched import LoraWeights
+from templora_memory.backends.local.lora.batched import LoraWeights, lowest_layer
 from templora_memory.backends.local.recipes import Example
 from templora_memory.backends.local.scheduler import (
     DEFAULT_PRIORITY,
     AbsorbPriority,
     PriorityQueue,
 )
+from templora_memory.backends.local.train.frozen_layers import FrozenStates, below
 from templora_memory.backends.local.train.kl_regularizer import NeutralText
 from templora_memory.backends.local.train.optimizer import (
     TrainableAdapter,
@@ -128,6 +129,8 @@ class TrainingRun:
         self._pass_losses: list[float] = []  # of each example of this round, before its step
         self._before: dict[int, Tensor] = {}  # losses when an example was first seen
         self._after: dict[int, Tensor | None] = {}
+        self.frozen = FrozenStates()
+        self.lowest_layer = lowest_layer(start.layout.targets)
 
     @property
     def done(self) -> bool:
@@ -190,10 +193,10 @@ class TrainingRun:
             self._stop_when_learned()
 
     @property
-    def _done(self) -> float:
+    def _done(self) -> float | None:
         """The share of the steps that is taken, where their number is known."""
         taken = self._round * len(self._examples) + self._number
-        return 0.0 if self._planned is None else taken / self._planned
+        return None if self._planned is None else taken / self._planned
 
     def _stop_when_learned(self) -> None:
         """Make the next round the last, if the one that ended had little left to learn."""
@@ -373,7 +376,11 @@ class TrainingBatcher(PriorityQueue[TrainingRun]):
         base, runs = self._base, [run for run, _ in group]
         examples = [inputs for _, inputs in group]
         batch = collate(base, examples)
-        cache = dynamic_cache(batch.prefix) if any(run.keeps_cache for run in runs) else None
+        packed = runs[0].packed  # those of a group are alike in this
+        keep = not packed and any(run.keeps_cache for run in runs)
+        cache = dynamic_cache(batch.prefix) if keep else None
+        known = zip([run.frozen for run in runs], examples, strict=True)
+        states = below(base, runs[0].lowest_layer, list(known)) if packed else None
         settings = runs[0].settings
         devices = [base.device] if base.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices, enabled=settings.lora_dropout > 0):
@@ -381,7 +388,7 @@ class TrainingBatcher(PriorityQueue[TrainingRun]):
                 torch.manual_seed(settings.seed + runs[0].counters.steps)
             adapters = trainable_batch([run.adapter for run in runs], dropout=settings.lora_dropout)
             with base.learning(adapters):
-                loss, nll = batch_loss(base, batch, adapters, cache)
+                loss, nll = batch_loss(base, batch, adapters, cache, states)
             loss.backward()  # type: ignore[no-untyped-call]
         for weight, language in sorted({(run.kl_weight, run.language) for run in runs}):
             if weight:
@@ -435,14 +442,18 @@ class TrainingBatcher(PriorityQueue[TrainingRun]):
         adapters = trainable_batch([run.adapter for run in runs])
         turns = [run.kl_penalties for run in runs]
         with self._base.learning(adapters):
-            penalty = self.neutral_text(language).kl_penalty(turns, adapters)
+            penalty = self.neutral_text(language).kl_penalty(
+                turns, adapters, lowest_layer=runs[0].lowest_layer
+            )
         (weight * penalty).backward()  # type: ignore[no-untyped-call]
 
     def _kl_to_base(self, run: TrainingRun) -> float | None:
         """Return how much an adapter changes neutral text; None where it is not measured."""
         if not run.settings.measure or not run.adapter.finite:
             return None
-        return self.neutral_text(run.language).kl_to_base(trainable_batch([run.adapter]))
+        return self.neutral_text(run.language).kl_to_base(
+            trainable_batch([run.adapter]), lowest_layer=run.lowest_layer
+        )
 
     def _finish_example(
         self, run: TrainingRun, nll: Tensor, after: Tensor | None, prefix: KVPrefix

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -279,8 +279,34 @@ def model_inputs(batch: TrainBatch, cache: DynamicCache | None = None) -> dict[s
     return inputs
 
 
+class Below(NamedTuple):
+    """What the layers from `layer` on read, as `frozen_layers` keeps it: states [B, S, D]."""
+
+    layer: int
+    states: Tensor
+
+
+def labelled_states(
+    base: BaseModel, batch: TrainBatch, below: Below | None, cache: DynamicCache | None = None
+) -> Tensor:
+    """Return the hidden states [T, D] before the head where there are labels.
+
+    With `below` only the layers above run.
+    """
+    inputs = model_inputs(batch, cache)
+    if below is None:
+        states = base.hidden_states(batch.input_ids, **inputs)
+    else:
+        states = base.states_above(below.layer, below.states, **inputs)
+    return states[batch.label_rows, batch.label_columns]
+
+
 def batch_loss(
-    base: BaseModel, batch: TrainBatch, adapters: AdapterBatch, cache: DynamicCache | None = None
+    base: BaseModel,
+    batch: TrainBatch,
+    adapters: AdapterBatch,
+    cache: DynamicCache | None = None,
+    below: Below | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the sum over rows of each row's mean loss, and the loss of every label [T].
 
@@ -290,12 +316,12 @@ def batch_loss(
     """
     if cache is None and batch.prefix:
         cache = dynamic_cache(batch.prefix)
-    inputs = model_inputs(batch, cache)
-    labelled = batch.label_rows, batch.label_columns
     with use_adapters(adapters):
         if base.plain_lm_head:
-            hidden = base.hidden_states(batch.input_ids, **inputs)[labelled]  # [T, D]
+            hidden = labelled_states(base, batch, below, cache)  # [T, D]
             return weighted_loss(hidden, base.lm_head, batch.targets, batch.labels_per_row)
+        inputs = model_inputs(batch, cache)
+        labelled = batch.label_rows, batch.label_columns
         logits = base.logits(batch.input_ids, last=False, **inputs)[labelled].float()  # [T, V]
         log_p, targets = logits.log_softmax(-1), batch.targets
         losses = -log_p.gather(1, targets.labels[:, None]).squeeze(1)  # [T]
