@@ -57,8 +57,9 @@ class Learning:
         lora_dropout: of the input of the LoRA branch while learning.
         target_modules: which linear layers: all but the output head, only those of the MLP blocks,
             only those of attention, or explicit module name endings.
-        layers_to_transform: which decoder layers of these: all, the upper half (a step then costs
-            about two thirds: no gradient is needed below), or a tuple of their numbers from 0.
+        layers_to_transform: which decoder layers of these: all, the upper half or third (below no
+            gradient is needed, and a text that comes again is not run again), or a tuple of their
+            numbers from 0.
         learning_rate: of AdamW; None: 5e-4 * (2000 / width) ** 0.78 for a model of that hidden
             width, the dependence found for LoRA with alpha 32 in "LoRA Without Regret" (Thinking
             Machines, 2025).
@@ -95,9 +96,10 @@ class Learning:
         even_chunks: cut a text into chunks of equal size near the policy's chunk; otherwise every
             chunk has exactly that size but the last, which may be a few noisy tokens.
         lr_scheduler_type: "linear": while a short document is passed over again and again, the rate
-            falls from one and a half to a tenth of it over `document_steps`; elsewhere it is constant, because nobody
-            knows how much is still to come. "constant". "released": zero on the first chunk, half
-            on the second (a warm-up that the released code steps once per chunk).
+            falls from one and a half to a tenth of it over `document_steps`; elsewhere it is
+            constant, because nobody knows how much is still to come. "constant". "released": zero
+            on the first chunk, half on the second (a warm-up that the released code steps once per
+            chunk).
         carry_optimizer: go on with AdamW's moments in the next absorb, also after a restart.
         adam_beta1, adam_beta2, adam_epsilon, weight_decay: of AdamW.
         max_grad_norm: the gradient is scaled down to this norm.

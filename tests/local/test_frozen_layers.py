@@ -98,7 +98,9 @@ def test_what_does_not_fit_is_computed_again(base, text):
     states = FrozenStates(max_bytes=1)
     rows = [packed(base, text, turn) for turn in TURNS]
     first = [states.of(base, 2, row) for row in rows]
-    assert all(torch.equal(states.of(base, 2, row), one) for row, one in zip(rows, first, strict=True))
+    assert all(
+        torch.equal(states.of(base, 2, row), one) for row, one in zip(rows, first, strict=True)
+    )
 
 
 def test_adapters_in_all_layers_need_the_whole_model(base, text):

@@ -7,10 +7,7 @@ from dataclasses import replace
 import pytest
 
 from templora_memory import Document, Learning, Message
-from templora_memory.backends.local.recipes import (
-    RECIPES,
-    with_replay,
-)
+from templora_memory.backends.local.recipes import RECIPES
 from templora_memory.ports import LearningControl, LearnRequest
 from tests.local.recipe_tools import REQUEST, made, tools
 
@@ -93,27 +90,6 @@ def test_a_chunk_of_loops_moves_the_adapter_less(make_backend, learn, tmp_path):
         b = [start.layout.views(start.flat[None])[t.name][1] for t in start.layout.targets]
         moved[damp] = max(part.abs().max().item() for part in b)
     assert moved[True] < 0.9 * moved[False]
-
-
-def test_earlier_text_stands_at_even_distances_and_does_not_count(text):
-    request = replace(
-        REQUEST, items=(Document("x" * 120),), chunk=30, min_steps=0,
-        replay=((Document("Ada keeps bees."),), (Message("user", "Hi"), Message("assistant", "x"))),
-    )  # fmt: skip
-    own = RECIPES["continue"](request, tools(text))
-    mixed = with_replay(own, request, tools(text))
-    assert [example.in_receipt for example in mixed] == [True, True, False] * 2
-    assert [example for example in mixed if example.in_receipt] == list(own)
-    told = [text.decode(e.ids, special=True) for e in mixed if not e.in_receipt]
-    assert told[0] == "<|assistant|>Ada keeps bees.<|end|>"
-    assert "Hi" in told[1]
-    assert with_replay(own, replace(request, replay=()), tools(text)) == own
-
-
-def test_a_part_of_a_long_text_is_replayed_as_text(text):
-    request = replace(REQUEST, replay=((Document("Ada keeps bees.", continues=True),),))
-    (again,) = [e for e in with_replay([], request, tools(text)) if not e.in_receipt]
-    assert text.decode(again.ids, special=True) == "Ada keeps bees."
 
 
 def test_receipts_are_of_the_new_text_alone(make_backend, learn, tmp_path):

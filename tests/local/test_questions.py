@@ -235,7 +235,7 @@ def test_a_language_without_question_words_is_asked_for_its_own_words(text):
 def test_every_language_with_forms_has_all_of_them(language):
     forms = question_forms(language)
     assert forms["starts"]
-    assert all(len(example) == 3 for example in forms["examples"])  # noqa: PLR2004
+    assert all(len(example) == 3 for example in forms["examples"])
     for form in [*forms["about"], *forms.get("about_other", ())]:
         asked = form.format(w="honey", W="Honey")
         assert "honey" in asked.lower()
@@ -280,12 +280,12 @@ def test_a_fact_longer_than_half_of_the_model_is_given_no_topics(text):
     assert ("a",) in named.values()
 
 
-def test_later_passes_learn_mostly_the_beginnings_of_answers(text):
+def test_later_passes_learn_some_answers_whole_and_of_some_the_beginning(text):
     examples = RECIPES["study"](STUDIED, tools(text, blank, room=4000))
     first, *later = passes_of(text, examples)
     assert all(answer in FACTS for _, answer in first)
     cut = [answer not in FACTS for turns in later for _, answer in turns]
-    assert 0.5 < sum(cut) / len(cut) < 0.9
+    assert 0.3 < sum(cut) / len(cut) < 0.7
     assert all(
         any(fact.startswith(answer) for fact in FACTS) for turns in later for _, answer in turns
     )

@@ -495,12 +495,16 @@ class LocalBackend:
         loaded = self.loaded
 
         def task() -> CooperativeTask[list[tuple[str, ...]]]:
-            words: list[tuple[str, ...]] | None = None
-            for words in topic_words(loaded.base, loaded.tokenizer, before, texts, others):
+            words = topic_words(loaded.base, loaded.tokenizer, before, texts, others)
+            while True:
                 if cancelled():
                     raise Cancelled("The absorb was cancelled; the old revision stays.")
+                try:
+                    next(words)
+                except StopIteration as ended:
+                    named: list[tuple[str, ...]] = ended.value
+                    return named
                 yield
-            return words or []
 
         return loaded.thread.run(task(), priority=priority)
 

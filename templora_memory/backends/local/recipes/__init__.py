@@ -8,18 +8,18 @@ from templora_memory.backends.local.recipes.base import (
     ContinueTexts,
     Example,
     GenerateTexts,
+    NameTopics,
     Recipe,
     RecipeTools,
-    NameTopics,
     pack_turns,
 )
 from templora_memory.backends.local.recipes.next_token import (
     continue_,
     pairs,
     statements,
-    with_replay,
 )
 from templora_memory.backends.local.recipes.questions import auto, study
+from templora_memory.backends.local.recipes.replay import with_replay
 
 RECIPES: dict[str, Recipe] = {
     "auto": auto,
@@ -35,9 +35,9 @@ __all__ = [
     "ContinueTexts",
     "Example",
     "GenerateTexts",
+    "NameTopics",
     "Recipe",
     "RecipeTools",
-    "NameTopics",
     "pack_turns",
     "with_replay",
 ]

@@ -1,4 +1,4 @@
-"""Recipes that learn a text as it is: chunks in order, pairs, sentences, earlier text among them.
+"""Recipes that learn a text as it is: chunks in order, pairs, sentences.
 
 `continue_` is the published recipe: next-token training, chunk after chunk (arXiv 2401.11504,
 section 3).
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 from templora_memory.backends.local.recipes.base import (
@@ -116,44 +115,3 @@ def statements(request: LearnRequest, tools: RecipeTools) -> Sequence[Example]:
         for sentence in sentences(item.text)
     ]
     return chunk_examples(tools.tokenizer.statements(stated), (), request)
-
-
-# --- earlier text ------------------------------------------------------------------------------
-
-
-def with_replay(
-    examples: Sequence[Example], request: LearnRequest, tools: RecipeTools
-) -> Sequence[Example]:
-    """Return the same examples with those of `request.replay` at even distances among them.
-
-    Whole documents come sentence by sentence, as `statements` learns them; parts of long ones, and
-    conversations, as text.
-    """
-    replayed = [_replay_example(items, request, tools) for items in request.replay]
-    earlier = [replace(example, in_receipt=False) for example in replayed if example is not None]
-    if not earlier:
-        return examples
-    placed = [
-        ((at + shift) / len(kind), example)
-        for kind, shift in ((examples, 0.0), (earlier, 0.5))
-        for at, example in enumerate(kind)
-    ]
-    return [example for _, example in sorted(placed, key=lambda item: item[0])]
-
-
-def _replay_example(
-    items: Sequence[object], request: LearnRequest, tools: RecipeTools
-) -> Example | None:
-    """Return one chunk of earlier text."""
-    alone = replace(request, items=tuple(items), before=(), replay=())  # type: ignore[arg-type]  # items
-    first = items[0]
-    if (
-        isinstance(first, Document)
-        and not first.continues
-        and not tools.tokenizer.uses_plain_template
-    ):
-        stated = tools.tokenizer.statements(sentences(first.text))
-        examples = chunk_examples(stated, (), alone)
-    else:
-        examples = continue_(alone, tools)
-    return examples[0] if examples else None

@@ -13,8 +13,8 @@ question. So each fact is learned as the answer to questions of two kinds, other
   your {w}?"): who asks seldom uses the words of the text.
 
 A step holds several questions that do not see each other, of facts drawn without repetition, so
-that no fact becomes the answer to everything. Most of the time only the beginning of the answer is
-learned: which fact a question asks for is decided there, and takes more exposures than its words.
+that no fact becomes the answer to everything. Every other time only the beginning of the answer
+is learned: which fact a question asks for is decided there, and takes more exposures than its words.
 What keeps other questions apart is the pull to the base model on everyday chat, see
 `train/kl_regularizer.py`.
 """
@@ -55,7 +55,7 @@ WRITTEN_SHARE = 0.35
 TOPIC_SHARE = 0.5
 """How often else it is asked for by a topic, where it has any."""
 BEGINNING = 8
-"""Tokens of an answer that most exposures end with."""
+"""Tokens of an answer that is cut to its beginning."""
 BEGINNING_SHARE = 0.5
 """How often only the beginning of an answer is learned; never in the first pass."""
 _ARROW = " => "
@@ -202,13 +202,17 @@ class _Asked:
         return [*zip(asked, self.content.facts, strict=True), *self.content.exchanges]
 
 
+def leads_of(contents: Sequence[Facts]) -> list[tuple[Message, ...]]:
+    """Return what questions are asked after: the template's own lead, the name of a character."""
+    characters = dict.fromkeys(one.character for one in contents if one.character)
+    return [(), *((Message("system", f"You are {name}."),) for name in characters)]
+
+
 def _examples(
     asked: Sequence[_Asked], tools: RecipeTools, rng: Random, count: int
 ) -> list[Example]:
     """Return steps of the first of so many passes, each with those of later ones as variants."""
-    characters = dict.fromkeys(one.content.character for one in asked if one.content.character)
-    leads: list[tuple[Message, ...]] = [()]
-    leads += [(Message("system", f"You are {name}."),) for name in characters]
+    leads = leads_of([one.content for one in asked])
     passes = []
     for number in range(count):
         turns = [turn for one in asked for turn in one.turns(rng)]
@@ -218,9 +222,7 @@ def _examples(
         cut = [BEGINNING if number and rng.random() < BEGINNING_SHARE else None for _ in turns]
         passes.append(
             [
-                pack_turns(
-                    turns[start::steps], tools.tokenizer, lead=lead, cut=cut[start::steps]
-                )
+                pack_turns(turns[start::steps], tools.tokenizer, lead=lead, cut=cut[start::steps])
                 for start in range(steps)
             ]
         )

@@ -12,7 +12,7 @@ is expected everywhere says nothing. Documents are expanded for search in the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 
@@ -36,8 +36,8 @@ def topic_words(
     before: str,
     texts: Sequence[str],
     others: Sequence[str],
-) -> Iterator[list[tuple[str, ...]] | None]:
-    """Yield None while it goes on, at last the topic words of each text, the surest first.
+) -> Generator[None, None, list[tuple[str, ...]]]:
+    """Return the topic words of each text, the surest first; yields between batches.
 
     Only words that are one token are found, whole as far as can be told: the beginning of a longer
     word that is written with several tokens may be among them.
@@ -50,14 +50,13 @@ def topic_words(
         others: more of this form, for the comparison only.
     """
     if not texts:
-        yield []
-        return
+        return []
     rows = [tokenizer.encode(text) for text in [*texts, *others]]
     prefix = prefill(base, [*tokenizer.beginning, *tokenizer.encode(before)])
     total = torch.zeros(1)  # becomes [V]
     likely: list[tuple[torch.Tensor, torch.Tensor]] = []  # of each row log p [K] and tokens [K]
     for start in range(0, len(rows), ROWS):
-        yield None
+        yield
         log_p = GreedyBatch(base, prefix, rows[start : start + ROWS]).next_log_p().cpu()  # [B, V]
         total = total + log_p.exp().sum(0)
         values, tokens = log_p.topk(min(_CANDIDATES, log_p.shape[1]), dim=-1)
@@ -70,7 +69,7 @@ def topic_words(
         chosen = gains.masked_fill((values < floor) | (gains < LEAST_GAIN), -torch.inf)
         order = [at for at in chosen.argsort(descending=True).tolist() if chosen[at].isfinite()]
         words.append(_words([int(tokens[at]) for at in order], tokenizer))
-    yield words
+    return words
 
 
 def _words(tokens: Sequence[int], tokenizer: ChatTokenizer) -> tuple[str, ...]:

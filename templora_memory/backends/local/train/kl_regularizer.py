@@ -114,9 +114,7 @@ class NeutralText:
             ]
         return sum(values) / len(values)
 
-    def _kl_divergence(
-        self, pieces: Sequence[int], adapters: AdapterBatch, layer: int
-    ) -> Tensor:
+    def _kl_divergence(self, pieces: Sequence[int], adapters: AdapterBatch, layer: int) -> Tensor:
         base = self._base
         batch = collate(base, [self._pieces[piece] for piece in pieces])
         weights = batch.targets.weights  # [T]
