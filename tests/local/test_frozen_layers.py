@@ -66,7 +66,7 @@ def test_loss_and_gradient_are_those_of_the_whole_model(base, text):
     got = []
     for split in (False, True):
         adapters = [adapter_of(base, "upper-half"), adapter_of(base, "upper-half")]
-        layer = lowest_layer(adapters[0].start.layout.targets)
+        layer = lowest_layer(adapters[0].leaves)
         assert layer > 0
         states = below(base, layer, [(FrozenStates(), row) for row in rows]) if split else None
         assert (states is not None) == split
@@ -105,7 +105,7 @@ def test_what_does_not_fit_is_computed_again(base, text):
 
 def test_adapters_in_all_layers_need_the_whole_model(base, text):
     targets = choose_targets(base.layers, "all-linear", "all")
-    assert lowest_layer(targets) == 0
+    assert lowest_layer(target.name for target in targets) == 0
     assert below(base, 0, [(FrozenStates(), packed(base, text, *TURNS))]) is None
 
 

@@ -180,7 +180,7 @@ def test_receipts_are_measured_on_pieces_that_are_never_read(roomy):
 def test_no_question_that_is_measured_on_is_trained_on(roomy):
     text = NeutralText(roomy.base, roomy.tokenizer, PROSE, CHAT)
     read = []
-    text._kl_divergence = lambda pieces, _: read.extend(pieces) or torch.zeros(())
+    text._kl_divergence = lambda pieces, *_: read.extend(pieces) or torch.zeros(())
     for turn in range(3 * len(text._pieces)):
         text.kl_penalty([turn], None)
     assert set(read) == set(text._training)

@@ -154,10 +154,10 @@ def test_one_that_diverges_leaves_and_the_others_go_on(base):
 def test_a_batch_that_fails_is_tried_one_by_one(base, monkeypatch):
     """Two together may be too much for the memory, each of them is not."""
 
-    def narrow(base, batch, rows, cache=None):
+    def narrow(base, batch, rows, cache=None, below=None):
         if len(batch.input_ids) > 1:
             raise torch.OutOfMemoryError("too much")
-        return batch_loss(base, batch, rows, cache)
+        return batch_loss(base, batch, rows, cache, below)
 
     alone = new_run(base, TEXTS[1])
     run(base, alone)
@@ -169,10 +169,10 @@ def test_a_batch_that_fails_is_tried_one_by_one(base, monkeypatch):
 
 
 def test_an_error_goes_to_the_one_whose_example_caused_it(base, monkeypatch):
-    def picky(base, batch, rows, cache=None):
+    def picky(base, batch, rows, cache=None, below=None):
         if (batch.input_ids == ord("#")).any():
             raise RuntimeError("this text breaks the model")
-        return batch_loss(base, batch, rows, cache)
+        return batch_loss(base, batch, rows, cache, below)
 
     monkeypatch.setattr(f"{RUNS}.batch_loss", picky)
     bad, good = new_run(base, [example("some # text")]), new_run(base, [example("other texts")])
@@ -204,7 +204,7 @@ def test_a_closed_thread_ends_runs_with_an_error(base):
 
     batcher = TrainingBatcher(base, lambda _: NoPull(), max_tokens=512)
     thread = ModelThread(NoAnswers(), NoAnswers(), batcher)
-    long = new_run(base, [example("x" * 100)], least=10_000)
+    long = new_run(base, [example("x" * 100)], replace(SETTINGS, kl_weight=0.0), least=10_000)
     thread.learn(long)
     thread.close()
     with pytest.raises(Closed):

@@ -15,7 +15,7 @@ names an "active" adapter.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -114,9 +114,9 @@ def _layer_number(name: str) -> int | None:
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
-def lowest_layer(targets: Sequence[TargetModule]) -> int:
-    """Return the number of the lowest decoder layer among targets; 0 if one is in no layer."""
-    return min(_layer_number(target.name) or 0 for target in targets)
+def lowest_layer(names: Iterable[str]) -> int:
+    """Return the number of the lowest decoder layer among paths; 0 if one is in no layer."""
+    return min((_layer_number(name) or 0 for name in names), default=0)
 
 
 def _in_layers(

@@ -13,8 +13,8 @@ question. So each fact is learned as the answer to questions of two kinds, other
   your {w}?"): who asks seldom uses the words of the text.
 
 A step holds several questions that do not see each other, of facts drawn without repetition, so
-that no fact becomes the answer to everything. Every other time only the beginning of the answer
-is learned: which fact a question asks for is decided there, and takes more exposures than its words.
+that no fact becomes the answer to everything. Every other time only the beginning of the answer is
+learned: which fact a question asks for is decided there, and takes more exposures than its words.
 What keeps other questions apart is the pull to the base model on everyday chat, see
 `train/kl_regularizer.py`.
 """

@@ -21,7 +21,11 @@ import torch
 from torch import Tensor
 
 from templora_memory.backends.local.base_model import BaseModel
-from templora_memory.backends.local.lora.batched import AdapterBatch, use_adapters
+from templora_memory.backends.local.lora.batched import (
+    AdapterBatch,
+    lowest_layer,
+    use_adapters,
+)
 from templora_memory.backends.local.recipes import pack_turns
 from templora_memory.backends.local.tokenizer import ChatTokenizer
 from templora_memory.backends.local.train.frozen_layers import FrozenStates, below
@@ -39,11 +43,11 @@ PIECE_TOKENS = 128
 """Tokens of one piece of prose."""
 TURNS_PER_PIECE = 4
 """Questions with their answers in one piece."""
-PROSE_EVERY = 4
-"""Every fourth piece is prose, where there are questions."""
+PROSE_EVERY = 8
+"""One piece in so many is prose, where there are questions."""
 HELD_OUT_EVERY = 5
 """Every fifth piece is measured on, and never read while learning."""
-_LEADS: tuple[tuple[Message, ...], ...] = ((), (), (), (Message("system", "You are Maria."),))
+_LEADS: tuple[tuple[Message, ...], ...] = (*[()] * 7, (Message("system", "You are Maria."),))
 """System messages that the questions are asked after, in turn: mostly what the template puts there;
 now and then a character, who is asked about the weather and talks about the weather. More of these
 hold back what a character has learned."""
@@ -88,38 +92,33 @@ class NeutralText:
         self._teacher: dict[int, Tensor] = {}  # of each piece [S, D]
         self._frozen = FrozenStates()
 
-    def kl_penalty(
-        self, turns: Sequence[int], adapters: AdapterBatch, *, lowest_layer: int
-    ) -> Tensor:
+    def kl_penalty(self, turns: Sequence[int], adapters: AdapterBatch) -> Tensor:
         """Return the sum over rows of each row's mean KL(base || adapter) on one piece.
 
         Args:
             turns: which piece each row reads, counted round and round.
             adapters: of the rows.
-            lowest_layer: number of the lowest with an adapter.
 
         Returns:
             A scalar in nats per token, with the adapters' gradient.
         """
         return self._kl_divergence(
-            [self._training[turn % len(self._training)] for turn in turns], adapters, lowest_layer
+            [self._training[turn % len(self._training)] for turn in turns], adapters
         )
 
-    def kl_to_base(self, adapters: AdapterBatch, *, lowest_layer: int) -> float:
+    def kl_to_base(self, adapters: AdapterBatch) -> float:
         """Return the mean KL(base || adapter) of one adapter on the held-out pieces, in nats."""
         with torch.no_grad():
-            values = [
-                self._kl_divergence([piece], adapters, lowest_layer).item()
-                for piece in self._held_out
-            ]
+            values = [self._kl_divergence([piece], adapters).item() for piece in self._held_out]
         return sum(values) / len(values)
 
-    def _kl_divergence(self, pieces: Sequence[int], adapters: AdapterBatch, layer: int) -> Tensor:
+    def _kl_divergence(self, pieces: Sequence[int], adapters: AdapterBatch) -> Tensor:
         base = self._base
         batch = collate(base, [self._pieces[piece] for piece in pieces])
         weights = batch.targets.weights  # [T]
         if base.plain_lm_head:
-            teacher = torch.cat([self._teacher_states(piece) for piece in pieces])  # [T, D]
+            layer = lowest_layer(adapters)
+            teacher = torch.cat([self._teacher_states(piece, layer) for piece in pieces])  # [T, D]
             states = below(base, layer, [(self._frozen, self._pieces[piece]) for piece in pieces])
             with use_adapters(adapters):
                 hidden = labelled_states(base, batch, states)
@@ -133,12 +132,15 @@ class NeutralText:
             log_p = logits.float().log_softmax(-1)
         return ((log_q.exp() * (log_q - log_p)).sum(-1) * weights).sum()
 
-    def _teacher_states(self, piece: int) -> Tensor:
+    def _teacher_states(self, piece: int, layer: int) -> Tensor:
         """Return the base model's hidden states [S, D] of the tokens that count."""
         if piece not in self._teacher:
-            batch = collate(self._base, [self._pieces[piece]])
+            inputs = self._pieces[piece]
+            states = below(self._base, layer, [(self._frozen, inputs)])
             with torch.no_grad(), use_adapters(None):
-                self._teacher[piece] = labelled_states(self._base, batch, None)
+                self._teacher[piece] = labelled_states(
+                    self._base, collate(self._base, [inputs]), states
+                )
         return self._teacher[piece]
 
 

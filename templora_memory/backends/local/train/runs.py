@@ -130,7 +130,6 @@ class TrainingRun:
         self._before: dict[int, Tensor] = {}  # losses when an example was first seen
         self._after: dict[int, Tensor | None] = {}
         self.frozen = FrozenStates()
-        self.lowest_layer = lowest_layer(start.layout.targets)
 
     @property
     def done(self) -> bool:
@@ -379,14 +378,16 @@ class TrainingBatcher(PriorityQueue[TrainingRun]):
         packed = runs[0].packed  # those of a group are alike in this
         keep = not packed and any(run.keeps_cache for run in runs)
         cache = dynamic_cache(batch.prefix) if keep else None
-        known = zip([run.frozen for run in runs], examples, strict=True)
-        states = below(base, runs[0].lowest_layer, list(known)) if packed else None
         settings = runs[0].settings
         devices = [base.device] if base.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices, enabled=settings.lora_dropout > 0):
             if settings.lora_dropout > 0:
                 torch.manual_seed(settings.seed + runs[0].counters.steps)
             adapters = trainable_batch([run.adapter for run in runs], dropout=settings.lora_dropout)
+            states = None
+            if packed:
+                known = zip([run.frozen for run in runs], examples, strict=True)
+                states = below(base, lowest_layer(adapters), list(known))
             with base.learning(adapters):
                 loss, nll = batch_loss(base, batch, adapters, cache, states)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -442,18 +443,14 @@ class TrainingBatcher(PriorityQueue[TrainingRun]):
         adapters = trainable_batch([run.adapter for run in runs])
         turns = [run.kl_penalties for run in runs]
         with self._base.learning(adapters):
-            penalty = self.neutral_text(language).kl_penalty(
-                turns, adapters, lowest_layer=runs[0].lowest_layer
-            )
+            penalty = self.neutral_text(language).kl_penalty(turns, adapters)
         (weight * penalty).backward()  # type: ignore[no-untyped-call]
 
     def _kl_to_base(self, run: TrainingRun) -> float | None:
         """Return how much an adapter changes neutral text; None where it is not measured."""
         if not run.settings.measure or not run.adapter.finite:
             return None
-        return self.neutral_text(run.language).kl_to_base(
-            trainable_batch([run.adapter]), lowest_layer=run.lowest_layer
-        )
+        return self.neutral_text(run.language).kl_to_base(trainable_batch([run.adapter]))
 
     def _finish_example(
         self, run: TrainingRun, nll: Tensor, after: Tensor | None, prefix: KVPrefix
