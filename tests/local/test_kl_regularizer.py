@@ -146,13 +146,6 @@ def test_a_chat_model_reads_questions_with_prose_in_between(roomy):
     assert all(any(question in text for text in said) for question, _ in CHAT)
 
 
-def test_some_questions_are_asked_of_somebody_with_a_name(roomy):
-    pieces = NeutralText(roomy.base, roomy.tokenizer, PROSE, CHAT)._pieces
-    begin = [roomy.tokenizer.decode(p.input_ids, special=True) for p in pieces if is_chat(p)]
-    asked = [text for text in begin if text.startswith("<|system|>You are ")]
-    assert 0 < len(asked) < len(begin)
-
-
 def test_a_model_without_a_chat_template_reads_prose_alone(make_backend):
     loaded = make_backend(template=None).loaded
     prose = NeutralText(loaded.base, loaded.tokenizer, PROSE)._pieces

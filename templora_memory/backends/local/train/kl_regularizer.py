@@ -10,7 +10,8 @@ adapter and q without::
     penalty = kl_weight / S * sum_s KL(q_s || p_s)
     KL(q || p) = sum_v q_v (log q_v - log p_v)
 
-Of prose all tokens count, of questions with answers those of the answers.
+Of prose all tokens count, of questions with answers those of the answers. The questions stand behind
+the template's own lead: asked after "You are NAME.", they hold back what a character has learned.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ from templora_memory.backends.local.train.step import (
     labelled_states,
     model_inputs,
 )
-from templora_memory.domain.messages import Message
 
 PIECE_TOKENS = 128
 """Tokens of one piece of prose."""
@@ -47,10 +47,6 @@ PROSE_EVERY = 8
 """One piece in so many is prose, where there are questions."""
 HELD_OUT_EVERY = 5
 """Every fifth piece is measured on, and never read while learning."""
-_LEADS: tuple[tuple[Message, ...], ...] = (*[()] * 7, (Message("system", "You are Maria."),))
-"""System messages that the questions are asked after, in turn: mostly what the template puts there;
-now and then a character, who is asked about the weather and talks about the weather. More of these
-hold back what a character has learned."""
 
 
 class NeutralText:
@@ -77,13 +73,9 @@ class NeutralText:
         chats = [
             inputs_of(
                 base,
-                pack_turns(
-                    turns[start : start + TURNS_PER_PIECE],
-                    tokenizer,
-                    lead=_LEADS[number % len(_LEADS)],
-                ),
+                pack_turns(turns[start : start + TURNS_PER_PIECE], tokenizer),
             )
-            for number, start in enumerate(range(0, len(turns), TURNS_PER_PIECE))
+            for start in range(0, len(turns), TURNS_PER_PIECE)
         ]
         self._pieces = _mix(proses, [piece for piece in chats if piece.label_positions])
         held_out = range(HELD_OUT_EVERY // 2, len(self._pieces), HELD_OUT_EVERY)
