@@ -10,8 +10,9 @@ adapter and q without::
     penalty = kl_weight / S * sum_s KL(q_s || p_s)
     KL(q || p) = sum_v q_v (log q_v - log p_v)
 
-Of prose all tokens count, of questions with answers those of the answers. The questions stand behind
-the template's own lead: asked after "You are NAME.", they hold back what a character has learned.
+Of prose all tokens count, of questions with answers those of the answers. The questions stand
+behind the template's own lead: asked after "You are NAME.", they hold back what a character has
+learned.
 """
 
 from __future__ import annotations
