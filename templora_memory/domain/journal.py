@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from templora_memory.domain.messages import Document, Item, Message, author_of, characters, extend
@@ -23,6 +24,10 @@ _KINDS = {
     "tip": {"digest"},
 }
 _OPTIONAL = {"document": {"author", "character", "recall_only"}}
+MIN_OVERLAP = 2
+"""Messages in a row that a window shares with the conversation which it is a part of."""
+_MAX_RUNS = 64  # places that are followed at once: bounds what a repetitive journal costs
+_MAX_GAP = 64  # messages that may lie between two shared ones, where some were deleted
 
 
 def encode_line(body: dict[str, Any]) -> bytes:
@@ -89,6 +94,24 @@ def document_line(parent: str, document: Document) -> dict[str, Any]:
     return line | {key: value for key, value in optional.items() if value is not None}
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Messages of a history that stand in the journal in a row.
+
+    `last` is the position of the last one in the history, `before` the digest before the first one,
+    and `answered` whether an assistant's message is among them.
+    """
+
+    last: int
+    length: int
+    before: str
+    answered: bool
+
+    @property
+    def counts(self) -> bool:
+        return self.length >= MIN_OVERLAP and self.answered
+
+
 class Journal:
     """Index over journal lines: which digests there are, and where their text stands.
 
@@ -100,6 +123,7 @@ class Journal:
         self._first = first
         self._read = read
         self._messages: dict[str, tuple[str, int]] = {}
+        self._places: dict[str, dict[str, str]] = {}  # of a message: digests before and after it
         self._documents: dict[str, tuple[str, int, int]] = {}  # parent, position, characters
         self._withdrawn: set[str] = set()
         self._recall_only: set[str] = set()
@@ -126,6 +150,7 @@ class Journal:
                     raise ValueError("the message before this one is missing")
                 self._credit(_message(body), new=digest not in self._messages)
                 self._messages[digest] = (body["parent"], position)
+                self._places.setdefault(_key(_message(body)), {})[body["parent"]] = digest
                 self._tip = digest
             case "document":
                 parent = body["parent"]
@@ -246,6 +271,66 @@ class Journal:
             digest = self._messages[digest][0]
         return tuple(reversed(digests))
 
+    def omitted_before(self, messages: Sequence[Message]) -> str:
+        """Return the digest of the dialogue that a history goes on from without showing it.
+
+        A client whose window is full leaves out the oldest messages: what it sends is a part of a
+        conversation in the journal and what is new, and some messages of the part may have been
+        edited or deleted. The conversation is the one that has most of the messages in a row, at
+        least `MIN_OVERLAP` with an assistant's among them. Of several, one that begins with them
+        is taken, or else the newest. The start is returned where nothing is left out.
+        """
+        keys = [_key(message) for message in messages]
+        runs = self._runs(messages, keys)
+        tip = set(self.path(self._tip))
+
+        def rank(end: str) -> tuple[int, bool, bool, int]:
+            run = runs[end]
+            return run.length, run.before == self._first, end in tip, self._messages[end][1]
+
+        end = max((end for end, run in runs.items() if run.counts), key=rank, default=None)
+        if end is None:
+            return self._first
+        path = self.path(end)
+        place = len(path) - runs[end].length
+        index = runs[end].last + 1 - runs[end].length
+        # backwards from the run: each message before it is looked for a little before the next one
+        for earlier in range(index - 1, -1, -1):
+            digests = self._places.get(keys[earlier], {})
+            for candidate in range(place - 1, max(-1, place - 1 - _MAX_GAP), -1):
+                before = path[candidate - 1] if candidate else self._first
+                if digests.get(before) == path[candidate]:
+                    index, place = earlier, candidate
+                    break
+        # what is sent before the first shared message stands in the place of as many messages
+        omitted = place - index
+        return path[omitted - 1] if omitted > 0 else self._first
+
+    def _runs(self, messages: Sequence[Message], keys: Sequence[str]) -> dict[str, _Run]:
+        """Return every run of these messages, by the digest it ends in; the longest of each end."""
+        every: dict[str, _Run] = {}
+        under_way: dict[str, _Run] = {}
+        for index, key in enumerate(keys):
+            places = self._places.get(key, {})
+            newest = list(places)[-_MAX_RUNS:]  # at once: another thread may be adding
+            starts = [self._first, *newest] if self._first in places else newest
+            continued: dict[str, _Run] = {}
+            for parent in (*(parent for parent in under_way if parent in places), *starts):
+                run = under_way.get(parent)
+                continued[places[parent]] = _Run(
+                    last=index,
+                    length=run.length + 1 if run else 1,
+                    before=run.before if run else parent,
+                    answered=(run is not None and run.answered)
+                    or messages[index].role == "assistant",
+                )
+            ends = sorted(continued, key=lambda end: continued[end].length)[-_MAX_RUNS:]
+            under_way = {end: continued[end] for end in ends}
+            for end, run in under_way.items():
+                if end not in every or every[end].length < run.length:
+                    every[end] = run
+        return every
+
     def nearest(self, digest: str, among: Collection[str]) -> str:
         """Return the first digest in `among` on the way from `digest` back, or the start.
 
@@ -289,6 +374,11 @@ class Journal:
                 break
             count += 1
         return count
+
+
+def _key(message: Message) -> str:
+    """Return what names a message wherever it stands."""
+    return extend("", message)
 
 
 def _message(body: dict[str, Any]) -> Message:

@@ -38,6 +38,9 @@ class Reply:
         absorbed_tokens: tokens of this memory that live in weights instead.
         revision: name of the revision that answered; None: the base model.
         recalled: passages of what the memory was told that stood in the prompt, best first.
+        strength: factor on the memory that it was answered with.
+        omitted_messages: messages of the conversation, as the memory holds it, that come before
+            the first one of the history: what a client with a full window left out.
     """
 
     text: str
@@ -48,6 +51,7 @@ class Reply:
     revision: str | None
     recalled: tuple[Passage, ...] = ()
     strength: float = 1.0
+    omitted_messages: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""

@@ -182,11 +182,15 @@ class Usage(BaseModel):
 
 
 class MemoryUse(BaseModel):
-    """The memory that answered: its revision, and how many tokens live in weights instead."""
+    """The memory that answered: its revision, and how many tokens live in weights instead.
+
+    `omitted_messages` of the conversation, as the memory holds it, come before the first one sent.
+    """
 
     memory: str | None
     revision: str | None
     absorbed_tokens: int
+    omitted_messages: int
 
 
 class AssistantMessage(BaseModel):
@@ -231,7 +235,10 @@ def usage_of(reply: Reply) -> Usage:
 def memory_use_of(memory_id: str | None, reply: Reply) -> MemoryUse:
     """Return which memory and revision a reply came from."""
     return MemoryUse(
-        memory=memory_id, revision=reply.revision, absorbed_tokens=reply.absorbed_tokens
+        memory=memory_id,
+        revision=reply.revision,
+        absorbed_tokens=reply.absorbed_tokens,
+        omitted_messages=reply.omitted_messages,
     )
 
 

@@ -31,6 +31,7 @@ from templora_memory.errors import (
 )
 from templora_memory.ports import Backend, Completion, GenerateRequest, ScoreRequest, Store
 from templora_memory.service.catalog import Catalog
+from templora_memory.service.conversation import SentConversation
 from templora_memory.service.jobs import JobQueue
 from templora_memory.service.learning import Absorber, teaches
 from templora_memory.service.prompt import Prompt, system_texts
@@ -163,23 +164,26 @@ class Answerer:
         """Answer with the revision that covers most of the conversation, which is journalled."""
         name = parse_id(memory_id)
         prompt.check(body[newest_exchange(body) :])
-        self._catalog.check_admitted(name, body)
+        self._catalog.check_admitted(name, body, resumes=True)
         manifest = self._catalog.ensure(name, create=create)
         manifest.check_base(self._backend.identity)
-        self._store.record(manifest.id, body)
-        manifest, covering = self._absorb_until_fits(manifest.id, body, prompt)
-        rest = body[covering.messages if covering else 0 :]
+        conversation = SentConversation.resume(body, manifest, self._store.journal(manifest.id))
+        self._store.record(manifest.id, body, after=conversation.start)
+        manifest, covering = self._absorb_until_fits(manifest, conversation, prompt)
+        rest = conversation.after(covering, self._store.journal(manifest.id))
         shown, recalled = self._with_recalled(manifest, covering, rest, prompt)
         adapter = self._absorber.adapter(manifest, covering)
         request = self._apply_confidence_gate(replace(request, messages=shown, adapter=adapter))
         tokens = self._backend.stream(request)
 
         def make(completion: Completion) -> Reply:
-            return _reply(completion, covering, recalled, request.strength)
+            reply = _reply(completion, covering, recalled, request.strength)
+            return replace(reply, omitted_messages=conversation.omitted)
 
         def finished(reply: Reply) -> None:
             if reply.finish_reason != "cancelled":
-                self._after_reply(manifest, (*body, Message("assistant", reply.text)), prompt)
+                answered = conversation.followed_by(Message("assistant", reply.text))
+                self._after_reply(manifest, answered, prompt)
 
         return self._streams.add(ReplyStream(tokens, make=make, finished=finished), manifest.id)
 
@@ -260,21 +264,21 @@ class Answerer:
         return prompt.with_passages(rest, passages)
 
     def _absorb_until_fits(
-        self, memory_id: str, body: tuple[Message, ...], prompt: Prompt
+        self, manifest: Manifest, conversation: SentConversation, prompt: Prompt
     ) -> tuple[Manifest, Revision | None]:
         """Absorb until the rest fits; returns the revision that covers what is left out."""
-        limit = newest_exchange(body)
+        memory_id, digests = manifest.id, conversation.digests
+        limit = conversation.newest_exchange
         while True:
-            manifest = self._catalog.still_there(memory_id)
-            digests = manifest.chain(body)
-            covering = manifest.covering(digests, limit)
+            manifest = self._catalog.still_there(manifest)
+            covering = conversation.covering(manifest)
             known = covering.messages if covering else 0
             head = manifest.newest
             if head and set(head.documents) - set(covering.documents if covering else ()):
                 # an edited conversation fell back to a revision from before some documents
                 self._absorb_now(memory_id, digests[known])
                 continue
-            rest = body[known:]
+            rest = conversation.after(covering, self._store.journal(memory_id))
             if prompt.fits(rest):
                 return manifest, covering
             # the newest exchange is a turn of its own, also where the cut before it was not ours
@@ -296,7 +300,9 @@ class Answerer:
         work = partial(self._absorber.dialogue, target)
         self._jobs.start(memory_id, work, urgent=True).wait()
 
-    def _after_reply(self, manifest: Manifest, body: tuple[Message, ...], prompt: Prompt) -> None:
+    def _after_reply(
+        self, manifest: Manifest, conversation: SentConversation, prompt: Prompt
+    ) -> None:
         """Journal the reply, and absorb in the background what is about to leave the window.
 
         A failure does not take the reply away: it is in `status`, and the next call, which brings
@@ -308,12 +314,11 @@ class Answerer:
             now = self._store.manifest(manifest.id)
             if now is None or not now.same_memory(manifest):
                 return  # forgotten while the reply was written
-            self._catalog.check_admitted(parse_id(now.id), body)
-            self._store.record(now.id, body)
-            digests = now.chain(body)
-            covering = now.covering(digests, newest_exchange(body))
+            self._catalog.check_admitted(parse_id(now.id), conversation.sent, resumes=True)
+            self._store.record(now.id, conversation.sent, after=conversation.start)
+            covering = conversation.covering(now)
             known = covering.messages if covering else 0
-            rest = body[known:]
+            rest = conversation.after(covering, self._store.journal(now.id))
             starts = turn_starts(rest)
             spare = min(policy.chunk, policy.window // 4) // 2
             turns = oldest_turns(
@@ -324,7 +329,7 @@ class Answerer:
                 needed=False,
             )
             if turns and teaches(rest[: starts[turns]]) and not self._jobs.jobs(now.id):
-                target = digests[known + starts[turns]]
+                target = conversation.digests[known + starts[turns]]
                 self._jobs.start(now.id, partial(self._absorber.dialogue, target))
         except UnknownMemory:
             return  # forgotten just now

@@ -18,6 +18,7 @@ from templora_memory.domain.results import Covered, Status, Transcript
 from templora_memory.errors import Cancelled, Conflict, UnknownMemory
 from templora_memory.ports import Backend, Store, retry_on_conflict
 from templora_memory.service.admission import Admission, new_items
+from templora_memory.service.conversation import SentConversation, sent_positions
 from templora_memory.service.jobs import JobQueue
 
 MAX_TRIES = 8
@@ -68,15 +69,15 @@ class Catalog:
             )
         return manifest
 
-    def still_there(self, memory_id: str) -> Manifest:
+    def still_there(self, earlier: Manifest) -> Manifest:
         """Return the newest manifest of a memory that existed a moment ago.
 
         Raises:
             Cancelled: it was forgotten meanwhile.
         """
-        manifest = self._store.manifest(memory_id)
-        if manifest is None:
-            raise Cancelled(f"Memory {memory_id!r} was forgotten meanwhile.")
+        manifest = self._store.manifest(earlier.id)
+        if manifest is None or not manifest.same_memory(earlier):
+            raise Cancelled(f"Memory {earlier.id!r} was forgotten meanwhile.")
         return manifest
 
     def ensure(
@@ -162,8 +163,12 @@ class Catalog:
         items: Sequence[Document] | Sequence[Message],
         *,
         after: int | None = None,
+        resumes: bool = False,
     ) -> None:
         """Refuse text before a byte of it is written.
+
+        `after`: the messages follow so many of the newest conversation. `resumes`: they may leave
+        out the beginning of a conversation (`Journal.omitted_before`).
 
         Raises:
             NotAdmitted: by the application's hook, or an author has taught enough.
@@ -175,6 +180,9 @@ class Catalog:
         start = None
         if journal is not None and after is not None:
             start = journal.beginning(journal.tip, after)
+        if manifest is not None and journal is not None and resumes:
+            sent = tuple(item for item in items if isinstance(item, Message))
+            start = SentConversation.resume(sent, manifest, journal).start
         self._admission.check(str(name), new_items(items, journal, after=start), journal)
 
     def status(self, memory_id: str) -> Status:
@@ -209,13 +217,8 @@ class Catalog:
     def covered(self, memory_id: str, messages: Iterable[MessageLike]) -> Covered:
         """Return how much of a history lives in weights; see `Memory.covered`."""
         manifest, history = self.get(memory_id), as_messages(messages)
-        body = dialogue(history)
-        revision = manifest.covering(manifest.chain(body), len(body))
-        left = revision.messages if revision else 0
-        position = 0
-        for message in history:
-            if left == 0:
-                break
-            position += 1
-            left -= message.role != "system"
-        return Covered(messages=position, revision=revision)
+        sent = dialogue(history)
+        conversation = SentConversation.resume(sent, manifest, self._store.journal(manifest.id))
+        revision = conversation.covering(manifest, len(conversation.digests) - 1)
+        covered = sent_positions(history, conversation, revision)
+        return Covered(messages=covered, revision=revision)

@@ -126,7 +126,8 @@ class Memory:
         Args:
             history: the whole conversation, oldest first, ending with a user or tool message.
                 Sending it again trains nothing; edited or shortened it falls back to an older
-                revision.
+                revision. The oldest messages of what the memory holds may be left out; they stay
+                in journal and weights (`Reply.omitted_messages`).
             options: context, strength, sampling, max_tokens, revision, recall_tokens, create; see
                 `ReplyOptions`.
 
@@ -277,7 +278,8 @@ class Memory:
         """Return how much of a history already lives in weights.
 
         `messages` of the result counts positions of the list given here; what follows them (and
-        system messages) still belongs into the prompt.
+        system messages) still belongs into the prompt. A history may leave out the beginning of a
+        conversation that the memory holds, as for `reply`.
 
         Raises:
             UnknownMemory, InvalidText.
