@@ -166,7 +166,8 @@ class Learner(Protocol):
 class GenerateRequest:
     """A prompt of messages, the adapter to answer with, and how to choose tokens.
 
-    `adapter` None or `strength` 0 is exactly the base model.
+    `adapter` None or `strength` 0 is exactly the base model. The answer begins with `prefill`,
+    which is no part of the completion.
     """
 
     messages: tuple[Message, ...]
@@ -174,6 +175,7 @@ class GenerateRequest:
     strength: float
     sampling: Sampling
     max_tokens: int
+    prefill: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

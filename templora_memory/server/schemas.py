@@ -87,12 +87,15 @@ class ChatMessage(BaseModel):
     def as_message(self) -> Message:
         """Return it as a message of this package.
 
-        An assistant's message with tool calls gets the role "call", which is never learned.
+        An assistant's message with tool calls gets the role "call", which is never learned. The
+        name of who spoke stands before the text.
         """
         content = self.content or ""
         if not isinstance(content, str):
             content = "".join(part.text for part in content)
         name = self.name or None
+        if name and content and not content.startswith(f"{name}: "):
+            content = f"{name}: {content}"  # templates show no names: who spoke would be lost
         if self.role == "assistant" and self.tool_calls:
             calls = json.dumps(self.tool_calls, ensure_ascii=False)
             return Message("call", f"{content}\n{calls}" if content else calls, name)
@@ -142,6 +145,8 @@ class ChatRequest(_StrictModel):
     ] = []
     recall_tokens: Annotated[int | None, Field(ge=0, le=1 << 31)] = None
     revision: RevisionName | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     # accepted where they ask for nothing
     n: Literal[1] | None = None
     frequency_penalty: Literal[0] | None = None
@@ -160,6 +165,13 @@ class ChatRequest(_StrictModel):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+
+    @property
+    def continues(self) -> bool:
+        """True if an assistant's message at the end is to be continued, not followed by another."""
+        if self.continue_final_message is None:
+            return not self.add_generation_prompt
+        return self.continue_final_message
 
     @property
     def stops(self) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from templora_memory.domain.messages import (
     Message,
     MessageLike,
     as_messages,
-    dialogue,
 )
 from templora_memory.domain.results import Passage, Reply
 from templora_memory.domain.settings import ResolvedPolicy, Sampling, positive, whole
@@ -23,7 +22,6 @@ from templora_memory.domain.turns import newest_exchange, oldest_turns, turn_sta
 from templora_memory.errors import (
     Closed,
     InvalidSetting,
-    InvalidText,
     LearningFailed,
     NotAdmitted,
     StoreError,
@@ -37,6 +35,7 @@ from templora_memory.service.learning import Absorber, teaches
 from templora_memory.service.prompt import Prompt, system_texts
 from templora_memory.service.search import Searcher
 from templora_memory.service.streams import OpenStreams, ReplyStream
+from templora_memory.service.turn import Turn
 
 HEAD = "head"
 """Stands for the newest revision where a revision is named."""
@@ -58,6 +57,8 @@ class ReplyOptions(TypedDict, total=False):
         recall_tokens: maximum of tokens of the prompt for passages of what the answering revision
             has learned, found by the words of the newest message; they stand in the system
             message, after `context`. None, the default: `Policy.recall_tokens`.
+        continue_final_message: an assistant's message at the end is the beginning of the answer,
+            and the reply goes on with it, the default; False: it stands, and another one follows.
         create: make the memory if it does not exist, the default; False: `UnknownMemory`, so that
             a call under way does not bring back what was forgotten meanwhile.
     """
@@ -68,6 +69,7 @@ class ReplyOptions(TypedDict, total=False):
     max_tokens: int | None
     revision: str | None
     recall_tokens: int | None
+    continue_final_message: bool
     create: bool
 
 
@@ -120,12 +122,13 @@ class Answerer:
         max_tokens: int | None = None,
         revision: str | None = None,
         recall_tokens: int | None = None,
+        continue_final_message: bool = True,
         create: bool = True,
     ) -> ReplyStream:
         """Start answering a conversation; see `Memory.stream` and `ReplyOptions`."""
         policy = self._policy
-        messages = as_messages(history)
-        body = _answerable(messages)
+        asked = Turn.of(as_messages(history), continue_final_message=continue_final_message)
+        body = asked.dialogue
         positive("strength", strength, zero=True)
         reply_tokens = policy.reply_tokens if max_tokens is None else max_tokens
         whole("max_tokens", reply_tokens)
@@ -137,9 +140,11 @@ class Answerer:
         whole("recall_tokens", passage_tokens, zero=True)
         prompt = Prompt(
             self._backend.count,
-            system_texts(messages, context),
+            system_texts(asked.system, context),
             policy.window - reply_tokens,
             passage_tokens,
+            instruction=asked.instruction,
+            prefill=asked.prefill,
         )
         request = GenerateRequest(
             messages=(),
@@ -147,28 +152,30 @@ class Answerer:
             strength=strength,
             sampling=sampling or Sampling(),
             max_tokens=reply_tokens,
+            prefill=asked.prefill,
         )
         if memory_id is None or revision is not None:
             return self._answer_at_revision(memory_id, revision, body, prompt, request)
-        return self._answer(memory_id, body, prompt, request, create=create)
+        return self._answer(memory_id, asked, prompt, request, create=create)
 
     def _answer(
         self,
         memory_id: str,
-        body: tuple[Message, ...],
+        asked: Turn,
         prompt: Prompt,
         request: GenerateRequest,
         *,
         create: bool,
     ) -> ReplyStream:
         """Answer with the revision that covers most of the conversation, which is journalled."""
-        name = parse_id(memory_id)
+        name, body = parse_id(memory_id), asked.dialogue
         prompt.check(body[newest_exchange(body) :])
         self._catalog.check_admitted(name, body, resumes=True)
         manifest = self._catalog.ensure(name, create=create)
         manifest.check_base(self._backend.identity)
         conversation = SentConversation.resume(body, manifest, self._store.journal(manifest.id))
-        self._store.record(manifest.id, body, after=conversation.start)
+        if body:
+            self._store.record(manifest.id, body, after=conversation.start)
         manifest, covering = self._absorb_until_fits(manifest, conversation, prompt)
         rest = conversation.after(covering, self._store.journal(manifest.id))
         shown, recalled = self._with_recalled(manifest, covering, rest, prompt)
@@ -181,8 +188,9 @@ class Answerer:
             return replace(reply, omitted_messages=conversation.omitted)
 
         def finished(reply: Reply) -> None:
-            if reply.finish_reason != "cancelled":
-                answered = conversation.followed_by(Message("assistant", reply.text))
+            if reply.finish_reason != "cancelled" and not asked.instruction:
+                text = asked.prefill + reply.text
+                answered = conversation.followed_by(Message("assistant", text))
                 self._after_reply(manifest, answered, prompt)
 
         return self._streams.add(ReplyStream(tokens, make=make, finished=finished), manifest.id)
@@ -233,7 +241,7 @@ class Answerer:
             return request
         question = ScoreRequest(
             context=request.messages,
-            target=beginning,
+            target=request.prefill + beginning,
             adapter=request.adapter,
             strength=request.strength,
         )
@@ -254,10 +262,10 @@ class Answerer:
         Documents that are for recall only are searched along, also where nothing is learned.
         """
         passages: tuple[Passage, ...] = ()
-        if prompt.passage_tokens:
+        if prompt.passage_tokens and (rest or prompt.instruction):
             passages = self._searcher.search(
                 manifest,
-                rest[newest_exchange(rest)].content,
+                prompt.instruction or rest[newest_exchange(rest)].content,
                 documents=revision.documents if revision else (),
                 dialogue=revision.dialogue if revision else manifest.first,
             )
@@ -335,21 +343,6 @@ class Answerer:
             return  # forgotten just now
         except (StoreError, Closed, NotAdmitted, LearningFailed) as error:
             self._jobs.note_failure(manifest.id, error)
-
-
-def _answerable(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Return the messages without system messages.
-
-    Raises:
-        InvalidText: they do not end with what is to be answered.
-    """
-    body = dialogue(messages)
-    if not body or body[-1].role not in {"user", "tool"}:
-        raise InvalidText(
-            "A history ends with what is to be answered, a user or tool message; this one "
-            + (f"ends with a message of the {body[-1].role}." if body else "is empty.")
-        )
-    return body
 
 
 def _reply(

@@ -124,12 +124,15 @@ class Memory:
         happens in the background after the reply. The newest exchange is never absorbed.
 
         Args:
-            history: the whole conversation, oldest first, ending with a user or tool message.
-                Sending it again trains nothing; edited or shortened it falls back to an older
-                revision. The oldest messages of what the memory holds may be left out; they stay
-                in journal and weights (`Reply.omitted_messages`).
-            options: context, strength, sampling, max_tokens, revision, recall_tokens, create; see
-                `ReplyOptions`.
+            history: the whole conversation, oldest first. It ends with the user or tool message to
+                answer, with an assistant's message to continue (`continue_final_message`), or with
+                a system message that says what to write next: this is shown for the one answer,
+                and like it neither journalled nor learned. Sending a history again trains nothing;
+                edited or shortened it falls back to an older revision. The oldest messages of what
+                the memory holds may be left out; they stay in journal and weights
+                (`Reply.omitted_messages`).
+            options: context, strength, sampling, max_tokens, revision, recall_tokens,
+                continue_final_message, create; see `ReplyOptions`.
 
         Raises:
             PromptTooLong: system message, context and newest exchange do not fit; nothing was done.
@@ -464,7 +467,7 @@ class WithoutMemory:
         """Answer a whole conversation, all of which goes into the prompt, piece by piece.
 
         Args:
-            history: the whole conversation, oldest first, ending with a user or tool message.
+            history: the whole conversation, oldest first, ending as for `Memory.stream`.
             options: as for `Memory.stream`, so that one call serves both; a `revision` is refused,
                 and what only concerns a memory changes nothing.
 

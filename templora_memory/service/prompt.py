@@ -19,6 +19,8 @@ class Prompt:
         texts: of the system message: the caller's, then retrieved ones.
         max_tokens: tokens that a prompt may have.
         passage_tokens: how many of them passages of the memory's own texts may take.
+        instruction: what is asked for after the last turn, in this call only.
+        prefill: text that the answer begins with.
     """
 
     def __init__(
@@ -27,8 +29,15 @@ class Prompt:
         texts: tuple[str, ...],
         max_tokens: int,
         passage_tokens: int = 0,
+        *,
+        instruction: str = "",
+        prefill: str = "",
     ) -> None:
-        self._count = count
+        self._tokens_of = count
+        self.instruction = instruction
+        # as the user's: many templates allow a system message nowhere but at the beginning
+        self._instruction = (Message("user", instruction),) if instruction else ()
+        self._after = (*self._instruction, *((Message("assistant", prefill),) if prefill else ()))
         self._texts = texts
         self.system = _system_message(texts)
         self._max_tokens = max_tokens
@@ -37,9 +46,13 @@ class Prompt:
         # what a template adds to any prompt, however many turns it has
         self._overhead = 2 * count(pair) - count(pair + pair)
 
+    def _count(self, body: Sequence[Message]) -> int:
+        """Return the tokens of the whole prompt around these turns."""
+        return self._tokens_of((*self.system, *body, *self._after))
+
     def fits(self, body: Sequence[Message]) -> bool:
         """Return whether it fits beside all passages, or only the newest exchange is left."""
-        tokens = self._count((*self.system, *body))
+        tokens = self._count(body)
         return tokens <= self._max_tokens - (self.passage_tokens if newest_exchange(body) else 0)
 
     def with_passages(
@@ -47,17 +60,17 @@ class Prompt:
     ) -> tuple[tuple[Message, ...], tuple[Passage, ...]]:
         """Return system message and body, with as many of these passages as there is room for."""
         taken: list[Passage] = []
-        messages = (*self.system, *body)
+        messages = (*self.system, *body, *self._instruction)
         if not passages:
             return messages, ()  # without counting: nearly every prompt goes this way
-        before = self._count(messages)
+        before = self._count(body)
         for passage in passages:
             texts = (*self._texts, *(p.text for p in taken), passage.text)
-            trial = (*_system_message(texts), *body)
-            tokens = self._count(trial)
+            system = _system_message(texts)
+            tokens = self._tokens_of((*system, *body, *self._after))
             if tokens - before <= self.passage_tokens and tokens <= self._max_tokens:
                 taken.append(passage)
-                messages = trial
+                messages = (*system, *body, *self._instruction)
         return messages, tuple(taken)
 
     def check(self, body: Sequence[Message]) -> None:
@@ -66,9 +79,9 @@ class Prompt:
         Raises:
             PromptTooLong: says by how much.
         """
-        tokens = self._count((*self.system, *body))
+        tokens = self._count(body)
         if tokens > self._max_tokens:
-            in_system = self._count(self.system) if self.system else 0
+            in_system = self._tokens_of(self.system) if self.system else 0
             raise PromptTooLong(
                 f"The prompt has {tokens} tokens (about {in_system} of them in system messages and "
                 f"context) and there is room for {self._max_tokens}: shorten the message, the "
@@ -78,14 +91,14 @@ class Prompt:
     def costs(self, body: Sequence[Message], starts: Sequence[int]) -> tuple[int, ...]:
         """Return the tokens that each turn takes in the prompt."""
         return tuple(
-            max(1, self._count(body[begin:end]) - self._overhead)
+            max(1, self._tokens_of(body[begin:end]) - self._overhead)
             for begin, end in pairwise((*starts, len(body)))
         )
 
     def turns_budget(self, body: Sequence[Message], starts: Sequence[int], spare: int = 0) -> int:
         """Return the tokens that all turns together may take."""
         newest = body[starts[-1] :]
-        others = self._count((*self.system, *newest)) - self.costs(newest, (0,))[0]
+        others = self._count(newest) - self.costs(newest, (0,))[0]
         return self._max_tokens - self.passage_tokens - others - spare
 
 

@@ -204,7 +204,7 @@ class FakeBackend:
             self.requests.append(request)
         texts = self._texts(request.adapter) if request.strength else []
         digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]
-        shown = self.count(request.messages)
+        shown = self.count(request.messages) + len(_words(request.prefill))
         memory = f"{len(texts)} texts in weights ({digest})" if texts else "no memory"
         answer = f"I see {shown} tokens and have {memory}: {_recall(request.messages, texts)}"
         if request.sampling.schema is not None:

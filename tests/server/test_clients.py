@@ -56,7 +56,12 @@ def test_the_memory_field_names_it_too(client):
 def test_the_base_model_knows_nothing(client):
     found = client.chat.completions.create(model="fake", messages=ASKED)
     assert found.choices[0].message.content.endswith("I do not know.")
-    assert found.templora == {"memory": None, "revision": None, "absorbed_tokens": 0}
+    assert found.templora == {
+        "memory": None,
+        "revision": None,
+        "absorbed_tokens": 0,
+        "omitted_messages": 0,
+    }
 
 
 def test_strength_zero_and_context_are_the_services(client):
@@ -118,10 +123,10 @@ def test_stop_and_length_end_an_answer(client):
             "there is room for",
         ),
         (
-            {"messages": [{"role": "assistant", "content": "Hello."}]},
+            {"messages": [{"role": "system", "content": " "}]},
             openai.BadRequestError,
             "invalid_value",
-            "ends with what is to be answered",
+            "nothing to answer",
         ),
     ],
 )

@@ -521,7 +521,12 @@ class LocalBackend:
         loaded = self.loaded
         adapter = request.adapter if request.strength else None
         prompt = loaded.tokenizer.prompt(request.messages)
+        if request.prefill:
+            space = " " if loaded.tokenizer.uses_plain_template else ""
+            prompt += loaded.tokenizer.encode(space + request.prefill)
         decode = self._decode_request(prompt, request.max_tokens, sampling=request.sampling)
+        if request.prefill:  # a space before the first word stays one
+            decode.undecoded = 0
         if adapter:
             decode.weights, decode.version = self._weights(adapter), adapter.version
             decode.strength = request.strength

@@ -260,6 +260,9 @@ def _body(request: GenerateRequest, model: str) -> dict[str, Any]:
         "stream_options": {"include_usage": True},
         **_sampling_options(sampling),
     }
+    if request.prefill:
+        body["messages"].append({"role": "assistant", "content": request.prefill})
+        body |= {"add_generation_prompt": False, "continue_final_message": True}
     return body
 
 

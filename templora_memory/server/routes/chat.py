@@ -135,6 +135,7 @@ def _stream_opener(
         max_tokens=None if max_tokens is None else min(max_tokens, limit),
         revision=chat_request.revision,
         recall_tokens=chat_request.recall_tokens,
+        continue_final_message=chat_request.continues,
     )
 
 
