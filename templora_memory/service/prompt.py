@@ -10,6 +10,9 @@ from templora_memory.domain.results import Passage
 from templora_memory.domain.turns import newest_exchange
 from templora_memory.errors import InvalidText, PromptTooLong
 
+_PIECE_CHARACTERS = 8192
+_CUT_TOKENS = 8  # that a cut through the text may add to a piece, generously
+
 
 class Prompt:
     """The system message of one call and the room for turns beside it.
@@ -50,8 +53,29 @@ class Prompt:
         """Return the tokens of the whole prompt around these turns."""
         return self._tokens_of((*self.system, *body, *self._after))
 
+    def _is_over(self, messages: Sequence[Message]) -> bool:
+        """Return True if messages have more tokens than any prompt, without counting all of them.
+
+        Long text is counted piece by piece and only as far as the room goes. So it costs no more
+        time and memory than what fits, however long it is, and the tokenizer, which all requests
+        share, is free again after every piece. False where it must be counted to know.
+        """
+        if sum(len(message.content) for message in messages) <= 2 * _PIECE_CHARACTERS:
+            return False
+        empty = self._tokens_of((Message("user", "a"),)) + _CUT_TOKENS
+        least = 0
+        for message in messages:
+            for begin in range(0, len(message.content), _PIECE_CHARACTERS):
+                piece = message.content[begin : begin + _PIECE_CHARACTERS]
+                least += max(0, self._tokens_of((Message("user", piece),)) - empty)
+                if least > self._max_tokens:
+                    return True
+        return False
+
     def fits(self, body: Sequence[Message]) -> bool:
         """Return whether it fits beside all passages, or only the newest exchange is left."""
+        if self._is_over(body):
+            return False
         tokens = self._count(body)
         return tokens <= self._max_tokens - (self.passage_tokens if newest_exchange(body) else 0)
 
@@ -79,6 +103,20 @@ class Prompt:
         Raises:
             PromptTooLong: says by how much.
         """
+        for messages, what in (
+            (
+                (*self.system, *self._after),
+                "What is shown beside the conversation, system message and context,",
+            ),
+            (body, "The newest message"),
+        ):
+            if self._is_over(messages):
+                size = sum(len(message.content) for message in messages)
+                raise PromptTooLong(
+                    f"{what} of {size:,} characters cannot fit: there is room for "
+                    f"{self._max_tokens} tokens. Send less in one message, use a larger window, or "
+                    "absorb long texts as documents."
+                )
         tokens = self._count(body)
         if tokens > self._max_tokens:
             in_system = self._tokens_of(self.system) if self.system else 0
@@ -90,10 +128,13 @@ class Prompt:
 
     def costs(self, body: Sequence[Message], starts: Sequence[int]) -> tuple[int, ...]:
         """Return the tokens that each turn takes in the prompt."""
-        return tuple(
-            max(1, self._tokens_of(body[begin:end]) - self._overhead)
-            for begin, end in pairwise((*starts, len(body)))
-        )
+        return tuple(self._cost(body[begin:end]) for begin, end in pairwise((*starts, len(body))))
+
+    def _cost(self, turn: Sequence[Message]) -> int:
+        """Return the tokens of a turn; of one that can never fit just more than there is room."""
+        if self._is_over(turn):
+            return self._max_tokens + 1
+        return max(1, self._tokens_of(turn) - self._overhead)
 
     def turns_budget(self, body: Sequence[Message], starts: Sequence[int], spare: int = 0) -> int:
         """Return the tokens that all turns together may take."""

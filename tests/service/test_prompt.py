@@ -35,3 +35,33 @@ def test_retrieval_that_found_nothing_adds_nothing(box, nothing):
 def test_context_that_is_no_text_is_refused(box, wrong, says):
     with pytest.raises(InvalidText, match=says):
         box.service["ada"].reply([Message("user", "Hi?")], context=wrong)
+
+
+def test_text_far_beyond_the_window_is_refused_without_counting_it(box):
+    counted = []
+    count = box.backend.count
+
+    def watched(messages):
+        counted.append(sum(len(message.content) for message in messages))
+        return count(messages)
+
+    box.backend.count = watched
+    huge = "word " * 1_500_000
+    for history, options in (
+        ([Message("user", huge)], {}),
+        ([Message("system", huge), Message("user", "Hi")], {}),
+        ([Message("user", "Hi")], {"context": huge}),
+        ([Message("user", "Hi"), Message("assistant", huge)], {}),
+        ([Message("user", "Hi"), Message("assistant", "x"), Message("system", huge)], {}),
+    ):
+        with pytest.raises(PromptTooLong, match=r"7,500,0\d\d characters cannot fit"):
+            box.service["ada"].reply(history, **options)
+    assert sum(counted) < 200_000
+    assert box.service.list() == ()
+
+
+def test_a_long_turn_of_the_past_is_learned_and_not_counted_whole(box):
+    long = [Message("user", "one two three four " * 4000), Message("assistant", "Yes.")]
+    reply = box.service["ada"].reply([*long, Message("user", "And then?")])
+    assert reply.revision is not None
+    assert box.service["ada"].status().absorbed_messages == 2
