@@ -69,6 +69,9 @@ def serve(
         list[str] | None,
         typer.Option(help="A web page's origin that may call from a browser. May be repeated."),
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse fields that would be ignored.")
+    ] = False,
     running: Annotated[int, typer.Option(help="Replies computed at once.", min=1)] = 16,
     waiting: Annotated[int, typer.Option(help="Further ones that may wait.", min=0)] = 64,
     timeout: Annotated[float, typer.Option(help="Seconds for a whole reply.")] = 300.0,
@@ -139,6 +142,7 @@ def serve(
         reply_seconds=float(timeout),
         grace_seconds=float(grace),
         origins=tuple(origin or ()),
+        strict=strict,
     )
     observer = server.make_observers(metrics_port=metrics_port, traces=traces)
     from templora_memory.backends.local import LocalBackend  # noqa: PLC0415  # torch loads here

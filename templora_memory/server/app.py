@@ -53,6 +53,7 @@ from templora_memory._version import __version__
 from templora_memory.domain.settings import Policy
 from templora_memory.errors import TemploraError
 from templora_memory.ports import Backend
+from templora_memory.server.answers import WARNING_HEADER
 from templora_memory.server.api_keys import ApiKeys
 from templora_memory.server.errors import (
     on_http_error,
@@ -62,7 +63,7 @@ from templora_memory.server.errors import (
 )
 from templora_memory.server.metrics import Observer, ObserverGroup
 from templora_memory.server.middleware import RequestGuard
-from templora_memory.server.routes import chat, memories
+from templora_memory.server.routes import chat, completions, memories, responses
 from templora_memory.server.schemas import ErrorBody
 from templora_memory.server.settings import ServerSettings
 from templora_memory.server.state import ServerState, StateDep, shutting_down
@@ -71,7 +72,7 @@ from templora_memory.stores import Key
 
 _log = logging.getLogger("templora_memory.server")
 _UPKEEP_SECONDS = 1.0
-_ERROR_STATUSES = (400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 503, 504, 507)
+_ERROR_STATUSES = (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504, 507)
 
 health = APIRouter(tags=["health"])
 
@@ -82,6 +83,7 @@ class Health(BaseModel):
     status: str
 
 
+@health.get("/health", summary="As /healthz, under vLLM's name", include_in_schema=False)
 @health.get("/healthz", summary="Is the process alive?")
 async def alive() -> Health:
     """Answer 200 as long as the process runs."""
@@ -165,6 +167,8 @@ def create_app(
     app.state.server = state
     app.include_router(health)
     app.include_router(chat.router)
+    app.include_router(completions.router)
+    app.include_router(responses.router)
     app.include_router(memories.router)
     app.add_exception_handler(TemploraError, on_templora_error)
     app.add_exception_handler(HTTPException, on_http_error)
@@ -176,8 +180,8 @@ def create_app(
             CORSMiddleware,
             allow_origins=settings.origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["authorization", "content-type"],
-            expose_headers=["x-request-id", "retry-after"],
+            allow_headers=["*"],  # SDKs send many of their own
+            expose_headers=["x-request-id", "retry-after", WARNING_HEADER],
         )
     return app
 

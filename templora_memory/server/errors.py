@@ -164,7 +164,7 @@ async def on_invalid_request(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101  # registered for these
     # where a field may be one of several things, the deepest error is about the one that was meant
     deepest = max(error.errors(), key=lambda detail: len(detail["loc"]))
-    name = _field_name(deepest["loc"])
+    name = _field_name(deepest["loc"], error.body)
     message = f"{name or 'body'}: {deepest['msg']}."
     body = error_body(400, message, code=deepest["type"], param=name)
     return JSONResponse(body, 400)
@@ -180,7 +180,25 @@ def _slug(phrase: str) -> str:
     return phrase.lower().replace(" ", "_").replace("'", "")
 
 
-def _field_name(location: Sequence[str | int]) -> str | None:
-    """Join a location such as ("body", "messages", 0) to "messages.0"; None: the body itself."""
-    parts = [str(part) for part in location[1:]]
+def _field_name(location: Sequence[str | int], body: object) -> str | None:
+    """Join a location such as ("body", "messages", 0) to "messages.0"; None: the body itself.
+
+    Between the fields of the body a location names the kinds that a value may be of; the client
+    wrote none of these.
+    """
+    parts: list[str] = []
+    value = body
+    for position, part in enumerate(location[1:], start=2):
+        inside = part in value if isinstance(value, dict) else _is_index(part, value)
+        last = position == len(location)
+        if inside or (last and isinstance(value, dict)):  # a field that is missing stands last
+            parts.append(str(part))
+        if inside:
+            value = value[part]  # type: ignore[index]
+    if not parts and location[0] != "body":
+        parts = [str(part) for part in location[1:]]
     return ".".join(parts).encode("utf-8", "replace").decode() or None
+
+
+def _is_index(part: str | int, value: object) -> bool:
+    return isinstance(value, list) and isinstance(part, int) and part < len(value)

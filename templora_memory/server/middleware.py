@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 import time
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,9 +19,10 @@ from templora_memory.server.settings import is_loopback
 from templora_memory.server.state import ServerState, shutting_down
 
 _log = logging.getLogger("templora_memory.server")
-PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
+PUBLIC_PATHS = frozenset({"/health", "/healthz", "/readyz", "/openapi.json"})
 """Paths that need no key: their answers hold nothing about memories."""
 IMPORT_PATH = "/v1/memories/import"
+_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?")
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"})
 
 
@@ -43,9 +44,12 @@ class RequestGuard:
             await self._app(scope, receive, send)
             return
         recorder = _ResponseRecorder(scope, send)
+        if scope["method"] == "HEAD":  # the routes answer GET; whoever sends drops the body
+            scope = {**scope, "method": "GET"}
         try:
             headers = Headers(scope=scope)
             self._authorize(scope, headers)
+            _check_content_type(scope, headers)
             body = _LimitedBody(
                 receive,
                 headers,
@@ -64,7 +68,7 @@ class RequestGuard:
         seconds = time.monotonic() - recorder.start_time
         # the path holds memory ids, the route does not
         route = getattr(scope.get("route"), "path", "unknown")
-        method = scope["method"] if scope["method"] in _METHODS else "other"
+        method = recorder.method
         milliseconds, status = 1e3 * seconds, recorder.status
         _log.info("%s %s %d %.0f ms %s", method, route, status, milliseconds, recorder.request_id)
         self._state.observer.on_request(method=method, route=route, status=status, seconds=seconds)
@@ -83,11 +87,13 @@ class RequestGuard:
             return
         if keys is not None:
             scheme, _, key = headers.get("authorization", "").partition(" ")
-            namespace = keys.namespace(key.strip()) if scheme.lower() == "bearer" else None
+            key = key if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+            namespace = keys.namespace(key.strip()) if key.strip() else None
             if namespace is None:
                 raise ApiError(
                     401,
-                    "This needs a valid API key: send the header `Authorization: Bearer KEY`.",
+                    "This needs a valid API key: send the header `Authorization: Bearer KEY`, or "
+                    "`x-api-key: KEY`.",
                     code="invalid_api_key",
                     headers={"www-authenticate": "Bearer"},
                 )
@@ -105,18 +111,25 @@ class RequestGuard:
         Raises:
             ApiError: 403.
         """
-        try:
-            host = urlsplit(f"//{headers.get('host', 'localhost')}").hostname or ""
-        except ValueError:  # half an IPv6 address, ...
-            host = headers["host"]
-        if not is_loopback(host):
+        host = headers.get("host", "localhost")
+        match = _HOST.fullmatch(host)
+        if match is None or not is_loopback(match["name"]):
             raise ApiError(
                 403,
                 f"This server has no API keys and answers to localhost only, not to {host[:80]!r}.",
                 code="host_not_allowed",
             )
-        origin = headers.get("origin")
-        if origin is not None and origin not in self._state.settings.origins:
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+        allowed = origin is not None and origin in self._state.settings.origins
+        if site == "cross-site" and not allowed:
+            # a link, an image or a script of another page: such requests have no origin
+            raise ApiError(
+                403,
+                "Another web page asked for this: open the address itself, or allow the page with "
+                "--origin.",
+                code="origin_not_allowed",
+            )
+        if origin is not None and not allowed:
             raise ApiError(
                 403,
                 f"The web page {origin[:80]!r} may not call this server: allow it with --origin.",
@@ -130,6 +143,24 @@ class RequestGuard:
         )
 
 
+def _check_content_type(scope: Scope, headers: Headers) -> None:
+    """Refuse a body that says that it is not JSON; the import of a file checks its own.
+
+    Raises:
+        ApiError: 415.
+    """
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if scope["method"] != "POST" or scope["path"] == IMPORT_PATH or not kind:
+        return
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise ApiError(
+            415,
+            f"The body is sent as {kind[:80]!r}: send JSON with the header "
+            "`Content-Type: application/json`.",
+            code="unsupported_media_type",
+        )
+
+
 class _ResponseRecorder:
     """Records the status of a response, and adds the request id that the log has."""
 
@@ -138,6 +169,7 @@ class _ResponseRecorder:
         self.start_time = time.monotonic()
         self.status = 0
         self._send = send
+        self.method = scope["method"] if scope["method"] in _METHODS else "other"
         scope.setdefault("state", {})["request_id"] = self.request_id
 
     async def send(self, message: Message) -> None:
@@ -147,6 +179,8 @@ class _ResponseRecorder:
             MutableHeaders(scope=message).update(
                 {"x-request-id": self.request_id, "x-content-type-options": "nosniff"}
             )
+        elif self.method == "HEAD":
+            message = {**message, "body": b""}
         await self._send(message)
 
 

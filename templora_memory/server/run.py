@@ -10,6 +10,7 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from templora_memory.domain.settings import Policy
 from templora_memory.errors import InvalidSetting
@@ -91,6 +92,45 @@ def _bind(host: str, port: int) -> socket.socket:
         raise InvalidSetting(f"Cannot listen on {host!r}, port {port}: {error}.") from error
 
 
+def _limited_protocol(header_seconds: float) -> type[asyncio.Protocol]:
+    """Return uvicorn's protocol, which also ends connections whose request does not arrive.
+
+    uvicorn itself waits without end for the rest of a request's head.
+    """
+
+    class HeaderLimitedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            self._await_head()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._stop_timer()  # the head is here: the body has a limit of its own
+            elif self._timer is None:
+                self._await_head()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_timer()
+            super().connection_lost(exc)
+
+        def on_response_complete(self) -> None:
+            self._stop_timer()
+            super().on_response_complete()
+
+        def _await_head(self) -> None:
+            self._timer = self.loop.call_later(header_seconds, self.transport.close)
+
+        def _stop_timer(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    return HeaderLimitedProtocol
+
+
 class _UvicornServer(uvicorn.Server):
     """uvicorn's server, which also tells the application when it is asked to stop."""
 
@@ -100,6 +140,7 @@ class _UvicornServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=_limited_protocol(settings.header_seconds),
                 log_config=None,
                 access_log=False,  # it would write paths, which hold memory ids
                 server_header=False,

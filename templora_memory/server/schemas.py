@@ -1,15 +1,18 @@
 """Bodies of requests and responses, with examples for the OpenAPI schema.
 
-Requests with unknown fields are refused.
+Requests of OpenAI's interface may have fields that mean nothing here: they are ignored, and the
+answer says so (`LenientRequest`). All others refuse unknown fields.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from templora_memory.domain.ids import MAX_ID_CHARACTERS
 from templora_memory.domain.manifest import Revision
@@ -22,6 +25,7 @@ from templora_memory.domain.results import (
     Status,
     Transcript,
 )
+from templora_memory.domain.settings import Sampling
 from templora_memory.errors import TemploraError
 from templora_memory.server.errors import ApiError, as_api_error, internal_error
 from templora_memory.server.job_registry import JobEntry, JobKind, JobState
@@ -69,20 +73,94 @@ class ErrorBody(BaseModel):
 # --- chat --------------------------------------------------------------------------------------
 
 
-class TextPart(BaseModel):
-    """A piece of a message; only text is understood."""
+@dataclass(frozen=True, slots=True)
+class RequestNote:
+    """Something of a request that is ignored: a text for the client, and the field."""
 
-    type: Literal["text"]
     text: str
+    param: str
+
+
+class LenientRequest(BaseModel):
+    """A request body of OpenAI's interface.
+
+    A field with the value null asks for nothing. What is not known here is noted and ignored.
+    """
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, body: Any) -> Any:
+        if isinstance(body, dict):
+            return {key: value for key, value in body.items() if value is not None}
+        return body
+
+    def ignored(self) -> list[str]:
+        """Return the names of fields whose value asks for something that there is not here."""
+        extra = self.model_extra or {}
+        return [name for name, value in extra.items() if name not in _MEANINGLESS and value]
+
+    def notes(self) -> list[RequestNote]:
+        """Return what is ignored of this request."""
+        return [
+            RequestNote(
+                f"The field {name[:80]!r} was ignored: this server has nothing like it.", name
+            )
+            for name in self.ignored()
+        ]
+
+
+_MEANINGLESS = frozenset(
+    {
+        "parallel_tool_calls", "user", "metadata", "store", "service_tier", "safety_identifier",
+        "prompt_cache_key", "prompt_cache_retention", "include", "cache_prompt", "user_name",
+        "char_name", "group_names", "verbosity",
+    }
+)  # fmt: skip
+"""Fields that other services need and that change no answer."""
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "min_p": (0,),
+    "top_a": (0,),
+    "typical_p": (1,),
+    "logprobs": (False, 0),
+    "top_logprobs": (0,),
+    "logit_bias": ({}, []),
+    "best_of": (1,),
+    "reasoning_effort": ("none",),
+    "modalities": (["text"],),
+}
+"""Fields of the sampler that this one lacks, with the values that ask for nothing."""
+
+
+class ContentPart(BaseModel):
+    """A piece of a message. Text is read; others (images, sound, files) are left out."""
+
+    type: str
+    text: str | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """True for "text" and the names that the Responses interface has for it."""
+        return self.type in {"text", "input_text", "output_text"}
 
 
 class ChatMessage(BaseModel):
     """A message in OpenAI's form. Further fields of other services are ignored."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[TextPart] | None = None
+    content: str | list[ContentPart] | None = None
     name: Annotated[str | None, Field(max_length=256)] = None
     tool_calls: list[dict[str, Any]] | None = None
+
+    @property
+    def left_out(self) -> list[str]:
+        """The types of the parts that are not text."""
+        if not isinstance(self.content, list):
+            return []
+        return [part.type for part in self.content if not part.is_text]
 
     def as_message(self) -> Message:
         """Return it as a message of this package.
@@ -92,20 +170,47 @@ class ChatMessage(BaseModel):
         """
         content = self.content or ""
         if not isinstance(content, str):
-            content = "".join(part.text for part in content)
+            content = "".join(part.text or "" for part in content if part.is_text)
         name = self.name or None
-        if name and content and not content.startswith(f"{name}: "):
-            content = f"{name}: {content}"  # templates show no names: who spoke would be lost
         if self.role == "assistant" and self.tool_calls:
             calls = json.dumps(self.tool_calls, ensure_ascii=False)
             return Message("call", f"{content}\n{calls}" if content else calls, name)
-        match self.role:
-            case "developer":
-                return Message("system", content, name)
-            case "function":
-                return Message("tool", content, name)
-            case role:
-                return Message(role, content, name)
+        if self.role == "function":
+            return Message("tool", content, name)
+        if self.role == "tool":
+            return Message("tool", content, name)
+        if name and content and not content.startswith(f"{name}: "):
+            content = f"{name}: {content}"  # templates show no names: who spoke would be lost
+        return Message("system" if self.role == "developer" else self.role, content, name)
+
+
+def text_messages(messages: Sequence[ChatMessage]) -> list[Message]:
+    """Return messages of which nothing may be left out.
+
+    Raises:
+        ApiError: 400, a part is not text.
+    """
+    for number, message in enumerate(messages):
+        if message.left_out:
+            raise ApiError(
+                400,
+                f"messages.{number}.content has a part {message.left_out[0][:40]!r}: only text can "
+                "be learned and measured, leave it out.",
+                code="invalid_value",
+                param=f"messages.{number}.content",
+            )
+    return [message.as_message() for message in messages]
+
+
+def left_out_note(messages: Sequence[ChatMessage]) -> list[RequestNote]:
+    """Return a note on the parts of messages that are not text; empty if there are none."""
+    counts = Counter(kind for message in messages for kind in message.left_out)
+    if not counts:
+        return []
+    what = ", ".join(f"{count} {kind[:40]}" for kind, count in counts.items())
+    return [
+        RequestNote(f"Left out of the messages: {what}. This model reads text only.", "messages")
+    ]
 
 
 class StreamOptions(BaseModel):
@@ -114,29 +219,69 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class ChatRequest(_StrictModel):
+class SamplingFields(LenientRequest):
+    """The fields that say how tokens are chosen, in all of OpenAI's interfaces."""
+
+    temperature: Annotated[float | None, Field(ge=0, le=100)] = None
+    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
+    top_k: Annotated[int | None, Field(ge=-1, le=1 << 31)] = None
+    repetition_penalty: Annotated[float | None, Field(gt=0, le=10)] = None
+    seed: Annotated[int | None, Field(ge=-1, lt=1 << 63)] = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+
+    def ignored(self) -> list[str]:
+        """Return the names of fields that are ignored; neutral values ask for nothing."""
+        extra = self.model_extra or {}
+        return [
+            name
+            for name in super().ignored()
+            if not any(extra[name] == neutral for neutral in _NEUTRAL.get(name, ()))
+        ]
+
+    def sampling(self, *, schema: str | None = None, number: int = 0) -> Sampling:
+        """Return the settings of the sampler; `number` counts the answers to one request."""
+        seeded = self.seed is not None and self.seed >= 0
+        return Sampling(
+            temperature=self.temperature or 0.0,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=max(0, self.top_k or 0),
+            repetition_penalty=self.repetition_penalty or 1.0,
+            seed=((self.seed or 0) + number) % (1 << 63) if seeded else None,
+            stop=self.stops,
+            schema=schema,
+        )
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts that end the answer."""
+        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return tuple(stop for stop in stops if stop)
+
+
+MaxTokens: TypeAlias = Annotated[int | None, Field(ge=-1, le=1 << 31)]
+"""Length of an answer; 0 and -1 are what some clients send for "as the server likes"."""
+Messages: TypeAlias = Annotated[
+    list[ChatMessage],
+    Field(min_length=1, examples=[[{"role": "user", "content": "Where do you live?"}]]),
+]
+ModelName: TypeAlias = Annotated[
+    str, Field(min_length=1, max_length=512, examples=["templora/tiny:ada"])
+]
+
+
+class ChatRequest(SamplingFields):
     """A conversation to answer.
 
     `model` is the base model's name, or that name, a colon and a memory id.
     """
 
-    model: Annotated[str, Field(min_length=1, max_length=512, examples=["templora/tiny:ada"])]
-    messages: Annotated[
-        list[ChatMessage],
-        Field(min_length=1, examples=[[{"role": "user", "content": "Where do you live?"}]]),
-    ]
+    model: ModelName
+    messages: Messages
     memory: MemoryName | None = None
-    max_tokens: Annotated[int | None, Field(ge=1, le=1 << 31)] = None
-    max_completion_tokens: Annotated[int | None, Field(ge=1, le=1 << 31)] = None
-    temperature: Annotated[float | None, Field(ge=0, le=2)] = None
-    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
-    top_k: Annotated[int | None, Field(ge=0, le=1 << 31)] = None
-    repetition_penalty: Annotated[float | None, Field(gt=0, le=10)] = None
-    seed: Annotated[int | None, Field(ge=0, lt=1 << 63)] = None
-    stop: Annotated[str, Field(min_length=1)] | list[Annotated[str, Field(min_length=1)]] | None = (
-        None
-    )
-    stream: bool | None = None
+    max_tokens: MaxTokens = None
+    max_completion_tokens: MaxTokens = None
+    n: Annotated[int | None, Field(ge=0, le=8)] = None
     stream_options: StreamOptions | None = None
     strength: Strength = 1.0
     context: Annotated[
@@ -147,24 +292,9 @@ class ChatRequest(_StrictModel):
     revision: RevisionName | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
-    # accepted where they ask for nothing
-    n: Literal[1] | None = None
-    frequency_penalty: Literal[0] | None = None
-    presence_penalty: Literal[0] | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
-    logit_bias: Annotated[dict[str, float] | None, Field(max_length=0)] = None
     tools: Annotated[list[Any] | None, Field(max_length=0)] = None
     tool_choice: Literal["none", "auto"] | None = None
-    response_format: TextFormat | None = None
-    # accepted and ignored: meant for other services
-    parallel_tool_calls: bool | None = None
-    user: str | None = None
-    metadata: dict[str, str] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
+    response_format: ResponseFormat | None = None
 
     @property
     def continues(self) -> bool:
@@ -173,16 +303,32 @@ class ChatRequest(_StrictModel):
             return not self.add_generation_prompt
         return self.continue_final_message
 
+    def notes(self) -> list[RequestNote]:
+        """Return what is ignored of this request."""
+        return super().notes() + left_out_note(self.messages)
+
+
+class JsonSchema(BaseModel):
+    """The schema of an answer, under OpenAI's name for it."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    json_schema: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+
+
+class ResponseFormat(BaseModel):
+    """The form of an answer: free text, any JSON object, or one that follows a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
     @property
-    def stops(self) -> tuple[str, ...]:
-        """Texts that end the answer."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-
-
-class TextFormat(BaseModel):
-    """The only response format there is."""
-
-    type: Literal["text"]
+    def schema_text(self) -> str | None:
+        """The JSON schema that the answer follows, as text; None: free text."""
+        if self.type == "text":
+            return None
+        schema = self.json_schema.json_schema if self.json_schema else None
+        return json.dumps(schema or {"type": "object"})
 
 
 class Usage(BaseModel):
@@ -203,6 +349,7 @@ class MemoryUse(BaseModel):
     revision: str | None
     absorbed_tokens: int
     omitted_messages: int
+    notes: list[str] = Field(default=[], description="What of the request was ignored.")
 
 
 class AssistantMessage(BaseModel):
@@ -214,9 +361,9 @@ class AssistantMessage(BaseModel):
 
 
 class Choice(BaseModel):
-    """The only choice of an answer."""
+    """One of the answers to a request."""
 
-    index: Literal[0] = 0
+    index: int = 0
     message: AssistantMessage
     finish_reason: Literal["stop", "length"]
     logprobs: None = None
@@ -235,23 +382,149 @@ class ChatCompletion(BaseModel):
     templora: MemoryUse
 
 
-def usage_of(reply: Reply) -> Usage:
-    """Return the token counts of a reply."""
+def usage_of(*replies: Reply) -> Usage:
+    """Return the token counts of the replies to one prompt."""
+    prompt_tokens = replies[0].prompt_tokens
+    completion_tokens = sum(reply.completion_tokens for reply in replies)
     return Usage(
-        prompt_tokens=reply.prompt_tokens,
-        completion_tokens=reply.completion_tokens,
-        total_tokens=reply.prompt_tokens + reply.completion_tokens,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
     )
 
 
-def memory_use_of(memory_id: str | None, reply: Reply) -> MemoryUse:
+def memory_use_of(memory_id: str | None, reply: Reply, notes: Sequence[str] = ()) -> MemoryUse:
     """Return which memory and revision a reply came from."""
     return MemoryUse(
         memory=memory_id,
         revision=reply.revision,
         absorbed_tokens=reply.absorbed_tokens,
         omitted_messages=reply.omitted_messages,
+        notes=list(notes),
     )
+
+
+# --- completions and responses -----------------------------------------------------------------
+
+
+class CompletionRequest(SamplingFields):
+    """A prompt to answer. Without `max_tokens` the answer is as long as the policy's."""
+
+    model: ModelName
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    memory: MemoryName | None = None
+    max_tokens: MaxTokens = None
+    n: Annotated[int | None, Field(ge=0, le=1)] = None
+    echo: Literal[False] = False
+    suffix: Annotated[str, Field(max_length=0)] = ""
+    stream_options: StreamOptions | None = None
+    strength: Strength = 1.0
+
+    @property
+    def text(self) -> str:
+        """The prompt."""
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+
+
+class CompletionChoice(BaseModel):
+    """The only choice of a completion."""
+
+    index: Literal[0] = 0
+    text: str
+    finish_reason: Literal["stop", "length"]
+    logprobs: None = None
+
+
+class CompletionBody(BaseModel):
+    """A whole completion in OpenAI's form."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+    templora: MemoryUse
+
+
+class TokenizeRequest(LenientRequest):
+    """A text, or messages, to count the tokens of."""
+
+    model: ModelName | None = None
+    prompt: str | None = None
+    messages: Messages | None = None
+
+
+class TokenCount(BaseModel):
+    """The number of tokens, and how many prompt and reply may have together."""
+
+    count: int
+    max_model_len: int
+
+
+class InputMessage(ChatMessage):
+    """A message of the Responses interface."""
+
+    type: Literal["message"] = "message"
+
+
+class TextOptions(BaseModel):
+    """The form of the text of a response."""
+
+    format: ResponseTextFormat | None = None
+
+
+class ResponseTextFormat(BaseModel):
+    """As `ResponseFormat`; the Responses interface has the schema beside the type."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+
+    @property
+    def schema_text(self) -> str | None:
+        """The JSON schema that the answer follows, as text; None: free text."""
+        return None if self.type == "text" else json.dumps(self.json_schema or {"type": "object"})
+
+
+class ResponsesRequest(SamplingFields):
+    """A conversation to answer, in the form of OpenAI's Responses interface; text only.
+
+    The whole conversation comes with every request: `previous_response_id` is refused.
+    """
+
+    model: ModelName
+    input: str | Annotated[list[InputMessage], Field(min_length=1)]
+    instructions: str | None = None
+    memory: MemoryName | None = None
+    max_output_tokens: MaxTokens = None
+    text: TextOptions | None = None
+    strength: Strength = 1.0
+    recall_tokens: Annotated[int | None, Field(ge=0, le=1 << 31)] = None
+    tools: Annotated[list[Any] | None, Field(max_length=0)] = None
+    tool_choice: Literal["none", "auto"] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    background: Literal[False] | None = None
+
+    @property
+    def sent(self) -> list[ChatMessage]:
+        """The messages, with the instructions before them."""
+        messages: list[ChatMessage] = []
+        if self.instructions:
+            messages.append(ChatMessage(role="system", content=self.instructions))
+        if isinstance(self.input, str):
+            return [*messages, ChatMessage(role="user", content=self.input)]
+        return [*messages, *self.input]
+
+    @property
+    def schema_text(self) -> str | None:
+        """The JSON schema that the answer follows, as text; None: free text."""
+        return self.text.format.schema_text if self.text and self.text.format else None
+
+    def notes(self) -> list[RequestNote]:
+        """Return what is ignored of this request."""
+        return super().notes() + left_out_note(self.sent)
 
 
 class ModelCard(BaseModel):
@@ -329,7 +602,7 @@ class AbsorbRequest(_StrictModel):
                 param="text",
             )
         if self.messages:
-            return [message.as_message() for message in self.messages]
+            return text_messages(self.messages)
         if self.documents:
             return [
                 Document(d.text, d.title, d.continues, character=d.character)

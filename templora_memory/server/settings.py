@@ -28,7 +28,9 @@ class ServerSettings:
         max_body_bytes: largest request body.
         max_import_bytes: largest file to import.
         grace_seconds: time that replies under way get when the server is asked to stop.
+        header_seconds: time for the headers of a request.
         origins: web origins that may call from a browser; none by default.
+        strict: refuse requests with fields that would be ignored.
 
     Raises:
         InvalidSetting: a number that is out of range or not one, an empty name, the origin ``*``.
@@ -45,7 +47,9 @@ class ServerSettings:
     max_body_bytes: int = 8 * _MIB
     max_import_bytes: int = 1024 * _MIB
     grace_seconds: float = 10.0
+    header_seconds: float = 15.0
     origins: tuple[str, ...] = ()
+    strict: bool = False
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -73,6 +77,7 @@ def is_loopback(host: str) -> bool:
     if host.lower().rstrip(".") == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        bracketed = host.startswith("[") and host.endswith("]")
+        return ipaddress.ip_address(host[1:-1] if bracketed else host).is_loopback
     except ValueError:
         return False

@@ -114,7 +114,6 @@ def test_stop_and_length_end_an_answer(client):
         ({"messages": []}, openai.BadRequestError, "too_short", "messages"),
         ({"temperature": 9}, openai.BadRequestError, "less_than_equal", "temperature"),
         ({"n": 2}, openai.BadRequestError, "literal_error", "n: Input should be 1"),
-        ({"extra_body": {"stength": 0}}, openai.BadRequestError, "extra_forbidden", "stength"),
         ({"extra_body": {"memory": "eve"}}, openai.BadRequestError, "invalid_value", "name one"),
         (
             {"messages": [{"role": "user", "content": "word " * 200}]},

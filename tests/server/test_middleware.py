@@ -44,6 +44,11 @@ def test_a_body_that_does_not_come_is_not_waited_for(start):
         ({"host": "evil.example"}, "host_not_allowed"),
         ({"host": "localhost.evil.example:80"}, "host_not_allowed"),
         ({"host": "[evil"}, "host_not_allowed"),
+        ({"host": "[::1"}, "host_not_allowed"),
+        ({"host": "::1"}, "host_not_allowed"),
+        ({"host": "a@127.0.0.1"}, "host_not_allowed"),
+        ({"host": "127.0.0.1:80:80"}, "host_not_allowed"),
+        ({"sec-fetch-site": "cross-site"}, "origin_not_allowed"),
         ({"origin": "https://evil.example"}, "origin_not_allowed"),
         ({"origin": "null"}, "origin_not_allowed"),
     ],
@@ -61,7 +66,10 @@ def test_only_named_pages_may_call(make_app):
     with TestClient(make_app(settings={"origins": (page,)}), base_url="http://localhost") as client:
         asked = {"origin": page, "access-control-request-method": "POST"}
         assert client.options("/v1/chat/completions", headers=asked).is_success
-        found = client.get("/v1/models", headers={"origin": page})
+        asked["access-control-request-headers"] = "x-stainless-lang,x-stainless-os,x-own"
+        allowed = client.options("/v1/chat/completions", headers=asked)
+        assert "x-stainless-lang" in allowed.headers["access-control-allow-headers"]
+        found = client.get("/v1/models", headers={"origin": page, "sec-fetch-site": "cross-site"})
         assert found.headers["access-control-allow-origin"] == page
         other = client.get("/v1/models", headers={"origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers

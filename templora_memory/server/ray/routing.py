@@ -17,7 +17,8 @@ from templora_memory.errors import InvalidId
 _JOB_PATH = re.compile(r"/v1/jobs/job-([0-9a-f]{4})[0-9a-f]{20}(/|$)")
 _MEMORY_PATH = re.compile(r"/v1/memories/([^/]+)(/|$)")
 _QUERY_FIELDS = {"/v1/memories/import": "memory_id", "/v1/jobs": "memory"}
-_PATHS_WITH_BODY = frozenset({"/v1/chat/completions", "/v1/memories"})
+_CREATE_PATH = "/v1/memories"
+_ANSWER_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
 _KEY_LENGTH = 4
 
 
@@ -51,13 +52,15 @@ def _memory_name(path: str, query: dict[str, list[str]], body: bytes, base: str)
         return next(iter(query.get(field, ())), None)
     if match := _MEMORY_PATH.match(path):
         return match[1]
-    return _memory_name_in_body(body, base) if path in _PATHS_WITH_BODY else None
+    if path == _CREATE_PATH:
+        return _memory_name_in_body(body, base, "id")
+    return _memory_name_in_body(body, base, "memory") if path in _ANSWER_PATHS else None
 
 
-def _memory_name_in_body(body: bytes, base: str) -> str | None:
+def _memory_name_in_body(body: bytes, base: str, field: str) -> str | None:
     try:
         fields = json.loads(body)
-        name = fields.get("memory") or fields.get("id") or fields.get("model")
+        name = fields.get(field) or fields.get("model")
     except (ValueError, AttributeError, RecursionError):
         return None  # no object: whichever replica gets it refuses it
     if not isinstance(name, str):

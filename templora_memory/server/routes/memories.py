@@ -32,6 +32,7 @@ from templora_memory.server.schemas import (
     RevisionCard,
     RollbackRequest,
     TranscriptBody,
+    text_messages,
 )
 from templora_memory.server.state import ServerState, StateDep, TenantDep
 from templora_memory.server.tenants import Tenant
@@ -207,7 +208,7 @@ async def probe(
             code="invalid_value",
             param="question",
         )
-    question = body.question or [message.as_message() for message in body.messages or ()]
+    question = body.question or text_messages(body.messages or ())
     work = partial(tenant.service[memory_id].probe, question, body.answer, strength=body.strength)
     return ProbeBody.of(await state.run_model_work(tenant, work))
 

@@ -1,0 +1,217 @@
+"""A reply on its way to the client: whole or as server-sent events, in any of the interfaces."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, Literal, Protocol, TypeVar
+
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+
+from templora_memory.domain.results import Reply
+from templora_memory.errors import TemploraError
+from templora_memory.server.errors import ApiError, as_api_error, internal_error
+from templora_memory.server.reply_task import ReplyTask
+from templora_memory.server.schemas import LenientRequest
+from templora_memory.server.state import ServerState
+from templora_memory.server.tenants import Tenant
+from templora_memory.service.streams import ReplyStream
+
+_DISCONNECT_POLL_SECONDS = 0.25
+_log = logging.getLogger("templora_memory.server")
+T = TypeVar("T")
+DONE = "data: [DONE]\n\n"
+"""The event that ends a stream of OpenAI's."""
+WARNING_HEADER = "x-templora-warning"
+"""The header that says what of a request was ignored."""
+
+
+class Envelope(Protocol):
+    """The events of one interface around the text of a reply."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes on what of the request was ignored."""
+
+    def begin(self) -> Iterator[str]:
+        """Yield what comes before the text."""
+
+    def piece(self, text: str) -> Iterator[str]:
+        """Yield a piece of text."""
+
+    def end(self, reply: Reply) -> Iterator[str]:
+        """Yield what comes after the text."""
+
+    def failure(self, error: ApiError) -> Iterator[str]:
+        """Yield an error in place of the end."""
+
+
+def check_ignored(body: LenientRequest, state: ServerState, response: Response) -> tuple[str, ...]:
+    """Return notes on what of a request is ignored; the response gets them as a header.
+
+    Raises:
+        ApiError: 400, the server is strict.
+    """
+    notes = body.notes()
+    if notes and state.settings.strict:
+        raise ApiError(400, notes[0].text, code="unsupported_parameter", param=notes[0].param)
+    texts = tuple(note.text for note in notes)
+    if texts:
+        response.headers[WARNING_HEADER] = _as_header(texts)
+    return texts
+
+
+def _as_header(texts: tuple[str, ...]) -> str:
+    return " ".join(texts).encode("ascii", "replace").decode()[:1024]
+
+
+def client_closed() -> ApiError:
+    """Return the error of a request whose client went away; nobody reads it, but the log has it."""
+    return ApiError(499, "The client closed the connection.", code="client_closed_request")
+
+
+async def whole_answer(
+    request: Request,
+    state: ServerState,
+    tenant: Tenant,
+    open_stream: Callable[[], ReplyStream],
+) -> Reply:
+    """Generate a reply to its end; a client that goes away cancels it.
+
+    Raises:
+        ApiError: 429, 499, 503, 504.
+        TemploraError: as `Memory.stream`.
+    """
+    start_time = time.monotonic()
+    task = await state.start_reply(tenant, open_stream)
+    await _cancel_if_disconnected(request, task, task.wait_started())
+    return await _cancel_if_disconnected(request, task, _read_reply(task, state, start_time))
+
+
+async def stream_answer(
+    request: Request,
+    state: ServerState,
+    tenant: Tenant,
+    open_stream: Callable[[], ReplyStream],
+    envelope: Envelope,
+) -> StreamingResponse:
+    """Return the response that streams a reply.
+
+    Raises:
+        ApiError, TemploraError: as `whole_answer`, as long as there is no status yet.
+    """
+    start_time = time.monotonic()
+    task = await state.start_reply(tenant, open_stream)
+    # before the status is sent: most errors, such as a prompt that is too long, come here
+    await _cancel_if_disconnected(request, task, task.wait_started())
+    headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    if envelope.notes:
+        headers[WARNING_HEADER] = _as_header(envelope.notes)
+    return StreamingResponse(
+        _server_sent_events(envelope, task, state, start_time),
+        media_type="text/event-stream",
+        headers=headers,
+    )
+
+
+async def _cancel_if_disconnected(
+    request: Request, task: ReplyTask, work: Coroutine[Any, Any, T]
+) -> T:
+    """Await some work on a reply, and cancel the reply if its client goes away.
+
+    Raises:
+        ApiError: 499.
+    """
+    future = asyncio.ensure_future(work)
+    # whoever leaves first does not read how it ended; asyncio would complain about that
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    try:
+        while not future.done():
+            # polled: the framework reports a disconnect only to whoever asks for it
+            await asyncio.wait({future}, timeout=_DISCONNECT_POLL_SECONDS)
+            if not future.done() and await request.is_disconnected():
+                raise client_closed()  # noqa: TRY301  # handled as any other end
+        return await future
+    except BaseException:
+        task.cancel(client_closed())
+        raise
+    finally:
+        future.cancel()
+
+
+async def _read_reply(task: ReplyTask, state: ServerState, start_time: float) -> Reply:
+    """Read a reply to its end."""
+    first_piece_seconds = 0.0
+    async for piece in task.pieces():
+        if piece and not first_piece_seconds:
+            first_piece_seconds = time.monotonic() - start_time
+    return _report(task, state, first_piece_seconds=first_piece_seconds, start_time=start_time)
+
+
+async def _server_sent_events(
+    envelope: Envelope, task: ReplyTask, state: ServerState, start_time: float
+) -> AsyncIterator[str]:
+    """Yield a reply as server-sent events, or the error that ended it."""
+    try:
+        async for line in _events_of_reply(envelope, task, state, start_time):
+            yield line
+    except TemploraError as error:
+        failure = as_api_error(error)
+    except ApiError as error:
+        failure = error
+    except Exception:  # noqa: BLE001  # the status is sent: an error can only be an event
+        _log.exception("a reply failed")
+        failure = internal_error()
+    else:
+        return
+    finally:
+        task.cancel(client_closed())  # after the end of the reply it does nothing
+    for line in envelope.failure(failure):
+        yield line
+
+
+async def _events_of_reply(
+    envelope: Envelope, task: ReplyTask, state: ServerState, start_time: float
+) -> AsyncIterator[str]:
+    first_piece_seconds = 0.0
+    for line in envelope.begin():
+        yield line
+    async for piece in task.pieces():
+        if piece is None:
+            yield ": still there\n\n"  # a comment: keeps proxies from closing the connection
+            continue
+        first_piece_seconds = first_piece_seconds or time.monotonic() - start_time
+        for line in envelope.piece(piece):
+            yield line
+    reply = _report(task, state, first_piece_seconds=first_piece_seconds, start_time=start_time)
+    for line in envelope.end(reply):
+        yield line
+
+
+def _report(
+    task: ReplyTask, state: ServerState, *, first_piece_seconds: float, start_time: float
+) -> Reply:
+    """Tell the observer about a finished reply, and return the reply."""
+    reply = task.reply
+    assert reply is not None  # noqa: S101  # pieces() sets it or raises
+    state.observer.on_reply(
+        reply,
+        first_piece_seconds=first_piece_seconds,
+        seconds=time.monotonic() - start_time,
+    )
+    return reply
+
+
+def finish_reason(reply: Reply) -> Literal["stop", "length"]:
+    """Return why a reply ended, in OpenAI's words."""
+    return "length" if reply.finish_reason == "length" else "stop"
+
+
+def event(body: dict[str, Any], kind: str | None = None) -> str:
+    """Return a server-sent event."""
+    data = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return f"event: {kind}\ndata: {data}\n\n" if kind else f"data: {data}\n\n"
