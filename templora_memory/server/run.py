@@ -92,7 +92,7 @@ def _bind(host: str, port: int) -> socket.socket:
         raise InvalidSetting(f"Cannot listen on {host!r}, port {port}: {error}.") from error
 
 
-def _limited_protocol(header_seconds: float) -> type[asyncio.Protocol]:
+def header_limited_protocol(header_seconds: float) -> type[asyncio.Protocol]:
     """Return uvicorn's protocol, which also ends connections whose request does not arrive.
 
     uvicorn itself waits without end for the rest of a request's head.
@@ -140,7 +140,7 @@ class _UvicornServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=_limited_protocol(settings.header_seconds),
+                http=header_limited_protocol(settings.header_seconds),
                 log_config=None,
                 access_log=False,  # it would write paths, which hold memory ids
                 server_header=False,
