@@ -23,6 +23,7 @@ from templora_memory.cli._sources import LORE_USES, Choices, read_all
 from templora_memory.domain.messages import Message
 from templora_memory.domain.results import Reply
 from templora_memory.domain.settings import Sampling
+from templora_memory.domain.suggestions import did_you_mean
 from templora_memory.errors import InvalidSetting, StoreDamaged
 from templora_memory.service.answering import ReplyOptions
 from templora_memory.service.memory import Memory
@@ -129,7 +130,9 @@ def absorb(
         templora absorb ada - < bio.txt
     """
     if lore not in LORE_USES:
-        raise InvalidSetting(f"--lore {lore}: use one of {', '.join(LORE_USES)}.")
+        raise InvalidSetting(
+            f"--lore {lore}: use one of {', '.join(LORE_USES)}.{did_you_mean(lore, LORE_USES)}"
+        )
     choices = Choices(
         user=user or "",
         character=character or "",
@@ -509,13 +512,20 @@ def export(
     call: Call,
     memory_id: MemoryId,
     file: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="File to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
 ) -> None:
     """Write a memory, its text and its weights, to one file. Forgetting does not reach that file.
+
+    A file that is there already is not touched, unless --force; then it is replaced when the new
+    one is complete.
 
     **Examples**
 
         templora export ada ada.templora
+        templora export ada ada.templora --force
     """
+    if not force and (file.exists() or file.is_symlink()):
+        raise InvalidSetting(f"{file} exists: give another name, or --force to replace it.")
     with call.files() as service:
         path = service[memory_id].export(file)
     document = {"id": memory_id, "file": str(path), "bytes": path.stat().st_size}

@@ -334,6 +334,22 @@ def test_an_exported_memory_can_be_imported_under_another_id(run, bio, tmp_path)
     assert run.json("import", str(path))["id"] == "ada"
 
 
+def test_an_export_touches_no_file_that_is_there_unless_forced(run, bio, tmp_path):
+    run("absorb", "ada", bio)
+    for name in ("thesis.txt", "link"):
+        path = tmp_path / name
+        if name == "link":
+            path.symlink_to(tmp_path / "nowhere")
+        else:
+            path.write_text("years of work", encoding="utf-8")
+        _, err = run("export", "ada", str(path), code=2)
+        assert "exists" in err
+        assert "--force" in err
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
+    run("export", "ada", str(tmp_path / "thesis.txt"), "--force")
+    assert run.json("import", str(tmp_path / "thesis.txt"), "--as", "eve")["id"] == "eve"
+
+
 def test_forget_removes_every_file_and_lists_them(run, bio):
     run("absorb", "ada", bio)
     run("absorb", "ada@bob", bio)
