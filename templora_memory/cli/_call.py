@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,8 +14,10 @@ from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
 from rich.console import Console, RenderableType
+from rich.table import Table
 from rich.text import Text
 
+from templora_memory.cli import _show
 from templora_memory.cli._no_model import NoModel
 from templora_memory.domain.settings import PRESETS, Policy
 from templora_memory.errors import InvalidSetting
@@ -25,7 +28,7 @@ from templora_memory.stores import KEY_FILE_VARIABLE, KEY_VARIABLE, DirectorySto
 P = ParamSpec("P")
 _PANEL = "Common options"
 WIDTH = 100
-"""Columns of a table where the output is not a terminal."""
+"""Columns of a table where the output is not a terminal and $COLUMNS says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,10 +183,11 @@ class Call:
             write_json(document)
             return
         out = Console(highlight=False, markup=False)
-        if not out.is_terminal:
+        if not out.is_terminal and "COLUMNS" not in os.environ:
             out = Console(highlight=False, markup=False, width=WIDTH)
         for part in shown:
-            out.print(part, soft_wrap=isinstance(part, Text))
+            fitted = _show.fitted(part, out) if isinstance(part, Table) else part
+            out.print(fitted, soft_wrap=isinstance(part, Text))
 
     def piece(self, text: str) -> None:
         """Text as it comes, unless JSON was asked for."""

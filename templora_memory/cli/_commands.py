@@ -20,11 +20,12 @@ from templora_memory.cli._demo import find_demo
 from templora_memory.cli._model import model
 from templora_memory.cli._progress import follow
 from templora_memory.cli._sources import LORE_USES, Choices, read_all
+from templora_memory.domain.ids import parse_id
 from templora_memory.domain.messages import Message
 from templora_memory.domain.results import Reply
 from templora_memory.domain.settings import Sampling
-from templora_memory.domain.suggestions import did_you_mean
-from templora_memory.errors import InvalidSetting, StoreDamaged
+from templora_memory.domain.suggestions import did_you_mean, nearest
+from templora_memory.errors import InvalidSetting, StoreDamaged, UnknownMemory
 from templora_memory.service.answering import ReplyOptions
 from templora_memory.service.memory import Memory
 
@@ -38,6 +39,10 @@ app.add_typer(bench, name="bench")
 app.add_typer(model, name="model")
 
 
+New = Annotated[
+    bool,
+    typer.Option("--new", help="Make the memory even if another one has nearly the same id."),
+]
 MemoryId = Annotated[
     str, typer.Argument(metavar="ID", help='Memory id: "ada", or "ada@bob" for ada with bob.')
 ]
@@ -113,6 +118,7 @@ def absorb(
         bool,
         typer.Option("--dry-run", help="Show what would become of the files; learn nothing."),
     ] = False,
+    new: New = False,
 ) -> None:
     """Learn files into a memory: texts, character cards, chats, exports, translation memories.
 
@@ -150,6 +156,7 @@ def absorb(
         call.say({"id": memory_id, "dry_run": True, "files": paths, "sources": rows},
                  *_show.sources(read))  # fmt: skip
         return
+    _refuse_mistyped(call, memory_id, new=new)
     report, head = learn(call, memory_id, read)
     document = {
         "id": memory_id,
@@ -160,7 +167,23 @@ def absorb(
     }
     plain_texts = all(item.kind == "text" and not item.ignored for item in read)
     details = () if plain_texts else _show.sources(read)
-    call.say(document, _show.absorbed(memory_id, report), *details)
+    call.say(document, _show.absorbed(memory_id, report, read), *details)
+
+
+def _refuse_mistyped(call: Call, memory_id: str, *, new: bool) -> None:
+    """Refuse to make a memory whose id is nearly that of another one, before a model is loaded.
+
+    Raises:
+        UnknownMemory: names the one that may be meant.
+    """
+    name = str(parse_id(memory_id))
+    with call.files() as service:
+        ids = service.list()
+    similar = None if new or name in ids else nearest(name, ids)
+    if similar is not None:
+        raise UnknownMemory(
+            f"There is no memory {name!r}. Did you mean {similar!r}? --new makes {name!r} anyway."
+        )
 
 
 def _ask_who(path: str, speakers: Sequence[str], guess: str) -> str:
@@ -200,6 +223,7 @@ def chat(
     top_p: TopP = 1.0,
     repetition_penalty: Penalty = 1.0,
     seed: Seed = None,
+    new: New = False,
 ) -> None:
     """Talk with a memory; the conversation goes on from where it ended.
 
@@ -225,6 +249,7 @@ def chat(
         "recall_tokens": recall,
     }
     lead = [Message("system", system)] if system else []
+    _refuse_mistyped(call, memory_id, new=new)
     with call.service() as service:
         memory = service.open(memory_id)
         history = _unanswered_left_out(memory.transcript().messages)
@@ -286,6 +311,7 @@ def generate(
     top_p: TopP = 1.0,
     repetition_penalty: Penalty = 1.1,
     seed: Seed = None,
+    new: New = False,
 ) -> None:
     """Write text of any length; every finished chunk is learned before the next begins.
 
@@ -301,6 +327,7 @@ def generate(
         seed=seed,
         ignore_end=True,
     )
+    _refuse_mistyped(call, memory_id, new=new)
     with call.service() as service:
         writing = service[memory_id].generate(
             prompt, max_tokens=tokens, strength=strength, sampling=sampling

@@ -38,7 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TemploraError as error:
         return _fail(str(error), type(error).__name__, FAILURE, given, retry=error.retry)
     if code == INTERRUPTED:
-        message = "Interrupted: what was committed stays, the rest of the text is in the journal."
+        message = (
+            "Interrupted: what was committed stays, the rest of the text is in the journal. "
+            "Run the same command again to go on."
+        )
         return _fail(message, "Interrupted", INTERRUPTED, given, retry=True)
     return int(code or 0)
 

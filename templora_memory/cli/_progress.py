@@ -15,7 +15,7 @@ from templora_memory.service.jobs import Job
 _POLL = 0.05
 
 
-def bar(call: Call, unit: str = "chunks") -> Progress:
+def bar(call: Call, unit: str = "steps") -> Progress:
     """Return a progress bar on a console."""
     return Progress(
         TextColumn("{task.description}", markup=False),

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich import box
-from rich.console import Group
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -33,6 +34,7 @@ SHORT = 12
 """Digits of a revision's name that are shown."""
 _KIB = 1024
 _LISTED = 20
+_UNLIMITED = 10_000
 
 
 def size(count: int) -> str:
@@ -53,6 +55,23 @@ def pairs(rows: Mapping[str, object]) -> Table:
     return table
 
 
+def fitted(table: Table, console: Console) -> RenderableType:
+    """Return a table as it is if the console has room for its words and numbers.
+
+    Else its rows one below the other, each as names and values.
+    """
+    needed = Measurement.get(console, console.options.update(width=_UNLIMITED), table).minimum
+    if needed <= console.width or not table.show_header:
+        return table
+    titles = [str(column.header) for column in table.columns]
+    rows = zip(*(column.cells for column in table.columns), strict=True)
+    records: list[RenderableType] = []
+    for row in rows:
+        values = {t: cell for t, cell in zip(titles, row, strict=True) if str(cell)}
+        records += [pairs(values), Text()]
+    return Group(*records[:-1])
+
+
 def _columns(
     titles: Sequence[str], rows: Iterable[Sequence[object]], *, words: Sequence[str] = ()
 ) -> Table:
@@ -60,7 +79,9 @@ def _columns(
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
     for index, title in enumerate(titles):
         left = not index or title in words
-        table.add_column(title, justify="left" if left else "right", overflow="fold")
+        table.add_column(
+            title, justify="left" if left else "right", overflow="fold", no_wrap=not left
+        )
     for row in rows:
         table.add_row(*(Text(str(value)) for value in row))
     return table
@@ -86,15 +107,16 @@ def named_models(rows: Sequence[Mapping[str, Any]]) -> Table:
     return _columns(titles, body, words=titles[1:])
 
 
-def absorbed(memory_id: str, report: AbsorbReport) -> Table:
-    """Return the receipt of an absorb as a table."""
+def absorbed(memory_id: str, report: AbsorbReport, read: Sequence[Source] = ()) -> Table:
+    """Return the receipt of an absorb as a table; with what was read, how long that was."""
     if not report.tokens:
         return pairs({"memory": memory_id, "learned": "nothing new: all of this is known already"})
     before, after = _number(report.perplexity_before), _number(report.perplexity_after)
     return pairs(
         {
             "memory": memory_id,
-            "learned": f"{report.tokens:,} tokens (chunks: {report.chunks:,})",
+            **({"text": f"{_length(read):,} characters"} if read else {}),
+            "trained on": f"{report.tokens:,} tokens, the text and what was made of it to ask",
             "perplexity": f"{before} before, {after} after",
             "recalled verbatim": "-" if report.recalled is None else f"{report.recalled:.1%}",
             "change of other text": "-" if report.kl is None else f"{report.kl:.3f} nats a token",
@@ -102,6 +124,13 @@ def absorbed(memory_id: str, report: AbsorbReport) -> Table:
             "seconds": f"{report.seconds:.1f}",
         }
     )
+
+
+def _length(read: Sequence[Source]) -> int:
+    """Return the characters of what was learned, not counting what is only kept for recall."""
+    documents = (d for item in read for d in item.documents if not d.recall_only)
+    segments = (turn for item in read for turn in item.segments)
+    return sum(len(d.text) for d in documents) + sum(len(turn.content) for turn in segments)
 
 
 def sources(read: Sequence[Source]) -> tuple[Table | Text, ...]:
@@ -198,11 +227,11 @@ def probed(probe: Probe) -> tuple[Table, Text]:
 
 
 def passages(hits: Sequence[Passage]) -> tuple[Table | Text, ...]:
-    """Passages as they were told, each with its score."""
+    """Passages as they were told, the best first."""
     if not hits:
         return (Text("Nothing it was told has these words."),)
-    rows = [(_number(hit.score), hit.text) for hit in hits]
-    return (_columns(("score", "passage"), rows, words=["passage"]),)
+    rows = [(number, hit.text) for number, hit in enumerate(hits, 1)]
+    return (_columns(("rank", "passage"), rows, words=["passage"]),)
 
 
 def forgotten(receipt: ForgetReceipt) -> tuple[Table, Text]:

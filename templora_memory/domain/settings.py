@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias, get_args
 
+from templora_memory.domain.suggestions import did_you_mean
 from templora_memory.errors import InvalidSetting
 
 Targets: TypeAlias = Literal["all-linear", "mlp", "attention"]
@@ -296,7 +297,9 @@ class Policy:
             InvalidSetting: unknown preset or field.
         """
         if name not in PRESETS:
-            raise InvalidSetting(f"Unknown preset {name!r}: use one of {PRESETS}.")
+            raise InvalidSetting(
+                f"Unknown preset {name!r}: use one of {PRESETS}.{did_you_mean(name, PRESETS)}"
+            )
         base = (
             cls()
             if name == "default"
@@ -371,8 +374,9 @@ def _values(settings: Policy | Learning) -> dict[str, Any]:
 def _known(kind: type[Policy | Learning], values: Mapping[str, Any], prefix: str) -> None:
     names = [item.name for item in fields(kind)]
     if unknown := [prefix + key for key in values if key not in names]:
+        known = [prefix + name for name in names]
         raise InvalidSetting(
-            f"Unknown settings {unknown}: use {[prefix + name for name in names]}."
+            f"Unknown settings {unknown}: use {known}.{did_you_mean(unknown[0], known)}"
         )
 
 

@@ -14,6 +14,7 @@ from templora_memory.domain.messages import (
     as_messages,
     dialogue,
 )
+from templora_memory.domain.suggestions import did_you_mean
 from templora_memory.domain.results import Covered, Status, Transcript
 from templora_memory.errors import Cancelled, Conflict, UnknownMemory
 from templora_memory.ports import Backend, Store, retry_on_conflict
@@ -64,8 +65,8 @@ class Catalog:
             listed = ", ".join(map(repr, ids[:_NAMED_IDS]))
             listed += ", ..." if len(ids) > _NAMED_IDS else ""
             raise UnknownMemory(
-                f"There is no memory {name!r}. There are: {listed or 'none yet'}. "
-                "Absorb something into it first, or check the id."
+                f"There is no memory {name!r}. There are: {listed or 'none yet'}."
+                f"{did_you_mean(name, ids)} Absorb something into it first, or check the id."
             )
         return manifest
 

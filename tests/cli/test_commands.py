@@ -150,6 +150,7 @@ def test_importing_the_command_line_loads_no_torch():
 def test_absorb_learns_files_and_prints_a_receipt(run, bio):
     out, err = run("absorb", "ada", bio)
     assert "15 tokens" in out
+    assert "73 characters" in out
     assert err == ""
 
 
@@ -259,6 +260,48 @@ def test_list_shows_every_memory(run, bio):
     assert "ben" in run("list")[0]
 
 
+@pytest.mark.parametrize("width", ["50", "60", "140"])
+def test_tables_fit_the_width_that_there_is(run, bio, monkeypatch, width):
+    name = "a-long-name-of-a-memory@somebody"
+    for one in ("ada", name):
+        run("absorb", one, bio)
+    monkeypatch.setenv("COLUMNS", width)
+    for line in ("list", f"show {name}"):
+        out, _ = run(*line.split())
+        assert max(map(len, out.splitlines())) <= int(width)
+        assert name in out  # not cut in pieces
+        assert "templora/tiny" in out
+
+
+@pytest.mark.parametrize("line", ["chat {} -m hello", "absorb {} FILE", "generate {} --tokens 4"])
+def test_a_mistyped_id_makes_no_memory(run, bio, line):
+    run("absorb", "ada", bio)
+    words = line.format("adda").replace("FILE", bio).split()
+    _, err = run(*words, code=2)
+    assert "Did you mean 'ada'?" in err
+    assert "--new" in err
+    assert [row["id"] for row in run.json("list")["memories"]] == ["ada"]
+    run(*words, "--new")
+    assert [row["id"] for row in run.json("list")["memories"]] == ["ada", "adda"]
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("show adda", "'ada'"),
+        ("lst", "'list'"),
+        ("list --modell x", "--model"),
+        ("list --preset refrence", "'reference'"),
+        ("list --set learning.learning_rat=1", "'learning.learning_rate'"),
+        ("absorb ada bio.txt --lore recal", "'recall'"),
+    ],
+)
+def test_a_typo_is_answered_with_the_nearest_name(run, bio, line, meant):
+    run("absorb", "ada", bio)
+    _, err = run(*line.replace("bio.txt", bio).split(), code=2)
+    assert meant in err
+
+
 def test_list_shows_a_damaged_memory_beside_the_others(run, bio):
     run("absorb", "ada", bio)
     run("absorb", "ben", bio)
@@ -282,7 +325,9 @@ def test_search_finds_what_a_memory_was_told(run, bio):
     run("absorb", "ada", bio)
     (passage, *_) = run.json("search", "ada", "cat Pim")["passages"]
     assert "Pim" in passage["text"]
-    assert "Pim" in run("search", "ada", "cat")[0]
+    found = run("search", "ada", "cat")[0]
+    assert "Pim" in found
+    assert "0.00" not in found  # how often a word stands in one text says nothing
     assert "Nothing it was told" in run("search", "ada", "zebra")[0]
 
 
@@ -605,6 +650,7 @@ def test_an_interrupt_cancels_the_absorb_keeps_the_text_and_exits_with_130(run, 
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert err.startswith("templora: Interrupted")
+    assert "Run the same command again to go on." in err
     assert err.count("\n") == 1
     if how:
         assert json.loads(out)["error"]["type"] == "Interrupted"
