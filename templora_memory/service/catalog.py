@@ -14,8 +14,8 @@ from templora_memory.domain.messages import (
     as_messages,
     dialogue,
 )
-from templora_memory.domain.suggestions import did_you_mean
 from templora_memory.domain.results import Covered, Status, Transcript
+from templora_memory.domain.suggestions import did_you_mean
 from templora_memory.errors import Cancelled, Conflict, UnknownMemory
 from templora_memory.ports import Backend, Store, retry_on_conflict
 from templora_memory.service.admission import Admission, new_items
