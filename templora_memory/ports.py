@@ -341,11 +341,18 @@ class Store(Protocol):
     """
 
     def open(self) -> None:
-        """Make the place ready and clear what killed processes left behind."""
+        """Make the place ready. What killed processes left behind is cleared now or at first use.
+
+        Costs about the same however many memories there are: none of them needs to be read.
+        """
         ...
 
     def ids(self) -> tuple[str, ...]:
         """Ids of all memories, sorted."""
+        ...
+
+    def expiring(self) -> tuple[str, ...]:
+        """Ids of the memories whose manifest has a `ttl`, sorted; asked whenever a store opens."""
         ...
 
     def manifest(self, memory_id: str) -> Manifest | None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from templora_memory.domain.lru import LruCache
 from templora_memory.domain.messages import Document, Item, Message, author_of, characters, extend
 from templora_memory.errors import InvalidText, StoreDamaged
 
@@ -22,7 +23,9 @@ _KINDS = {
     "document": {"parent", "digest", "text", "title", "continues"},
     "withdraw": {"digest"},
     "tip": {"digest"},
+    "learned": {"parent", "digest", "documents"},
 }
+_LISTED = 1_000_000  # digests in lists of learned documents that are kept as a whole
 _OPTIONAL = {"document": {"author", "character", "recall_only"}}
 MIN_OVERLAP = 2
 """Messages in a row that a window shares with the conversation which it is a part of."""
@@ -112,6 +115,28 @@ class _Run:
         return self.length >= MIN_OVERLAP and self.answered
 
 
+def learned_line(
+    parent: str, documents: Sequence[str], digest: str | None = None
+) -> dict[str, Any]:
+    """Return the journal line of the documents that follow the list `parent`, as one list."""
+    return {
+        "kind": "learned",
+        "parent": parent,
+        "digest": digest or name_list(parent, documents),
+        "documents": list(documents),
+    }
+
+
+def name_list(parent: str, documents: Iterable[str]) -> str:
+    """Return the name of the list that has these documents after those of the list `parent`.
+
+    A chain, like that of messages: it does not matter in how many steps a list was made.
+    """
+    for document in documents:
+        parent = hashlib.sha256(f"templora-list-1\n{parent}\n{document}".encode()).hexdigest()
+    return parent
+
+
 class Journal:
     """Index over journal lines: which digests there are, and where their text stands.
 
@@ -129,6 +154,9 @@ class Journal:
         self._recall_only: set[str] = set()
         self._taught: Counter[str] = Counter()
         self._tip = first
+        # what was learned: the list of each name, as what it adds to another one
+        self._lists: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self._whole_lists: LruCache[str, tuple[str, ...]] = LruCache(_LISTED, size_of=len)
 
     def __repr__(self) -> str:
         return f"Journal({len(self._messages)} messages, {len(self._documents)} documents)"
@@ -153,25 +181,78 @@ class Journal:
                 self._places.setdefault(_key(_message(body)), {})[body["parent"]] = digest
                 self._tip = digest
             case "document":
-                parent = body["parent"]
-                if digest != extend(parent, _document(body)):
-                    raise ValueError("the digest does not belong to this document")
-                if parent != self._first and not (body["continues"] and parent in self._documents):
-                    raise ValueError("the document before this one is missing")
-                self._credit(_document(body), new=digest not in self._documents)
-                self._documents.pop(digest, None)  # learned again after a withdrawal: now newest
-                self._documents[digest] = (parent, position, len(body["text"]))
-                self._withdrawn.discard(digest)
-                if body.get("recall_only"):
-                    self._recall_only.add(digest)
-                else:
-                    self._recall_only.discard(digest)
+                self._add_document(digest, body, position)
             case "withdraw":
                 self._withdrawn.add(digest)
+            case "learned":
+                self._add_list(digest, body["parent"], body["documents"])
             case _:
                 if not self.knows(digest):
                     raise ValueError("the newest conversation is missing")
                 self._tip = digest
+
+    def _add_document(self, digest: str, body: dict[str, Any], position: int) -> None:
+        parent, document = body["parent"], _document(body)
+        if digest != extend(parent, document):
+            raise ValueError("the digest does not belong to this document")
+        if parent != self._first and not (body["continues"] and parent in self._documents):
+            raise ValueError("the document before this one is missing")
+        self._credit(document, new=digest not in self._documents)
+        self._documents.pop(digest, None)  # learned again after a withdrawal: now newest
+        self._documents[digest] = (parent, position, len(document.text))
+        self._withdrawn.discard(digest)
+        if document.recall_only:
+            self._recall_only.add(digest)
+        else:
+            self._recall_only.discard(digest)
+
+    def _add_list(self, name: str, parent: str, documents: object) -> None:
+        if not isinstance(documents, list) or not all(isinstance(d, str) for d in documents):
+            raise ValueError("a list of documents holds something else")  # the file
+        if name != name_list(parent, documents):
+            raise ValueError("the digest does not belong to this list of documents")
+        if not self.has_list(parent):
+            raise ValueError("the list of documents before this one is missing")
+        self._lists[name] = (parent, tuple(documents))
+        before = () if parent == self._first else self._whole_lists.get(parent)
+        if before is not None:
+            self._whole_lists.put(name, before + tuple(documents))
+
+    def has_list(self, name: str) -> bool:
+        """Return whether the journal has a list of learned documents of this name."""
+        return name == self._first or name in self._lists
+
+    def learned(self, name: str) -> tuple[str, ...]:
+        """Return a list of learned documents, in order.
+
+        Raises:
+            StoreDamaged: it is not in the journal.
+        """
+        if (whole := self._whole_lists.get(name)) is not None:
+            return whole
+        parts: list[tuple[str, ...]] = []
+        rest = name
+        while rest != self._first:
+            if rest not in self._lists:
+                raise StoreDamaged(f"The journal lacks the list of documents {rest[:12]}.")
+            rest, part = self._lists[rest]
+            parts.append(part)
+        whole = tuple(digest for part in reversed(parts) for digest in part)
+        return self._whole_lists.put(name, whole)
+
+    def list_name(self, documents: tuple[str, ...]) -> str:
+        """Return the name of a list of documents, which the journal need not have."""
+        parent, rest = self.split_list(documents)
+        return name_list(parent, rest)
+
+    def split_list(self, documents: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+        """Return the longest list at hand that a list begins with, by name, and what follows it."""
+        at_hand = [(name, self._whole_lists.get(name) or ()) for name in self._whole_lists]
+        at_hand.sort(key=lambda item: len(item[1]), reverse=True)
+        for name, whole in at_hand:
+            if whole and whole == documents[: len(whole)]:
+                return name, documents[len(whole) :]
+        return self._first, documents
 
     @property
     def first(self) -> str:
@@ -188,6 +269,22 @@ class Journal:
         """Digests of the documents to be kept, in order; withdrawn ones are left out."""
         every = tuple(self._documents)  # at once: another thread may be adding
         return tuple(digest for digest in every if digest not in self._withdrawn)
+
+    @property
+    def newest_document(self) -> str | None:
+        """The last of `documents`, without going through all of them; None if there is none."""
+        for digest in reversed(tuple(self._documents)):
+            if digest not in self._withdrawn:
+                return digest
+        return None
+
+    def keeps(self, digest: str) -> bool:
+        """Return whether a document is among `documents`."""
+        return digest in self._documents and digest not in self._withdrawn
+
+    def is_recall_only(self, digest: str) -> bool:
+        """Return whether a document is among `for_recall`."""
+        return self.keeps(digest) and digest in self._recall_only
 
     @property
     def to_learn(self) -> tuple[str, ...]:

@@ -10,14 +10,17 @@ import hashlib
 import json
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from templora_memory.domain.messages import Item, Message, chain, start
 from templora_memory.errors import BaseMismatch, StoreDamaged, UnknownRevision
 
-FORMAT = 1
+FORMAT = 2
+"""Document lists stand in the journal; the manifest names the list of each revision."""
+FORMAT_WITH_LISTS = 1
+"""Document lists stand in the manifest: of exported files, and of versions before format 2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,14 +233,42 @@ class Manifest:
                 "model, or learn it again on this one (rebuild)."
             )
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the manifest as a JSON object, with its checksum."""
-        body = {"format": FORMAT, **asdict(self)}
+    def as_json(self, list_name: Callable[[tuple[str, ...]], str] | None = None) -> dict[str, Any]:
+        """Return the manifest as a JSON object, with its checksum.
+
+        Args:
+            list_name: returns the name under which the journal has a list of documents
+                (`Journal.list_name`), so that the manifest stays small however long the list is;
+                None: the lists themselves are written.
+        """
+        # each list apart: asdict copies what it finds, one text after the other
+        rows = [
+            {
+                **asdict(replace(revision, documents=())),
+                "documents": list_name(revision.documents) if list_name else revision.documents,
+            }
+            for revision in self.revisions
+        ]
+        body = {
+            "format": FORMAT if list_name else FORMAT_WITH_LISTS,
+            **asdict(replace(self, revisions=())),
+            "revisions": rows,
+        }
         return {"sum": _checksum(body), **body}
 
     @classmethod
-    def from_json(cls, value: object) -> Manifest:
+    def from_json(
+        cls,
+        value: object,
+        read_list: Callable[[Manifest, str], tuple[str, ...]] | None = None,
+    ) -> Manifest:
         """Read what `as_json` wrote.
+
+        Args:
+            value: the JSON object.
+            read_list: returns the list of documents of a name, given the manifest without its
+                revisions; not called for empty lists. None: there is no journal, so only a manifest
+                with lists can be read.
 
         Raises:
             StoreDamaged: missing or unknown fields, wrong types, a newer format, or it is not what
@@ -246,9 +277,11 @@ class Manifest:
         try:
             body = dict(_mapping(value))
             checksum = body.pop("sum", None)  # a file of before there was one has none
-            if (version := body.get("format")) != FORMAT:
+            readable = (FORMAT_WITH_LISTS, FORMAT) if read_list else (FORMAT_WITH_LISTS,)
+            if (version := body.get("format")) not in readable:
                 raise StoreDamaged(
-                    f"The manifest has format {version!r}, this version reads {FORMAT}: "
+                    f"The manifest has format {version!r}, this version reads "
+                    f"{' and '.join(map(str, readable))} here: "
                     "use the version of templora-memory that wrote it."
                 )
             if checksum is not None and checksum != _checksum(body):
@@ -263,19 +296,28 @@ class Manifest:
                     "forks": _strings(body["forks"]),
                     "exports": _strings(body["exports"]),
                     "origin": Origin(**body["origin"]) if body["origin"] else None,
-                    "revisions": tuple(
-                        Revision(
-                            **{
-                                **row,
-                                "documents": tuple(row["documents"]),
-                                "files": tuple(FileRecord(**file) for file in row["files"]),
-                            }
-                        )
-                        for row in body["revisions"]
-                    ),
+                    "revisions": (),
                 }
             )
-            _check_types(manifest)
+
+            rows = [
+                Revision(
+                    **{
+                        **row,
+                        "documents": (),
+                        "files": tuple(FileRecord(**file) for file in row["files"]),
+                    }
+                )
+                for row in body["revisions"]
+            ]
+            _check_types(replace(manifest, revisions=tuple(rows)))
+            manifest = replace(
+                manifest,
+                revisions=tuple(
+                    replace(revision, documents=_documents(row, manifest, read_list))
+                    for revision, row in zip(rows, body["revisions"], strict=True)
+                ),
+            )
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise StoreDamaged(f"The manifest is not one: {error}.") from error
         return manifest
@@ -332,6 +374,20 @@ def _strings(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _documents(
+    row: Mapping[str, Any],
+    manifest: Manifest,
+    read_list: Callable[[Manifest, str], tuple[str, ...]] | None,
+) -> tuple[str, ...]:
+    """Return the documents of a revision, given as a list or by the list's name."""
+    given = row["documents"]
+    if read_list is None or not isinstance(given, str):
+        return _strings(given)
+    if not _is_name(given):
+        raise TypeError("a list of documents has no proper name")
+    return () if given == manifest.first else read_list(manifest, given)
+
+
 def _check_complete(body: Mapping[str, Any]) -> None:
     if missing := {item.name for item in fields(Manifest)} - set(body):
         raise ValueError(f"it lacks {sorted(missing)}")
@@ -348,7 +404,7 @@ def _check_types(manifest: Manifest) -> None:
     times += [manifest.ttl] if manifest.ttl is not None else []
     texts += [text for text in (base.revision, manifest.head) if text is not None]
     for revision in manifest.revisions:
-        texts += [revision.name, revision.dialogue, *revision.documents]
+        texts += [revision.name, revision.dialogue]
         texts += [text for file in revision.files for text in (file.path, file.sha256)]
         counts += [revision.messages, revision.tokens, *(file.bytes for file in revision.files)]
         texts += [revision.parent] if revision.parent is not None else []

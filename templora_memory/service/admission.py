@@ -126,5 +126,4 @@ def new_items(
     if messages:
         missing = journal.missing(chain(after or journal.first, messages))
         return messages[len(messages) - missing :]
-    known = set(journal.documents)
-    return tuple(item for item in items if extend(journal.first, item) not in known)
+    return tuple(item for item in items if not journal.keeps(extend(journal.first, item)))

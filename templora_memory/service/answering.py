@@ -31,7 +31,7 @@ from templora_memory.ports import Backend, Completion, GenerateRequest, ScoreReq
 from templora_memory.service.catalog import Catalog
 from templora_memory.service.conversation import SentConversation
 from templora_memory.service.jobs import JobQueue
-from templora_memory.service.learning import Absorber, teaches
+from templora_memory.service.learning import Absorber, missing_documents, teaches
 from templora_memory.service.prompt import Prompt, system_texts
 from templora_memory.service.search import Searcher
 from templora_memory.service.streams import OpenStreams, ReplyStream
@@ -282,7 +282,7 @@ class Answerer:
             covering = conversation.covering(manifest)
             known = covering.messages if covering else 0
             head = manifest.newest
-            if head and set(head.documents) - set(covering.documents if covering else ()):
+            if head and missing_documents(head, covering):
                 # an edited conversation fell back to a revision from before some documents
                 self._absorb_now(memory_id, digests[known])
                 continue

@@ -149,7 +149,7 @@ class Absorber:
 
         def plan(manifest: Manifest, journal: Journal) -> _TrainingUnit | None:
             parent = manifest.newest
-            return _documents_unit(journal, parent, [d for d in digests if d not in _docs(parent)])
+            return _documents_unit(journal, parent, _without(digests, _docs(parent)))
 
         return self._run(plan, job)
 
@@ -168,7 +168,7 @@ class Absorber:
             near = journal.nearest(target, {r.dialogue for r in manifest.revisions})
             same = [r for r in manifest.revisions if r.dialogue == near]
             parent = max(same, key=lambda r: len(r.documents)) if same else None
-            if missing := [d for d in _docs(manifest.newest) if d not in _docs(parent)]:
+            if missing := missing_documents(manifest.newest, parent):
                 return _documents_unit(journal, parent, missing)
             return _dialogue_unit(manifest, journal, parent, target)
 
@@ -249,7 +249,7 @@ class Absorber:
     def _again(
         self, fresh: Manifest, journal: Journal, parent: Revision | None, target: str
     ) -> _TrainingUnit | None:
-        missing = [digest for digest in journal.to_learn if digest not in _docs(parent)]
+        missing = _without(journal.to_learn, _docs(parent))
         return _documents_unit(journal, parent, missing) or _dialogue_unit(
             fresh, journal, parent, target
         )
@@ -377,6 +377,19 @@ def _docs(revision: Revision | None) -> tuple[str, ...]:
     return revision.documents if revision else ()
 
 
+def missing_documents(head: Revision | None, other: Revision | None) -> Sequence[str]:
+    """Return the documents that one revision has learned and another one has not."""
+    return _without(_docs(head), _docs(other))
+
+
+def _without(digests: Sequence[str], known: tuple[str, ...]) -> Sequence[str]:
+    """Return digests that are not known, in order; both may be many, and often are the same."""
+    if digests == known:
+        return ()
+    there = known if len(digests) == 1 else set(known)
+    return [digest for digest in digests if digest not in there]
+
+
 def _documents_unit(
     journal: Journal, parent: Revision | None, digests: Sequence[str]
 ) -> _TrainingUnit | None:
@@ -403,7 +416,7 @@ def _documents_unit(
         dialogue=parent.dialogue if parent else journal.first,
         messages=parent.messages if parent else 0,
         documents=_docs(parent) + taken,
-        left=sum(len(journal.document(digest).text) for digest in digests[len(items) :]),
+        left=sum(map(journal.characters, digests[len(items) :])),
     )
 
 

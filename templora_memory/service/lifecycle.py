@@ -107,7 +107,7 @@ class Lifecycle:
     def expire(self) -> ForgetReceipt:
         """Forget memories that were not changed for longer than their `ttl`."""
         expired = []
-        for memory_id in self._store.ids():
+        for memory_id in self._store.expiring():
             try:
                 manifest = self._store.manifest(memory_id)
             except StoreDamaged as error:  # one damaged memory does not stop the others

@@ -64,8 +64,8 @@ class Recorder:
             digests = self._store.record_documents(
                 manifest.id, documents, after=self._predecessor(manifest, documents[0])
             )
-            recalled = set(self._store.journal(manifest.id).for_recall)
-            new = [digest for digest in digests if digest not in recalled]
+            journal = self._store.journal(manifest.id)
+            new = [digest for digest in digests if not journal.is_recall_only(digest)]
             return manifest.id, partial(self._absorber.documents, new)
         journal = self._store.journal(manifest.id)
         known = None if after is None else journal.beginning(journal.tip, after)
@@ -81,9 +81,10 @@ class Recorder:
         the text twice; None: it follows the newest document.
         """
         journal = self._store.journal(manifest.id)
-        newest = next(reversed(journal.documents), None)
-        learned = manifest.newest.documents if manifest.newest else ()
-        if not first.continues or newest is None or newest in learned:
+        newest = journal.newest_document
+        if not first.continues or newest is None:
+            return None
+        if manifest.newest and newest in manifest.newest.documents:
             return None
         if journal.document(newest) != first:
             return None

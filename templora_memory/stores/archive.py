@@ -24,7 +24,7 @@ from templora_memory.fs.files import digest_file, make_folder, sync_file, sync_f
 from templora_memory.fs.locks import hold
 
 MANIFEST, JOURNAL, REVISIONS = "manifest.json", "journal.jsonl", "revisions"
-MAX_MANIFEST = 16 << 20
+MAX_MANIFEST = 64 << 20
 MAX_FILES = 10_000
 PARTIAL = ".partial"
 _ENCRYPTED_FLAG = 1

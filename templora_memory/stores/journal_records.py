@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
-from templora_memory.domain.journal import Journal, document_line, message_line
+from templora_memory.domain.journal import (
+    Journal,
+    document_line,
+    learned_line,
+    message_line,
+    name_list,
+)
+from templora_memory.domain.manifest import Revision
 from templora_memory.domain.messages import Document, Message, chain
 from templora_memory.errors import StoreDamaged
 
@@ -43,21 +50,35 @@ def document_records(
 ) -> tuple[list[JournalRecord], tuple[str, ...]]:
     """Return the records to append for documents, and the digests of all of them."""
     records: dict[str, JournalRecord] = {}
-    newest = after or next(reversed(journal.documents), journal.first)
+    newest = after or journal.newest_document or journal.first
     for document in documents:
         record = document_line(newest if document.continues else journal.first, document)
         newest = str(record["digest"])
         records[newest] = record
-    known, recalled = set(journal.documents), set(journal.for_recall)
     new = [
         record
         for digest, record in records.items()
-        if digest not in known or (digest in recalled and not record.get("recall_only"))
+        if not journal.keeps(digest)
+        or (journal.is_recall_only(digest) and not record.get("recall_only"))
     ]
     return new, tuple(records)
 
 
+def learned_records(journal: Journal, revisions: Iterable[Revision]) -> list[JournalRecord]:
+    """Return the records to append so that the journal has the document lists of revisions.
+
+    They are written before the manifest that names the lists: a crash in between leaves a list
+    that nothing names.
+    """
+    records: dict[str, JournalRecord] = {}
+    for revision in revisions:
+        parent, rest = journal.split_list(revision.documents)
+        name = name_list(parent, rest)
+        if not journal.has_list(name):
+            records[name] = learned_line(parent, rest, name)
+    return list(records.values())
+
+
 def withdraw_records(journal: Journal, digests: Sequence[str]) -> list[JournalRecord]:
     """Return the records to append so that documents are not learned again."""
-    documents = journal.documents
-    return [{"kind": "withdraw", "digest": digest} for digest in digests if digest in documents]
+    return [{"kind": "withdraw", "digest": digest} for digest in digests if journal.keeps(digest)]

@@ -157,7 +157,7 @@ def test_what_is_no_manifest_is_damaged(body):
 
 def test_a_newer_format_says_what_to_do():
     with pytest.raises(StoreDamaged, match="use the version of templora-memory that wrote it"):
-        Manifest.from_json({**GOOD, "format": 2})
+        Manifest.from_json({**GOOD, "format": 3}, lambda *_: ())
 
 
 def test_a_manifest_of_before_there_were_checksums_is_read():

@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,17 +47,19 @@ class Envelope:
         """True if the manifest needs a key."""
         return isinstance(self.manifest, str)
 
-    def open(self, cipher: Cipher) -> Manifest:
-        """Return the manifest.
+    def open(
+        self, cipher: Cipher, read_list: Callable[[Manifest, str], tuple[str, ...]]
+    ) -> Manifest:
+        """Return the manifest, with `read_list` as `Manifest.from_json` takes it.
 
         Raises:
             ValueError, StoreDamaged: it is not what was written.
         """
         if not isinstance(self.manifest, str):
-            return Manifest.from_json(self.manifest)
+            return Manifest.from_json(self.manifest, read_list)
         content = base64.b64decode(self.manifest, validate=True)
         associated_data = _associated_data(self.location, self.commits)
-        return Manifest.from_json(json.loads(cipher.decrypt(content, associated_data)))
+        return Manifest.from_json(json.loads(cipher.decrypt(content, associated_data)), read_list)
 
 
 def _associated_data(location: str, commits: Mapping[str, str]) -> str:
@@ -65,13 +67,22 @@ def _associated_data(location: str, commits: Mapping[str, str]) -> str:
     return "manifest " + json.dumps([location, dict(commits)], sort_keys=True)
 
 
-def encode(manifest: Manifest, location: str, commits: Mapping[str, str], cipher: Cipher) -> bytes:
-    """Return the object to write for a manifest whose revisions lie in folders of `location`."""
+def encode(
+    manifest: Manifest,
+    location: str,
+    commits: Mapping[str, str],
+    cipher: Cipher,
+    list_name: Callable[[tuple[str, ...]], str],
+) -> bytes:
+    """Return the object to write for a manifest whose revisions lie in folders of `location`.
+
+    `list_name` as `Manifest.as_json` takes it.
+    """
     body: dict[str, Any] = {"place": location, "commits": dict(commits)}
     if cipher is PLAINTEXT:
-        body["manifest"] = manifest.as_json()
+        body["manifest"] = manifest.as_json(list_name)
     else:
-        content = json.dumps(manifest.as_json(), ensure_ascii=False, indent=1).encode()
+        content = json.dumps(manifest.as_json(list_name), ensure_ascii=False, indent=1).encode()
         encrypted = cipher.encrypt(content, _associated_data(location, commits))
         body["manifest"] = base64.b64encode(encrypted).decode()
     return json.dumps(body, ensure_ascii=False, indent=1).encode()

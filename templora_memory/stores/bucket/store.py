@@ -66,6 +66,7 @@ from templora_memory.stores.journal_records import (
     JournalRecord,
     dialogue_records,
     document_records,
+    learned_records,
     withdraw_records,
 )
 
@@ -289,6 +290,15 @@ class ObjectStore:
         self._drop_unlisted(cached, names)
         return tuple(sorted(ids))
 
+    def expiring(self) -> tuple[str, ...]:
+        """Return the ids of memories that have a ttl; reads every manifest."""
+        found = []
+        for memory_id in self.ids():
+            with suppress(StoreDamaged):
+                if (manifest := self.manifest(memory_id)) is not None and manifest.ttl is not None:
+                    found.append(memory_id)
+        return tuple(found)
+
     def manifest(self, memory_id: str) -> Manifest | None:
         """Return the newest manifest of a memory; None if there is no such memory.
 
@@ -318,22 +328,34 @@ class ObjectStore:
             raise StoreDamaged(f"{key} in {self._bucket.url} is damaged. Restore it from a backup.")
         try:
             location = self._locations.find(envelope.location, is_encrypted=envelope.is_encrypted)
-        except StoreDamaged:
+            manifest = self._open_envelope(key, envelope, location)
+        except (StoreDamaged, UnknownMemory):
             again = self._bucket.get(key)
             if again is not None and again.etag == stored.etag:
                 raise
-            return self._load_named(name)  # it was forgotten between the two
+            return self._load_named(name)  # it was changed or forgotten between the two
+        return _StoredManifest(
+            manifest=manifest, location=location, commits=envelope.commits, etag=stored.etag
+        )
+
+    def _open_envelope(
+        self, key: str, envelope: manifest_object.Envelope, location: Location
+    ) -> Manifest:
+        def read_list(manifest: Manifest, name: str) -> tuple[str, ...]:
+            journal = self._open_journal(location, manifest)
+            with journal.lock:
+                if not journal.journal.has_list(name):
+                    journal.refresh()
+                return journal.journal.learned(name)
+
         try:
-            manifest = envelope.open(location.cipher)
+            return envelope.open(location.cipher, read_list)
         except ValueError as error:
             raise StoreDamaged(
                 f"{key} in {self._bucket.url} is damaged: {error}. Restore it from a backup."
             ) from error
         except StoreDamaged as error:
             raise StoreDamaged(f"{key} in {self._bucket.url}: {error}") from error
-        return _StoredManifest(
-            manifest=manifest, location=location, commits=envelope.commits, etag=stored.etag
-        )
 
     def _existing(self, memory_id: str) -> _StoredManifest:
         stored = self._load(memory_id)
@@ -349,19 +371,20 @@ class ObjectStore:
 
     def journal(self, memory_id: str) -> Journal:
         """Return the text of a memory, as far as it is written by now."""
-        return self._open_journal(self._existing(memory_id)).refresh()
+        stored = self._existing(memory_id)
+        return self._open_journal(stored.location, stored.manifest).refresh()
 
-    def _open_journal(self, stored: _StoredManifest) -> SegmentedJournal:
-        memory_id = stored.manifest.id
+    def _open_journal(self, location: Location, manifest: Manifest) -> SegmentedJournal:
+        memory_id = manifest.id
         with self._journals_lock:
             cached = self._journals.get(memory_id)
-            path, cipher = stored.location
+            path, cipher = location
             if cached is None or cached.location != path:  # made again after a forget
                 journal = SegmentedJournal(
                     self._bucket,
                     path,
                     self._cache.location_folder(path),
-                    stored.manifest.first,
+                    manifest.first,
                     cipher,
                 )
                 cached = self._journals.put(memory_id, journal)
@@ -474,16 +497,29 @@ class ObjectStore:
 
         def attempt() -> T:
             stored = self._existing(memory_id)
-            journal = self._open_journal(stored)
-            with journal.lock:
-                records, result = missing(journal.refresh())
-                try:
-                    key = journal.append(records)
-                except PreconditionFailed:
-                    raise _busy(memory_id) from None
+            journal = self._open_journal(stored.location, stored.manifest)
+            result, key = _append_once(journal, missing, memory_id)
             if key is not None:
                 self._confirm(stored, key)
             return result
+
+        return retry_on_conflict(attempt, tries=_TRIES, pause=_PAUSE_SECONDS)
+
+    def _append_lists(self, location: Location, manifest: Manifest) -> SegmentedJournal:
+        """Append to the journal the document lists that a manifest is about to name.
+
+        Raises:
+            Conflict: others were faster every time.
+        """
+        journal = self._open_journal(location, manifest)
+
+        def attempt() -> SegmentedJournal:
+            _append_once(
+                journal,
+                lambda index: (learned_records(index, manifest.revisions), None),
+                manifest.id,
+            )
+            return journal
 
         return retry_on_conflict(attempt, tries=_TRIES, pause=_PAUSE_SECONDS)
 
@@ -548,7 +584,8 @@ class ObjectStore:
         self, manifest: Manifest, location: Location, commits: Mapping[str, str]
     ) -> None:
         key = folder_name(parse_id(manifest.id)) + JSON
-        body = manifest_object.encode(manifest, location.path, commits, location.cipher)
+        list_name = self._append_lists(location, manifest).journal.list_name
+        body = manifest_object.encode(manifest, location.path, commits, location.cipher, list_name)
         try:
             self._bucket.put(key, body, replacing=None)
         except PreconditionFailed:
@@ -638,7 +675,8 @@ class ObjectStore:
         named = {revision.name: commits[revision.name] for revision in manifest.revisions}
         key = folder_name(parse_id(manifest.id)) + JSON
         path, cipher = stored.location
-        body = manifest_object.encode(manifest, path, named, cipher)
+        list_name = self._append_lists(stored.location, manifest).journal.list_name
+        body = manifest_object.encode(manifest, path, named, cipher, list_name)
         try:
             etag = self._bucket.put(key, body, replacing=stored.etag)
         except PreconditionFailed:
@@ -749,6 +787,24 @@ class ObjectStore:
                 self._transfer.write_journal(lines, location)
                 self._put_first(manifest, location, commits)
         return manifest
+
+
+def _append_once(
+    journal: SegmentedJournal,
+    missing: Callable[[Journal], tuple[list[JournalRecord], T]],
+    memory_id: str,
+) -> tuple[T, str | None]:
+    """Append the `missing` records of a journal; return their result, and the key written to.
+
+    Raises:
+        Conflict: another writer was faster.
+    """
+    with journal.lock:
+        records, result = missing(journal.refresh())
+        try:
+            return result, journal.append(records)
+        except PreconditionFailed:
+            raise _busy(memory_id) from None
 
 
 def _is_tombstone(entry: ObjectEntry) -> bool:

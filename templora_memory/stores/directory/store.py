@@ -6,13 +6,16 @@
       manifest.json        replaced atomically
       journal.jsonl        appended and fsynced before anything is learned
       revisions/<name>/    written beside, synced, renamed into place
+      expires              empty; only where the memory has a ttl
       lock                 held for moments only, never while learning
 
 What a crash may leave, and who clears it:
 
 - A commit moves the staged folder into place and then swaps the manifest. A process killed between
-  the two leaves a folder that no manifest names, which the next `open` removes. In the other order
-  the manifest would name a revision that is not there.
+  the two leaves a folder that no manifest names. In the other order the manifest would name a
+  revision that is not there.
+- Each store clears what is left in the folder of a memory when it first uses that memory: opening a
+  root reads none of them, however many there are.
 - A delete renames the folder of the memory first, so that it is gone at once, and removes the files
   afterwards; the next `open` finishes a removal that was interrupted.
 - A torn last line of a journal is left out by readers and cut off by the next write, see `journal`.
@@ -30,7 +33,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -86,10 +89,13 @@ from templora_memory.stores.journal_records import (
     MAX_OPEN_JOURNALS,
     dialogue_records,
     document_records,
+    learned_records,
     withdraw_records,
 )
 
 MANIFEST, JOURNAL, REVISIONS, LOCK = "manifest.json", "journal.jsonl", "revisions", "lock"
+EXPIRES = "expires"
+"""Marks memories that have a ttl, so that the others need not be read to find them."""
 FORGOTTEN, INCOMING, STAGING = ".forgotten-", ".incoming-", ".staging-"
 """Beginnings of folders under way: memories being deleted or made; revisions being made."""
 LOCK_SECONDS = 60.0
@@ -127,6 +133,7 @@ class DirectoryStore:
             MAX_OPEN_JOURNALS
         )
         self._checked: LruCache[Path, FileStamps] = LruCache(MAX_CHECKED_REVISIONS)
+        self._swept: set[str] = set()  # folders of memories
         self._journals_lock = threading.Lock()
         self._decrypting_lock = threading.Lock()
 
@@ -155,22 +162,47 @@ class DirectoryStore:
             for name in self._decrypted.memories():
                 if not (self._root / name).is_dir():
                     self._decrypted.drop(name)
+        self._swept.clear()
         with writing(self._root):
             folders = list_folder(self._root)
         for folder in folders:
             if folder.name.startswith((FORGOTTEN, INCOMING)):
                 clear(folder)
-            elif (folder / MANIFEST).is_file():
-                # one damaged memory must not keep the others closed: who uses it gets the error
-                with suppress(StoreDamaged, UnknownMemory):
-                    self._sweep(folder)
+        self._check_keys(folders)
+
+    def _check_keys(self, folders: Iterable[Path]) -> None:
+        """Refuse a root that is not as the key would have it.
+
+        Whether a memory is encrypted its files say; that the key opens them is tried with one.
+        """
+        for folder in folders:
+            if folder.name.startswith(".") or not (folder / MANIFEST).is_file():
+                continue
+            with suppress(StoreDamaged, UnknownMemory, FileNotFoundError):
+                self._cipher_in(folder)
+                return
+
+    def expiring(self) -> tuple[str, ...]:
+        """Return the ids of memories that have a ttl, without reading the others."""
+        folders = list_folder(self._root)
+        return self._ids_of([folder for folder in folders if (folder / EXPIRES).exists()])
+
+    def _sweep_once(self, folder: Path) -> None:
+        """Remove what killed processes left of a memory, when this store first uses it."""
+        if folder.name not in self._swept:
+            # one damaged memory is reported to who uses it, when it is read
+            with suppress(StoreDamaged, UnknownMemory):
+                self._sweep(folder)
+                self._swept.add(folder.name)
 
     def _sweep(self, folder: Path) -> None:
         """Remove what killed processes left in the folder of a memory."""
         self._read_manifest(folder)  # before the lock file is made: the folder may not be ours
         with self._locked(folder):
             # read again: the first one was read without the lock
-            names = {revision.name for revision in self._read_manifest(folder).revisions}
+            manifest = self._read_manifest(folder)
+            _mark_expiring(folder, manifest)  # versions before this one did not
+            names = {revision.name for revision in manifest.revisions}
             for path in (*list_folder(folder / REVISIONS), *folder.glob(f".{MANIFEST}.*")):
                 if path.name not in names:
                     remove_tree(path)
@@ -206,8 +238,11 @@ class DirectoryStore:
 
     def ids(self) -> tuple[str, ...]:
         """Return the ids of all memories, sorted."""
+        return self._ids_of(list_folder(self._root))
+
+    def _ids_of(self, folders: Iterable[Path]) -> tuple[str, ...]:
         ids = []
-        for folder in list_folder(self._root):
+        for folder in folders:
             if not folder.name.startswith(".") and (folder / MANIFEST).is_file():
                 # from the folder's name: a damaged memory is listed too, so it can be forgotten
                 if memory_id := id_of_folder(folder.name):
@@ -226,19 +261,46 @@ class DirectoryStore:
         folder = self._folder(memory_id)
         if not (folder / MANIFEST).is_file():
             return None
+        self._sweep_once(folder)
         manifest = self._read_manifest(folder)
         if manifest.id != str(parse_id(memory_id)):
             raise StoreDamaged(f"{folder} says it is {manifest.id!r}, not {memory_id!r}.")
         return manifest
 
     def _read_manifest(self, folder: Path) -> Manifest:
-        path = folder / MANIFEST
+        content = self._manifest_content(folder)
+        while True:
+            try:
+                return self._decode_manifest(folder, content)
+            except StoreDamaged:
+                # its lists stand in the journal: the memory may have been made again in between
+                read, content = content, self._manifest_content(folder)
+                if content == read:
+                    raise
+
+    def _manifest_content(self, folder: Path) -> bytes:
         try:
-            cipher, content = self._cipher_in(folder), path.read_bytes()
+            return (folder / MANIFEST).read_bytes()
         except FileNotFoundError as error:
-            raise UnknownMemory(f"The memory in {folder} was forgotten meanwhile.") from error
+            raise _forgotten(folder) from error
+
+    def _decode_manifest(self, folder: Path, content: bytes) -> Manifest:
+        path = folder / MANIFEST
+
+        def read_list(manifest: Manifest, name: str) -> tuple[str, ...]:
+            file = self._journal_in(folder, manifest)
+            if not file.journal.has_list(name):
+                file.refresh()
+            return file.journal.learned(name)
+
         try:
-            return Manifest.from_json(json.loads(cipher.decrypt(content, MANIFEST)))
+            cipher = self._cipher_in(folder)
+        except FileNotFoundError as error:
+            raise _forgotten(folder) from error
+        try:
+            return Manifest.from_json(json.loads(cipher.decrypt(content, MANIFEST)), read_list)
+        except FileNotFoundError as error:  # the key of its journal
+            raise _forgotten(folder) from error
         except (ValueError, RecursionError) as error:
             raise StoreDamaged(f"{path} is damaged: {error}. Restore it from a backup.") from error
         except StoreDamaged as error:
@@ -262,7 +324,7 @@ class DirectoryStore:
         # without a key file: a plain memory has a manifest that can be read, and one that lost its
         # key file has not; the two need different advice
         try:
-            Manifest.from_json(json.loads(content))
+            Manifest.from_json(json.loads(content), lambda *_: ())
         except (ValueError, RecursionError, StoreDamaged):
             raise key_missing(str(folder)) from None
         raise not_encrypted(str(folder))
@@ -287,16 +349,20 @@ class DirectoryStore:
 
     def journal(self, memory_id: str) -> Journal:
         """Return the text of a memory, as far as it is written by now."""
-        return self._journal_file(memory_id, self._existing(memory_id)).refresh()
+        return self._journal_in(self._folder(memory_id), self._existing(memory_id)).refresh()
 
-    def _journal_file(self, memory_id: str, manifest: Manifest) -> JournalFile:
-        path = self._folder(memory_id) / JOURNAL
+    def _journal_in(self, folder: Path, manifest: Manifest) -> JournalFile:
+        """Return the journal of the memory in a folder, as far as it was read before.
+
+        Raises:
+            FileNotFoundError: the memory was forgotten meanwhile.
+        """
         made = (manifest.salt, manifest.created)
         with self._journals_lock:
-            cached = self._journals.get(manifest.id)
+            cached = self._journals.get(folder.name)
             if cached is None or cached[0] != made:
-                file = JournalFile(path, manifest.first, self._cipher_of(manifest.id))
-                cached = self._journals.put(manifest.id, (made, file))
+                file = JournalFile(folder / JOURNAL, manifest.first, self._cipher_in(folder))
+                cached = self._journals.put(folder.name, (made, file))
             return cached[1]
 
     def folder(self, memory_id: str, revision: Revision) -> Path:
@@ -397,7 +463,7 @@ class DirectoryStore:
         self._existing(memory_id)
         with self._locked(self._folder(memory_id)):
             # again under the lock: the memory may have been made again while this one waited
-            file = self._journal_file(memory_id, self._existing(memory_id))
+            file = self._journal_in(self._folder(memory_id), self._existing(memory_id))
             file.refresh()
             yield file
 
@@ -523,7 +589,8 @@ class DirectoryStore:
         The caller holds the lock and has compared the epoch. Killed between the two, the revisions
         are orphans that the next `open` removes.
         """
-        _write_manifest(_FolderLocation(folder, self._cipher_of(manifest.id)), manifest)
+        location = _FolderLocation(folder, self._cipher_of(manifest.id))
+        _write_manifest(location, manifest, self._journal_in(folder, manifest))
         names = {revision.name for revision in manifest.revisions}
         for path in list_folder(folder / REVISIONS):
             if path.name not in names:
@@ -566,7 +633,7 @@ class DirectoryStore:
                 sync_folder(self._root)  # so that no power failure brings it back
         if self._key is not None:
             sizes |= self._decrypted.drop(folder.name)
-        self._journals.drop(lambda name: name == str(parse_id(memory_id)))
+        self._journals.drop(lambda name: name == folder.name)
         self._checked.drop(lambda path: folder in path.parents)
         return tuple(RemovedFile(path=path, bytes=size) for path, size in sizes.items())
 
@@ -634,8 +701,27 @@ class DirectoryStore:
         return manifest
 
 
-def _write_manifest(location: _FolderLocation, manifest: Manifest) -> None:
-    content = json.dumps(manifest.as_json(), ensure_ascii=False, indent=1).encode()
+def _forgotten(folder: Path) -> UnknownMemory:
+    return UnknownMemory(f"The memory in {folder} was forgotten meanwhile.")
+
+
+def _mark_expiring(folder: Path, manifest: Manifest) -> None:
+    if manifest.ttl is not None and not (folder / EXPIRES).exists():
+        replace_file(folder / EXPIRES, b"")
+
+
+def _write_manifest(
+    location: _FolderLocation, manifest: Manifest, file: JournalFile | None = None
+) -> None:
+    """Write a manifest, and before it to its journal the document lists that it names.
+
+    `file` is the journal, None: it is read here. The folder is new, or the caller holds its lock.
+    """
+    _mark_expiring(location.folder, manifest)
+    file = file or JournalFile(location.folder / JOURNAL, manifest.first, location.cipher)
+    file.append(learned_records(file.refresh(), manifest.revisions))
+    body = manifest.as_json(file.journal.list_name)
+    content = json.dumps(body, ensure_ascii=False, indent=1).encode()
     replace_file(location.folder / MANIFEST, location.cipher.encrypt(content, MANIFEST))
 
 

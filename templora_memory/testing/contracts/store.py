@@ -89,6 +89,40 @@ class StoreContract(ABC):
         assert store.manifest("ada") == other.manifest("ada") == manifest
         assert store.ids() == other.ids() == ("ada",)
 
+    def test_memories_that_expire_are_listed(self, store: Store, other: Store) -> None:
+        """Memories that have a ttl are listed, others are not."""
+        self.make(store)
+        for name in ("zoe", "eve"):
+            store.create(new_manifest(name, IDENTITY, created=1.0, ttl=9.0))
+        assert store.expiring() == other.expiring() == ("eve", "zoe")
+        store.delete("zoe")
+        assert other.expiring() == ("eve",)
+
+    def test_lists_of_documents_survive_in_every_revision(self, store: Store, other: Store) -> None:
+        """Each revision has its own list of documents, also read afresh, and in a copy."""
+        manifest = self.make(store)
+        for content in (b"A", b"B", b"C"):
+            manifest = self.commit(store, manifest, content)
+        lists = [("41",), ("41", "42"), ("41", "42", "43")]
+        assert manifest.revisions == store.manifest("ada").revisions  # type: ignore[union-attr]
+        assert other.manifest("ada") == manifest
+        assert [revision.documents for revision in manifest.revisions] == lists
+        started = new_manifest("eve", IDENTITY, created=2.0, ttl=None, origin=manifest)
+        store.create(started, source="ada")
+        store.delete("ada")
+        assert other.manifest("eve") == started
+        assert started.revisions[0].documents == lists[-1]
+
+    def test_a_manifest_does_not_grow_with_its_documents(self, store: Store) -> None:
+        """What a commit writes is the same after many documents as after few."""
+        manifest = self.make(store)
+        sizes = []
+        for number in range(30):
+            before = store.size("ada")
+            manifest = self.commit(store, manifest, bytes([number]), keep=2)
+            sizes.append(store.size("ada") - before)
+        assert max(sizes[10:]) <= max(sizes[3:10]) + 64  # digits of numbers
+
     def test_ids_are_sorted(self, store: Store) -> None:
         """Ids are sorted."""
         for name in ("zoe", "ada@bob", "Ada", "ada"):

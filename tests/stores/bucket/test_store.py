@@ -156,7 +156,8 @@ def test_a_manifest_that_points_elsewhere_is_damaged(store, machine, s3, bucket)
 def test_a_line_written_while_the_memory_is_forgotten_does_not_stay(store, machine, keys):
     other = machine("b")
     other.journal("ada")
-    real = other._open_journal(other._load("ada"))
+    stored = other._load("ada")
+    real = other._open_journal(stored.location, stored.manifest)
     put = real.append
 
     def forget_first(lines):

@@ -77,7 +77,8 @@ def test_the_same_text_looks_different_every_time(store, root):
     store.record("eve", TALK)
     lines = (root / "ada" / "journal.jsonl").read_bytes().split(b"\n")
     lines += (root / "eve" / "journal.jsonl").read_bytes().split(b"\n")
-    assert len({line for line in lines if line}) == 2 * len(TALK)
+    lines = [line for line in lines if line]
+    assert len(set(lines)) == len(lines) > 2 * len(TALK)
 
 
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 128, 200])
@@ -210,7 +211,7 @@ def test_what_lies_in_another_place_does_not_open(store, root, commit):
     """Lines in another order, a revision under another name, a file of another memory."""
     path = root / "ada" / "journal.jsonl"
     whole = path.read_bytes()
-    first, second, third, _ = whole.split(b"\n")
+    first, second, third, *_ = whole.split(b"\n")
     for lines in ([second, first, third], [first, third], [first, first, second, third]):
         path.write_bytes(b"\n".join([*lines, b""]))
         with pytest.raises(StoreDamaged, match="damaged at byte"):
