@@ -25,6 +25,10 @@ DEFAULT_WINDOW = 4096  # tokens; longer prompts cost more than they give a memor
 _TOKENS_MIN = 16
 _SEED_LIMIT = 2**63
 _RATE = 5e-4  # of a model of width 2000
+_WIDTH_EXPONENT = (
+    0.78  # how the best rate falls with the width: measured on Llama, taken for others
+)
+_WIDTH_EXPONENTS = dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), 0.0775)
 
 
 def positive(name: str, value: float | None, *, zero: bool = False, none: bool = False) -> None:
@@ -61,9 +65,10 @@ class Learning:
         layers_to_transform: which decoder layers of these: all, the upper half or third (below no
             gradient is needed, and a text that comes again is not run again), or a tuple of their
             numbers from 0.
-        learning_rate: of AdamW; None: 5e-4 * (2000 / width) ** 0.78 for a model of that hidden
-            width, the dependence found for LoRA with alpha 32 in "LoRA Without Regret" (Thinking
-            Machines, 2025).
+        learning_rate: of AdamW; None: 5e-4 * (2000 / width) ** e for a model of that hidden width,
+            with e of its family: 0.78 for Llama, 0.0775 for Qwen, as found for LoRA with alpha 32
+            ("LoRA Without Regret", Thinking Machines, 2025, and the table of tinker-cookbook).
+            Other families get Llama's, without anybody having measured it: try half and twice.
         steps_per_chunk: optimizer steps per chunk (each chunk is one batch).
         context: tokens before the chunk that the model sees without being trained on them
             (L_T of the paper); None: as many as the chunk has.
@@ -197,11 +202,13 @@ class ModelLimits:
     Args:
         max_length: tokens of the longest sequence that it was trained with.
         hidden_size: width of its hidden states; None: not known.
+        model_type: transformers' name of its family ("llama"); None: not known.
         recipes: names of the recipes that it can train with.
     """
 
     max_length: int
     hidden_size: int | None = None
+    model_type: str | None = None
     recipes: tuple[str, ...] = RECIPES
 
 
@@ -343,8 +350,9 @@ class Policy:
         if context is None:
             context = min(chunk, window - 1)
         context = max(0, min(context, limits.max_length - chunk))
+        exponent = _WIDTH_EXPONENTS.get(limits.model_type or "", _WIDTH_EXPONENT)
         rate = self.learning.learning_rate or float(
-            f"{_RATE * (2000 / (limits.hidden_size or 2000)) ** 0.78:.1e}"
+            f"{_RATE * (2000 / (limits.hidden_size or 2000)) ** exponent:.1e}"
         )
         learning = {**_values(self.learning), "context": context, "learning_rate": rate}
         numbers = {"window": window, "reply_tokens": reply, "chunk": chunk}

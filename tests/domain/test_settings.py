@@ -181,3 +181,25 @@ def test_the_scale_follows_rank_and_alpha():
 def test_a_schema_is_the_text_of_a_json_object(schema):
     with pytest.raises(InvalidSetting, match="JSON schema"):
         Sampling(schema=schema)
+
+
+@pytest.mark.parametrize(
+    ("family", "width", "rate"),
+    [
+        ("llama", 576, 1.3e-3),
+        ("llama", 4096, 2.9e-4),
+        ("qwen3", 1024, 5.3e-4),
+        ("qwen2", 4096, 4.7e-4),
+        ("never heard of", 4096, 2.9e-4),
+        (None, 2000, 5e-4),
+    ],
+)
+def test_the_rate_falls_with_the_width_as_its_family_does(family, width, rate):
+    limits = ModelLimits(max_length=512, hidden_size=width, model_type=family)
+    assert Policy().resolve(limits).learning.learning_rate == pytest.approx(rate)
+
+
+def test_a_rate_that_is_given_stays():
+    limits = ModelLimits(max_length=512, hidden_size=576, model_type="qwen3")
+    policy = Policy().changed(learning={"learning_rate": 1e-4}).resolve(limits)
+    assert policy.learning.learning_rate == 1e-4

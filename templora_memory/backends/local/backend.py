@@ -269,6 +269,7 @@ class LocalBackend:
         return ModelLimits(
             max_length=base.max_length,
             hidden_size=base.hidden_size,
+            model_type=base.model.config.get_text_config().model_type,
             recipes=tuple(sorted(self._recipes)),
         )
 
