@@ -42,6 +42,10 @@ def roomy(make_backend):
     return make_backend(max_position_embeddings=2048).loaded
 
 
+def pieces_of(text):
+    return [text.piece(number) for number in range(len(text))]
+
+
 def loud(base):
     """An adapter that changes a lot."""
     layout = LoraLayout(choose_targets(base.layers, "all-linear"), 4)
@@ -72,7 +76,7 @@ def test_the_divergence_is_that_of_the_models_own_logits(make_backend, family):
     found.backward()
     gradient = state._grad.clone()
     state.clear()
-    ids = torch.tensor([text._pieces[text._training[1]].input_ids])
+    ids = torch.tensor([text.piece(text._training[1]).input_ids])
     with torch.no_grad():
         wanted = loaded.base.model(ids).logits.log_softmax(-1)
     with use_adapters(trainable_batch([state])):
@@ -88,7 +92,7 @@ def test_of_questions_only_the_answers_count(roomy):
     base, tokenizer = roomy.base, roomy.tokenizer
     turns = CHAT[:3]
     together = NeutralText(base, tokenizer, "", turns)
-    (piece,) = together._pieces
+    (piece,) = pieces_of(together)
     learned = tokenizer.decode(piece.labels, special=True)
     assert learned == "".join(f"{answer}<|end|>" for _, answer in turns)
     state = loud(base)
@@ -129,14 +133,14 @@ def test_a_chat_model_is_held_to_the_base_model_on_everyday_answers(make_backend
 
 def test_the_bundled_text_fills_several_pieces(make_backend):
     loaded = make_backend().loaded
-    pieces = NeutralText(loaded.base, loaded.tokenizer, PROSE)._pieces
+    pieces = pieces_of(NeutralText(loaded.base, loaded.tokenizer, PROSE))
     assert {len(piece.input_ids) for piece in pieces} == {PIECE_TOKENS}
     assert len(pieces) > 8
 
 
 def test_a_chat_model_reads_questions_with_prose_in_between(roomy):
-    prose = NeutralText(roomy.base, roomy.tokenizer, PROSE)._pieces
-    mixed = NeutralText(roomy.base, roomy.tokenizer, PROSE, CHAT)._pieces
+    prose = pieces_of(NeutralText(roomy.base, roomy.tokenizer, PROSE))
+    mixed = pieces_of(NeutralText(roomy.base, roomy.tokenizer, PROSE, CHAT))
     kinds = [is_chat(piece) for piece in mixed]
     assert kinds.count(True) > kinds.count(False) > 0
     assert {piece.input_ids for piece in mixed if not is_chat(piece)} <= {
@@ -148,21 +152,21 @@ def test_a_chat_model_reads_questions_with_prose_in_between(roomy):
 
 def test_a_model_without_a_chat_template_reads_prose_alone(make_backend):
     loaded = make_backend(template=None).loaded
-    prose = NeutralText(loaded.base, loaded.tokenizer, PROSE)._pieces
-    mixed = NeutralText(loaded.base, loaded.tokenizer, PROSE, CHAT)._pieces
+    prose = pieces_of(NeutralText(loaded.base, loaded.tokenizer, PROSE))
+    mixed = pieces_of(NeutralText(loaded.base, loaded.tokenizer, PROSE, CHAT))
     assert [piece.input_ids for piece in mixed] == [piece.input_ids for piece in prose]
 
 
 def test_a_short_text_is_one_piece(make_backend):
     loaded = make_backend().loaded
-    assert len(NeutralText(loaded.base, loaded.tokenizer, "A few words.")._pieces) == 1
+    assert len(NeutralText(loaded.base, loaded.tokenizer, "A few words.")) == 1
 
 
 def test_receipts_are_measured_on_pieces_that_are_never_read(roomy):
     text = NeutralText(roomy.base, roomy.tokenizer, PROSE, CHAT)
     assert len(text._held_out) >= 3
     assert not set(text._held_out) & set(text._training)
-    assert len(text._held_out) + len(text._training) == len(text._pieces)
+    assert len(text._held_out) + len(text._training) == len(text)
     state = loud(roomy.base)
     wanted = [
         text._kl_divergence([piece], trainable_batch([state])).item() for piece in text._held_out
@@ -174,18 +178,18 @@ def test_no_question_that_is_measured_on_is_trained_on(roomy):
     text = NeutralText(roomy.base, roomy.tokenizer, PROSE, CHAT)
     read = []
     text._kl_divergence = lambda pieces, *_: read.extend(pieces) or torch.zeros(())
-    for turn in range(3 * len(text._pieces)):
+    for turn in range(3 * len(text)):
         text.kl_penalty([turn], None)
     assert set(read) == set(text._training)
-    kinds = [is_chat(text._pieces[piece]) for piece in text._held_out]
+    kinds = [is_chat(text.piece(piece)) for piece in text._held_out]
     assert any(kinds)
-    chats = {text._pieces[n].input_ids for n in text._training if is_chat(text._pieces[n])}
-    assert not chats & {text._pieces[n].input_ids for n in text._held_out}
+    chats = {text.piece(n).input_ids for n in text._training if is_chat(text.piece(n))}
+    assert not chats & {text.piece(n).input_ids for n in text._held_out}
 
 
 def test_prose_that_is_measured_on_is_trained_on_nowhere(roomy):
     text = NeutralText(roomy.base, roomy.tokenizer, PROSE, CHAT)
-    trained = {text._pieces[n].input_ids for n in text._training}
-    held = {text._pieces[n].input_ids for n in text._held_out}
-    assert len(text._pieces) > HELD_OUT_EVERY
+    trained = {text.piece(n).input_ids for n in text._training}
+    held = {text.piece(n).input_ids for n in text._held_out}
+    assert len(text) > HELD_OUT_EVERY
     assert not trained & held

@@ -17,7 +17,9 @@ learned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -40,6 +42,7 @@ from templora_memory.backends.local.train.step import (
     model_inputs,
 )
 
+_Maker: TypeAlias = Callable[[], TrainInputs]
 PIECE_TOKENS = 128
 """Tokens of one piece of prose."""
 TURNS_PER_PIECE = 4
@@ -69,21 +72,31 @@ class NeutralText:
     ) -> None:
         self._base = base
         first = [] if base.bos_token_id is None else [base.bos_token_id]
-        proses = _prose_pieces(first, tokenizer.encode(prose), base.max_length)
         turns = () if tokenizer.uses_plain_template else chat
-        chats = [
-            inputs_of(
-                base,
-                pack_turns(turns[start : start + TURNS_PER_PIECE], tokenizer),
-            )
-            for start in range(0, len(turns), TURNS_PER_PIECE)
-        ]
-        self._pieces = _mix(proses, [piece for piece in chats if piece.label_positions])
-        held_out = range(HELD_OUT_EVERY // 2, len(self._pieces), HELD_OUT_EVERY)
+        # a template takes milliseconds for each question: a piece is made when it is read
+        self._makers = _mix(
+            [partial(_all_tokens, ids) for ids in _cut(first, tokenizer.encode(prose), base)],
+            [
+                partial(_questions, base, tokenizer, turns[start : start + TURNS_PER_PIECE])
+                for start in range(0, len(turns), TURNS_PER_PIECE)
+            ],
+        )
+        self._made: dict[int, TrainInputs] = {}
+        count = range(len(self._makers))
+        held_out = count[HELD_OUT_EVERY // 2 :: HELD_OUT_EVERY]
         self._held_out = list(held_out) or [0]
-        self._training = [n for n in range(len(self._pieces)) if n not in held_out] or [0]
+        self._training = [number for number in count if number not in held_out] or [0]
         self._teacher: dict[int, Tensor] = {}  # of each piece [S, D]
         self._frozen = FrozenStates()
+
+    def piece(self, number: int) -> TrainInputs:
+        """Return a piece, counted from 0."""
+        if number not in self._made:
+            self._made[number] = self._makers[number]()
+        return self._made[number]
+
+    def __len__(self) -> int:
+        return len(self._makers)
 
     def kl_penalty(self, turns: Sequence[int], adapters: AdapterBatch) -> Tensor:
         """Return the sum over rows of each row's mean KL(base || adapter) on one piece.
@@ -107,12 +120,12 @@ class NeutralText:
 
     def _kl_divergence(self, pieces: Sequence[int], adapters: AdapterBatch) -> Tensor:
         base = self._base
-        batch = collate(base, [self._pieces[piece] for piece in pieces])
+        batch = collate(base, [self.piece(number) for number in pieces])
         weights = batch.targets.weights  # [T]
         if base.plain_lm_head:
             layer = lowest_layer(adapters)
             teacher = torch.cat([self._teacher_states(piece, layer) for piece in pieces])  # [T, D]
-            states = below(base, layer, [(self._frozen, self._pieces[piece]) for piece in pieces])
+            states = below(base, layer, [(self._frozen, self.piece(number)) for number in pieces])
             with use_adapters(adapters):
                 hidden = labelled_states(base, batch, states)
                 return kl_divergence(hidden, teacher, base.lm_head, weights, batch.labels_per_row)
@@ -128,7 +141,7 @@ class NeutralText:
     def _teacher_states(self, piece: int, layer: int) -> Tensor:
         """Return the base model's hidden states [S, D] of the tokens that count."""
         if piece not in self._teacher:
-            inputs = self._pieces[piece]
+            inputs = self.piece(piece)
             states = below(self._base, layer, [(self._frozen, inputs)])
             with torch.no_grad(), use_adapters(None):
                 self._teacher[piece] = labelled_states(
@@ -137,11 +150,18 @@ class NeutralText:
         return self._teacher[piece]
 
 
-def _prose_pieces(first: Sequence[int], ids: Sequence[int], max_length: int) -> list[TrainInputs]:
+def _cut(first: Sequence[int], ids: Sequence[int], base: BaseModel) -> list[list[int]]:
     """Return all full pieces of PIECE_TOKENS tokens, or the text itself if it is shorter."""
-    size = min(PIECE_TOKENS, max_length) - len(first)
+    size = min(PIECE_TOKENS, base.max_length) - len(first)
     full = [[*first, *ids[at : at + size]] for at in range(0, len(ids) - size + 1, size)]
-    return [_all_tokens(piece) for piece in full or ([[*first, *ids]] if ids else [])]
+    return full or ([[*first, *ids]] if ids else [])
+
+
+def _questions(
+    base: BaseModel, tokenizer: ChatTokenizer, turns: Sequence[tuple[str, str]]
+) -> TrainInputs:
+    """Return a piece of which the answers count."""
+    return inputs_of(base, pack_turns(turns, tokenizer))
 
 
 def _all_tokens(ids: Sequence[int]) -> TrainInputs:
@@ -156,11 +176,11 @@ def _all_tokens(ids: Sequence[int]) -> TrainInputs:
     )
 
 
-def _mix(prose: Sequence[TrainInputs], chat: Sequence[TrainInputs]) -> list[TrainInputs]:
+def _mix(prose: Sequence[_Maker], chat: Sequence[_Maker]) -> list[_Maker]:
     """Return the pieces of a conversation with a piece of prose among every few of them."""
     if not chat or not prose:
         return [*prose, *chat]
-    mixed: list[TrainInputs] = []
+    mixed: list[_Maker] = []
     for number, piece in enumerate(chat):
         if number % (PROSE_EVERY - 1) == 0:
             mixed.append(prose[number // (PROSE_EVERY - 1) % len(prose)])
