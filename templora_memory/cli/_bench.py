@@ -15,7 +15,7 @@ from templora_memory.evaluation.conversation import (
     conversation as measure_conversation,
     load_talks,
 )
-from templora_memory.evaluation.cost import cost as measure_cost, shape_of
+from templora_memory.evaluation.cost import TURN, cost as measure_cost, shape_of
 from templora_memory.evaluation.damage import damage as measure_damage
 from templora_memory.evaluation.perplexity import perplexity as measure, total
 from templora_memory.evaluation.recall import (
@@ -182,7 +182,7 @@ def cost(
             service, text, shape, lengths=lengths, repeats=repeats, progress=progress
         )
     _save.finish(
-        call, "cost", {**report.as_dict(), "preset": call.common.preset}, _show.costs(report),
+        call, "cost", {**report.as_dict(), "preset": call.common.preset}, _show.costs(report, TURN),
         out=out, plot=lambda folder: _plots.cost(folder, report),
     )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from templora_memory.cli import _show
+from templora_memory.cli._clean import clean
 from templora_memory.cli._no_model import NoModel
 from templora_memory.domain.settings import PRESETS, Policy
 from templora_memory.errors import InvalidSetting
@@ -192,17 +194,20 @@ class Call:
     def piece(self, text: str) -> None:
         """Text as it comes, unless JSON was asked for."""
         if not self.json:
-            sys.stdout.write(text)
+            sys.stdout.write(clean(text))
             sys.stdout.flush()
 
     def warn(self, text: str) -> None:
         """Print a warning on standard error."""
-        self.err.print(f"templora: {text}", soft_wrap=True)
+        self.err.print(f"templora: {clean(text)}", soft_wrap=True)
 
 
 def write_json(document: Mapping[str, Any]) -> None:
     """Print a value as JSON on standard output."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+    text = json.dumps(document, ensure_ascii=False, indent=2)
+    # JSON escapes the other control characters itself
+    text = re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 

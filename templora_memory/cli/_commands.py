@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,26 +12,25 @@ import typer
 from rich.text import Text
 
 from templora_memory._version import __version__
-from templora_memory.cli import _show
-from templora_memory.cli._absorb import learn
+from templora_memory.cli import _config, _show
 from templora_memory.cli._bench import bench
 from templora_memory.cli._call import Call, command
+from templora_memory.cli._clean import clean
 from templora_memory.cli._demo import find_demo
+from templora_memory.cli._input import STDIN, read as read_text
+from templora_memory.cli._lore import LORE_USES
 from templora_memory.cli._model import model
 from templora_memory.cli._progress import follow
-from templora_memory.cli._sources import LORE_USES, Choices, read_all
 from templora_memory.domain.ids import parse_id
 from templora_memory.domain.messages import Message
-from templora_memory.domain.results import Reply
 from templora_memory.domain.settings import Sampling
 from templora_memory.domain.suggestions import did_you_mean, nearest
-from templora_memory.errors import InvalidSetting, StoreDamaged, UnknownMemory
-from templora_memory.service.answering import ReplyOptions
+from templora_memory.errors import InvalidSetting, InvalidText, StoreDamaged, UnknownMemory
+from templora_memory.service.answering import HEAD, ReplyOptions
 from templora_memory.service.memory import Memory
 
 app = typer.Typer(
     name="templora",
-    add_completion=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -44,7 +43,12 @@ New = Annotated[
     typer.Option("--new", help="Make the memory even if another one has nearly the same id."),
 ]
 MemoryId = Annotated[
-    str, typer.Argument(metavar="ID", help='Memory id: "ada", or "ada@bob" for ada with bob.')
+    str,
+    typer.Argument(
+        metavar="ID",
+        help='Memory id: "ada", or "ada@bob" for ada with bob.',
+        autocompletion=_config.complete_id,
+    ),
 ]
 Sources = Annotated[
     list[Path],
@@ -135,6 +139,10 @@ def absorb(
         templora absorb ada@bob notes/ "*.md" --json
         templora absorb ada - < bio.txt
     """
+    # the readers of all formats, which only this command needs
+    from templora_memory.cli._absorb import learn  # noqa: PLC0415
+    from templora_memory.cli._sources import Choices, read_all  # noqa: PLC0415
+
     if lore not in LORE_USES:
         raise InvalidSetting(
             f"--lore {lore}: use one of {', '.join(LORE_USES)}.{did_you_mean(lore, LORE_USES)}"
@@ -198,11 +206,18 @@ def chat(
     memory_id: MemoryId,
     *,
     message: Annotated[
-        str | None, typer.Option("--message", "-m", help="Say this, print the answer, and stop.")
+        str | None,
+        typer.Option(
+            "--message", "-m", help='Say this, print the answer, and stop; "-" is standard input.'
+        ),
     ] = None,
     system: Annotated[
         str | None, typer.Option(help="A system message; sent along, never learned.")
     ] = None,
+    no_learn: Annotated[
+        bool,
+        typer.Option("--no-learn", help="Keep and learn nothing: a new conversation, not kept."),
+    ] = False,
     context: Annotated[
         list[str] | None,
         typer.Option(help="Retrieved text for the prompt; never learned. May be repeated."),
@@ -227,13 +242,16 @@ def chat(
 ) -> None:
     """Talk with a memory; the conversation goes on from where it ended.
 
-    Without -m every line of standard input is a message, and Ctrl-D ends. What leaves the window
-    is learned; the newest exchange never is.
+    In a terminal, /help shows what there is beside talking; Ctrl-C stops an answer, Ctrl-D leaves.
+    Elsewhere every line of standard input is a message. What leaves the window is learned; the
+    newest exchange never is.
 
     **Examples**
 
         templora chat ada
         templora chat ada -m "Where do you live?"
+        templora chat ada -m "Where do you live?" --no-learn
+        templora chat ada -m - < question.txt
         templora chat ada -m "What does the letter say?" --context "The letter says: come home."
     """
     if call.json and message is None:
@@ -248,26 +266,54 @@ def chat(
         "max_tokens": max_tokens,
         "recall_tokens": recall,
     }
-    lead = [Message("system", system)] if system else []
-    _refuse_mistyped(call, memory_id, new=new)
+    from templora_memory.cli._chat import Conversation, typed_lines  # noqa: PLC0415  # not for help
+
+    if no_learn:
+        options["revision"] = HEAD
+    else:
+        _refuse_mistyped(call, memory_id, new=new)
+    said = None if message is None else _message(message)
     with call.service() as service:
-        memory = service.open(memory_id)
-        history = _unanswered_left_out(memory.transcript().messages)
-        for line in _lines() if message is None else (message,):
-            history.append(Message("user", line))
-            reply = _answer(call, memory, [*lead, *history], options)
-            history.append(Message("assistant", reply.text))
-            if message is not None and call.json:
+        memory = service[memory_id] if no_learn else service.open(memory_id)
+        history = [] if no_learn else _unanswered_left_out(memory.transcript().messages)
+        talk = Conversation(
+            call,
+            memory,
+            service.without_memory,
+            history=history,
+            system=clean(system or ""),
+            options=options,
+            keeps=not no_learn,
+        )
+        if said is not None:
+            reply = talk.say(said)
+            if call.json:
                 call.say({"id": memory_id, **reply.as_dict()})
-        _catch_up(call, memory)
+        elif sys.stdin.isatty():
+            talk.run(typed_lines())
+        else:
+            for line in sys.stdin:
+                if text := clean(line).strip():
+                    talk.say(text)
+        if memory_id in service.list():  # it may be forgotten by now
+            _catch_up(call, memory)
 
 
-def _answer(call: Call, memory: Memory, history: Sequence[Message], options: ReplyOptions) -> Reply:
-    with memory.stream(history, **options) as stream:
-        for piece in stream:
-            call.piece(piece)
-        call.piece("\n")
-        return stream.reply
+def _message(given: str) -> str:
+    """Return the message of -m.
+
+    Raises:
+        InvalidText: it is empty.
+    """
+    text = clean(_from_stdin(given)).strip()
+    if not text:
+        raise InvalidText("The message is empty: there is nothing to answer.")
+    return text
+
+
+def _from_stdin(given: str) -> str:
+    """Return an argument, or standard input where it is "-"."""
+    return read_text(Path(STDIN)) if given == STDIN else given
 
 
 def _unanswered_left_out(messages: Sequence[Message]) -> list[Message]:
@@ -276,20 +322,6 @@ def _unanswered_left_out(messages: Sequence[Message]) -> list[Message]:
     while answered and answered[-1].role != "assistant":
         answered.pop()
     return answered
-
-
-def _lines() -> Iterator[str]:
-    """Messages from standard input, with a prompt where a person types them."""
-    terminal = sys.stdin.isatty()
-    while True:
-        if terminal:
-            sys.stderr.write("> ")
-            sys.stderr.flush()
-        line = sys.stdin.readline()
-        if not line:
-            return
-        if line.strip():
-            yield line.strip()
 
 
 def _catch_up(call: Call, memory: Memory) -> None:
@@ -303,7 +335,9 @@ def _catch_up(call: Call, memory: Memory) -> None:
 def generate(
     call: Call,
     memory_id: MemoryId,
-    prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="Text to go on from.")] = "",
+    prompt: Annotated[
+        str, typer.Argument(metavar="[PROMPT]", help='Text to go on from; "-" is standard input.')
+    ] = "",
     *,
     tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 256,
     strength: Strength = 1.0,
@@ -330,7 +364,7 @@ def generate(
     _refuse_mistyped(call, memory_id, new=new)
     with call.service() as service:
         writing = service[memory_id].generate(
-            prompt, max_tokens=tokens, strength=strength, sampling=sampling
+            _from_stdin(prompt), max_tokens=tokens, strength=strength, sampling=sampling
         )
         with writing as stream:
             for piece in stream:
@@ -384,6 +418,45 @@ def rebuild(call: Call, memory_id: MemoryId) -> None:
 def demo(context: typer.Context) -> None:
     """Role-play with characters that can be discarded, in the browser; --help shows its options."""
     raise typer.Exit(find_demo()(context.args))
+
+
+@command(app)
+def config(
+    call: Call,
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help=f"{', '.join(_config.NAMES)}; none shows all.")
+    ] = "",
+    value: Annotated[str | None, typer.Argument(metavar="[VALUE]", help="The new default.")] = None,
+    unset: Annotated[bool, typer.Option("--unset", help="Remove NAME from the file.")] = False,
+) -> None:
+    """Show or change the defaults of --model, --root and --device, which are kept in a file.
+
+    An option that is given goes first, then $TEMPLORA_MODEL and $TEMPLORA_ROOT, then this file. It
+    is $TEMPLORA_CONFIG, or config.json in the user's folder of configurations.
+
+    **Examples**
+
+        templora config
+        templora config model templora/smollm2
+        templora config root ~/memories
+        templora config device --unset
+    """
+    if name:
+        _config.check(name)
+    if (unset and (value is not None or not name)) or (name and value is None and not unset):
+        raise InvalidSetting(f"templora config {name}: give a value, or --unset.")
+    values = _config.load()
+    if unset:
+        values.pop(name, None)
+    elif value is not None:
+        values[name] = str(Path(value).expanduser().absolute()) if name == "root" else value
+    if name:
+        _config.save(values)
+    rows = {one: values.get(one, "-") for one in _config.NAMES}
+    call.say(
+        {"file": str(_config.file()), "settings": values},
+        _show.pairs({"file": _config.file(), **rows}),
+    )
 
 
 # --- looking, copying, removing: no model is loaded --------------------------------------------

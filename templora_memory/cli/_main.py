@@ -8,8 +8,12 @@ from collections.abc import Sequence
 
 import typer
 
-from templora_memory.cli import _serve  # noqa: F401  # registers its commands
+from templora_memory.cli import (
+    _config,
+    _serve,  # noqa: F401  # registers its commands
+)
 from templora_memory.cli._call import write_json
+from templora_memory.cli._clean import clean
 from templora_memory.cli._commands import app
 from templora_memory.errors import InputError, TemploraError, UnknownMemory, UnknownRevision
 
@@ -28,8 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _log.addHandler(_silent)  # what it would say is said below, in one line
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = typer.main.get_command(app).main(
-            given or ["--help"], prog_name="templora", standalone_mode=False
+        commands = typer.main.get_command(app)
+        code = commands.main(
+            given or ["--help"],
+            prog_name="templora",
+            standalone_mode=False,
+            default_map=_config.defaults(commands, _file_defaults(given)),
         )
     except typer.TyperException as error:
         return _fail(error.format_message(), "Usage", error.exit_code, given)
@@ -46,10 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(code or 0)
 
 
+def _file_defaults(arguments: Sequence[str]) -> dict[str, str]:
+    """Return the defaults of the file; `templora config` must run also where it is damaged."""
+    return {} if arguments[:1] == ["config"] else _config.load()
+
+
 def _fail(
     message: str, kind: str, code: int, arguments: Sequence[str], *, retry: bool = False
 ) -> int:
-    line = " ".join(message.split())
+    line = " ".join(clean(message).split())
     sys.stderr.write(f"templora: {line}\n")
     if "--json" in arguments:
         write_json({"error": {"type": kind, "message": line, "retry": retry}})

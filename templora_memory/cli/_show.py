@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -12,23 +12,26 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from templora_memory.cli._sources import Source
-from templora_memory.domain.manifest import Revision
-from templora_memory.domain.results import (
-    AbsorbReport,
-    ForgetReceipt,
-    Passage,
-    Probe,
-    Status,
-    Transcript,
-)
-from templora_memory.evaluation._answers import Arm
-from templora_memory.evaluation.conversation import ConversationReport
-from templora_memory.evaluation.cost import TURN, CostReport
-from templora_memory.evaluation.damage import DamageReport
-from templora_memory.evaluation.perplexity import PerplexityReport
-from templora_memory.evaluation.recall import RecallReport
-from templora_memory.evaluation.translation import TranslationReport
+from templora_memory.cli._clean import clean
+
+if TYPE_CHECKING:  # what makes these is loaded by the commands that show it
+    from templora_memory.cli._sources import Source
+    from templora_memory.domain.manifest import Revision
+    from templora_memory.domain.results import (
+        AbsorbReport,
+        ForgetReceipt,
+        Passage,
+        Probe,
+        Status,
+        Transcript,
+    )
+    from templora_memory.evaluation._answers import Arm
+    from templora_memory.evaluation.conversation import ConversationReport
+    from templora_memory.evaluation.cost import CostReport
+    from templora_memory.evaluation.damage import DamageReport
+    from templora_memory.evaluation.perplexity import PerplexityReport
+    from templora_memory.evaluation.recall import RecallReport
+    from templora_memory.evaluation.translation import TranslationReport
 
 SHORT = 12
 """Digits of a revision's name that are shown."""
@@ -51,7 +54,7 @@ def pairs(rows: Mapping[str, object]) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, Text(str(value)))
+        table.add_row(name, Text(clean(str(value))))
     return table
 
 
@@ -83,7 +86,7 @@ def _columns(
             title, justify="left" if left else "right", overflow="fold", no_wrap=not left
         )
     for row in rows:
-        table.add_row(*(Text(str(value)) for value in row))
+        table.add_row(*(Text(clean(str(value))) for value in row))
     return table
 
 
@@ -207,7 +210,7 @@ def transcript(texts: Transcript) -> Text:
     """Return the texts of a memory, one after the other."""
     parts = [f"[document] {document.text}" for document in texts.documents]
     parts += [f"[{message.role}] {message.content}" for message in texts.messages]
-    return Text("\n\n".join(parts) or "There is no text.")
+    return Text(clean("\n\n".join(parts)) or "There is no text.")
 
 
 def probed(probe: Probe) -> tuple[Table, Text]:
@@ -346,8 +349,8 @@ def spoilt(report: DamageReport) -> Group:
     )
 
 
-def costs(report: CostReport) -> Group:
-    """Return the report of `cost` as a table."""
+def costs(report: CostReport, turn_tokens: int) -> Group:
+    """Return the report of `cost`, of turns of so many tokens, as a table."""
     body = [
         (
             turn.arm,
@@ -365,7 +368,7 @@ def costs(report: CostReport) -> Group:
     )  # fmt: skip
     return Group(
         _columns(titles, body),
-        Text(f"Learning: of the {TURN} tokens that a turn adds. Seconds are of this run alone."),
+        Text(f"Learning: of the {turn_tokens} tokens that a turn adds. Seconds are of this run."),
     )
 
 

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from templora_memory.cli._input import STDIN
+from templora_memory.cli._lore import LoreUse
 from templora_memory.domain.messages import MAX_CHARACTERS, Document, Message
 from templora_memory.errors import InputError, InvalidText
 from templora_memory.importers import (
@@ -30,8 +31,6 @@ from templora_memory.importers import (
     world_character,
 )
 
-LoreUse = Literal["recall", "learn", "ignore"]
-LORE_USES: tuple[LoreUse, ...] = ("recall", "learn", "ignore")
 _LIMITS = Limits(text=4 * MAX_CHARACTERS)
 _TEXTS = {"text", "Markdown"}
 _MAX_FILES = 10_000

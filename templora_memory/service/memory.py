@@ -409,6 +409,22 @@ class Memory:
         """
         return self._loaded().lifecycle.rollback(self.id, revision)
 
+    def rewind(self, messages: int) -> None:
+        """Make the first `messages` messages of the newest conversation the newest one.
+
+        For an exchange that is taken back. The rest stays in the journal and is no part of the
+        conversation any more; what was learned of it is not used by answers that go on from here.
+
+        Raises:
+            UnknownMemory.
+            InvalidSetting, InvalidText: no such number, or the conversation is shorter.
+        """
+        whole("messages", messages, zero=True)
+        parts, manifest = self._loaded(), self._manifest()
+        journal = parts.store.journal(manifest.id)
+        kept = journal.messages(journal.beginning(journal.tip, messages))
+        parts.store.record(manifest.id, kept)
+
     def export(self, target: str | os.PathLike[str]) -> Path:
         """Write the memory (text, revisions, manifest) to one file; returns its path.
 
