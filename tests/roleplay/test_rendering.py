@@ -6,8 +6,18 @@ from html.parser import HTMLParser
 import pytest
 
 from templora_memory import AbsorbReport, Document, ForgetReceipt, Message
-from templora_memory.apps.roleplay import bundled_characters, rendering
+from templora_memory.apps.roleplay import (
+    bundled_characters,
+    comparison,
+    deletion_rendering,
+    learning_rendering,
+    rendering,
+)
 from templora_memory.apps.roleplay.charts import Series, chart
+from templora_memory.apps.roleplay.comparison import ComparedAnswer
+from templora_memory.apps.roleplay.deletions import DeletionProof, PendingDeletion
+from templora_memory.apps.roleplay.learning_estimate import duration
+from templora_memory.apps.roleplay.learning_task import LearningStep, LearningTask
 from templora_memory.apps.roleplay.state import (
     AbsorbRecord,
     CharacterFact,
@@ -19,7 +29,6 @@ from templora_memory.apps.roleplay.state import (
     PromptRecord,
     VisitEvent,
 )
-from templora_memory.apps.roleplay.studio import DeletionProof, LearningStep
 from templora_memory.domain.results import RemovedFile
 from templora_memory.importers import Character, ChatLog, LoreEntry, uses
 
@@ -80,20 +89,38 @@ def pages():
         probes=actor.probes,
         equals_base=True,
     )
+    actor.chats[persona.key] = [chat]
+    chat.prompt = shown
+    task, waiting, ended, failed = (
+        LearningTask(actor, EVIL, fresh=True, estimate=60) for _ in range(4)
+    )
+    task.phase = "learning"
+    task.step = LearningStep(done=1, total=2, seconds=1, perplexities=(3.0,))
+    waiting.rows = actor.probes
+    ended.succeeded, failed.note = True, EVIL
+    ended.ended.set()
+    failed.ended.set()
+    pending = PendingDeletion(label=EVIL, due=0, restore=dict, finish=lambda: gone)
     return {
         "head": rendering.page_header(EVIL, 60),
         "face": rendering.face(actor, EVIL),
-        "preview": rendering.preview(actor, [Document(EVIL)], uses(actor.character), len),
+        "preview": rendering.preview(actor, [Document(EVIL)], uses(actor.character), 3, 60),
         "chat preview": rendering.chat_preview(log, actor, persona),
-        "progress": rendering.progress(
-            EVIL, LearningStep(done=1, total=2, seconds=1, perplexities=(3.0,))
-        ),
-        "waiting": rendering.progress(EVIL, None, doing=EVIL),
-        "probes": rendering.probes(actor.probes, now=EVIL, caption=EVIL),
-        "learned": rendering.absorb_result(actor),
-        "actors": rendering.character_list([actor], actor.id, {}),
-        "question": rendering.deletion_question(actor),
-        "deleted": rendering.deletion_result(gone),
+        "progress": learning_rendering.learning_bar(task),
+        "waiting": learning_rendering.learning_bar(waiting),
+        "watched": learning_rendering.details(waiting),
+        "probes": learning_rendering.probes(actor.probes, now=EVIL, caption=EVIL),
+        "learned": learning_rendering.learning_result(ended) + learning_rendering.details(ended),
+        "failed": learning_rendering.learning_result(failed),
+        "actors": rendering.character_list([actor], actor.id, {actor.id: EVIL}, {actor.id: EVIL}),
+        "question": deletion_rendering.character_question(actor, 3, [persona], 60),
+        "chat question": deletion_rendering.chat_question(actor, persona, chat, 1, 60),
+        "persona question": deletion_rendering.persona_question(persona, [actor], 3, 60),
+        "rollback question": deletion_rendering.rollback_question(actor, 2, EVIL, 60),
+        "undo": deletion_rendering.undo_bar([pending]),
+        "deleted": deletion_rendering.deletion_result(gone),
+        "compared": comparison.comparison(EVIL, [ComparedAnswer(mode="both", text=EVIL)], 1),
+        "now": rendering.memory_now(actor, chat, 3, EVIL),
         "prompt": rendering.prompt(shown),
         "status": rendering.status_line(actor, chat, shown, 1),
         "lorebook": rendering.lorebook(actor),
@@ -131,8 +158,10 @@ def test_the_score_says_how_many_facts_are_right():
         )
         for said in ("It is Jory.", "It is jory!", "Nobody.")
     ]
-    assert "2 of 3 facts right with nothing in the prompt, 0 before" in rendering.score(rows)
-    assert "2.7 times" in rendering.score(rows)
+    assert "2 of 3 facts right with nothing in the prompt, 0 before" in learning_rendering.score(
+        rows
+    )
+    assert "2.7 times" in learning_rendering.score(rows)
 
 
 def test_greetings_are_offered_only_at_the_beginning():
@@ -153,3 +182,33 @@ def test_a_portrait_becomes_a_small_picture_and_a_broken_one_none():
     assert rendering.picture_address(target.getvalue()).startswith("data:image/jpeg;base64,")
     assert rendering.picture_address(b"\x89PNG\r\n\x1a\n broken") == ""
     assert rendering.picture_address(None) == ""
+
+
+def test_words_about_perplexity_follow_the_numbers():
+    fell = learning_rendering.curve([109.38, 30.0, 4.85])
+    rose = learning_rendering.curve([4.85, 30.0, 109.38])
+    same = learning_rendering.curve([4.85, 4.86])
+    assert "fell from 109.38 to 4.85 over 3 passes" in fell
+    assert "rose from 4.85 to 109.38" in rose
+    assert "did not learn" in rose
+    assert "stayed at 4.86" in same
+    assert "fell" not in rose + same + learning_rendering.curve([4.0])
+
+
+def test_facts_that_became_less_likely_are_not_called_more_likely():
+    row = FactProbe(fact=CharacterFact("q", "", "s"), base=-1.0, now=-2.0)
+    assert "2.7 times less likely" in learning_rendering.score([row])
+
+
+def test_receipts_count_the_text_as_the_preview_did():
+    record = AbsorbRecord(source="", time=0, report=REPORT, perplexities=(), text_tokens=40)
+    assert learning_rendering.learned_from(record).startswith("40 tokens of text, learned by 100")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(3, "a few seconds"), (33, "30 seconds"), (70, "1 minute"), (290, "5 minutes"),
+     (9000, "2.5 hours")],
+)  # fmt: skip
+def test_durations_are_no_more_exact_than_they_are_known(seconds, words):
+    assert duration(seconds) == words

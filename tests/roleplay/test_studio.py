@@ -30,6 +30,18 @@ def say(studio, visitor, actor, text, persona=None, **settings):
     return said
 
 
+def delete_for_good(studio, visitor, actor):
+    studio.deletions.character(visitor, actor)
+    return studio.deletions.finish(visitor)
+
+
+def until(true, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def files_under(path):
     return [item for item in path.rglob("*") if item.is_file() and item.name != "server.lock"]
 
@@ -72,14 +84,17 @@ def test_stopping_leaves_no_character_and_no_file(studio, enter):
     gate = threading.Event()
     studio.memory.backend._on_learn = lambda: gate.wait(5)
     actor = studio.add(visitor, bundled_characters.actor("kestrel"))
-    steps = studio.absorb(visitor, actor, [Document("word " * 200)], "much")
-    next(steps)
-    steps.close()  # returns while a chunk is being learned
-    assert not gate.is_set()
+    task = studio.learn(visitor, actor, [Document("word " * 200)], "much")
+    until(lambda: task.phase == "learning")
+    task.stop()  # returns while a chunk is being learned
+    assert task.stopping
+    assert actor.id in visitor.actors  # it says that it is stopping until it is gone
     gate.set()
-    studio.settle(10)
+    assert task.ended.wait(10)
+    assert "has learned nothing and is gone" in task.note
     assert studio.memory.list() == ()
     assert visitor.actors == {}
+    assert visitor.learning == {}
 
 
 def test_a_failed_absorb_leaves_no_new_character(studio, enter):
@@ -177,7 +192,8 @@ def test_forgetting_a_persona_takes_it_from_every_character(studio, enter, absor
     for actor in (orla, marta):
         say(studio, visitor, actor, "I am Ben.", ben)
         say(studio, visitor, actor, "I am myself.")
-    receipt = studio.forget_persona(visitor, ben)
+    studio.deletions.persona(visitor, ben)
+    receipt = studio.deletions.finish(visitor).receipt
     assert {i.partition("@")[0] for i in receipt.ids} == {orla.id, marta.id}
     assert all(ben.key not in i for i in studio.memory.list())
     assert ben.key not in orla.chats
@@ -201,9 +217,9 @@ def test_a_fork_takes_the_chat_along_and_goes_its_own_way(studio, enter, absorbe
     say(studio, visitor, actor, "Hello!")
     fork = studio.copy(visitor, actor, chats=True)
     key = visitor.personas[0].key
-    assert fork.chats[key].messages == actor.chats[key].messages
+    assert fork.chats[key][-1].messages == actor.chats[key][-1].messages
     say(studio, visitor, fork, "Only for the fork.")
-    assert len(fork.chats[key].messages) == len(actor.chats[key].messages) + 2
+    assert len(fork.chats[key][-1].messages) == len(actor.chats[key][-1].messages) + 2
 
 
 def test_more_learning_reaches_the_chats(studio, enter, absorbed):
@@ -280,7 +296,7 @@ def test_deleting_proves_that_nothing_is_left(studio, enter, absorbed, tmp_path)
     say(studio, visitor, actor, "My secret is a plum.")
     studio.keep(visitor, actor, saved=True)
     studio.export(visitor, actor, visitor.personas[0])
-    result = studio.delete(visitor, actor)
+    result = delete_for_good(studio, visitor, actor)
     assert result.equals_base is True
     assert all(row.now == row.base for row in result.probes)
     assert result.downloads == 3
@@ -350,7 +366,7 @@ def test_a_restart_sweeps_temporary_characters_and_brings_kept_ones_back(make_me
     again = back.actors[kept.id]
     assert (again.label, again.notes, again.saved) == ("Kestrel", "A note.", True)
     assert again.chats == {key: chat for key, chat in again.chats.items() if key == ben.key}
-    assert [m.content for m in again.chats[ben.key].messages][1] == "Hello, I am Ben."
+    assert [m.content for m in again.chats[ben.key][-1].messages][1] == "Hello, I am Ben."
     assert again.absorbs[0].report == kept.absorbs[0].report
     assert again.probes == kept.probes
     assert [p.name for p in back.personas] == ["You", "Ben"]
@@ -366,7 +382,7 @@ def test_a_kept_character_outlives_its_visit_and_not_its_deletion(studio, enter,
     assert passing.gone
     back = studio.visitors.enter(visitor.token, "again")
     assert list(back.actors) == [kept.id]
-    studio.delete(back, kept)
+    delete_for_good(studio, back, kept)
     assert studio.saved.load([kept.id]) == []
 
 
@@ -448,7 +464,7 @@ def test_a_reply_or_an_absorb_under_way_makes_no_memory_of_a_discarded_character
     greet(actor, chat, persona)
     chat.messages.append(Message("user", "Who are you?"))
     answer = CharacterReply(studio.memory, actor, chat, persona, ReplyControls())
-    studio.delete(visitor, actor)
+    delete_for_good(studio, visitor, actor)
     with pytest.raises(UnknownMemory, match="was deleted"):
         list(answer)
     with pytest.raises(UnknownMemory, match="was deleted"):
@@ -465,7 +481,7 @@ def test_a_character_deleted_between_the_door_and_the_reply_stays_away(
 
     def late(self, memory, memory_id):
         real(self, memory, memory_id)
-        studio.delete(visitor, actor)
+        delete_for_good(studio, visitor, actor)
 
     monkeypatch.setattr(type(actor), "enter", late)
     with pytest.raises(UnknownMemory):

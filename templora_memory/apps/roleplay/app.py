@@ -1,4 +1,4 @@
-"""The page: three areas, the handlers behind them, and how it is served."""
+"""The page: what it is made of, the handlers behind it, and how it is served."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ import gradio as gr
 
 from templora_memory import ParametricMemory
 
-from . import characters_tab, memory_tab, rendering, talk_tab
+from . import characters_panel, chat_panel, deletion_panel, memory_panel, rendering
 from .character_handlers import CharacterHandlers
 from .chat_handlers import ChatHandlers
-from .components import CHARACTERS, MEMORY, TALK, PageComponents, Updates
-from .memory_handlers import MemoryHandlers
+from .components import PageComponents, Updates
+from .deletion_handlers import DeletionHandlers
+from .figures_handlers import FiguresHandlers
+from .news_handlers import NewsHandlers
 from .page_view import PageView
+from .preview_handlers import PreviewHandlers
 from .studio import Studio
 from .style import CSP, CSS
 from .theme import theme
+
+_LOOK = 1.0  # seconds between two looks for news
 
 
 class RolePlayBlocks(gr.Blocks):
@@ -47,9 +52,12 @@ def build(
             page = _build_components(memory, studio, policy.reply_tokens, policy.window // 2)
             view = PageView(studio, page)
             _wire_tab_life(blocks, page, view, studio)
+            PreviewHandlers(studio, page, view).wire()
             CharacterHandlers(studio, page, view).wire()
             ChatHandlers(studio, page, view).wire()
-            MemoryHandlers(studio, page, view).wire()
+            FiguresHandlers(studio, page, view).wire()
+            DeletionHandlers(studio, page, view).wire()
+            NewsHandlers(studio, page, view).wire()
         blocks.queue(max_size=64, default_concurrency_limit=16, api_open=False)
     except BaseException:
         studio.close()
@@ -60,29 +68,32 @@ def build(
 def _build_components(
     memory: ParametricMemory, studio: Studio, reply_tokens: int, max_tokens: int
 ) -> PageComponents:
-    token, pending = gr.State(""), gr.State("")
+    """Lay the page out: characters, the conversation, memory; figures below."""
+    token, pending, seen = gr.State(""), gr.State(""), gr.State(-1)
     browser = gr.BrowserState("", storage_key="templora-visit", secret=studio.saved.secret())
+    timer = gr.Timer(_LOOK)
     gr.HTML(rendering.page_header(memory.base.name, studio.grace))
-    with gr.Row(elem_id="who"):
-        active = gr.Dropdown([], label="Active character", min_width=220, scale=2)
-        persona = gr.Dropdown([], label="You play", min_width=160)
-    with gr.Tabs() as tabs:
-        with gr.Tab("Characters", id=CHARACTERS):
-            characters = characters_tab.build()
-        with gr.Tab("Role-play", id=TALK):
-            talk = talk_tab.build(min(96, reply_tokens), max_tokens)
-        with gr.Tab("Memory", id=MEMORY):
-            memories = memory_tab.build()
+    with gr.Row(elem_id="stage"):
+        with gr.Column(scale=0, min_width=250, elem_id="left"):
+            characters = characters_panel.build()
+        with gr.Column(scale=1, min_width=320, elem_id="middle"):
+            talk = chat_panel.build()
+        with gr.Column(scale=0, min_width=280, elem_id="right"):
+            memories = memory_panel.build(min(96, reply_tokens), max_tokens)
+    with gr.Column(elem_id="under"):
+        figures = memory_panel.build_figures()
+    deletion = deletion_panel.build()
     return PageComponents(
         token=token,
         pending=pending,
+        seen=seen,
         browser=browser,
-        active=active,
-        persona=persona,
-        tabs=tabs,
-        characters_tab=characters,
-        talk_tab=talk,
-        memory_tab=memories,
+        timer=timer,
+        characters=characters,
+        talk=talk,
+        memory=memories,
+        figures=figures,
+        deletion=deletion,
     )
 
 
@@ -92,8 +103,12 @@ def _wire_tab_life(blocks: gr.Blocks, page: PageComponents, view: PageView, stud
     def enter(saved: str, request: gr.Request) -> Updates:
         visitor = studio.visitors.enter(saved, request.session_hash or "")
         actor = next((item for item in visitor.actors.values() if not item.gone), None)
-        updates = view.all_updates(visitor, actor, visitor.persona(None))
-        return {page.token: visitor.token, page.browser: visitor.token, **updates}
+        return {
+            page.token: visitor.token,
+            page.browser: visitor.token,
+            page.characters.meet_box: gr.update(open=actor is None),
+            **view.all_updates(visitor, actor, visitor.persona(None)),
+        }
 
     def leave(request: gr.Request) -> None:
         studio.visitors.leave(request.session_hash or "")
@@ -101,7 +116,7 @@ def _wire_tab_life(blocks: gr.Blocks, page: PageComponents, view: PageView, stud
     blocks.load(
         enter,
         page.browser,
-        [page.token, page.browser, *view.all_components],
+        [page.token, page.browser, page.characters.meet_box, *view.all_components],
         api_visibility="private",
         show_progress="hidden",
     )

@@ -10,11 +10,12 @@ from importlib.resources import files
 from templora_memory.domain.segmentation import sentences
 from templora_memory.importers import Character, documents, load_character, one_line, spoken_name
 
+from .fact_questions import facts_of_sentences
 from .state import Actor, CharacterFact
 
 _ORDER = ("orla_fernwick", "marta_quill", "oren_vale", "ilse_brandt", "kestrel", "bram_oxley")
 _MAX_FACTS = 6
-_SHORTEST, _LONGEST = 12, 200  # letters of a sentence worth asking for
+_READ = 4000  # letters of a bio that facts are looked for in
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
 
 
@@ -73,8 +74,4 @@ def _facts(extension: Mapping[str, object]) -> tuple[CharacterFact, ...]:
 def _sentences(character: Character) -> tuple[CharacterFact, ...]:
     """Return facts made of sentences of the bio."""
     text = " ".join(item.text for item in documents(character, examples=False))
-    said = [" ".join(part.split()) for part in sentences(text[:4000])]
-    fitting = [part for part in said if _SHORTEST <= len(part) <= _LONGEST][:_MAX_FACTS]
-    return tuple(
-        CharacterFact(f"Tell me about {spoken_name(character)}.", "", part) for part in fitting
-    )
+    return facts_of_sentences(sentences(text[:_READ]), spoken_name(character), at_most=_MAX_FACTS)

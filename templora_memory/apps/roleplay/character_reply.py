@@ -58,6 +58,10 @@ class ReplyControls:
         """Return the same options with another temperature."""
         return replace(self, temperature=temperature)
 
+    def with_mode(self, mode: Mode) -> ReplyControls:
+        """Return the same options with the story elsewhere."""
+        return replace(self, mode=mode)
+
     @property
     def uses_memory(self) -> bool:
         """Whether the memory in weights answers."""

@@ -1,10 +1,10 @@
-"""Event handlers of the second area: send, retry, undo, edit, another greeting, personas, notes."""
+"""Event handlers of the conversation: send, retry, swipe, undo, edit, compare, chats, personas."""
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from templora_memory.importers import Character, ChatLog, greetings, load, one_l
 
 from . import rendering
 from .character_reply import CharacterReply, ReplyControls, greet
+from .comparison import ComparedAnswer, compare, comparison
 from .components import PageComponents, Updates
-from .error_toasts import with_error_toasts
+from .error_toasts import show_error, with_error_toasts
 from .page_view import PageView
 from .state import Actor, Chat, Persona, Visitor
 from .studio import ActionRefused, Studio
+from .visitors import VisitExpired
 
 _EVERY = 0.06  # seconds between two pictures of a growing reply
 _RETRY_TEMPERATURE = 0.8  # temperature of another try where the usual one is 0
@@ -29,7 +31,7 @@ _NOTES = 200_000
 
 
 class ChatHandlers:
-    """Handlers of the second area."""
+    """Handlers of the conversation."""
 
     def __init__(self, studio: Studio, page: PageComponents, view: PageView) -> None:
         self._studio = studio
@@ -37,55 +39,41 @@ class ChatHandlers:
         self._view = view
 
     def wire(self) -> None:
-        """Connect the components of the second area with these handlers."""
-        p, t = self._page, self._page.talk_tab
+        """Connect the components of the conversation with these handlers."""
+        p, t, m = self._page, self._page.talk, self._page.memory
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        options = [t.mode, t.strength, t.temperature, t.length, t.use_lore, t.use_notes]
+        options = [m.mode, m.strength, m.temperature, m.length, m.use_lore, m.use_notes]
         shown = [t.say, *self._view.chat_components]
         inputs = [*p.selection, *options]
+        chat = self._view.chat_components
+        streaming: dict[str, Any] = {"concurrency_limit": 16, **private}
         answering = [
-            gr.on(
-                [t.say.submit, t.send.click],
-                with_error_toasts(self.send),
-                [*inputs, t.say],
-                shown,
-                concurrency_limit=16,
-                **private,
-            ),
-            t.chat.retry(
-                with_error_toasts(self.retry), inputs, shown, concurrency_limit=16, **private
-            ),
-            t.chat.edit(
-                with_error_toasts(self.edit), inputs, shown, concurrency_limit=16, **private
-            ),
+            gr.on([t.say.submit, t.send.click], self.send, [*inputs, t.say], shown, **streaming),
+            t.chat.retry(self.retry, inputs, shown, **streaming),
+            t.chat.edit(self.edit, inputs, shown, **streaming),
         ]
         t.stop.click(
-            with_error_toasts(self.stopped),
-            p.selection,
-            self._view.chat_components,
-            cancels=answering,
-            **private,
+            with_error_toasts(self.stopped), p.selection, chat, cancels=answering, **private
+        )
+        comparing = [*inputs, t.say, t.with_history]
+        t.compare.click(
+            with_error_toasts(self.compare), comparing, [t.compared, t.compare], **streaming
         )
         t.chat.undo(with_error_toasts(self.undo), p.selection, shown, **private)
-        t.chat.option_select(
-            with_error_toasts(self.greeting), p.selection, self._view.chat_components, **private
-        )
-        gr.on(
-            [t.new_chat.click, t.chat.clear],
-            with_error_toasts(self.new_chat),
-            p.selection,
-            self._view.chat_components,
-            **private,
-        )
-        t.persona_add.click(
+        t.chat.option_select(with_error_toasts(self.greeting), p.selection, chat, **private)
+        t.swipe_left.click(with_error_toasts(self.swipe_left), p.selection, chat, **private)
+        t.swipe_right.click(with_error_toasts(self.swipe_right), p.selection, chat, **private)
+        t.new_chat.click(with_error_toasts(self.new_chat), p.selection, chat, **private)
+        t.chats.input(with_error_toasts(self.open_chat), [*p.selection, t.chats], chat, **private)
+        m.persona_add.click(
             with_error_toasts(self.play),
-            [*p.selection, t.persona_name, t.persona_note],
-            [t.persona_name, t.persona_note, *self._view.all_components],
+            [*p.selection, m.persona_name, m.persona_note],
+            [m.persona_name, m.persona_note, *self._view.all_components],
             **private,
         )
-        t.notes.blur(with_error_toasts(self.notes), [*p.selection, t.notes], None, **private)
-        t.notes_file.upload(
-            with_error_toasts(self.notes_file), [*p.selection, t.notes_file], t.notes, **private
+        m.notes.blur(with_error_toasts(self.notes), [*p.selection, m.notes], None, **private)
+        m.notes_file.upload(
+            with_error_toasts(self.notes_file), [*p.selection, m.notes_file], m.notes, **private
         )
 
     def _scene(
@@ -93,40 +81,84 @@ class ChatHandlers:
     ) -> tuple[Visitor, Actor, Persona, Chat]:
         visitor, _, persona = self._view.find(token, actor_id, persona_key)
         actor = self._studio.actor(visitor, actor_id)
+        task = visitor.learning.get(actor.id)
+        if task is not None and task.stopping:
+            raise ActionRefused(f"{actor.label} is stopping: wait until it is gone.")
         return visitor, actor, persona, actor.chat(persona)
 
     # --- answering -----------------------------------------------------------------------------
 
+    def _streamed(
+        self, steps: Generator[Updates, None, None], selection: tuple[Any, ...]
+    ) -> Generator[Updates, None, None]:
+        """Stream an answer; after an error the conversation is shown as it is."""
+        try:
+            yield from steps
+        except Exception as error:  # noqa: BLE001  # shown, and logged if it is not known
+            show_error(error)
+            try:
+                visitor, actor, persona = self._view.find(*selection)
+            except VisitExpired:
+                yield gr.skip()
+            else:
+                yield self._view.chat_updates(visitor, actor, persona)
+
     def send(self, token: str, actor_id: str, persona_key: str, *inputs: Any) -> Iterator[Updates]:
         """Add a message to the conversation, and stream the reply."""
+        selection = (token, actor_id, persona_key)
+        yield from self._streamed(self._send(selection, inputs), selection)
+
+    def _send(
+        self, selection: tuple[Any, ...], inputs: tuple[Any, ...]
+    ) -> Generator[Updates, None, None]:
         *options, text = inputs
-        visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
+        visitor, actor, persona, chat = self._scene(*selection)
         question = (text or "").strip()
         if not question:
             raise ActionRefused("Type a message first.")
         with _ChatTurn(chat):
             greet(actor, chat, persona)
+            _settle_swipe(chat)
             chat.messages.append(Message("user", question))
-            yield {self._page.talk_tab.say: "", **self._growing(actor, chat, persona, "")}
+            yield {self._page.talk.say: "", **self._growing(actor, chat, persona, "")}
             yield from self._answer(visitor, actor, persona, chat, _options(options))
 
     def retry(
         self, data: gr.RetryData, token: str, actor_id: str, persona_key: str, *inputs: Any
     ) -> Iterator[Updates]:
-        """Answer the newest message again."""
-        visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
+        """Answer the newest message again; the answers before stay as swipes."""
+        selection = (token, actor_id, persona_key)
+        yield from self._streamed(self._retry(data.index, selection, inputs), selection)
+
+    def _retry(
+        self, index: int | Sequence[int], selection: tuple[Any, ...], inputs: tuple[Any, ...]
+    ) -> Generator[Updates, None, None]:
+        visitor, actor, persona, chat = self._scene(*selection)
+        options = _options(inputs)
         with _ChatTurn(chat):
-            _cut(chat, _last_user(chat, _message_index(data.index)) + 1)
+            end = _last_user(chat, _message_index(index)) + 1
+            before = chat.messages[end : end + 1]
+            _cut(chat, end)
+            if before and not chat.swipes:
+                chat.swipes = [before[0].content]
+            if options.temperature == 0:
+                options = options.with_temperature(_RETRY_TEMPERATURE)
+                gr.Info(f"Another try, at temperature {_RETRY_TEMPERATURE}: at 0 it says the same.")
             yield self._growing(actor, chat, persona, "")
-            yield from self._answer(visitor, actor, persona, chat, _options(inputs), vary=True)
+            yield from self._answer(visitor, actor, persona, chat, options)
 
     def edit(
         self, data: gr.EditData, token: str, actor_id: str, persona_key: str, *inputs: Any
     ) -> Iterator[Updates]:
-        """Change a message; after one of the user, answer it again."""
-        visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
-        index = _message_index(data.index)
-        text = plain(_flat(data.value))
+        """Change a message where it stands; after the user's newest one, answer again."""
+        selection = (token, actor_id, persona_key)
+        index, text = _message_index(data.index), plain(_flat(data.value))
+        yield from self._streamed(self._edit(index, text, selection, inputs), selection)
+
+    def _edit(
+        self, index: int, text: str, selection: tuple[Any, ...], inputs: tuple[Any, ...]
+    ) -> Generator[Updates, None, None]:
+        visitor, actor, persona, chat = self._scene(*selection)
         if not 0 <= index < len(chat.messages) or not text:
             raise ActionRefused("An edited message needs some text.")
         with _ChatTurn(chat):
@@ -137,15 +169,18 @@ class ChatHandlers:
                     "This part was already learned. The memory falls back to an earlier revision "
                     "and learns the edited text when it needs the room."
                 )
-            if role != "user":
-                chat.messages[index] = Message(role, text)
-                self._studio.save(visitor, actor)
-                yield self._view.chat_updates(actor, persona)
+            if role == "user" and index == _last_user(chat, len(chat.messages) - 1):
+                _cut(chat, index)
+                chat.swipes.clear()
+                chat.messages.append(Message("user", text))
+                yield self._growing(actor, chat, persona, "")
+                yield from self._answer(visitor, actor, persona, chat, _options(inputs))
                 return
-            _cut(chat, index)
-            chat.messages.append(Message("user", text))
-            yield self._growing(actor, chat, persona, "")
-            yield from self._answer(visitor, actor, persona, chat, _options(inputs))
+            chat.messages[index] = Message(role, text)
+            if index == len(chat.messages) - 1 and chat.swipes:
+                chat.swipes[chat.swipe] = text
+            self._studio.save(visitor, actor)
+            yield self._view.chat_updates(visitor, actor, persona)
 
     def _learned(self, actor: Actor, persona: Persona, chat: Chat) -> int:
         """Return how many messages of the conversation live in weights."""
@@ -155,23 +190,19 @@ class ChatHandlers:
             return 0
 
     def _growing(self, actor: Actor, chat: Chat, persona: Persona, text: str) -> Updates:
+        t = self._page.talk
         rows = self._view.chat_messages(actor, chat, persona)
         rows.append(rendering.chat_message(Message("assistant", text or "…")))
-        return {self._page.talk_tab.chat: rows}
+        busy: Updates = {t.send: gr.update(interactive=False), t.stop: gr.update(interactive=True)}
+        return {t.chat: gr.update(value=rows), **({} if text else busy)}
 
     def _answer(
-        self,
-        visitor: Visitor,
-        actor: Actor,
-        persona: Persona,
-        chat: Chat,
-        options: ReplyControls,
-        *,
-        vary: bool = False,
-    ) -> Iterator[Updates]:
+        self, visitor: Visitor, actor: Actor, persona: Persona, chat: Chat, options: ReplyControls
+    ) -> Generator[Updates, None, None]:
         """Stream a reply; what was said by then stays if it is stopped."""
-        if vary and options.temperature == 0:
-            options = options.with_temperature(_RETRY_TEMPERATURE)
+        task = visitor.learning.get(actor.id)
+        if task is not None and task.unlearned:  # the card stands in for what is not learned yet
+            options = options.with_mode("prompt" if options.uses_memory else options.mode)
         answer = CharacterReply(
             self._studio.memory, actor, chat, persona, options, seed=secrets.randbelow(2**31)
         )
@@ -189,31 +220,105 @@ class ChatHandlers:
         finally:
             self._settle(chat, text, answer)
         if actor.gone:
-            self._studio.sweep()
             raise ActionRefused("This character was deleted while it spoke.")
+        visitor.changed()
         self._studio.save(visitor, actor)
-        again = {} if text.strip() else {self._page.talk_tab.say: self._take_back(chat)}
-        yield {**again, **self._view.chat_updates(actor, persona)}
+        again = {}
+        if not text.strip():
+            gr.Info(
+                "The model said nothing to that. Put it in other words, or raise the temperature."
+            )
+            if chat.messages[-1].role == "user":  # it goes back to where it was typed
+                again = {self._page.talk.say: chat.messages.pop().content}
+        yield {**again, **self._view.chat_updates(visitor, actor, persona)}
 
     @staticmethod
     def _settle(chat: Chat, text: str, answer: CharacterReply) -> None:
-        if text.strip():
-            chat.messages.append(Message("assistant", text.strip()))
-        if (prompt := answer.prompt) is not None and text.strip():
+        """Keep what was said, among the other answers to the same message."""
+        said = text.strip()
+        if not said and not chat.swipes:
+            return
+        if not said:
+            said = chat.swipes[chat.swipe]
+        elif said in chat.swipes:
+            gr.Info("It said the same again. Raise the temperature for other answers.")
+        else:
+            chat.swipes.append(said)
+        chat.swipe = chat.swipes.index(said)
+        chat.messages.append(Message("assistant", said))
+        if (prompt := answer.prompt) is not None:
             chat.prompt = prompt
             chat.costs.append(prompt.cost)
 
-    @staticmethod
-    def _take_back(chat: Chat) -> str:
-        """The model said nothing: the question goes back to where it was typed."""
-        gr.Info("The model said nothing to that. Put it in other words, or raise the temperature.")
-        return chat.messages.pop().content
+    # --- other answers -------------------------------------------------------------------------
 
-    def stopped(self, *selection: Any) -> Updates:
+    def swipe_left(self, *selection: Any) -> Updates:
+        """Show the answer before, of those to the newest message."""
+        return self._swipe(-1, selection)
+
+    def swipe_right(self, *selection: Any) -> Updates:
+        """Show the next answer, of those to the newest message."""
+        return self._swipe(1, selection)
+
+    def _swipe(self, by: int, selection: tuple[Any, ...]) -> Updates:
+        visitor, actor, persona, chat = self._scene(*selection)
+        with _ChatTurn(chat):
+            if len(chat.swipes) > 1 and chat.messages[-1].role == "assistant":
+                chat.swipe = (chat.swipe + by) % len(chat.swipes)
+                chat.messages[-1] = Message("assistant", chat.swipes[chat.swipe])
+        self._studio.save(visitor, actor)
+        return self._view.chat_updates(visitor, actor, persona)
+
+    def compare(
+        self, token: str, actor_id: str, persona_key: str, *inputs: Any
+    ) -> Iterator[Updates]:
+        """Answer the typed message, or the newest one, in all four ways beside each other."""
+        *options, typed, with_history = inputs
+        visitor, actor, persona, chat = self._scene(token, actor_id, persona_key)
+        question, earlier = self._compared(chat, (typed or "").strip(), with_history=with_history)
+        if (task := visitor.learning.get(actor.id)) is not None and task.unlearned:
+            raise ActionRefused(
+                f"{actor.label} is still learning: there is no memory to compare yet."
+            )
+        t = self._page.talk
+        messages = [*earlier, Message("user", question)]
+        steps = compare(
+            self._studio.memory,
+            actor,
+            persona,
+            messages,
+            _options(options),
+            seed=secrets.randbelow(2**31),
+        )
+        last = 0.0
+        answers: tuple[ComparedAnswer, ...] = ()
+        try:
+            for answers in steps:
+                if time.monotonic() - last >= _EVERY:
+                    last = time.monotonic()
+                    shown = comparison(question, answers, len(earlier))
+                    yield {t.compared: shown, t.compare: gr.update(interactive=False)}
+            yield {t.compared: comparison(question, answers, len(earlier))}
+        finally:
+            yield {t.compare: gr.update(interactive=True)}
+
+    @staticmethod
+    def _compared(chat: Chat, typed: str, *, with_history: bool) -> tuple[str, list[Message]]:
+        """Return the question to compare, and the messages before it that all four get."""
+        if typed:
+            return typed, list(chat.messages) if with_history else []
+        if not chat.begun:
+            raise ActionRefused("Type a message to compare, or say something first.")
+        index = _last_user(chat, len(chat.messages) - 1)
+        return chat.messages[index].content, chat.messages[:index] if with_history else []
+
+    def stopped(self, token: str, actor_id: str | None, persona_key: str | None) -> Updates:
         """Show the conversation as it is after a reply was stopped."""
-        _, actor, persona, chat = self._scene(*selection)
-        with chat.busy:  # until the reply has let go
-            return self._view.chat_updates(actor, persona)
+        visitor, actor, persona = self._view.find(token, actor_id, persona_key)
+        if actor is not None:
+            with actor.chat(persona).busy:  # until the reply has let go
+                pass
+        return self._view.chat_updates(visitor, actor, persona)
 
     # --- the conversation ----------------------------------------------------------------------
 
@@ -224,8 +329,12 @@ class ChatHandlers:
             index = _last_user(chat, _message_index(data.index))
             text = chat.messages[index].content
             _cut(chat, index)
+            chat.swipes.clear()
         self._studio.save(visitor, actor)
-        return {self._page.talk_tab.say: text, **self._view.chat_updates(actor, persona)}
+        return {
+            self._page.talk.say: text,
+            **self._view.chat_updates(visitor, actor, persona),
+        }
 
     def greeting(self, data: gr.SelectData, token: str, actor_id: str, persona_key: str) -> Updates:
         """Begin a new conversation with another greeting."""
@@ -236,15 +345,20 @@ class ChatHandlers:
             if len(chat.messages) == 1 and 0 <= number < len(offered):
                 chat.messages[0] = Message("assistant", offered[number])
         self._studio.save(visitor, actor)
-        return self._view.chat_updates(actor, persona)
+        return self._view.chat_updates(visitor, actor, persona)
 
     def new_chat(self, *selection: Any) -> Updates:
-        """Forget the conversation, and begin again."""
-        visitor, actor, persona, chat = self._scene(*selection)
-        with _ChatTurn(chat):
-            self._studio.new_chat(visitor, actor, persona)
-        greet(actor, actor.chat(persona), persona)
-        return self._view.chat_updates(actor, persona)
+        """Open another conversation; the one before stays, with what was learned from it."""
+        visitor, actor, persona, _ = self._scene(*selection)
+        greet(actor, self._studio.new_chat(visitor, actor, persona), persona)
+        return self._view.chat_updates(visitor, actor, persona)
+
+    def open_chat(self, token: str, actor_id: str, persona_key: str, key: str | None) -> Updates:
+        """Open an older conversation."""
+        visitor, actor, persona, _ = self._scene(token, actor_id, persona_key)
+        actor.open_chat(persona, key)
+        self._studio.save(visitor, actor)
+        return self._view.chat_updates(visitor, actor, persona)
 
     def play(
         self, token: str, actor_id: str | None, persona_key: str | None, name: str, note: str
@@ -257,11 +371,11 @@ class ChatHandlers:
         if actor is not None:
             greet(actor, actor.chat(persona), persona)
             self._studio.save(visitor, actor)
-        t = self._page.talk_tab
+        m = self._page.memory
         gr.Info(f"You are {persona.name} now. What you say is remembered apart from the others.")
         return {
-            t.persona_name: "",
-            t.persona_note: "",
+            m.persona_name: "",
+            m.persona_note: "",
             **self._view.all_updates(visitor, actor, persona),
         }
 
@@ -287,7 +401,7 @@ class ChatHandlers:
             with suppress(OSError):
                 source.parent.rmdir()
         if isinstance(upload, ChatLog):
-            raise ActionRefused("This is a chat. Add it in the first area instead.")
+            raise ActionRefused("This is a chat. Add it under “Bring your own” instead.")
         text = (
             upload.description
             if isinstance(upload, Character)
@@ -344,6 +458,12 @@ def _last_user(chat: Chat, index: int) -> int:
         if chat.messages[position].role == "user":
             return position
     raise ActionRefused("There is nothing to go back to yet.")
+
+
+def _settle_swipe(chat: Chat) -> None:
+    """The answer that is shown is the one that counts, now that the talk goes on."""
+    chat.swipes.clear()
+    chat.swipe = 0
 
 
 def _cut(chat: Chat, end: int) -> None:

@@ -7,13 +7,13 @@ from typing import Any, TypeAlias
 
 import gradio as gr
 
-from .characters_tab import CharactersTab
-from .memory_tab import MemoryTab
-from .talk_tab import TalkTab
+from .characters_panel import CharactersPanel, PreviewPanel
+from .chat_panel import ChatPanel
+from .deletion_panel import DeletionPanel
+from .memory_panel import FiguresPanel, MemoryPanel
 
 Updates: TypeAlias = dict[Any, Any]
 """The return value of a handler: components, and what becomes of them."""
-CHARACTERS, TALK, MEMORY = "characters", "talk", "memory"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -22,15 +22,21 @@ class PageComponents:
 
     token: gr.State
     pending: gr.State
+    seen: gr.State
     browser: gr.BrowserState
-    active: gr.Dropdown
-    persona: gr.Dropdown
-    tabs: gr.Tabs
-    characters_tab: CharactersTab
-    talk_tab: TalkTab
-    memory_tab: MemoryTab
+    timer: gr.Timer
+    characters: CharactersPanel
+    talk: ChatPanel
+    memory: MemoryPanel
+    figures: FiguresPanel
+    deletion: DeletionPanel
+
+    @property
+    def preview(self) -> PreviewPanel:
+        """What is known of somebody before anything is learned."""
+        return self.talk.preview
 
     @property
     def selection(self) -> list[Any]:
         """The inputs of almost every handler: the visit, the character, the persona."""
-        return [self.token, self.active, self.persona]
+        return [self.token, self.talk.active, self.memory.persona]

@@ -1,4 +1,8 @@
-"""Errors as people read them: what we know is said, the rest is logged under a number."""
+"""Errors as people read them: what we know is a note, the rest is logged under a number.
+
+Nothing is raised to Gradio, which would paint a bare "Error" over every component that the event
+might have changed, the chat among them.
+"""
 
 from __future__ import annotations
 
@@ -13,36 +17,42 @@ import gradio as gr
 
 from templora_memory.errors import TemploraError
 
+from .studio import ActionRefused
 from .visitors import VisitExpired
 
 _log = logging.getLogger(__name__)
+_SECONDS = 12
 
 
-def error_toast(error: Exception) -> gr.Error:
-    """Return the toast for an error; nothing of the inside is shown."""
-    if isinstance(error, gr.Error):
-        return error
+def error_text(error: Exception) -> str:
+    """Return what people read about an error; nothing of the inside is shown."""
     if isinstance(error, (TemploraError, VisitExpired)):
-        return gr.Error(" ".join(str(error).split()), duration=12, print_exception=False)
+        return " ".join(str(error).split())
     number = secrets.token_hex(3)
     _log.error("Unexpected error %s", number, exc_info=error)
-    return gr.Error(
-        f"Something went wrong (reference {number}). Your characters are still there; try again.",
-        duration=12,
-        print_exception=False,
-    )
+    return f"Something went wrong (reference {number}). Your characters are still there; try again."
+
+
+def show_error(error: Exception) -> None:
+    """Show an error: what was refused on purpose as a note, everything else as a warning."""
+    show = gr.Info if isinstance(error, ActionRefused) else gr.Warning
+    show(error_text(error), duration=_SECONDS)
 
 
 def with_error_toasts(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a handler whose errors become toasts. Closing a generator still reaches it."""
+    """Return a handler whose errors become toasts, and that then changes nothing on the page.
+
+    Closing a generator still reaches it.
+    """
     if inspect.isgeneratorfunction(handler):
 
         @functools.wraps(handler)
         def steps(*inputs: Any) -> Iterator[Any]:
             try:
                 yield from handler(*inputs)
-            except Exception as error:
-                raise error_toast(error) from error
+            except Exception as error:  # noqa: BLE001  # shown, and logged if it is not known
+                show_error(error)
+                yield gr.skip()
 
         return steps
 
@@ -50,7 +60,8 @@ def with_error_toasts(handler: Callable[..., Any]) -> Callable[..., Any]:
     def call(*inputs: Any) -> Any:
         try:
             return handler(*inputs)
-        except Exception as error:
-            raise error_toast(error) from error
+        except Exception as error:  # noqa: BLE001  # shown, and logged if it is not known
+            show_error(error)
+            return gr.skip()
 
     return call

@@ -6,11 +6,14 @@ from typing import Any
 
 import gradio as gr
 
+from templora_memory import Status
 from templora_memory.errors import UnknownMemory
 from templora_memory.importers import greetings
 
-from . import rendering
+from . import deletion_rendering, learning_rendering, rendering
 from .components import PageComponents, Updates
+from .learning_estimate import duration
+from .markup import file_size
 from .state import Actor, Chat, Persona, Visitor
 from .studio import Studio
 
@@ -28,7 +31,7 @@ class PageView:
         """Return the visitor, their character if one is chosen, and their persona.
 
         Raises:
-            Expired: no such visitor.
+            VisitExpired: no such visitor.
         """
         visitor = self._studio.visitors.get(token)
         actor = visitor.actors.get(actor_id or "")
@@ -38,102 +41,228 @@ class PageView:
     def all_components(self) -> list[Any]:
         """The components that `all_updates` changes."""
         p = self._page
-        parts = [
-            p.active,
-            p.persona,
-            p.characters_tab.mine,
-            p.characters_tab.actions.panel,
-            p.characters_tab.actions.keep,
-            p.characters_tab.actions.confirm,
-            p.characters_tab.actions.files,
-        ]
         return [
-            *parts,
-            p.talk_tab.notes,
-            p.talk_tab.lorebook,
+            p.talk.active,
+            p.talk.keep,
+            p.memory.persona,
+            p.memory.actions.panel,
+            p.memory.actions.files,
+            p.memory.notes,
+            p.memory.lorebook,
+            p.deletion.confirm,
             *self.chat_components,
-            *self.memory_components,
+            *self.figures_components,
+            *self.news_components,
         ]
 
     @property
     def chat_components(self) -> list[Any]:
         """The components that `chat_updates` changes."""
-        t = self._page.talk_tab
-        return [t.chat, t.status, t.prompt]
+        t = self._page.talk
+        return [
+            t.chat,
+            t.chats,
+            t.delete_chat,
+            t.new_chat,
+            t.compare,
+            t.send,
+            t.stop,
+            t.swipes,
+            t.swipe_number,
+            t.status,
+            self._page.figures.prompt,
+            self._page.memory.now,
+        ]
 
     @property
-    def memory_components(self) -> list[Any]:
-        """The components that `memory_updates` changes."""
-        m = self._page.memory_tab
-        return [m.tiles, m.plots, m.lessons, m.revisions, m.back, m.revision, m.receipts]
+    def figures_components(self) -> list[Any]:
+        """The components that `figures_updates` changes."""
+        f = self._page.figures
+        return [f.tiles, f.plots, f.lessons, f.revisions, f.back, f.revision, f.receipts]
+
+    @property
+    def news_components(self) -> list[Any]:
+        """The components that `news_updates` changes."""
+        t, d = self._page.talk, self._page.deletion
+        learning = [t.progress, t.stop_learning, t.dismiss, t.watch_box, t.watch]
+        deletions = [d.undo_box, d.undo_text, d.result_box, d.result]
+        return [self._page.seen, self._page.characters.mine, *learning, *deletions]
 
     def all_updates(self, visitor: Visitor, actor: Actor | None, persona: Persona) -> Updates:
         """Return the updates of everything that depends on who is chosen."""
         p = self._page
-        actors = [item for item in visitor.actors.values() if not item.gone]
-        sizes = {item.id: self._size(item) for item in actors}
         return {
-            p.active: gr.update(
-                choices=[(item.label, item.id) for item in actors],
-                value=actor.id if actor else None,
+            p.talk.active: self.choices(visitor, actor),
+            p.talk.keep: gr.update(
+                value=actor.saved if actor else False, interactive=actor is not None
             ),
-            p.persona: gr.update(
+            p.memory.persona: gr.update(
                 choices=[(item.name, item.key) for item in visitor.personas], value=persona.key
             ),
-            p.characters_tab.mine: rendering.character_list(
-                actors, actor.id if actor else None, sizes
-            ),
-            p.characters_tab.actions.panel: gr.update(visible=actor is not None),
-            p.characters_tab.actions.keep: actor.saved if actor else False,
-            p.characters_tab.actions.confirm: gr.update(visible=False),
-            p.characters_tab.actions.files: gr.update(visible=False, value=None),
-            p.talk_tab.notes: actor.notes if actor else "",
-            p.talk_tab.lorebook: rendering.lorebook(actor),
-            **self.chat_updates(actor, persona),
-            **self.memory_updates(visitor, actor, persona, "actor"),
+            p.memory.actions.panel: gr.update(visible=actor is not None),
+            p.memory.actions.files: gr.update(visible=False, value=None),
+            p.memory.notes: actor.notes if actor else "",
+            p.memory.lorebook: rendering.lorebook(actor),
+            p.deletion.confirm: gr.update(visible=False),
+            **self.chat_updates(visitor, actor, persona),
+            **self.figures_updates(visitor, actor, persona, "actor"),
+            **self.news_updates(visitor, actor, persona),
         }
 
-    def _size(self, actor: Actor) -> int:
-        try:
-            return self._studio.memory[actor.id].status().bytes
-        except UnknownMemory:
-            return 0
+    def choices(self, visitor: Visitor, actor: Actor | None) -> Any:
+        """Return the update of the chooser of characters."""
+        actors = [item for item in visitor.actors.values() if not item.gone]
+        return gr.update(
+            choices=[(item.label, item.id) for item in actors], value=actor.id if actor else None
+        )
 
-    def chat_updates(self, actor: Actor | None, persona: Persona) -> Updates:
-        """Return updates of the conversation, its status line and the newest prompt."""
-        t = self._page.talk_tab
-        chat = actor.chat(persona) if actor else None
+    # --- what happens by itself ----------------------------------------------------------------
+
+    def news_updates(self, visitor: Visitor, actor: Actor | None, persona: Persona) -> Updates:
+        """Return updates of what changes without a click: states, learning, deletions."""
+        p = self._page
+        actors = [item for item in visitor.actors.values() if not item.gone]
         return {
-            t.chat: self.chat_messages(actor, chat, persona),
-            t.status: self.status(actor, chat, persona),
-            t.prompt: rendering.prompt(chat.prompt if chat else None),
+            p.seen: visitor.version,
+            p.characters.mine: rendering.character_list(
+                actors,
+                actor.id if actor else None,
+                {item.id: self.state(visitor, item) for item in actors},
+                {item.id: item.chat(persona).last_line for item in actors},
+            ),
+            **self._learning_updates(visitor),
+            **self._deletion_updates(visitor),
         }
+
+    def state(self, visitor: Visitor, actor: Actor) -> str:
+        """Return what a character is doing, or how big and lasting it is."""
+        task = visitor.learning.get(actor.id)
+        if task is not None and task.stopping:
+            return "stopping…"
+        if task is not None:
+            left = task.step.seconds_left if task.step else None
+            return "learning…" if left is None else f"learning, {duration(left)} left"
+        status = self._status(actor.id)
+        size = f"{file_size(status.bytes if status else 0)} in weights"
+        return f"{size} · {'kept' if actor.saved else 'temporary'}"
+
+    def _learning_updates(self, visitor: Visitor) -> Updates:
+        t = self._page.talk
+        tasks, last = list(visitor.learning.values()), visitor.learned
+        bars = "".join(learning_rendering.learning_bar(task) for task in tasks)
+        watched = "".join(learning_rendering.details(task) for task in tasks)
+        if not tasks and last is not None:
+            bars = learning_rendering.learning_result(last)
+            watched = learning_rendering.details(last)
+        return {
+            t.progress: gr.update(visible=bool(bars), value=bars),
+            t.stop_learning: gr.update(
+                visible=bool(tasks), interactive=any(not task.stopping for task in tasks)
+            ),
+            t.dismiss: gr.update(visible=bool(bars) and not tasks),
+            t.watch_box: gr.update(
+                visible=bool(watched), label="Watch it learn" if tasks else "How it learned"
+            ),
+            t.watch: watched,
+        }
+
+    def _deletion_updates(self, visitor: Visitor) -> Updates:
+        d = self._page.deletion
+        with visitor.lock:
+            deletions = list(visitor.deletions)
+        proof = visitor.deleted
+        return {
+            d.undo_box: gr.update(visible=bool(deletions)),
+            d.undo_text: deletion_rendering.undo_bar(deletions),
+            d.result_box: gr.update(visible=proof is not None),
+            d.result: deletion_rendering.deletion_result(proof) if proof else "",
+        }
+
+    # --- the conversation ----------------------------------------------------------------------
+
+    def chat_updates(self, visitor: Visitor, actor: Actor | None, persona: Persona) -> Updates:
+        """Return updates of the conversation, of what can be done with it, and its prompt."""
+        t = self._page.talk
+        chat = actor.chat(persona) if actor else None
+        task = visitor.learning.get(actor.id) if actor else None
+        ready = actor is not None and not (task and task.stopping)
+        begun = chat is not None and chat.begun
+        swipes = len(chat.swipes) if chat else 0
+        return {
+            t.chat: gr.update(
+                value=self.chat_messages(actor, chat, persona),
+                placeholder=rendering.no_words(actor) if actor else rendering.nobody(),
+            ),
+            t.chats: self._chat_choices(actor, chat, persona),
+            t.delete_chat: gr.update(interactive=begun),
+            t.new_chat: gr.update(interactive=begun),
+            t.compare: gr.update(interactive=ready),
+            t.send: gr.update(interactive=ready),
+            t.stop: gr.update(interactive=False),
+            t.swipes: gr.update(visible=swipes > 1),
+            t.swipe_number: rendering.swipe_number(chat.swipe + 1 if chat else 0, swipes),
+            t.status: self.status(visitor, actor, chat, persona),
+            self._page.figures.prompt: rendering.prompt(chat.prompt if chat else None),
+            self._page.memory.now: self.memory_now(visitor, actor, chat, persona),
+        }
+
+    def _chat_choices(self, actor: Actor | None, chat: Chat | None, persona: Persona) -> Any:
+        chats = actor.chats.get(persona.key, []) if actor else []
+        choices = [(item.title or "New chat", item.key) for item in reversed(chats)]
+        return gr.update(choices=choices, value=chat.key if chat else None)
 
     def chat_messages(self, actor: Actor | None, chat: Chat | None, persona: Persona) -> list[Any]:
         """Return the conversation as Gradio's chatbot takes it."""
         offered = greetings(actor.character, user=persona.called) if actor else ()
         return rendering.chat_messages(actor, chat, offered)
 
-    def status(self, actor: Actor | None, chat: Chat | None, persona: Persona) -> str:
-        """Return the line under the conversation, as HTML."""
-        jobs = 0
-        if actor is not None:
-            try:
-                jobs = self._studio.memory[actor.pair(persona)].status().jobs
-            except UnknownMemory:
-                jobs = 0  # nobody talked yet
-        return rendering.status_line(actor, chat, chat.prompt if chat else None, jobs)
+    def _status(self, memory_id: str) -> Status | None:
+        try:
+            return self._studio.memory[memory_id].status()
+        except UnknownMemory:
+            return None  # nothing was learned, or nobody talked yet
 
-    def memory_updates(
+    def status(
+        self, visitor: Visitor, actor: Actor | None, chat: Chat | None, persona: Persona
+    ) -> str:
+        """Return the line under the conversation, as HTML."""
+        pair = self._status(actor.pair(persona)) if actor else None
+        task = visitor.learning.get(actor.id) if actor else None
+        return rendering.status_line(
+            actor,
+            chat,
+            chat.prompt if chat else None,
+            pair.jobs if pair else 0,
+            unlearned=task is not None and task.unlearned,
+        )
+
+    def memory_now(
+        self, visitor: Visitor, actor: Actor | None, chat: Chat | None, persona: Persona
+    ) -> str:
+        """Return what is in the prompt and what in weights, as HTML."""
+        if actor is None:
+            return rendering.memory_now(None, None, 0)
+        status = self._status(actor.pair(persona)) or self._status(actor.id)
+        task = visitor.learning.get(actor.id)
+        state = (
+            "Still learning: the card stands in the prompt until it is in the weights."
+            if task is not None and task.unlearned
+            else ""
+        )
+        return rendering.memory_now(actor, chat, status.absorbed_tokens if status else 0, state)
+
+    # --- figures -------------------------------------------------------------------------------
+
+    def figures_updates(
         self, visitor: Visitor, actor: Actor | None, persona: Persona, which: str
     ) -> Updates:
         """Return updates of figures, plots, revisions and the log."""
-        m = self._page.memory_tab
+        f = self._page.figures
         receipts = rendering.visit_log(visitor.events)
         if actor is None:
-            empty: Updates = {m.tiles: rendering.no_character(), m.receipts: receipts}
-            empty |= {m.plots: "", m.lessons: "", m.revisions: ""}
-            return {**empty, m.back: gr.update(visible=False), m.revision: gr.update(choices=[])}
+            empty: Updates = {f.tiles: rendering.no_character(), f.receipts: receipts}
+            empty |= {f.plots: "", f.lessons: "", f.revisions: ""}
+            return {**empty, f.back: gr.update(visible=False), f.revision: gr.update(choices=[])}
         memory_id = actor.pair(persona) if which == "pair" else actor.id
         memory, chat = self._studio.memory[memory_id], actor.chat(persona)
         try:
@@ -142,11 +271,11 @@ class PageView:
             status, history = None, ()
         names = [(f"{row.name[:12]} · {row.tokens:,} tokens", row.name) for row in history]
         return {
-            m.tiles: rendering.figure_tiles(status, actor, chat, memory.service.policy.health_kl),
-            m.plots: rendering.plots(actor, chat),
-            m.lessons: rendering.absorb_log(actor),
-            m.revisions: rendering.revisions(history, status.head_name if status else None),
-            m.back: gr.update(visible=len(history) > 1),
-            m.revision: gr.update(choices=names, value=names[0][1] if names else None),
-            m.receipts: receipts,
+            f.tiles: rendering.figure_tiles(status, actor, chat, memory.service.policy.health_kl),
+            f.plots: rendering.plots(actor, chat),
+            f.lessons: rendering.absorb_log(actor),
+            f.revisions: rendering.revisions(history, status.head_name if status else None),
+            f.back: gr.update(visible=len(history) > 1),
+            f.revision: gr.update(choices=names, value=names[0][1] if names else None),
+            f.receipts: receipts,
         }

@@ -93,11 +93,8 @@ class SavedCharacters:
             "probes": [asdict(row) for row in actor.probes],
             "absorbs": [asdict(record) for record in actor.absorbs],
             "chats": {
-                key: {
-                    "messages": [[m.role, m.content] for m in chat.messages],
-                    "costs": [[cost.sent, cost.full] for cost in chat.costs],
-                }
-                for key, chat in actor.chats.items()
+                key: [_chat_row(chat) for chat in chats if chat.messages]
+                for key, chats in actor.chats.items()
             },
         }
         _replace(self._record(actor.id), json.dumps(row).encode())
@@ -141,11 +138,8 @@ class SavedCharacters:
             notes=row["notes"],
             created=row["created"],
             chats={
-                key: Chat(
-                    messages=[Message(role, content) for role, content in chat["messages"]],
-                    costs=[PromptCost(sent=sent, full=full) for sent, full in chat["costs"]],
-                )
-                for key, chat in row["chats"].items()
+                key: [_chat(chat) for chat in (chats if isinstance(chats, list) else [chats])]
+                for key, chats in row["chats"].items()  # one chat, not a list, in older records
             },
             absorbs=[
                 AbsorbRecord(
@@ -153,6 +147,7 @@ class SavedCharacters:
                     time=record["time"],
                     report=AbsorbReport(**record["report"]),
                     perplexities=tuple(record["perplexities"]),
+                    text_tokens=record.get("text_tokens", 0),
                 )
                 for record in row["absorbs"]
             ],
@@ -186,6 +181,29 @@ class SavedCharacters:
         count = sum(path.is_file() for path in folder.rglob("*"))
         shutil.rmtree(folder, ignore_errors=True)
         return count
+
+
+def _chat_row(chat: Chat) -> dict[str, Any]:
+    return {
+        "key": chat.key,
+        "created": chat.created,
+        "messages": [[m.role, m.content] for m in chat.messages],
+        "costs": [[cost.sent, cost.full] for cost in chat.costs],
+        "swipes": chat.swipes,
+        "swipe": chat.swipe,
+    }
+
+
+def _chat(row: dict[str, Any]) -> Chat:
+    chat = Chat(
+        messages=[Message(role, content) for role, content in row["messages"]],
+        costs=[PromptCost(sent=sent, full=full) for sent, full in row["costs"]],
+        swipes=list(row.get("swipes", ())),
+        swipe=int(row.get("swipe", 0)),
+    )
+    chat.key = row.get("key", chat.key)
+    chat.created = row.get("created", chat.created)
+    return chat
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -12,26 +12,28 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from templora_memory import (
     AbsorbReport,
     Document,
-    ForgetReceipt,
     Job,
     Message,
     ParametricMemory,
     Probe,
 )
-from templora_memory.errors import Cancelled, InputError, UnknownMemory
+from templora_memory.errors import InputError
 from templora_memory.importers import Character, ChatLog, chat_to_jsonl, spoken_name, to_png
 
+from .deletions import Deletions, PendingDeletion, forget_if_there
+from .learning_estimate import LearningEstimate
+from .learning_task import LearningStep, LearningTask, PassPerplexities
 from .saved_characters import SavedCharacters
 from .state import (
     MAX_ACTORS,
+    MAX_CHATS,
     MAX_PERSONAS,
     PREFIX,
     AbsorbRecord,
@@ -50,31 +52,6 @@ _SAY_TOKENS = 32
 
 class ActionRefused(InputError):
     """Something that this page does not do, and why."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LearningStep:
-    """The progress of an absorb: `done` of `total` steps, and the perplexity of each so far."""
-
-    done: int
-    total: int
-    seconds: float
-    perplexities: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeletionProof:
-    """The result of deleting a character, with the proof that nothing is left.
-
-    `equals_base` tells whether every fact is exactly as likely as it was for the base model before;
-    None where nothing was asked.
-    """
-
-    label: str
-    receipt: ForgetReceipt
-    downloads: int
-    probes: tuple[FactProbe, ...]
-    equals_base: bool | None
 
 
 class Studio:
@@ -104,10 +81,10 @@ class Studio:
             else Path(self._temporary_home.name if self._temporary_home else "")
         )
         self.visitors = Visitors(grace=grace, idle=idle, discard=self._discard)
+        self.deletions = Deletions(memory, self.saved, grace)
+        self.learning_estimate = LearningEstimate(memory, self.saved.home)
         self._stop = threading.Event()
         self._sweeper: threading.Thread | None = None
-        self._guard = threading.Lock()
-        self._cleaners: list[threading.Thread] = []
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -129,7 +106,6 @@ class Studio:
     def close(self) -> None:
         """Discard what is not kept. The memory service stays open."""
         self._stop.set()
-        self.settle()
         if self._sweeper is not None:
             self._sweeper.join()
             for visitor in self.visitors.all():
@@ -147,33 +123,40 @@ class Studio:
                 _log.exception("A sweep failed; the next one tries again")
 
     def sweep(self) -> None:
-        """Discard visitors who are due, then memories of this page that belong to nobody.
+        """Discard visitors and deletions that are due, then memories that belong to nobody.
 
-        The second part catches what a killed server left.
+        The last part catches what a killed server left.
         """
         self.visitors.sweep()
-        known = {actor.id for visitor in self.visitors.all() for actor in visitor.actors.values()}
-        for memory_id in self.memory.list():
-            if memory_id.startswith(PREFIX) and memory_id.partition("@")[0] not in known:
-                self._forget(memory_id)
+        for visitor in self.visitors.all():
+            self.deletions.finish_due(visitor)
+        strays = [memory_id for memory_id in self.memory.list() if memory_id.startswith(PREFIX)]
+        known = set[str]()  # after the list: what began in between is not in it
+        for visitor in self.visitors.all():
+            with visitor.lock:
+                known |= set(visitor.actors)
+                known |= {memory for item in visitor.deletions for memory in item.memories}
+        for memory_id in strays:
+            if memory_id.partition("@")[0] not in known:
+                forget_if_there(self.memory, memory_id)
 
     def _discard(self, visitor: Visitor) -> None:
+        tasks = list(visitor.learning.values())
+        for task in tasks:
+            task.stop()
+        self.deletions.finish_due(visitor, every=True)
         with visitor.lock:
             passing = [actor for actor in visitor.actors.values() if not actor.saved]
             for actor in passing:
                 actor.leave()
                 del visitor.actors[actor.id]
         for actor in passing:
-            self._forget(actor.id)
+            forget_if_there(self.memory, actor.id)
+        for task in tasks:
+            task.ended.wait()
         self.saved.clear_downloads(visitor)
-        if visitor.actors:  # kept ones wait for their visitor to come back
+        if visitor.actors or visitor.deletions:  # kept ones wait for their visitor to come back
             self.visitors.add(visitor)
-
-    def _forget(self, memory_id: str) -> ForgetReceipt:
-        try:
-            return self.memory[memory_id].forget()
-        except UnknownMemory:
-            return ForgetReceipt(ids=(), files=())
 
     # --- characters ----------------------------------------------------------------------------
 
@@ -235,30 +218,93 @@ class Studio:
 
     # --- learning ------------------------------------------------------------------------------
 
+    def learn(
+        self, visitor: Visitor, actor: Actor, items: Sequence[Document], source: str
+    ) -> LearningTask:
+        """Begin to learn documents beside everything else; facts are asked before and after.
+
+        A character that is new to this visitor and is stopped, or fails, goes.
+
+        Raises:
+            ActionRefused: it is learning already.
+        """
+        fresh = self._is_fresh(actor)
+
+        def work(task: LearningTask) -> None:
+            if fresh:
+                try:
+                    task.follow("asking first", self.base_probes(actor))
+                except BaseException:
+                    self.drop(visitor, actor)
+                    raise
+            task.follow("learning", self.absorb(visitor, actor, items, source))
+            task.follow("asking again", self.probe(actor))
+            self.save(visitor, actor)
+
+        seconds = self.learning_estimate.seconds(self.text_tokens(items))
+        task = LearningTask(actor, source, fresh=fresh, estimate=seconds)
+        return self._begin(visitor, task, work)
+
+    def learn_chat(
+        self, visitor: Visitor, actor: Actor, persona: Persona, messages: Sequence[Message]
+    ) -> LearningTask:
+        """Begin to learn a conversation that was had elsewhere; it becomes another chat.
+
+        Raises:
+            ActionRefused: the character is learning already.
+        """
+        source = f"{len(messages)} messages with {persona.name}"
+
+        def work(task: LearningTask) -> None:
+            task.follow("learning", self.absorb_chat(visitor, actor, persona, messages))
+
+        tokens = self.memory.backend.count(list(messages))
+        seconds = self.learning_estimate.seconds(tokens)
+        return self._begin(
+            visitor, LearningTask(actor, source, fresh=False, estimate=seconds), work
+        )
+
+    def _begin(
+        self, visitor: Visitor, task: LearningTask, work: Callable[[LearningTask], None]
+    ) -> LearningTask:
+        with visitor.lock:
+            if task.actor.id in visitor.learning:
+                raise ActionRefused(f"{task.actor.label} is learning already: wait, or stop it.")
+            visitor.learning[task.actor.id] = task
+        visitor.changed()
+        threading.Thread(
+            target=task.run, args=(visitor, work), name="roleplay-learning", daemon=True
+        ).start()
+        return task
+
+    def text_tokens(self, items: Sequence[Document]) -> int:
+        """Return the tokens of texts, as previews and receipts count them."""
+        split = self.memory.backend.split
+        return sum(len(split(item.text, 1)) for item in items)
+
+    def _is_fresh(self, actor: Actor) -> bool:
+        return actor.id not in self.memory.list() or self.memory[actor.id].head() is None
+
     def absorb(
         self, visitor: Visitor, actor: Actor, items: Sequence[Document], source: str
-    ) -> Iterator[LearningStep]:
-        """Learn documents; closing the iterator cancels, and a new character then vanishes.
+    ) -> Generator[LearningStep, None, None]:
+        """Learn documents. Closing the iterator cancels, and waits until nothing of it is left.
 
-        Closing returns at once; `settle` waits until nothing is left. What personas told the
-        character is learned anew on top, from their chats.
+        A new character vanishes then. What personas told the character is learned anew on top, from
+        their chats.
 
         Raises:
             TemploraError: as `Memory.absorb`; a new character is removed then, too.
         """
-        fresh = actor.id not in self.memory.list() or self.memory[actor.id].head() is None
+        fresh = self._is_fresh(actor)
         actor.enter(self.memory, actor.id)
         job = self.memory[actor.id].absorb(items, create=False, wait=False)
-        clean = partial(self._clean, visitor, actor, job, drop=fresh)
         try:
-            record = yield from self._follow(job, source)
-        except GeneratorExit:
-            job.cancel()
-            self._later(clean)  # Gradio closes on its event loop, which must not wait
-            raise
+            record = yield from self._follow(job, source, self.text_tokens(items))
         except BaseException:
-            clean()
+            self._clean(visitor, actor, job, drop=fresh)
             raise
+        self.learning_estimate.learned(record.text_tokens, record.report.seconds)
         actor.absorbs.append(record)
         self._rebase(actor)
         visitor.record(f"{actor.label} learned {source}", _learned(record.report))
@@ -266,47 +312,48 @@ class Studio:
 
     def absorb_chat(
         self, visitor: Visitor, actor: Actor, persona: Persona, messages: Sequence[Message]
-    ) -> Iterator[LearningStep]:
-        """Make a conversation the history with a persona, and learn all but its newest exchange."""
-        chat = actor.chat(persona)
-        with chat.busy:
-            chat.messages[:] = messages
-            chat.costs.clear()
-        self._forget(actor.pair(persona))
+    ) -> Generator[LearningStep, None, None]:
+        """Open another conversation with a persona, and learn all but its newest exchange."""
+        actor.new_chat(persona).messages[:] = messages
         old = _older(messages)
         if not old:
             return
         actor.enter(self.memory, actor.pair(persona))
         job = self.memory[actor.pair(persona)].absorb(old, create=False, wait=False)
+        source = f"{len(old)} messages with {persona.name}"
         try:
-            record = yield from self._follow(job, f"{len(old)} messages with {persona.name}")
-        except GeneratorExit:
-            job.cancel()
-            self._later(partial(self._clean, visitor, actor, job, drop=False))
+            record = yield from self._follow(job, source, self.memory.backend.count(old))
+        except BaseException:
+            self._clean(visitor, actor, job, drop=False)
             raise
         actor.absorbs.append(record)
         visitor.record(f"{actor.label} learned {record.source}", _learned(record.report))
         self.save(visitor, actor)
 
-    def _follow(self, job: Job, source: str) -> Generator[LearningStep, None, AbsorbRecord]:
-        started, last = time.monotonic(), None
-        perplexities: list[float] = []
+    def _follow(
+        self, job: Job, source: str, text_tokens: int
+    ) -> Generator[LearningStep, None, AbsorbRecord]:
+        started, passes = time.monotonic(), PassPerplexities()
         while not job.done:
             now = job.progress
-            if now is not None and now is not last:
-                last = now
-                if math.isfinite(now.perplexity):
-                    perplexities.append(now.perplexity)
+            if now is not None:
+                passes.add(now)
             yield LearningStep(
                 done=now.chunk if now else 0,
                 total=now.chunks if now else 0,
                 seconds=time.monotonic() - started,
-                perplexities=tuple(perplexities),
+                perplexities=passes.values(),
             )
             time.sleep(_POLL)
         report = job.wait()
+        if job.progress is not None:
+            passes.add(job.progress)
         return AbsorbRecord(
-            source=source, time=time.time(), report=report, perplexities=tuple(perplexities)
+            source=source,
+            time=time.time(),
+            report=report,
+            perplexities=passes.values(),
+            text_tokens=text_tokens,
         )
 
     def _clean(self, visitor: Visitor, actor: Actor, job: Job, *, drop: bool) -> None:
@@ -316,52 +363,41 @@ class Studio:
         if drop or actor.gone:
             self.drop(visitor, actor)
 
-    def _later(self, work: Callable[[], None]) -> None:
-        cleaner = threading.Thread(target=work, name="roleplay-cleaner", daemon=True)
-        with self._guard:
-            self._cleaners = [thread for thread in self._cleaners if thread.is_alive()]
-            cleaner.start()
-            self._cleaners.append(cleaner)
-
-    def settle(self, timeout: float | None = None) -> None:
-        """Wait until what was stopped is cleaned up."""
-        with self._guard:
-            cleaners = list(self._cleaners)
-        for thread in cleaners:
-            thread.join(timeout)
-
     def drop(self, visitor: Visitor, actor: Actor) -> None:
         """Remove a character that has learned nothing worth a receipt."""
+        if any(actor.id in item.memories for item in visitor.deletions):
+            return  # deleted meanwhile, which can still be undone
         actor.leave()
         with visitor.lock:
             visitor.actors.pop(actor.id, None)
-        self._forget(actor.id)
+        self.saved.remove(actor)
+        forget_if_there(self.memory, actor.id)
 
     def _rebase(self, actor: Actor) -> None:
         """Let every pair start from the newest revision again; chats are resent and relearned."""
         for key in list(actor.chats):
-            self._forget(f"{actor.id}@{key}")
+            forget_if_there(self.memory, f"{actor.id}@{key}")
 
     # --- asking --------------------------------------------------------------------------------
 
-    def base_probes(self, actor: Actor) -> Iterator[tuple[FactProbe, ...]]:
+    def base_probes(self, actor: Actor) -> Generator[tuple[FactProbe, ...], None, None]:
         """Ask the base model every fact, one by one."""
         self.memory.open(actor.id)
         done: list[FactProbe] = []
         for fact in actor.facts:
-            value = _per_token(self.memory[actor.id].probe(fact.question, fact.sentence), base=True)
+            measured = self.memory[actor.id].probe(fact.question, fact.sentence)
+            value = FactProbe.per_token(measured, base=True)
             reply = self._say(None, fact.question) if fact.answer else ""
             done.append(FactProbe(fact=fact, base=value, now=value, base_reply=reply))
             yield tuple(done)
         actor.probes = tuple(done)
 
-    def probe(self, actor: Actor) -> Iterator[tuple[FactProbe, ...]]:
+    def probe(self, actor: Actor) -> Generator[tuple[FactProbe, ...], None, None]:
         """Ask again, now with the memory; what the base model said is kept."""
         done = list(actor.probes)
         for number, row in enumerate(done):
-            value = _per_token(
-                self.memory[actor.id].probe(row.fact.question, row.fact.sentence), base=False
-            )
+            measured = self.memory[actor.id].probe(row.fact.question, row.fact.sentence)
+            value = FactProbe.per_token(measured)
             reply = self._say(actor.id, row.fact.question) if row.fact.answer else ""
             done[number] = replace(row, now=value, now_reply=reply)
             yield tuple(done)
@@ -399,8 +435,17 @@ class Studio:
         self.add(visitor, copied)
         self.memory[actor.id].fork(copied.id)
         if chats:
-            for key, chat in actor.chats.items():
-                copied.chats[key] = Chat(messages=list(chat.messages), costs=list(chat.costs))
+            for key, originals in actor.chats.items():
+                copied.chats[key] = [
+                    Chat(
+                        messages=list(chat.messages),
+                        costs=list(chat.costs),
+                        swipes=list(chat.swipes),
+                        swipe=chat.swipe,
+                        created=chat.created,
+                    )
+                    for chat in originals
+                ]
                 if f"{actor.id}@{key}" in self.memory.list():
                     self.memory[f"{actor.id}@{key}"].fork(f"{copied.id}@{key}")
         visitor.record(f"{copied.label} was made", f"a copy of {actor.label}")
@@ -464,65 +509,34 @@ class Studio:
         else:
             self.saved.remove(actor)
 
-    # --- going back and away -------------------------------------------------------------------
+    def new_chat(self, visitor: Visitor, actor: Actor, persona: Persona) -> Chat:
+        """Open another conversation; the others stay.
 
-    def rollback(self, visitor: Visitor, actor: Actor, memory_id: str, revision: str) -> None:
-        """Make an older revision the newest, of the character or of one of its pairs."""
+        Raises:
+            ActionRefused: there are as many as there may be.
+        """
+        if len(actor.chats.get(persona.key, [])) >= MAX_CHATS and actor.chat(persona).begun:
+            raise ActionRefused(f"You have {MAX_CHATS} chats with {actor.label}: delete one first.")
+        chat = actor.new_chat(persona)
+        self.save(visitor, actor)
+        return chat
+
+    # --- going back ----------------------------------------------------------------------------
+
+    def rollback(
+        self, visitor: Visitor, actor: Actor, memory_id: str, revision: str
+    ) -> PendingDeletion:
+        """Make an older revision the newest, of the character or of one of its pairs.
+
+        Raises:
+            ActionRefused: the memory is somebody else's.
+        """
         if memory_id != actor.id and memory_id not in {f"{actor.id}@{k}" for k in actor.chats}:
             raise ActionRefused("This memory does not belong to the character.")
-        chosen = self.memory[memory_id].rollback(revision)
+        deletion = self.deletions.rollback(visitor, actor, memory_id, revision)
         if memory_id == actor.id:
             self._rebase(actor)
-        visitor.record(f"{actor.label} went back", f"to revision {chosen.name[:12]}")
-
-    def new_chat(self, visitor: Visitor, actor: Actor, persona: Persona) -> None:
-        """Forget what this persona told the character, and begin again."""
-        actor.chats.pop(persona.key, None)
-        receipt = self._forget(actor.pair(persona))
-        if receipt.files:
-            visitor.record(f"{actor.label} forgot {persona.name}", _removed(receipt))
-        self.save(visitor, actor)
-
-    def forget_persona(self, visitor: Visitor, persona: Persona) -> ForgetReceipt:
-        """Remove what every character learned from this persona, and the chats."""
-        for actor in list(visitor.actors.values()):
-            actor.chats.pop(persona.key, None)
-            self.save(visitor, actor)
-        try:
-            receipt = self.memory.forget(user=persona.key)
-        except UnknownMemory:
-            receipt = ForgetReceipt(ids=(), files=())
-        visitor.record(f"Everything {persona.name} said is forgotten", _removed(receipt))
-        return receipt
-
-    def delete(self, visitor: Visitor, actor: Actor) -> DeletionProof:
-        """Delete a character with everything made from it, and measure that nothing is left."""
-        label, asked = actor.label, actor.probes
-        actor.leave()
-        receipt = self._forget(actor.id)
-        self.saved.remove(actor)
-        downloads = self.saved.clear_downloads(visitor, actor)
-        probes, equals_base = asked, None
-        if asked:
-            # an empty memory under the same id answers as whatever the delete left would
-            handle = self.memory.open(actor.id)
-            values = [
-                _per_token(handle.probe(r.fact.question, r.fact.sentence), base=False)
-                for r in asked
-            ]
-            equals_base = values == [row.base for row in asked]
-            probes = tuple(replace(r, now=v) for r, v in zip(asked, values, strict=True))
-            self._forget(actor.id)
-        with visitor.lock:
-            visitor.actors.pop(actor.id, None)
-        visitor.record(f"{label} was deleted", _removed(receipt))
-        return DeletionProof(
-            label=label,
-            receipt=receipt,
-            downloads=downloads,
-            probes=probes,
-            equals_base=equals_base,
-        )
+        return deletion
 
 
 def _older(messages: Sequence[Message]) -> list[Message]:
@@ -531,10 +545,6 @@ def _older(messages: Sequence[Message]) -> list[Message]:
     while end and messages[end - 1].role != "user":
         end -= 1
     return list(messages[: max(0, end - 1)])
-
-
-def _per_token(probe: Probe, *, base: bool) -> float:
-    return (probe.without_memory if base else probe.with_memory) / probe.tokens
 
 
 def _learned(report: AbsorbReport) -> str:
@@ -546,8 +556,4 @@ def _learned(report: AbsorbReport) -> str:
     )
 
 
-def _removed(receipt: ForgetReceipt) -> str:
-    return f"{len(receipt.files)} files, {receipt.bytes / 1e6:.2f} MB removed"
-
-
-__all__ = ["ActionRefused", "Cancelled", "DeletionProof", "LearningStep", "Studio"]
+__all__ = ["ActionRefused", "Studio"]

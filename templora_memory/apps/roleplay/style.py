@@ -18,35 +18,34 @@ CSS = """
   --good: #1d6b3f; --bad: #9c2f21; --leaf: #1d5c53; --amber: #8a5a00; }
 .dark { --line: #3a352f; --soft: #2a2622; --card: #211e1b; --ink: #ece7df; --quiet: #b5aca0;
   --good: #7fd09f; --bad: #f0998c; --leaf: #7fb6ab; --amber: #e2b866; }
-.gradio-container { width: 100% !important; max-width: min(1180px, 100vw) !important; margin: 0 auto !important; padding: 0 !important; box-sizing: border-box !important; }
-.gradio-container .main { padding: 0 18px 40px !important; box-sizing: border-box; }
-.gradio-container h1 { font: 600 34px/1.15 var(--serif); letter-spacing: -.01em; margin: 0; }
-.gradio-container h2 { font: 600 22px/1.25 var(--serif); margin: 22px 0 4px; color: var(--ink); }
-.gradio-container h3 { font: 600 17px/1.35 var(--serif); margin: 0 0 4px !important; color: var(--ink); }
+.gradio-container { width: 100% !important; max-width: min(1560px, 100vw) !important; margin: 0 auto !important; padding: 0 !important; box-sizing: border-box !important; }
+.gradio-container .main { padding: 0 14px 40px !important; box-sizing: border-box; }
+.gradio-container h1 { font: 600 20px/1.15 var(--serif) !important; letter-spacing: -.01em; margin: 0 !important; }
+.gradio-container h2 { font: 600 18px/1.25 var(--serif); margin: 2px 0 2px !important; color: var(--ink); }
+.gradio-container h3 { font: 600 16px/1.35 var(--serif); margin: 0 0 4px !important; color: var(--ink); }
 .t { color: var(--ink); font-size: 15px; line-height: 1.5; overflow-wrap: anywhere; }
 .t p { margin: 4px 0; }
 .t .quiet, .quiet { color: var(--quiet); }
 .t small { color: var(--quiet); font-size: 13px; }
-.head { display: flex; gap: 18px; align-items: center; padding: 26px 0 6px; flex-wrap: wrap; }
-.head svg { flex: none; }
-.head p { margin: 4px 0 0; font-size: 17px; color: var(--quiet); max-width: 62ch; }
+.head { display: flex; gap: 8px 12px; align-items: center; padding: 8px 0 2px; flex-wrap: wrap; }
+.head svg { flex: none; width: 28px; height: 28px; } .head .chips { margin: 0 0 0 auto; }
 .chips { display: flex; flex-wrap: wrap; gap: 8px; margin: 10px 0 2px; }
 .chip { border: 1px solid var(--line); background: var(--card); border-radius: 99px; padding: 2px 11px;
   font-size: 13px; color: var(--quiet); white-space: nowrap; }
 .chip b { color: var(--ink); font-weight: 600; }
-.meet { gap: 0 !important; background: var(--card); border: 1px solid var(--line);
-  border-radius: 14px; padding: 16px 16px 14px; }
-.meet > * { border: 0 !important; box-shadow: none !important; }
-.meet .face { min-height: 92px; }
+.meet { display: flex !important; flex-direction: row !important; align-items: center; flex-wrap: nowrap !important; gap: 8px !important; }
+.meet > *:first-child { flex: 1 1 auto; min-width: 0 !important; border: 0 !important; } .meet > button { flex: none !important; width: auto !important; min-width: 0 !important; padding: 4px 10px !important; }
 .html-container { padding: 0 !important; }
 .gradio-container, .gradio-container .main, .gradio-container .wrap, .gradio-container .contain, .gradio-container .tabitem,
 .gradio-container .block, .gradio-container .html-container, .gradio-container .prose, .t, .table { min-width: 0 !important; }
 .t, .table { max-width: 100%; }
 .gradio-container button { white-space: normal; overflow-wrap: anywhere; }
-.face { display: flex; gap: 14px; align-items: center; }
-.face svg, .face img { flex: none; width: 68px; height: 68px; border-radius: 50%; object-fit: cover; }
-.face h3 { font-size: 19px; margin: 0; overflow-wrap: anywhere; }
-.face p { margin: 2px 0 0; color: var(--quiet); font-size: 14.5px; line-height: 1.4; }
+.face { display: flex; gap: 10px; align-items: center; min-width: 0; } .face > span { min-width: 0; flex: 1; }
+.face svg, .face img { flex: none; width: 40px; height: 40px; border-radius: 50%; object-fit: cover; }
+.face .name { display: block; font: 600 15.5px/1.3 var(--serif); overflow: hidden; text-overflow: ellipsis; display: -webkit-box; -webkit-line-clamp: 2; -webkit-box-orient: vertical; overflow-wrap: anywhere; }
+.face .line { display: -webkit-box; -webkit-line-clamp: 1; -webkit-box-orient: vertical; overflow: hidden; color: var(--quiet); font-size: 13px; line-height: 1.35; overflow-wrap: anywhere; }
+.state { display: block; color: var(--leaf); font-size: 12.5px; line-height: 1.35; margin: 0; }
+.meet .face .line { -webkit-line-clamp: 2; }
 .three { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 14px; margin-top: 10px; }
 .three section { background: var(--soft); border-radius: 12px; padding: 12px 14px; min-width: 0; }
 .three ul { margin: 6px 0 0; padding-left: 18px; } .three li { margin: 3px 0; }
@@ -65,7 +64,7 @@ CSS = """
 .t th, .t td { text-align: left; padding: 8px 14px 8px 2px !important; border: 0 !important; border-bottom: 1px solid var(--line) !important; vertical-align: top; background: none !important; }
 .t th { font-weight: 600; color: var(--quiet); font-size: 13px; }
 .t td { overflow-wrap: break-word; min-width: 7ch; }
-#probes table { min-width: 720px; }
+.probes table { min-width: 720px; }
 .t td.n, .t th.n { text-align: right !important; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .t mark { background: none; font-weight: 600; color: var(--good); }
 .t .no { color: var(--bad); }
@@ -88,24 +87,48 @@ figcaption { color: var(--quiet); font-size: 13.5px; margin-top: 6px; }
 .prompt div { white-space: pre-wrap; margin-top: 3px; max-height: 220px; overflow: auto; }
 .prompt section.gone { border-style: dashed !important; background: var(--soft); }
 .gradio-container .t .done { border: 1px solid var(--good) !important; border-left-width: 5px !important; border-color: var(--good) !important; border-radius: 12px; padding: 12px 16px; background: var(--card); }
-.list { display: grid; grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)); gap: 12px; }
-.list article { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 12px 14px; min-width: 0; }
-.list article.on { border-color: var(--leaf) !important; box-shadow: inset 0 0 0 1px var(--leaf); }
-.list .face svg, .list .face img { width: 48px; height: 48px; }
-.list .face h3 { font-size: 16.5px; display: -webkit-box; -webkit-line-clamp: 2; -webkit-box-orient: vertical; overflow: hidden; }
-#who { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 8px; margin: 6px 0 2px; }
-#who .block, #who .form { border: 0 !important; box-shadow: none !important; }
+.t .list { list-style: none; margin: 0; padding: 0; display: grid; gap: 4px; max-height: 46dvh; overflow-y: auto; }
+.list button { width: 100%; text-align: start; background: none; border: 1px solid transparent; border-radius: 12px; padding: 7px 8px; cursor: pointer; color: inherit; font-weight: 400; }
+.list button:hover { background: var(--soft); } .list button[aria-current] { background: var(--card); border-color: var(--leaf); }
+#stage { gap: 14px !important; align-items: flex-start; flex-wrap: nowrap !important; }
+#left, #right { gap: 8px !important; } #left { flex: 0 0 262px !important; } #right { flex: 0 0 296px !important; }
+#middle { gap: 8px !important; flex: 1 1 0 !important; min-width: 0 !important; }
+#who { gap: 8px !important; align-items: flex-end; } #who .block, #who .form { border: 0 !important; box-shadow: none !important; background: none !important; padding: 0 !important; }
+#who .form { gap: 8px !important; align-items: flex-end; } #who #keep { padding-bottom: 9px !important; } #who input { text-overflow: ellipsis; }
+#chat .placeholder-content, #chat .placeholder { text-align: center; padding: 0 8%; }
+.gradio-container .t .four section h3 { margin: 0 !important; } .gradio-container .t .four section p { margin: 4px 0 !important; }
+#write { gap: 8px !important; align-items: flex-end; flex-wrap: nowrap !important; } #write button { height: 42px; padding: 0 16px !important; white-space: nowrap; }
+#say { padding: 0 !important; border: 0 !important; background: none !important; } #say textarea { min-height: 42px; }
+#say label > span { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+#below, #swipes { gap: 8px !important; align-items: center; } #status { flex: 1 1 200px; }
+#learning { gap: 8px !important; align-items: center; flex-wrap: nowrap !important; } #learning > *:first-child { flex: 1 1 auto; }
+#learning .bar { margin: 0 0 3px; height: 6px; } #learning p { font-size: 13.5px; margin: 0; }
+#preview { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 12px 14px; }
+.now { display: grid; grid-template-columns: auto 1fr; gap: 4px 12px; margin: 0; font-size: 14px; } .now dt { color: var(--quiet); } .now dd { margin: 0; }
+.four { display: grid; grid-template-columns: repeat(auto-fit, minmax(136px, 1fr)); gap: 10px; margin: 8px 0; }
+.gradio-container .t .four section { background: var(--card); border: 1px solid var(--line) !important; border-top: 4px solid var(--quiet) !important; border-radius: 10px; padding: 8px 12px; display: flex; flex-direction: column; min-width: 0; }
+.gradio-container .t .four section.weights, .gradio-container .t .four section.both { border-top-color: var(--leaf) !important; }
+.gradio-container .t .four section.prompt { border-top-color: var(--amber) !important; }
+.four section p { flex: 1; } .four footer { display: block !important; color: var(--quiet); font-size: 13px; font-variant-numeric: tabular-nums; }
+#confirm, #undo { position: fixed !important; z-index: 60; inset-inline: 0; margin: 0 auto !important; width: min(460px, calc(100vw - 24px)) !important; background: var(--card) !important; box-shadow: 0 10px 40px rgb(0 0 0 / .35) !important; border-radius: 14px; }
+#confirm { top: 18vh; max-height: 70vh; overflow: auto; } #undo { bottom: 14px; padding: 10px 14px !important; border: 1px solid var(--line); align-items: center; gap: 8px !important; }
+#undo > *:first-child { flex: 1 1 160px; } #undo p { margin: 0; }
+#confirm ul { margin: 4px 0; padding-left: 20px; }
+#gone { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 12px !important; }
 #progress figure { max-width: 620px; margin-top: 12px; }
 #forget { max-width: 340px; }
 #chat .message { font-size: 16px; line-height: 1.5; overflow-wrap: anywhere; unicode-bidi: plaintext; }
 .danger { border: 1px solid var(--bad) !important; border-radius: 14px; padding: 14px !important; }
 button:focus-visible, input:focus-visible, textarea:focus-visible, [role=tab]:focus-visible { outline: 3px solid #2b7467 !important; outline-offset: 2px; }
 footer { display: none !important; }
-@media (max-width: 640px) {
-  .gradio-container .main { padding: 0 12px 30px !important; }
-  .gradio-container h1 { font-size: 27px; } .head { padding-top: 14px; gap: 12px; } .head p { font-size: 15.5px; }
-  .head svg { width: 44px; height: 44px; }
-  .meet .face { min-height: 0; padding-bottom: 8px; }
+@media (max-width: 1180px) {
+  #stage { flex-wrap: wrap !important; } #middle { order: 1; flex: 1 1 60% !important; } #left { order: 0; } #right { order: 2; flex: 1 1 100% !important; }
+}
+@media (max-width: 760px) {
+  .gradio-container .main { padding: 0 10px 90px !important; }
+  .gradio-container h1 { font-size: 17px !important; } .chip { white-space: normal; } #who .form { flex-wrap: wrap; } #who #keep { flex: 1 1 100%; padding-bottom: 0 !important; }
+  #learning { flex-wrap: wrap !important; } .head .chips { margin: 0; } .head .chip:nth-child(2) { display: none; }
+  #middle { order: 0; flex: 1 1 100% !important; } #left { order: 1; flex: 1 1 100% !important; } #right { order: 2; }
 }
 """  # noqa: E501  # a style sheet reads better unwrapped
 

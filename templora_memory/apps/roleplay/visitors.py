@@ -91,6 +91,11 @@ class Visitors:
             visitor.seen = self._clock()
             return visitor
 
+    def peek(self, token: str | None) -> Visitor | None:
+        """Return the visitor with this token, if there is one, without taking it for an action."""
+        with self._lock:
+            return self._visitors.get(token or "")
+
     def all(self) -> tuple[Visitor, ...]:
         """Return every visitor who is not discarded."""
         with self._lock:
