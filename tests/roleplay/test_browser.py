@@ -128,25 +128,49 @@ def see(locator, text):
     expect(locator).to_contain_text(text, timeout=PATIENCE)
 
 
+def meet(page, name="Orla"):
+    button = page.get_by_role("button", name=f"Meet {name}")
+    if not button.is_visible():
+        page.get_by_role("button", name="Meet somebody").click()
+    button.click()
+
+
 def absorb(page, name="Orla"):
-    page.get_by_role("button", name=f"Meet {name}").click()
+    meet(page, name)
+    see(page.locator("#preview"), name)
     finish(page)
 
 
-def finish(page):
-    page.get_by_role("button", name="Absorb into weights").click()
-    expect(page.get_by_role("button", name=re.compile("^Talk with"))).to_be_visible(
-        timeout=PATIENCE
-    )
+def paste(page, name, bio):
+    if not page.get_by_label("Bio").is_visible():
+        page.get_by_role("button", name="Bring your own").click()
+    page.get_by_label("Name", exact=True).fill(name)
+    page.get_by_label("Bio").fill(bio)
+    page.get_by_role("button", name="Preview this bio").click()
+    see(page.locator("#preview"), bio[:10])
+
+
+def ask_to_delete(page):
+    if not page.get_by_role("button", name="Delete…", exact=True).is_visible():
+        page.get_by_role("button", name="This character").click()
+    page.get_by_role("button", name="Delete…", exact=True).click()
+    see(page.locator("#confirm"), "What goes")
+
+
+def delete_for_good(page):
+    ask_to_delete(page)
+    page.get_by_role("button", name="Yes, delete").click()
+    page.get_by_role("button", name="Remove now").click()
+
+
+def finish(page, button="Absorb into weights"):
+    page.get_by_role("button", name=button).click()
+    see(page.locator("#progress"), "is in the weights")
 
 
 def characters(server):
     """Memories of characters, without those of what one persona told them."""
     return [item for item in server.memories() if "@" not in item.name]
-
-
-def talk(page):
-    page.get_by_role("tab", name="Role-play").click()
 
 
 def answers(page):
@@ -182,6 +206,8 @@ def card_png(**changes):
 
 
 def upload(page, name, data):
+    if not page.locator("#upload").is_visible():
+        page.get_by_role("button", name="Bring your own").click()
     page.locator("#upload input[type=file]").set_input_files(
         {"name": name, "mimeType": "application/octet-stream", "buffer": data}
     )
@@ -201,9 +227,9 @@ def test_a_card_is_uploaded_previewed_absorbed_and_answers(open_page, server):
     see(page.locator("#preview"), "Character Card V2, PNG")
     see(page.locator("#preview"), "2 greetings")
     finish(page)
-    see(page.locator("#progress"), "is in the weights")
-    see(page.locator("#progress"), "Perplexity")
-    page.get_by_role("button", name="Talk with Nell Harrow").click()
+    see(page.locator("#progress"), "Nell Harrow is in the weights")
+    page.get_by_role("button", name="How it learned").click()
+    see(page.locator("#watch"), "Perplexity")
     see(answers(page).last, "Mind the wheel, friend.")
     say(page, "Which red kite is called what?", 1)
     see(answers(page).last, "red kite called Wisp")
@@ -216,7 +242,6 @@ def test_a_card_is_uploaded_previewed_absorbed_and_answers(open_page, server):
 def test_another_greeting_replaces_the_first(open_page):
     page = open_page()
     absorb(page, "Marta")
-    talk(page)
     see(answers(page).last, "Wipe your boots")
     page.get_by_role("button", name="Greeting 2").click()
     see(answers(page).last, "You again?")
@@ -228,7 +253,6 @@ def test_retry_undo_and_edit_touch_no_weights(open_page, server):
     page = open_page()
     absorb(page)
     before = {f.name for m in server.memories() for f in (m / "revisions").iterdir()}
-    talk(page)
     say(page, "Hello there!", 1)
     page.get_by_role("button", name="Retry").last.click()
     see(answers(page).last, "I see")
@@ -248,7 +272,6 @@ def test_retry_undo_and_edit_touch_no_weights(open_page, server):
 def test_editing_what_was_learned_says_so(open_page):
     page = open_page()
     absorb(page)
-    talk(page)
     for number in range(1, 9):
         say(
             page,
@@ -266,7 +289,6 @@ def test_two_characters_keep_to_themselves(open_page):
     page = open_page()
     absorb(page, "Marta")
     absorb(page, "Oren")
-    talk(page)
     say(page, "Rival?", 1)
     see(answers(page).last, "rival is Marta")
     page.get_by_label("Active character").click()
@@ -277,23 +299,93 @@ def test_two_characters_keep_to_themselves(open_page):
     see(answers(page).last, "rival is Oren")
 
 
-def test_deleting_asks_once_shows_the_receipt_and_leaves_nothing(open_page, server):
+def test_deleting_asks_says_what_goes_and_can_be_undone_until_it_is_removed(open_page, server):
     page = open_page()
     known = set(server.memories())
     absorb(page, "Kestrel")
+    say(page, "Hello!", 1)
     assert set(server.memories()) - known
-    page.get_by_role("button", name="Delete…").click()
-    see(page.locator("#confirm"), "cannot be undone")
+    ask_to_delete(page)
+    see(page.locator("#confirm"), "1 chat")
+    see(page.locator("#confirm"), "what it learned from You")
     page.get_by_role("button", name="No, keep it").click()
     expect(page.locator("#confirm")).to_be_hidden(timeout=PATIENCE)
-    page.get_by_role("button", name="Delete…").click()
+    ask_to_delete(page)
     page.get_by_role("button", name="Yes, delete").click()
+    see(page.locator("#undo"), "removed for good in")
+    see(page.locator("#mine"), "No characters yet")
+    expect(page.get_by_role("button", name="Send")).to_be_disabled()
+    page.locator("#undo").get_by_role("button", name="Undo").click()
+    see(page.locator("#mine"), "Kestrel")
+    expect(page.locator("#undo")).to_be_hidden(timeout=PATIENCE)
+    expect(answers(page)).to_have_count(2, timeout=PATIENCE)
+    delete_for_good(page)
     see(page.locator("#gone"), "Kestrel is gone")
     see(page.locator("#gone"), "equal to the last bit")
     see(page.locator("#gone"), "manifest.json")
     expect(page.locator("#gone")).not_to_contain_text("differs")
     assert set(server.memories()) == known
     see(page.locator("#mine"), "No characters yet")
+
+
+def test_a_new_chat_keeps_the_old_one_and_deleting_a_chat_asks(open_page):
+    page = open_page()
+    absorb(page)
+    say(page, "I have a boat.", 1)
+    page.get_by_role("button", name="New chat").click()
+    expect(answers(page)).to_have_count(1, timeout=PATIENCE)
+    expect(page.get_by_role("button", name="Delete chat…")).to_be_disabled()
+    say(page, "Something else.", 1)
+    page.get_by_label("Chat", exact=True).click()
+    page.get_by_role("option", name="I have a boat.").click()
+    see(page.locator("#chat"), "I have a boat.")
+    page.get_by_role("button", name="Clear").click()  # the bin of the conversation itself
+    see(page.locator("#confirm"), "I have a boat.")
+    see(page.locator("#chat"), "I have a boat.")  # it is there until the answer
+    page.get_by_role("button", name="Yes, delete").click()
+    see(page.locator("#chat"), "Something else.")
+    page.locator("#undo").get_by_role("button", name="Undo").click()
+    see(page.locator("#chat"), "I have a boat.")
+
+
+def test_what_is_deleted_goes_by_itself_when_the_time_to_undo_it_is_over(chromium, tmp_path):
+    server = Server(tmp_path, grace=3)
+    context = chromium.new_context()
+    try:
+        page = context.new_page()
+        visit(page, server.url)
+        absorb(page, "Bram")
+        ask_to_delete(page)
+        page.get_by_role("button", name="Yes, delete").click()
+        see(page.locator("#gone"), "Bram Oxley is gone")
+        expect(page.locator("#undo")).to_be_hidden(timeout=PATIENCE)
+        assert server.memories() == []
+    finally:
+        context.close()
+        server.stop()
+
+
+def test_answers_to_one_message_are_kept_as_swipes(open_page):
+    page = open_page()
+    absorb(page)
+    say(page, "Which lame goose is called what?", 1)
+    page.get_by_role("button", name="Retry").last.click()
+    toast(page, re.compile("temperature 0.8|said the same again"))
+    expect(answers(page)).to_have_count(2, timeout=PATIENCE)
+
+
+def test_four_answers_stand_side_by_side_and_change_no_chat(open_page):
+    page = open_page()
+    absorb(page)
+    say(page, "Which lame goose is called what?", 1)
+    page.get_by_role("button", name="Compare four ways").click()
+    page.get_by_role("button", name="Answer four ways").click()
+    expect(page.locator("#compared footer b")).to_have_count(4, timeout=PATIENCE)
+    see(page.locator("#compared .weights"), "Button")
+    see(page.locator("#compared .prompt"), "Button")
+    expect(page.locator("#compared .neither")).not_to_contain_text("Button")
+    see(page.locator("#compared"), "no earlier message")
+    expect(answers(page)).to_have_count(2)
 
 
 def test_a_reload_keeps_the_visit_and_a_closed_tab_ends_it(chromium, tmp_path):
@@ -320,10 +412,12 @@ def test_two_browsers_never_see_each_other(open_page):
     absorb(ada, "Ilse")
     eve.reload()
     see(eve.locator("#mine"), "No characters yet")
-    talk(eve)
+    expect(eve.get_by_role("button", name="Send")).to_be_disabled()
     eve.get_by_label("Your message").fill("Who are you?")
     eve.get_by_label("Your message").press("Enter")
     toast(eve, "Choose a character first")
+    expect(eve.locator("[data-testid=toast-body].info")).to_have_count(1)  # a note, no error
+    expect(eve.locator("#chat .error")).to_have_count(0)
     assert "Ilse Brandt" not in eve.locator("#chat").inner_text()
 
 
@@ -340,10 +434,12 @@ def test_two_browsers_never_see_each_other(open_page):
 )
 def test_a_bad_file_gives_a_readable_message_and_the_page_goes_on(open_page, name, data, says):
     page = open_page()
+    meet(page, "Orla")
+    see(page.locator("#preview"), "Orla Fernwick")
     upload(page, name, data)
     see(page.locator("[data-testid=toast-body]").last, re.compile(says))
-    expect(page.locator("#preview")).to_be_hidden()
-    page.get_by_role("button", name="Meet Marta").click()
+    expect(page.locator("#preview")).to_be_hidden(timeout=PATIENCE)  # also the one before it
+    meet(page, "Marta")
     see(page.locator("#preview"), "Marta Quill")
 
 
@@ -364,10 +460,9 @@ def test_a_hostile_card_runs_nothing_and_fetches_nothing(open_page):
     upload(page, "evil.json", json.dumps(card).encode())
     see(page.locator("#preview"), "Nell")
     finish(page)
-    talk(page)
     say(page, f"What about the mill? {evil}", 1)
     page.get_by_role("button", name="What the model sees").click()
-    page.get_by_role("tab", name="Memory").click()
+    page.get_by_role("button", name="What was learned").click()
     see(page.locator("#tiles"), "tokens in the weights")
     assert page.evaluate("window.PWN") is None
     assert page.locator("img[src^=http]").count() == 0
@@ -377,7 +472,6 @@ def test_a_hostile_card_runs_nothing_and_fetches_nothing(open_page):
 def test_the_browser_keeps_no_text(open_page):
     page = open_page()
     absorb(page)
-    talk(page)
     say(page, "Remember the word marzipan.", 1)
     stored = page.evaluate(
         "async () => JSON.stringify([Object.entries(localStorage), Object.entries(sessionStorage),"
@@ -387,21 +481,39 @@ def test_the_browser_keeps_no_text(open_page):
         assert text not in stored
 
 
-def test_the_page_passes_axe(open_page):
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_page_passes_axe(open_page, server, theme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    page = open_page()
-    absorb(page)
+    page = open_page(f"{server.url}/?__theme={theme}")
     found = []
-    for tab in ("Characters", "Role-play", "Memory"):
-        page.get_by_role("tab", name=tab).click()
-        if tab == "Role-play":
-            say(page, "Hello!", 1)
-            page.get_by_role("button", name="What the model sees").click()
+
+    def check(where):
         page.wait_for_timeout(500)
         for item in axe.run(page).response["violations"]:
             if item["impact"] in {"serious", "critical"}:
-                where = [node["target"] for node in item["nodes"]][:4]
-                found.append((tab, item["id"], where))
+                nodes = [node["target"] for node in item["nodes"]][:4]
+                found.append((where, item["id"], nodes))
+
+    check("empty")
+    meet(page)
+    see(page.locator("#preview"), "Orla")
+    check("preview")
+    finish(page)
+    say(page, "Hello!", 1)
+    for name in (
+        *("How it learned", "Compare four ways", "What the model sees", "What was learned"),
+        *("Receipts of this visit", "This character", "Settings", "Play somebody else"),
+        *("Lorebook", "Notes for the prompt", "Bring your own"),
+    ):
+        page.get_by_role("button", name=name).click()
+    page.get_by_role("button", name="Answer four ways").click()
+    expect(page.locator("#compared footer b")).to_have_count(4, timeout=PATIENCE)
+    check("open")
+    ask_to_delete(page)
+    check("question")
+    page.get_by_role("button", name="Yes, delete").click()
+    see(page.locator("#undo"), "removed for good")
+    check("undo")
     assert found == []
 
 
@@ -413,37 +525,84 @@ def test_the_page_works_on_a_phone_and_with_the_keyboard(open_page):
     see(page.locator("#preview"), "Orla Fernwick")
     page.get_by_role("button", name="Absorb into weights").focus()
     page.keyboard.press("Enter")
-    ready = page.get_by_role("button", name="Talk with Orla Fernwick")
-    expect(ready).to_be_visible(timeout=PATIENCE)
-    ready.focus()
-    page.keyboard.press("Enter")
+    expect(page.get_by_label("Your message")).to_be_focused(timeout=PATIENCE)
+    see(page.locator("#progress"), "is in the weights")
     say(page, "Which lame goose is called what?", 1)
-    for tab in ("Characters", "Role-play", "Memory"):
-        page.get_by_role("tab", name=tab).click()
-        page.wait_for_timeout(300)
-        wide = page.evaluate("document.documentElement.scrollWidth")
-        assert wide <= 390, tab
+    page.evaluate("window.scrollTo(0, 0)")
+    order = ("#chat", "#say", "#left", "#right")
+    above = [page.locator(name).bounding_box()["y"] for name in order]
+    assert above == sorted(above)  # the chat first
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_stopping_while_it_learns_leaves_nothing(chromium, tmp_path):
-    server = Server(tmp_path, learn=10)
+def test_the_box_to_write_in_is_in_the_first_screen(open_page):
+    for width, height in ((1366, 813), (390, 844)):
+        page = open_page(viewport={"width": width, "height": height})
+        chat, box = page.locator("#chat").bounding_box(), page.locator("#say").bounding_box()
+        assert chat["y"] < 0.3 * height
+        assert box["y"] + box["height"] <= height
+
+
+def test_stopping_a_slow_model_says_so_until_the_character_is_gone(chromium, tmp_path):
+    server = Server(tmp_path, learn=14)  # longer than anybody's patience
     context = chromium.new_context()
     try:
         page = context.new_page()
         visit(page, server.url)
-        page.get_by_role("button", name="Meet Oren").click()
+        meet(page, "Oren")
+        see(page.locator("#preview"), "on this machine")  # how long it takes
         page.get_by_role("button", name="Absorb into weights").click()
+        see(page.locator("#status"), "the card stands in the prompt")
+        say(page, "Hello!", 1)  # it can be talked with meanwhile
+        see(page.locator("#progress"), re.compile("is learning|reads the text"))
         page.get_by_role("button", name="Stop learning").click()
+        see(page.locator("#mine"), "stopping")
+        see(page.locator("#progress"), "Stopping")
+        expect(page.get_by_role("button", name="Send")).to_be_disabled()
+        page.wait_for_timeout(3000)
+        see(page.locator("#mine"), "stopping")
         see(page.locator("#mine"), "No characters yet")
-        until = time.monotonic() + 60
-        while server.memories() and time.monotonic() < until:
-            time.sleep(0.2)
+        toast(page, "has learned nothing and is gone")
         assert server.memories() == []
-        page.get_by_role("button", name="Meet Oren").click()
+        expect(page.get_by_label("Active character")).to_have_value("")
+        meet(page, "Oren")
         see(page.locator("#preview"), "Oren Vale")
+        expect(page.locator(".error")).to_have_count(0)
     finally:
         context.close()
         server.stop()
+
+
+def test_learning_goes_on_over_a_reload(chromium, tmp_path):
+    server = Server(tmp_path, learn=1)
+    context = chromium.new_context()
+    try:
+        page = context.new_page()
+        visit(page, server.url)
+        meet(page, "Oren")
+        page.get_by_role("button", name="Absorb into weights").click()
+        see(page.locator("#mine"), "learning")
+        page.reload()
+        see(page.locator("#mine"), "learning")
+        see(page.locator("#progress"), "Oren Vale is in the weights")
+    finally:
+        context.close()
+        server.stop()
+
+
+def test_an_imported_memory_is_there_to_talk_with(open_page):
+    page = open_page()
+    absorb(page)
+    page.get_by_role("button", name="This character").click()
+    page.get_by_role("button", name="Prepare download").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name=re.compile("templora")).first.click()
+    upload(page, "Orla_again.templora", Path(download.value.path()).read_bytes())
+    see(page.locator("#mine"), "Orla again")
+    expect(page.get_by_label("Active character")).to_have_value("Orla again", timeout=PATIENCE)
+    see(page.locator("#chat"), "Say something to Orla again")
+    say(page, "Which lame goose is called what?", 0)
+    see(answers(page).last, "Button")
 
 
 # --- and what else can go wrong ------------------------------------------------------------------
@@ -452,7 +611,6 @@ def test_stopping_while_it_learns_leaves_nothing(chromium, tmp_path):
 def test_stopping_a_reply_lets_the_chat_go_on(open_page):
     page = open_page()
     absorb(page)
-    talk(page)
     page.get_by_label("Your message").fill("Hello!")
     page.get_by_label("Your message").press("Enter")
     page.get_by_role("button", name="Stop", exact=True).click()
@@ -468,14 +626,10 @@ def test_ten_browsers_chat_while_one_of_them_learns(chromium, tmp_path):
         learner, *others = [context.new_page() for context in contexts]
         for number, page in enumerate((learner, *others)):
             visit(page, server.url)
-            page.get_by_label("Name", exact=True).fill(f"Keeper {number}")
             told = "Every day was long. " * 400 if page is learner else ""
-            page.get_by_label("Bio").fill(f"{told}Keeper has a lantern called Lumen{number}.")
-            page.get_by_role("button", name="Preview this bio").click()
-            see(page.locator("#preview"), f"Keeper {number}")
+            paste(page, f"Keeper {number}", f"{told}Keeper has a lantern called Lumen{number}.")
         for page in others:
             finish(page)
-            talk(page)
         learner.get_by_role("button", name="Absorb into weights").click()
         stop = learner.get_by_role("button", name="Stop learning")
         expect(stop).to_be_visible(timeout=PATIENCE)
@@ -511,10 +665,7 @@ def test_a_chat_log_becomes_history(open_page):
     absorb(page)
     upload(page, "chat.jsonl", chat_to_jsonl(ChatLog(messages=tuple(lines))))
     page.get_by_role("button", name="Use as history").click()
-    expect(page.get_by_role("button", name=re.compile("^Talk with"))).to_be_visible(
-        timeout=PATIENCE
-    )
-    talk(page)
+    see(page.locator("#status"), "4 messages")
     expect(answers(page)).to_have_count(2, timeout=PATIENCE)
     say(page, "Yes.", 2)
     see(page.locator("#status"), "2 messages in weights")
@@ -527,13 +678,10 @@ def test_long_names_and_other_scripts_fit(open_page):
         ("ליאורה בת־ים", "ליאורה גרה ליד הים. יש לה חתול."),
         ("灯台守の春子", "春子は灯台に住んでいます。猫を飼っています。"),
     ):
-        page.get_by_label("Name", exact=True).fill(name)
-        page.get_by_label("Bio").fill(bio)
-        page.get_by_role("button", name="Preview this bio").click()
-        see(page.locator("#preview"), bio[:10])
+        paste(page, name, bio)
         finish(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    expect(page.locator("#mine article")).to_have_count(3)
+    expect(page.locator("#mine li")).to_have_count(3)
 
 
 def test_nothing_is_served_that_should_not_be(server):
@@ -564,17 +712,13 @@ def test_a_real_model_learns_answers_and_forgets(chromium, tmp_path, options):
     try:
         page = context.new_page()
         visit(page, server.url)
-        page.get_by_role("button", name="Meet Orla").click()
+        meet(page)
         page.get_by_role("button", name="Absorb into weights").click()
-        ready = page.get_by_role("button", name="Talk with Orla Fernwick")
-        expect(ready).to_be_visible(timeout=600_000)
-        ready.click()
+        expect(page.locator("#progress")).to_contain_text("is in the weights", timeout=600_000)
         page.get_by_label("Your message").fill("What pet do you have?")
         page.get_by_label("Your message").press("Enter")
         expect(page.locator("#status")).to_contain_text("tokens in the prompt", timeout=PATIENCE)
-        page.get_by_role("tab", name="Characters").click()
-        page.get_by_role("button", name="Delete…").click()
-        page.get_by_role("button", name="Yes, delete").click()
+        delete_for_good(page)
         see(page.locator("#gone"), "equal to the last bit")
         assert server.memories() == []
     finally:

@@ -77,7 +77,8 @@ def comparison(question: str, answers: Sequence[ComparedAnswer], earlier: int) -
         f'<section class="{answer.mode}"><h3>{MODE_NAMES[answer.mode]}</h3>'
         f'<p dir="auto">{escape(answer.text) or "…"}</p>'
         + (
-            f"<footer><b>{answer.prompt_tokens:,}</b> tokens in the prompt{_dropped(answer)}</footer>"
+            f"<footer><b>{answer.prompt_tokens:,}</b> tokens in the prompt"
+            f"{_dropped(answer)}</footer>"
             if answer.prompt_tokens is not None
             else "<footer>…</footer>"
         )
