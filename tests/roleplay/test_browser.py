@@ -494,7 +494,8 @@ def test_the_page_passes_axe(open_page, server, theme):
                 nodes = [node["target"] for node in item["nodes"]]
                 # Gradio's toasts are buttons with a button inside
                 nodes = [target for target in nodes if target != [".toast-header"]][:4]
-                found += [(where, item["id"], nodes)] if nodes else []
+                if nodes:
+                    found.append((where, item["id"], nodes))
 
     check("empty")
     meet(page)
