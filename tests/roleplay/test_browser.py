@@ -576,7 +576,7 @@ def test_stopping_a_slow_model_says_so_until_the_character_is_gone(chromium, tmp
         server.stop()
 
 
-def test_a_page_that_missed_a_deletion_is_told_and_goes_on(open_page, server):
+def test_a_page_that_missed_a_deletion_is_told_and_goes_on(open_page):
     page = open_page()
     absorb(page)
     other = open_page(context=page.context)
