@@ -39,6 +39,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -146,7 +147,7 @@ def create_app(
         resumed = await asyncio.to_thread(tenants.open)
         if resumed:
             _log.info("%d interrupted jobs go on", resumed)
-        upkeep = asyncio.create_task(_upkeep(tenants))
+        upkeep = asyncio.create_task(_upkeep(tenants, state.observer))
         try:
             yield
         finally:
@@ -186,10 +187,12 @@ def create_app(
     return app
 
 
-async def _upkeep(tenants: Tenants) -> None:
-    """Remove the records of ended jobs, soon after they end."""
+async def _upkeep(tenants: Tenants, observer: Observer) -> None:
+    """Remove the records of ended jobs, soon after they end, and count the others."""
     while True:
         await asyncio.sleep(_UPKEEP_SECONDS)
+        counts = Counter(job.state for tenant in tenants.all() for job in tenant.jobs.all(None))
+        observer.on_jobs(running=counts["running"], waiting=counts["queued"])
         for tenant in tenants.all():
             try:
                 await asyncio.to_thread(tenant.jobs.sweep)

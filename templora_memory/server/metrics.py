@@ -25,6 +25,10 @@ class Observer(Protocol):
         """Record a finished reply: the time to its first piece of text, and the time in all."""
         ...
 
+    def on_jobs(self, *, running: int, waiting: int) -> None:
+        """Record how many absorbs run and wait, of all keys together; called every second."""
+        ...
+
 
 class ObserverGroup:
     """Several observers as one; also none.
@@ -45,6 +49,11 @@ class ObserverGroup:
         """Pass a reply on to each."""
         for observer in self._observers:
             observer.on_reply(reply, first_piece_seconds=first_piece_seconds, seconds=seconds)
+
+    def on_jobs(self, *, running: int, waiting: int) -> None:
+        """Pass the counts on to each."""
+        for observer in self._observers:
+            observer.on_jobs(running=running, waiting=waiting)
 
 
 def make_observers(*, metrics_port: int | None, traces: bool) -> ObserverGroup:
@@ -108,6 +117,9 @@ class PrometheusObserver:
             buckets=[10**n for n in range(8)],
             registry=self.registry,
         )
+        self._jobs = prometheus.Gauge(
+            "templora_jobs", "Absorbs that run and wait", ("state",), registry=self.registry
+        )
 
     def listen(self, port: int) -> None:
         """Serve the metrics on a port of this machine; 0 takes a free one, which is in `port`.
@@ -143,6 +155,11 @@ class PrometheusObserver:
         self._prompt_tokens.inc(reply.prompt_tokens)
         self._completion_tokens.inc(reply.completion_tokens)
         self._absorbed_tokens.observe(reply.absorbed_tokens)
+
+    def on_jobs(self, *, running: int, waiting: int) -> None:
+        """Set the gauges."""
+        self._jobs.labels("running").set(running)
+        self._jobs.labels("waiting").set(waiting)
 
 
 class OpenTelemetryObserver:
@@ -184,6 +201,9 @@ class OpenTelemetryObserver:
                 "templora.finish_reason": reply.finish_reason,
             },
         )
+
+    def on_jobs(self, *, running: int, waiting: int) -> None:
+        """Make nothing: a count is no span."""
 
     def _make_span(
         self, name: str, seconds: float, attributes: dict[str, str | int | float]

@@ -84,3 +84,19 @@ def test_metrics_have_a_port_of_their_own():
 
 def test_nobody_listens_unless_asked():
     assert make_observers(metrics_port=None, traces=False)._observers == ()
+
+
+def test_jobs_that_run_and_wait_are_gauges(make_app, slow, until):
+    observer = PrometheusObserver()
+    backend = slow(learning=60)
+    app = make_app(backend, observer=observer)
+
+    def count(state):
+        return observer.registry.get_sample_value("templora_jobs", {"state": state})
+
+    with TestClient(app, base_url="http://localhost") as client:
+        for number in range(3):
+            client.post("/v1/memories/ada/absorb", json={"text": f"Text number {number}."})
+        until(lambda: (count("running"), count("waiting")) == (1, 2))
+        backend.go_on.set()
+        until(lambda: (count("running"), count("waiting")) == (0, 0))
