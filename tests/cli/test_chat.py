@@ -42,6 +42,9 @@ sys.exit(main(["chat", "ada", "--root", sys.argv[1], *sys.argv[2:]]))
 """
 
 
+PROMPT = "\x1b[?2004h"  # a prompt is ready: it asks for bracketed paste
+
+
 class Terminal:
     """A chat in a pseudo-terminal."""
 
@@ -58,7 +61,7 @@ class Terminal:
 
     def wait_for(self, text):
         """Read until this stands somewhere behind what was waited for before."""
-        until = time.monotonic() + 120
+        until = time.monotonic() + 60
         while text.encode() not in self.shown[self.seen :]:
             assert time.monotonic() < until, self.shown.decode(errors="replace")[-2000:]
             self._read()
@@ -79,12 +82,12 @@ class Terminal:
         os.write(self.fd, text.encode())
 
     def ask(self, text, expected):
-        self.wait_for("> ")
+        self.wait_for(PROMPT)
         self.type(f"{text}\r")
         self.wait_for(expected)
 
     def leave(self, text="\x04"):
-        self.wait_for("> ")
+        self.wait_for(PROMPT)
         self.type(text)
         return self.end()
 
@@ -165,7 +168,7 @@ def test_commands_are_no_messages(terminal, tmp_path):
 def test_several_lines_are_one_message(terminal, tmp_path):
     chat = terminal()
     chat.ask("/multi", "Esc and then Enter")
-    chat.wait_for(". ")
+    chat.wait_for(PROMPT)
     chat.type("First line.\rSecond line.\x1b\r")
     assert chat.leave() == 0
     assert messages(tmp_path) == ["First line.\nSecond line."]
@@ -174,10 +177,10 @@ def test_several_lines_are_one_message(terminal, tmp_path):
 def test_forget_asks_and_leaves_nothing(terminal, tmp_path):
     chat = terminal()
     chat.ask("My boat is called Heron.", "\r\n")
-    chat.ask("/forget", "[y/N] ")
+    chat.ask("/forget", PROMPT)
     chat.type("n\r")
     chat.wait_for("nothing was forgotten")
-    chat.ask("/forget", "[y/N] ")
+    chat.ask("/forget", PROMPT)
     chat.type("y\r")
     chat.wait_for("files removed")
     assert chat.end() == 0
@@ -186,13 +189,14 @@ def test_forget_asks_and_leaves_nothing(terminal, tmp_path):
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(terminal, tmp_path):
     chat = terminal()
-    words = " ".join(f"slowly{n}" for n in range(20))
-    chat.ask(f"The list is {words}.", "slowly3 ")
+    told = f"The list is {' '.join(f'slowly{n}' for n in range(12))}."
+    chat.ask(told, "I see")
+    chat.ask("What is the list?", "slowly3")
     chat.type("\x03")
     chat.wait_for("stopped; /retry")
     chat.ask("Another thing.", "\r\n")
     assert chat.leave() == 0
-    assert messages(tmp_path) == ["Another thing."]
+    assert messages(tmp_path) == [told, "Another thing."]
 
 
 @pytest.mark.parametrize(

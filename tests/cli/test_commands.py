@@ -34,6 +34,7 @@ COMMANDS = (
     "export",
     "import",
     "search",
+    "config",
     "bench perplexity",
     "bench recall",
     "bench conversation",
@@ -76,6 +77,7 @@ def run(tmp_path, monkeypatch, capsys):
     line = Line(tmp_path / "root", capsys)
     monkeypatch.setattr(ParametricMemory, "from_pretrained", line.open)
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TEMPLORA_CONFIG", str(tmp_path / "config.json"))
     for name in ("TEMPLORA_ROOT", "TEMPLORA_MODEL", KEY_VARIABLE, KEY_FILE_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     return line
@@ -142,6 +144,26 @@ def test_the_version_is_one_line(capsys):
 def test_importing_the_command_line_loads_no_torch():
     code = "import sys, templora_memory.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+HEAVY = (
+    "torch", "transformers", "peft", "gradio", "safetensors", "tokenizers", "fastapi", "numpy",
+    "langcodes", "charset_normalizer", "prompt_toolkit", "boto3", "cryptography",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ["--version", "--help", "list", "show ada"])
+def test_what_only_looks_loads_nothing_heavy(run, bio, line):
+    run("absorb", "ada", bio)
+    code = (
+        "import sys; from templora_memory.cli import main; code = main(sys.argv[1:]); "
+        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr); sys.exit(code)"
+    )
+    environment = {**os.environ, "TEMPLORA_ROOT": str(run.root)}
+    command = [sys.executable, "-c", code, *line.split()]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.splitlines()[-1] == "[]"
 
 
 # --- the verbs ---------------------------------------------------------------------------------
@@ -472,6 +494,49 @@ def test_root_and_model_come_from_the_environment(run, bio, monkeypatch, tmp_pat
     assert main(["absorb", "ada", bio]) == 0
     assert run.loaded[0][:2] == ("other/model", str(tmp_path / "elsewhere"))
     assert (tmp_path / "elsewhere" / "ada").is_dir()
+
+
+def test_defaults_are_kept_in_a_file_and_options_go_first(run, bio, tmp_path, monkeypatch):
+    assert run.json("config")["settings"] == {}
+    run("config", "model", "some/model")
+    run("config", "root", str(tmp_path / "kept"))
+    assert main(["absorb", "ada", bio]) == 0
+    assert run.loaded[-1][:2] == ("some/model", str(tmp_path / "kept"))
+    monkeypatch.setenv("TEMPLORA_MODEL", "other/model")
+    assert main(["absorb", "ben", bio]) == 0
+    assert run.loaded[-1][0] == "other/model"
+    assert main(["absorb", "zoe", bio, "--model", "third/model"]) == 0
+    assert run.loaded[-1][0] == "third/model"
+    run("config", "root", "--unset")
+    assert run.json("config")["settings"] == {"model": "some/model"}
+    _, err = run("config", "modle", "x", code=2)
+    assert "Did you mean 'model'?" in err
+    (tmp_path / "config.json").write_text("[", encoding="utf-8")
+    _, err = run("list", code=2)
+    assert "config.json cannot be read" in err
+
+
+def test_no_learn_keeps_nothing_of_a_conversation(run, bio):
+    run("absorb", "ada", bio)
+    out, _ = run("chat", "ada", "-m", "What is the cat called?", "--no-learn")
+    assert "Pim" in out
+    assert run.json("show", "ada", "--text")["text"]["messages"] == []
+    run("chat", "nobody", "-m", "Hello?", "--no-learn", code=2)
+
+
+def test_a_message_and_a_prompt_may_come_from_standard_input(run, bio, say):
+    run("absorb", "ada", bio)
+    say("What is\nthe cat called?\n")
+    assert "Pim" in run("chat", "ada", "-m", "-")[0]
+    say("Once upon a time")
+    assert run.json("generate", "novel", "-", "--tokens", "4")["completion_tokens"] == 4
+
+
+@pytest.mark.parametrize("line", ["chat ada -m ' '", "chat ada -m '\x1b[A'"])
+def test_an_empty_message_is_refused_and_not_journalled(run, line):
+    _, err = run(*shlex.split(line), code=2)
+    assert "The message is empty" in err
+    assert run.json("list")["memories"] == []
 
 
 # --- misuse and failure ------------------------------------------------------------------------

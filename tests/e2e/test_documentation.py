@@ -1,6 +1,10 @@
 """The code in the documentation runs."""
 
+import os
 import re
+import shlex
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +49,59 @@ def fake(tmp_path, monkeypatch):
     yield make
     for one in made:
         one.close()
+
+
+SHELL = """
+import sys
+from templora_memory import ParametricMemory, Policy
+from templora_memory.cli import main
+from templora_memory.stores import DirectoryStore
+from templora_memory.testing import FakeBackend
+
+def make(model, *, root, **_):
+    policy = Policy(window=96, chunk=16)
+    return ParametricMemory(FakeBackend(name=model), DirectoryStore(root), policy)
+
+ParametricMemory.from_pretrained = make
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_the_tutorial_runs_in_a_shell_from_an_empty_folder(tmp_path):
+    """All of its commands one after the other, but those that install; on the fake backend."""
+    page = (TOP / "docs/tutorial.md").read_text("utf-8")
+    _, *commands = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    program = tmp_path / "program" / "templora.py"
+    program.parent.mkdir()
+    program.write_text(SHELL, "utf-8")
+    define = f'templora() {{ {shlex.quote(sys.executable)} {shlex.quote(str(program))} "$@"; }}\n'
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment["TEMPLORA_CONFIG"] = str(tmp_path / "no-config.json")
+    ran = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", define + "\n".join(commands)],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "Button" in ran.stdout
+    assert "forgotten" in ran.stdout
+    assert list((folder / "memories").iterdir()) == []
+
+
+def test_the_tutorial_runs_in_python_from_an_empty_folder(fake, tmp_path, capsys):
+    """All of its blocks one after the other, over one root, as a reader runs them."""
+    page = (TOP / "docs/tutorial.md").read_text("utf-8")
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, {})  # noqa: S102  # our own page
+    assert "memories left: ()" in capsys.readouterr().out
+    assert fake
+    assert list((tmp_path / "memories").iterdir()) == []
 
 
 @pytest.mark.usefixtures("fake")
