@@ -494,8 +494,7 @@ def test_the_page_passes_axe(open_page, server, theme):
                 nodes = [node["target"] for node in item["nodes"]]
                 # Gradio's toasts are buttons with a button inside
                 nodes = [target for target in nodes if target != [".toast-header"]][:4]
-                if nodes:
-                    found.append((where, item["id"], nodes))
+                found.extend([(where, item["id"], nodes)] if nodes else [])
 
     check("empty")
     meet(page)
