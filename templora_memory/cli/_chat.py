@@ -55,7 +55,7 @@ def typed_lines() -> ReadLine:
     return read
 
 
-class Conversation:
+class TerminalChat:
     """One memory, its conversation so far, and how it is to answer.
 
     Args:

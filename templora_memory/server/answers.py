@@ -30,7 +30,7 @@ WARNING_HEADER = "x-templora-warning"
 """The header that says what of a request was ignored."""
 
 
-class Envelope(Protocol):
+class ReplyEvents(Protocol):
     """The events of one interface around the text of a reply."""
 
     @property
@@ -97,7 +97,7 @@ async def stream_answer(
     state: ServerState,
     tenant: Tenant,
     open_stream: Callable[[], ReplyStream],
-    envelope: Envelope,
+    events: ReplyEvents,
 ) -> StreamingResponse:
     """Return the response that streams a reply.
 
@@ -109,10 +109,10 @@ async def stream_answer(
     # before the status is sent: most errors, such as a prompt that is too long, come here
     await _cancel_if_disconnected(request, task, task.wait_started())
     headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-    if envelope.notes:
-        headers[WARNING_HEADER] = _as_header(envelope.notes)
+    if events.notes:
+        headers[WARNING_HEADER] = _as_header(events.notes)
     return StreamingResponse(
-        _server_sent_events(envelope, task, state, start_time),
+        _server_sent_events(events, task, state, start_time),
         media_type="text/event-stream",
         headers=headers,
     )
@@ -153,11 +153,11 @@ async def _read_reply(task: ReplyTask, state: ServerState, start_time: float) ->
 
 
 async def _server_sent_events(
-    envelope: Envelope, task: ReplyTask, state: ServerState, start_time: float
+    events: ReplyEvents, task: ReplyTask, state: ServerState, start_time: float
 ) -> AsyncIterator[str]:
     """Yield a reply as server-sent events, or the error that ended it."""
     try:
-        async for line in _events_of_reply(envelope, task, state, start_time):
+        async for line in _events_of_reply(events, task, state, start_time):
             yield line
     except TemploraError as error:
         failure = as_api_error(error)
@@ -170,25 +170,25 @@ async def _server_sent_events(
         return
     finally:
         task.cancel(client_closed())  # after the end of the reply it does nothing
-    for line in envelope.failure(failure):
+    for line in events.failure(failure):
         yield line
 
 
 async def _events_of_reply(
-    envelope: Envelope, task: ReplyTask, state: ServerState, start_time: float
+    events: ReplyEvents, task: ReplyTask, state: ServerState, start_time: float
 ) -> AsyncIterator[str]:
     first_piece_seconds = 0.0
-    for line in envelope.begin():
+    for line in events.begin():
         yield line
     async for piece in task.pieces():
         if piece is None:
             yield ": still there\n\n"  # a comment: keeps proxies from closing the connection
             continue
         first_piece_seconds = first_piece_seconds or time.monotonic() - start_time
-        for line in envelope.piece(piece):
+        for line in events.piece(piece):
             yield line
     reply = _report(task, state, first_piece_seconds=first_piece_seconds, start_time=start_time)
-    for line in envelope.end(reply):
+    for line in events.end(reply):
         yield line
 
 

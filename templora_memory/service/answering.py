@@ -35,7 +35,7 @@ from templora_memory.service.learning import Absorber, missing_documents, teache
 from templora_memory.service.prompt import Prompt, system_texts
 from templora_memory.service.search import Searcher
 from templora_memory.service.streams import OpenStreams, ReplyStream
-from templora_memory.service.turn import Turn
+from templora_memory.service.turn import AskedTurn
 
 HEAD = "head"
 """Stands for the newest revision where a revision is named."""
@@ -127,7 +127,7 @@ class Answerer:
     ) -> ReplyStream:
         """Start answering a conversation; see `Memory.stream` and `ReplyOptions`."""
         policy = self._policy
-        asked = Turn.of(as_messages(history), continue_final_message=continue_final_message)
+        asked = AskedTurn.of(as_messages(history), continue_final_message=continue_final_message)
         body = asked.dialogue
         positive("strength", strength, zero=True)
         reply_tokens = policy.reply_tokens if max_tokens is None else max_tokens
@@ -161,7 +161,7 @@ class Answerer:
     def _answer(
         self,
         memory_id: str,
-        asked: Turn,
+        asked: AskedTurn,
         prompt: Prompt,
         request: GenerateRequest,
         *,

@@ -11,7 +11,7 @@ from templora_memory.errors import InvalidText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Turn:
+class AskedTurn:
     """The parts of a history, by what is done with them.
 
     Args:
@@ -29,7 +29,7 @@ class Turn:
     prefill: str
 
     @classmethod
-    def of(cls, messages: Sequence[Message], *, continue_final_message: bool) -> Turn:
+    def of(cls, messages: Sequence[Message], *, continue_final_message: bool) -> AskedTurn:
         """Take a history apart by how it ends.
 
         A user or tool message is answered; system messages after it go with the others. With

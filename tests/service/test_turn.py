@@ -4,7 +4,7 @@ import pytest
 
 from templora_memory import Message, ParametricMemory, Policy
 from templora_memory.errors import InvalidText
-from templora_memory.service.turn import Turn
+from templora_memory.service.turn import AskedTurn
 from templora_memory.stores import DirectoryStore
 
 USER, SPOKEN = Message("user", "Who keeps bees?"), Message("assistant", "It is")
@@ -27,7 +27,7 @@ SCENE, NUDGE = Message("system", "You are Ada."), Message("system", "Write as Bo
     ],
 )
 def test_the_end_of_a_history_says_what_is_asked(history, system, dialogue, instruction, prefill):
-    turn = Turn.of(history, continue_final_message=True)
+    turn = AskedTurn.of(history, continue_final_message=True)
     assert (list(turn.system), list(turn.dialogue)) == (system, dialogue)
     assert (turn.instruction, turn.prefill) == (instruction, prefill)
 
@@ -35,7 +35,7 @@ def test_the_end_of_a_history_says_what_is_asked(history, system, dialogue, inst
 @pytest.mark.parametrize("history", [[], [Message("system", " ")]])
 def test_nothing_is_not_answered(history):
     with pytest.raises(InvalidText, match="nothing to answer"):
-        Turn.of(history, continue_final_message=True)
+        AskedTurn.of(history, continue_final_message=True)
 
 
 def journalled(box):

@@ -90,7 +90,7 @@ async def chat(
     memory_id = named_memory(state, chat_request.model, chat_request.memory)
     notes = check_ignored(chat_request, state, response)
     options = chat_request.stream_options
-    envelope = _ChatEnvelope(
+    events = _ChatEvents(
         id=f"chatcmpl-{secrets.token_hex(12)}",
         model=chat_request.model,
         memory=memory_id,
@@ -108,12 +108,12 @@ async def chat(
                 param="n",
             )
         opener = _stream_opener(chat_request, memory_id, tenant)
-        return await stream_answer(request, state, tenant, opener, envelope)
+        return await stream_answer(request, state, tenant, opener, events)
     replies = []
     for number in range(count):
         opener = _stream_opener(chat_request, memory_id, tenant, number)
         replies.append(await whole_answer(request, state, tenant, opener))
-    return envelope.completion(replies)
+    return events.completion(replies)
 
 
 def _stream_opener(
@@ -189,7 +189,7 @@ def _no_model(state: ServerState, model: str) -> ApiError:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _ChatEnvelope:
+class _ChatEvents:
     """The fields that all chunks of one answer share, and the bodies made with them."""
 
     id: str

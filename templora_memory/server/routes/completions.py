@@ -71,7 +71,7 @@ async def complete(
         revision=None if memory_id is None else HEAD,
     )
     options = body.stream_options
-    envelope = _CompletionEnvelope(
+    events = _CompletionEvents(
         id=f"cmpl-{secrets.token_hex(12)}",
         model=body.model,
         memory=memory_id,
@@ -80,8 +80,8 @@ async def complete(
         with_usage=options is not None and options.include_usage,
     )
     if body.stream:
-        return await stream_answer(request, state, tenant, opener, envelope)
-    return envelope.whole(await whole_answer(request, state, tenant, opener))
+        return await stream_answer(request, state, tenant, opener, events)
+    return events.whole(await whole_answer(request, state, tenant, opener))
 
 
 @router.post("/tokenize", summary="How many tokens has a text?")
@@ -128,7 +128,7 @@ async def embeddings(_: TenantDep) -> NoReturn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _CompletionEnvelope:
+class _CompletionEvents:
     """The fields that all events of one answer share, and the bodies made with them."""
 
     id: str

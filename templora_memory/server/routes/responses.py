@@ -62,7 +62,7 @@ async def respond(
         max_tokens=reply_limit(service.policy, body.max_output_tokens),
         recall_tokens=body.recall_tokens,
     )
-    envelope = _ResponseEnvelope(
+    events = _ResponseEvents(
         id=f"resp_{secrets.token_hex(12)}",
         item_id=f"msg_{secrets.token_hex(12)}",
         request=body,
@@ -71,12 +71,12 @@ async def respond(
         notes=notes,
     )
     if body.stream:
-        return await stream_answer(request, state, tenant, opener, envelope)
-    return envelope.whole(await whole_answer(request, state, tenant, opener))
+        return await stream_answer(request, state, tenant, opener, events)
+    return events.whole(await whole_answer(request, state, tenant, opener))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _ResponseEnvelope:
+class _ResponseEvents:
     """The fields that all events of one response share, and the bodies made with them."""
 
     id: str
