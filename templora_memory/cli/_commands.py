@@ -266,7 +266,7 @@ def chat(
         "max_tokens": max_tokens,
         "recall_tokens": recall,
     }
-    from templora_memory.cli._chat import Conversation, typed_lines  # noqa: PLC0415  # not for help
+    from templora_memory.cli._chat import TerminalChat, typed_lines  # noqa: PLC0415  # not for help
 
     if no_learn:
         options["revision"] = HEAD
@@ -276,7 +276,7 @@ def chat(
     with call.service() as service:
         memory = service[memory_id] if no_learn else service.open(memory_id)
         history = [] if no_learn else _unanswered_left_out(memory.transcript().messages)
-        talk = Conversation(
+        talk = TerminalChat(
             call,
             memory,
             service.without_memory,
