@@ -53,8 +53,6 @@ def build() -> ChatPanel:
         progress = gr.HTML(visible=False, elem_id="progress")
         stop_learning = gr.Button("Stop learning", size="sm", visible=False, min_width=110, scale=0)
         dismiss = gr.Button("Dismiss", size="sm", visible=False, min_width=90, scale=0)
-    with gr.Accordion("Watch it learn", open=False, visible=False, elem_id="watching") as watch_box:
-        watch = gr.HTML(elem_id="watch")
     chat = gr.Chatbot(
         label="Conversation",
         elem_id="chat",
@@ -101,6 +99,8 @@ def build() -> ChatPanel:
                 info="Else right answers given before would help those without a memory.",
                 min_width=220,
             )
+    with gr.Accordion("Watch it learn", open=False, visible=False, elem_id="watching") as watch_box:
+        watch = gr.HTML(elem_id="watch")
     return ChatPanel(
         active=active,
         chats=chats,

@@ -11,6 +11,7 @@ from templora_memory.errors import UnknownMemory
 from templora_memory.importers import greetings
 
 from . import deletion_rendering, learning_rendering, rendering
+from .comparison import no_comparison
 from .components import PageComponents, Updates
 from .learning_estimate import duration
 from .markup import file_size
@@ -44,6 +45,7 @@ class PageView:
         return [
             p.talk.active,
             p.talk.keep,
+            p.talk.compared,
             p.memory.persona,
             p.memory.actions.panel,
             p.memory.actions.files,
@@ -96,6 +98,7 @@ class PageView:
             p.talk.keep: gr.update(
                 value=actor.saved if actor else False, interactive=actor is not None
             ),
+            p.talk.compared: no_comparison(),  # the one before was somebody else's
             p.memory.persona: gr.update(
                 choices=[(item.name, item.key) for item in visitor.personas], value=persona.key
             ),
