@@ -70,6 +70,7 @@ def _build_components(
 ) -> PageComponents:
     """Lay the page out: characters, the conversation, memory; figures below."""
     token, pending, seen = gr.State(""), gr.State(""), gr.State(-1)
+    chosen, played = gr.State(None), gr.State(None)
     browser = gr.BrowserState("", storage_key="templora-visit", secret=studio.saved.secret())
     timer = gr.Timer(_LOOK)
     gr.HTML(rendering.page_header(memory.base.name, studio.grace))
@@ -85,6 +86,8 @@ def _build_components(
     deletion = deletion_panel.build()
     return PageComponents(
         token=token,
+        chosen=chosen,
+        played=played,
         pending=pending,
         seen=seen,
         browser=browser,

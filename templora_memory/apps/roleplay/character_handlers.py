@@ -29,13 +29,9 @@ class CharacterHandlers:
         p, actions = self._page, self._page.memory.actions
         components = self._view.all_components
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        gr.on(
-            [p.talk.active.input, p.memory.persona.input],
-            with_error_toasts(self.choose),
-            p.selection,
-            components,
-            **private,
-        )
+        choose = with_error_toasts(self.choose)
+        p.talk.active.input(choose, [p.token, p.talk.active, p.played], components, **private)
+        p.memory.persona.input(choose, [p.token, p.chosen, p.memory.persona], components, **private)
         p.characters.mine.select(with_error_toasts(self.pick), p.selection, components, **private)
         actions.snapshot.click(with_error_toasts(self.snapshot), p.selection, components, **private)
         actions.fork.click(with_error_toasts(self.fork), p.selection, components, **private)

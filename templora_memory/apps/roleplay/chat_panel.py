@@ -8,15 +8,14 @@ import gradio as gr
 
 from . import comparison, rendering
 from .characters_panel import PreviewPanel, build_preview
-from .chooser import Chooser
 
 
 @dataclass(slots=True, kw_only=True)
 class ChatPanel:
     """The components of the middle that handlers read or change."""
 
-    active: Chooser
-    chats: Chooser
+    active: gr.Dropdown
+    chats: gr.Dropdown
     keep: gr.Checkbox
     preview: PreviewPanel
     progress: gr.HTML
@@ -43,8 +42,8 @@ class ChatPanel:
 def build() -> ChatPanel:
     """Lay the panel out, within a column."""
     with gr.Row(elem_id="who"):
-        active = Chooser([], label="Active character", min_width=140, scale=2)
-        chats = Chooser([], label="Chat", min_width=140, scale=2)
+        active = gr.Dropdown([], label="Active character", min_width=140, scale=2)
+        chats = gr.Dropdown([], label="Chat", min_width=140, scale=2)
         keep = gr.Checkbox(
             value=False, label="Keep on this machine", min_width=150, elem_id="keep", scale=1
         )

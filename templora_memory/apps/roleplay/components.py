@@ -18,9 +18,16 @@ Updates: TypeAlias = dict[Any, Any]
 
 @dataclass(slots=True, kw_only=True)
 class PageComponents:
-    """Every component that a handler reads or changes."""
+    """Every component that a handler reads or changes.
+
+    `chosen` and `played` hold the ids of the active character and persona. Handlers read these and
+    not the drop-down lists: Gradio refuses a value that is no choice any more before any handler is
+    asked, and paints "Error" over everything that the handler might have changed.
+    """
 
     token: gr.State
+    chosen: gr.State
+    played: gr.State
     pending: gr.State
     seen: gr.State
     browser: gr.BrowserState
@@ -39,4 +46,4 @@ class PageComponents:
     @property
     def selection(self) -> list[Any]:
         """The inputs of almost every handler: the visit, the character, the persona."""
-        return [self.token, self.talk.active, self.memory.persona]
+        return [self.token, self.chosen, self.played]

@@ -8,7 +8,6 @@ import gradio as gr
 
 from . import rendering
 from .characters_panel import heading
-from .chooser import Chooser
 from .comparison import MODE_NAMES
 
 _MODES = [(name, mode) for mode, name in MODE_NAMES.items()]
@@ -37,7 +36,7 @@ class MemoryPanel:
     strength: gr.Slider
     temperature: gr.Slider
     length: gr.Slider
-    persona: Chooser
+    persona: gr.Dropdown
     persona_name: gr.Textbox
     persona_note: gr.Textbox
     persona_add: gr.Button
@@ -61,7 +60,7 @@ class FiguresPanel:
     lessons: gr.HTML
     revisions: gr.HTML
     back: gr.Row
-    revision: Chooser
+    revision: gr.Dropdown
     rollback: gr.Button
     question: gr.Textbox
     answer: gr.Textbox
@@ -85,7 +84,7 @@ def build(reply_tokens: int, max_tokens: int) -> MemoryPanel:
         0.0, 1.5, value=1.0, step=0.05, label="Strength of the memory",
         info="0 is exactly the base model.",
     )  # fmt: skip
-    persona = Chooser([], label="You play", min_width=140)
+    persona = gr.Dropdown([], label="You play", min_width=140)
     with gr.Accordion("This character", open=False, visible=False, elem_id="manage") as panel:
         actions = _build_actions(panel)
     with gr.Accordion("Settings", open=False, elem_id="settings"):
@@ -181,7 +180,7 @@ def build_figures() -> FiguresPanel:
         heading("Revisions")
         revisions = gr.HTML()
         with gr.Row(visible=False) as back:
-            revision = Chooser([], label="Go back to", scale=3, min_width=220)
+            revision = gr.Dropdown([], label="Go back to", scale=3, min_width=220)
             rollback = gr.Button("Go back to this revision…", min_width=180)
         heading("Ask for yourself", "How likely is an answer with the memory, and without it?")
         with gr.Row():

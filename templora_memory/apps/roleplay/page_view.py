@@ -43,6 +43,8 @@ class PageView:
         """The components that `all_updates` changes."""
         p = self._page
         return [
+            p.chosen,
+            p.played,
             p.talk.active,
             p.talk.keep,
             p.talk.compared,
@@ -94,6 +96,8 @@ class PageView:
         """Return the updates of everything that depends on who is chosen."""
         p = self._page
         return {
+            p.chosen: actor.id if actor else None,
+            p.played: persona.key,
             p.talk.active: self.choices(visitor, actor),
             p.talk.keep: gr.update(
                 value=actor.saved if actor else False, interactive=actor is not None
