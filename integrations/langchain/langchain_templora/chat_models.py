@@ -9,6 +9,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterator,
+    Mapping,
     Sequence,
 )
 from contextlib import aclosing
@@ -82,9 +83,9 @@ class _KnowsTokens(Protocol):
 class ChatTempLora(BaseChatModel):
     """A local chat model that remembers conversations in weights instead of in its prompt.
 
-    Which memory answers is decided per call: the argument `memory_id`, else
-    ``config["configurable"]["memory_id"]`` or ``["session_id"]``, else the field `memory_id`, else
-    none (the base model). The whole conversation comes in; what the memory has learned of it stays
+    Which memory answers is decided per call: that of the `TempLoraChatMessageHistory` at hand, else
+    the argument `memory_id`, else ``config["configurable"]["memory_id"]`` or ``["session_id"]``,
+    else the field `memory_id`, else none (the base model). The whole conversation comes in; what the memory has learned of it stays
     out of the prompt, and what no longer fits the window is learned. `memory_revision` pins a
     revision (a name, "head", or "base" for the base model): the messages then go into the prompt
     as they are, and nothing is learned.
@@ -339,11 +340,7 @@ class ChatTempLora(BaseChatModel):
         if "memory_head" in kwargs:
             return kwargs  # an outer entry point has decided
         configurable = ensure_config(config).get("configurable") or {}
-        if "memory_id" in kwargs:
-            memory_id = kwargs["memory_id"]
-        else:
-            values = (configurable.get(key) for key in self.memory_id_keys)
-            memory_id = next((value for value in values if value is not None), self.memory_id)
+        memory_id = self._memory_id(configurable, kwargs)
         _check_id(memory_id, "memory_id")
         revision = kwargs.get("memory_revision")
         if revision is None:
@@ -361,6 +358,35 @@ class ChatTempLora(BaseChatModel):
             "memory_revision": revision,
             "memory_head": head,
         }
+
+    def _memory_id(self, configurable: Mapping[str, Any], kwargs: Mapping[str, Any]) -> str | None:
+        """The memory of a call; a history that keeps a window decides, for its rest lives there.
+
+        Raises:
+            ValueError: the call, the configuration or this model names another memory.
+        """
+        history = configurable.get("message_history")
+        if not isinstance(history, _Window):
+            if "memory_id" in kwargs:
+                memory_id: str | None = kwargs["memory_id"]
+                return memory_id
+            values = (configurable.get(key) for key in self.memory_id_keys)
+            return next((value for value in values if value is not None), self.memory_id)
+        named = {
+            "argument": kwargs.get("memory_id"),
+            "configuration": configurable.get("memory_id"),
+            "model": self.memory_id,
+        }
+        for where, other in named.items():
+            if other is not None and other != history.memory_id:
+                raise ValueError(
+                    f"The history at hand belongs to memory {history.memory_id!r}, and the "
+                    f"memory_id of the {where} is {other!r}: the turns that have left the history "
+                    "live in its own memory alone. Name the same one, or none."
+                )
+        if "memory_id" in kwargs and kwargs["memory_id"] is None:
+            return None  # the base model was asked for by name
+        return history.memory_id
 
     def _head(self, memory_id: str) -> str | None:
         try:

@@ -43,7 +43,7 @@ class TempLoraChatMessageHistory(BaseChatMessageHistory):
 
     Args:
         memory: the service.
-        memory_id: which memory; the same text as the session id.
+        memory_id: which memory; it need not be the session id, the history itself tells the model.
         trigger, keep, token_counter: when to learn and what stays, in the forms of LangChain's
             `SummarizationMiddleware`. Fractions are of the policy's window; None counts with the
             model's own tokenizer.
