@@ -175,10 +175,10 @@ def test_a_prompt_that_does_not_fit_says_what_to_do(llm, user):
     assert any("Settings.tokenizer" in note for note in caught.value.__notes__)
 
 
-def test_blocks_that_are_no_text_are_refused(llm):
+def test_blocks_that_are_no_text_are_left_out_with_a_note(llm, box, user):
     picture = ChatMessage(role="user", blocks=[TextBlock(text="Look"), ImageBlock(image=b"x")])
-    with pytest.raises(ValueError, match=r"block of type 'image': this model reads text only"):
-        llm.chat([picture])
+    llm.chat([picture, ChatMessage(role="assistant", content="Nice."), user("never mind")])
+    assert box.backend.requests[-1].messages[0].content == "Look\n[image left out]"
 
 
 def test_tool_calls_and_results_reach_the_prompt_as_text(llm, box, user):

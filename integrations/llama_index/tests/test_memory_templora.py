@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock, ToolCallBlock
 from llama_index.core.memory import Memory, StaticMemoryBlock
 from llama_index.core.memory.types import BaseMemory
 from llama_index.core.schema import Document, TextNode
@@ -17,6 +17,7 @@ from templora_memory.errors import InvalidId, InvalidText, LearningFailed, Unkno
 from templora_memory.testing import POISON
 
 from llama_index.memory.templora import TempLoraLLM, TempLoraMemory
+from llama_index.memory.templora._messages import prompt_messages
 from llama_index.memory.templora._tokens import Budget
 
 ARCHIVED = MessageStatus.ARCHIVED
@@ -675,3 +676,26 @@ def test_budgets_of_small_windows_are_explained():
     assert Budget.of(window=1000, reply=100, ratio=0.9).flush == int(
         0.1 * Budget.of(window=1000, reply=100, ratio=0.9).history
     )
+
+
+def test_tool_calls_count_as_they_are_sent(make_box, user):
+    box = make_box(context=4096)
+    service = box.open(window=600, reply_tokens=60)
+    memory = TempLoraMemory.from_defaults(service, "ada", rag_token_reserve=0)
+    arguments = {"payload": "word " * 150}
+    for number in range(4):
+        call = ToolCallBlock(tool_call_id="1", tool_name="look", tool_kwargs=arguments)
+        rows = [
+            user(f"question {number}"),
+            ChatMessage(role="assistant", blocks=[call]),
+            ChatMessage(role="tool", content="r", additional_kwargs={"tool_call_id": "1"}),
+            ChatMessage(role="assistant", content=f"answer {number}"),
+        ]
+        for row in rows:
+            memory.put(row)
+    memory.put(user("and now?"))
+    shown = memory.get()
+    sent = box.backend.count(prompt_messages(shown))
+    assert sent <= memory._estimate_token_count(shown)
+    assert sent <= memory.token_limit
+    assert memory.llm.chat(shown).message.content

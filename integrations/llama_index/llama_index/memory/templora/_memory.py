@@ -27,7 +27,12 @@ from llama_index.memory.templora._conversation import (
     ConversationStatus,
 )
 from llama_index.memory.templora._llm import TempLoraLLM
-from llama_index.memory.templora._messages import LEARNED_ROLES, MessageToText, copies
+from llama_index.memory.templora._messages import (
+    LEARNED_ROLES,
+    MessageToText,
+    copies,
+    prompt_messages,
+)
 from llama_index.memory.templora._tokens import Budget, message_overhead, tokenizer_of
 from llama_index.memory.templora._turns import Turns
 
@@ -247,7 +252,14 @@ class TempLoraMemory(Memory):
     def _estimate_token_count(self, message_or_blocks: Any) -> int:
         count = super()._estimate_token_count(message_or_blocks)
         several = message_or_blocks if isinstance(message_or_blocks, list) else [message_or_blocks]
-        return count + self._overhead * sum(isinstance(item, ChatMessage) for item in several)
+        for row in several:
+            if isinstance(row, ChatMessage):
+                parts = prompt_messages([row])
+                # LlamaIndex leaves calls out, and they stand in the prompt like everything else
+                calls = (part.content for part in parts if part.role == "call")
+                count += self._overhead * len(parts)
+                count += sum(len(self.tokenizer_fn(call)) for call in calls)
+        return count
 
     # --- putting -------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, TypeAlias
 
 from llama_index.core.base.llms.types import (
@@ -47,8 +48,8 @@ _ROLES: dict[MessageRole, _Role] = {
 def prompt_messages(messages: Iterable[ChatMessage]) -> list[Message]:
     """The messages of a prompt, all of their text.
 
-    Raises:
-        ValueError: a message carries an image, sound, video or file, which the model cannot read.
+    Images, sound, video and files cannot be read: a note stands in their place, or one of them
+    would make every later turn of its conversation fail.
     """
     return [part for message in messages for part in _prompt_parts(message)]
 
@@ -68,13 +69,23 @@ def _prompt_parts(message: ChatMessage) -> list[Message]:
             case ThinkingBlock() | CachePoint():
                 pass  # meant for the model that wrote it, and for a provider's cache
             case _:
-                raise ValueError(
-                    f"A {message.role.value} message holds a block of type {block.block_type!r}: "
-                    "this model reads text only. Describe it in words, or leave it out."
-                )
+                _tell(block.block_type, message.role.value)
+                if _ROLES[message.role] != "assistant":  # it would learn to write such notes
+                    pieces.append(f"[{block.block_type} left out]")
     if calls and not pieces:
         return calls
     return [Message(_ROLES[message.role], "\n".join(pieces)), *calls]
+
+
+@cache
+def _tell(kind: str, role: str) -> None:
+    """Say it in the log, once for each kind of block."""
+    _log.warning(
+        "the model reads text only: a block of type %r in a %s message is left out. Describe it "
+        "in words to have it read.",
+        kind,
+        role,
+    )
 
 
 # --- into the memory ---------------------------------------------------------------------------
