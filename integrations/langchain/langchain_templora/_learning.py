@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import eq
 from typing import Protocol, TypeAlias
 
 from langchain_core.messages import BaseMessage
 from templora_memory import AbsorbProgress, Job, Message, ParametricMemory
+from templora_memory.domain.lru import LruCache
 from templora_memory.errors import UnknownMemory
 
 from langchain_templora._limits import newest_exchange, turns_after
@@ -24,6 +26,7 @@ from langchain_templora._messages import as_parts
 
 Include: TypeAlias = Callable[[BaseMessage], str | None]
 _POLL = 0.2  # seconds
+_MAX_SEEN = 256  # conversations
 
 
 def default_include(message: BaseMessage) -> str | None:
@@ -37,6 +40,8 @@ class Known:
 
     messages: int
     revision: str | None
+    gone: int = 0
+    """Messages that were trimmed from the conversation's beginning and that nobody has learned."""
 
 
 class Scope(Protocol):
@@ -48,6 +53,10 @@ class Scope(Protocol):
 
     def learn(self, memory_id: str, messages: Sequence[BaseMessage], end: int) -> Job | None:
         """Begin to learn a conversation up to `end`; None if there is nothing to learn."""
+        ...
+
+    def note(self, memory_id: str, messages: Sequence[BaseMessage]) -> None:
+        """Take down what a conversation is now, before somebody trims it."""
         ...
 
 
@@ -94,33 +103,105 @@ class Teacher:
 
 
 class OneConversation:
-    """A memory of one conversation."""
+    """A memory of one conversation.
+
+    Its beginning may be trimmed (LangChain's short-term memory deletes old messages from the
+    state): what is gone is what should be remembered. It is recognised by its rest, which goes on
+    with the same messages: those seen last in this process, or the end of what the memory has
+    learned.
+    """
 
     def __init__(self, teacher: Teacher) -> None:
         self._teacher = teacher
+        self._seen: LruCache[str, _Seen] = LruCache(_MAX_SEEN)
 
     def known(self, memory_id: str, messages: Sequence[BaseMessage]) -> Known:
         """Return how many messages of the conversation the memory has learned."""
         teacher, limit = self._teacher, newest_exchange(messages)
+        before = self._before(memory_id, messages)
         if not teacher.exists(memory_id):
-            return Known(0, None)
-        sizes = [len(teacher.parts(message)) for message in messages[:limit]]
-        parts = [part for message in messages[:limit] for part in teacher.parts(message)]
-        covered = teacher.service[memory_id].covered(parts)
-        left, count = covered.messages, 0
+            return Known(0, None, len(before))
+        sizes = [len(teacher.body([message])) for message in messages[:limit]]
+        covered = teacher.service[memory_id].covered([*before, *teacher.body(messages[:limit])])
+        left, count = covered.messages - len(before), 0
         while left > 0:
             left -= sizes[count]
             count += 1
-        return Known(count, covered.revision.name if covered.revision else None)
+        revision = covered.revision.name if covered.revision else None
+        return Known(count, revision, max(0, len(before) - covered.messages))
 
     def learn(self, memory_id: str, messages: Sequence[BaseMessage], end: int) -> Job | None:
         """Begin to learn the conversation up to `end`; None if there is nothing to learn."""
         teacher = self._teacher
-        new = teacher.body(messages[self.known(memory_id, messages).messages : end])
-        if not _teaches(new):
+        before, known = self._before(memory_id, messages), self.known(memory_id, messages)
+        gone = before[len(before) - known.gone :]
+        if not _teaches([*gone, *teacher.body(messages[known.messages : end])]):
             return None
         teacher.make(memory_id)
-        return teacher.service[memory_id].absorb(teacher.body(messages[:end]), wait=False)
+        return teacher.service[memory_id].absorb(
+            [*before, *teacher.body(messages[:end])], wait=False
+        )
+
+    def note(self, memory_id: str, messages: Sequence[BaseMessage]) -> None:
+        """Take down what the conversation is now, before somebody trims it."""
+        before = self._before(memory_id, messages)
+        whole = (*before, *self._teacher.body(messages))
+        learned = (
+            self._teacher.exists(memory_id) and self._teacher.service[memory_id].head() is not None
+        )
+        self._seen.put(memory_id, _Seen(whole, learned=learned))
+
+    def _before(self, memory_id: str, messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
+        """The messages that once stood before these."""
+        body = tuple(self._teacher.body(messages))
+        seen = self._seen.get(memory_id)
+        if seen and body[:2] == seen.messages[:2]:
+            return ()  # the usual case, decided without a look at the disk
+        learned = self._learned(memory_id)
+        before: tuple[Message, ...] = ()
+        if seen and (not seen.learned or _same_beginning(seen.messages, learned)):
+            before = _trimmed(seen.messages, body, least=1)
+        return before or _trimmed(learned, body, least=2)
+
+    def _learned(self, memory_id: str) -> tuple[Message, ...]:
+        """The conversation that the newest revision has learned."""
+        if not self._teacher.exists(memory_id):
+            return ()
+        memory = self._teacher.service[memory_id]
+        head = memory.head()
+        return memory.transcript().messages[: head.messages] if head else ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A conversation as it was seen last, and whether anything of it was learned by then."""
+
+    messages: tuple[Message, ...]
+    learned: bool
+
+
+def _same_beginning(left: Sequence[Message], right: Sequence[Message]) -> bool:
+    """Return whether neither contradicts the other; a forgotten memory has no beginning."""
+    return bool(right) and all(map(eq, left, right))
+
+
+def _trimmed(
+    whole: tuple[Message, ...], rest: tuple[Message, ...], *, least: int
+) -> tuple[Message, ...]:
+    """What was cut off the beginning of a conversation, if `rest` goes on where it ends.
+
+    Args:
+        whole: the conversation, as far as it is known.
+        rest: the messages that are left, and what came after.
+        least: messages that both must share; fewer would be chance.
+    """
+    if not rest or rest[: min(2, len(whole))] == whole[:2]:
+        return ()
+    for begin in range(1, len(whole) - least + 1):
+        shared = whole[begin:]
+        if shared == rest[: len(shared)]:
+            return whole[:begin]
+    return ()
 
 
 class ManyConversations:
@@ -159,6 +240,9 @@ class ManyConversations:
             head = memory.head()
             after = head.messages if head else 0
             return memory.absorb(new, after=after, wait=False)
+
+    def note(self, memory_id: str, messages: Sequence[BaseMessage]) -> None:
+        """Nothing: turns are recognised by their text, wherever they stand."""
 
     def _learned(self, memory_id: str) -> tuple[str | None, set[tuple[Message, ...]]]:
         memory = self._teacher.service[memory_id]

@@ -7,7 +7,9 @@ learns; tool calls and tool results are part of it, but are never learned.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import cache
 
 from langchain_core.messages import (
     AIMessage,
@@ -36,24 +38,39 @@ _SILENT = frozenset(  # blocks that repeat what stands elsewhere, or that a mode
         "function_call",
     }
 )
+_log = logging.getLogger("langchain_templora")
 _CHAT_ROLES = ("system", "user", "assistant")
 
 
 def text_of(message: BaseMessage) -> str:
     """The text of a message; thoughts and tool calls among its blocks are left out.
 
-    Raises:
-        ValueError: it has a block that is no text (image, audio, file ...).
+    So is what the model cannot read (image, audio, file, another provider's own blocks), or one
+    such block would make every later turn of its conversation fail. A note stands in its place,
+    but not in the model's own words, where it would learn to write such notes.
     """
     if isinstance(message.content, str):
         return message.content
-    for block in message.content:
-        if isinstance(block, dict) and block.get("type") not in _SILENT:
-            raise ValueError(
-                f"ChatTempLora reads text only, but a {message.type!r} message has a block of type "
-                f"{block.get('type')!r}. Turn it into text (a caption, a transcript) first."
-            )
-    return str(message.text)
+    kinds = [
+        str(block.get("type"))
+        for block in message.content
+        if isinstance(block, dict) and block.get("type") not in _SILENT
+    ]
+    for kind in kinds:
+        _tell(kind, message.type)
+    notes = [] if isinstance(message, AIMessage) else [f"[{kind} left out]" for kind in kinds]
+    return "\n".join(filter(None, [str(message.text), *notes]))
+
+
+@cache
+def _tell(kind: str, role: str) -> None:
+    """Say it in the log, once for each kind of block."""
+    _log.warning(
+        "ChatTempLora reads text only: a block of type %r in a %r message is left out. Turn such "
+        "blocks into text (a caption, a transcript) to have them read.",
+        kind,
+        role,
+    )
 
 
 def call_text(message: AIMessage) -> str:
@@ -65,7 +82,7 @@ def as_parts(message: BaseMessage) -> tuple[Message, ...]:
     """One message as the core sees it: an answer that calls tools becomes two.
 
     Raises:
-        ValueError: content that is no text, or a kind of message that has no role.
+        ValueError: a kind of message that has no role.
     """
     text = text_of(message)
     match message:

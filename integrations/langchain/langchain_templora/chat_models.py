@@ -65,6 +65,11 @@ HEAD = "head"
 """As a revision: the memory's newest one at the time of the call."""
 _ROUTE = ("memory_id", "memory_revision", "memory_head")
 _SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
+_OF_SERVICE = ("policy", "device", "dtype", "admit", "checks", "key")
+_ALIASES = {"model_name", "stop_sequences"}
+_MAX_TOKENS = ("max_new_tokens", "max_completion_tokens")  # as transformers and OpenAI call it
+_IGNORED = ("parallel_tool_calls", "stream_usage")
+"""What agents pass to every model; this one always does as if they were true."""
 _KNOWN = frozenset(
     {*_ROUTE, *_SAMPLING, "max_tokens", "strength", "tools", "tool_choice", "response_format"}
     | {"model", "stream", "strict"}
@@ -85,10 +90,10 @@ class ChatTempLora(BaseChatModel):
 
     Which memory answers is decided per call: that of the `TempLoraChatMessageHistory` at hand, else
     the argument `memory_id`, else ``config["configurable"]["memory_id"]`` or ``["session_id"]``,
-    else the field `memory_id`, else none (the base model). The whole conversation comes in; what the memory has learned of it stays
-    out of the prompt, and what no longer fits the window is learned. `memory_revision` pins a
-    revision (a name, "head", or "base" for the base model): the messages then go into the prompt
-    as they are, and nothing is learned.
+    else the field `memory_id`, else none (the base model). The whole conversation comes in; what
+    the memory has learned of it stays out of the prompt, and what no longer fits the window is
+    learned. `memory_revision` pins a revision (a name, "head", or "base" for the base model): the
+    messages then go into the prompt as they are, and nothing is learned.
 
     Example::
 
@@ -109,9 +114,11 @@ class ChatTempLora(BaseChatModel):
         max_tokens: of a reply; None: the policy's.
         stop: texts that end a reply, where a call gives none.
         streaming: whether `invoke` streams inside.
+        policy, device, dtype, admit, checks, key: of a service made here, as
+            `ParametricMemory.from_pretrained` takes them. Anything else is refused.
 
     Raises (when called):
-        ValueError: an empty or unusable id, content that is no text, an unknown option.
+        ValueError: an empty or unusable id, an unknown option.
         ContextOverflow: system message, retrieved text and newest turn do not fit the window.
         templora_memory.errors.TemploraError: whatever the core reports.
     """
@@ -137,11 +144,27 @@ class ChatTempLora(BaseChatModel):
     @model_validator(mode="before")
     @classmethod
     def _make_templora_service(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("memory") is not None:
+        if not isinstance(values, dict):
+            return values
+        values = _renamed(values)
+        of_service = {name: values.pop(name) for name in _OF_SERVICE if name in values}
+        fields = {name for name, field in cls.model_fields.items()} | _ALIASES
+        if unknown := sorted(set(values) - fields):
+            raise ValueError(
+                f"Received unknown arguments {unknown}: ChatTempLora takes "
+                f"{sorted(fields | set(_OF_SERVICE))}. Options of a server (timeout, max_retries) "
+                "mean nothing to a model on this machine."
+            )
+        if values.get("memory") is not None:
+            if of_service:
+                raise ValueError(
+                    f"{sorted(of_service)} belong to the service, and memory= already gives one: "
+                    "pass them where it is made (ParametricMemory.from_pretrained)."
+                )
             return values
         model: str = values.get("model") or values.get("model_name") or TINY
         # construction is free: the model loads when it is first needed
-        service = ParametricMemory.from_pretrained(model, root=values.get("root"))
+        service = ParametricMemory.from_pretrained(model, root=values.get("root"), **of_service)
         return {**values, "memory": service}
 
     @model_validator(mode="after")
@@ -566,8 +589,9 @@ class ChatTempLora(BaseChatModel):
         """The arguments of one call, checked; nothing is done yet.
 
         Raises:
-            ValueError: an option that this model does not have, or content that is no text.
+            ValueError: an option that this model does not have.
         """
+        kwargs = {k: v for k, v in _renamed(kwargs).items() if k not in _IGNORED}
         if unknown := sorted(set(kwargs) - _KNOWN):
             raise ValueError(
                 f"Received unsupported arguments {unknown}: ChatTempLora takes "
@@ -674,6 +698,24 @@ class _ModelCall:
         return ChatGenerationChunk(
             message=message, generation_info={"finish_reason": reply.finish_reason}
         )
+
+
+def _renamed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with other libraries' names for `max_tokens` under that one.
+
+    Raises:
+        ValueError: several of them, with different numbers.
+    """
+    values = dict(options)
+    for name in _MAX_TOKENS:
+        if name not in values:
+            continue
+        number = values.pop(name)
+        if values.setdefault("max_tokens", number) != number:
+            raise ValueError(
+                f"{name} is {number!r} and max_tokens is {values['max_tokens']!r}: give one."
+            )
+    return values
 
 
 def _check_id(memory_id: object, what: str) -> None:

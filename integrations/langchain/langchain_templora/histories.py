@@ -112,7 +112,7 @@ class TempLoraChatMessageHistory(BaseChatMessageHistory):
         """Keep messages, and learn what is due to leave the window.
 
         Raises:
-            ValueError: a message that is no text.
+            ValueError: a message of a kind that has no role.
             TemploraError: with ``on_error="raise"``, whatever went wrong while learning; the
                 messages are kept.
         """

@@ -88,6 +88,12 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
     text) are never learned. After an edit, a fork or time travel, the request gets the revision
     that has learned exactly a beginning of this conversation, or the base model and all the text.
 
+    Put it last in the list of middleware, where it sees what the others made of the state. What
+    they edit in the request alone (`ContextEditingMiddleware`) is shown as they edited it and
+    recognised by the state, so any order works for those. Messages that are deleted from the state
+    (`RemoveMessage`, LangChain's way to trim) are learned first: what is trimmed is what should be
+    remembered. Say `forget_thread` to have a conversation forgotten.
+
     The newest turn always stays. Where the rest of the request would not fit the window any more,
     older turns are learned before the call, whatever the trigger says.
 
@@ -155,6 +161,7 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
         self._on_error = on_error
         self._settings = settings
         self._warned = False
+        self._strangers: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -166,6 +173,20 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
         return f"{type(self).__name__}.{self._scope_name}.{label}"
 
     # --- hooks ------------------------------------------------------------------------------------
+
+    def before_agent(
+        self, state: AgentState[Any], runtime: Runtime[ContextT]
+    ) -> dict[str, Any] | None:
+        """Take down the conversation, before another middleware trims it."""
+        self._note(state, runtime)
+        return None
+
+    async def abefore_agent(
+        self, state: AgentState[Any], runtime: Runtime[ContextT]
+    ) -> dict[str, Any] | None:
+        """Take down the conversation, before another middleware trims it."""
+        await asyncio.to_thread(self._note, state, runtime)
+        return None
 
     def before_model(
         self, state: AgentState[Any], runtime: Runtime[ContextT]
@@ -241,16 +262,50 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
             return request  # another memory, further out, answers
         self._check_model(request.model)
         self._warn_of_summaries(request.messages)
-        known = self._scope.known(memory_id, request.messages)
-        if self._overflows(request, known.messages):
-            known = self._make_room(request, memory_id, known)
+        thread = self._thread(request)
+        known = self._scope.known(memory_id, thread)
+        if known.gone:
+            known = self._learn_gone(memory_id, thread, request.runtime)
+        if self._overflows(request, _left(request, thread, known.messages)):
+            known = self._make_room(request, thread, memory_id, known)
+        if not known.revision:
+            self._warn_of_strangers(memory_id, thread)
         return request.override(
-            messages=list(request.messages[known.messages :]),
+            messages=_left(request, thread, known.messages),
             model_settings={
                 **self._settings(memory_id, known.revision),
                 **request.model_settings,
             },
         )
+
+    def _thread(self, request: ModelRequest[ContextT]) -> Sequence[BaseMessage]:
+        """The conversation as the graph's state has it, which middleware further out cannot edit.
+
+        Messages of the request find their place in it by their ids, which LangGraph gives them.
+        """
+        thread: Sequence[BaseMessage] = request.state.get("messages") or ()
+        shown = {message.id for message in request.messages if message.id is not None}
+        if any(message.id in shown for message in thread):
+            return thread
+        return request.messages  # somebody wrote another conversation
+
+    def _warn_of_strangers(self, memory_id: str, thread: Sequence[BaseMessage]) -> None:
+        """Say, once a memory, that nothing of what it has learned stands in this conversation."""
+        if self._scope_name != "thread" or memory_id in self._strangers or not thread:
+            return
+        try:
+            head = self.memory[memory_id].head()
+        except UnknownMemory:
+            return
+        if head is not None and head.messages:
+            self._strangers.add(memory_id)
+            _log.warning(
+                "%r has learned %d messages, and this conversation does not begin with any of "
+                "them: the base model answers. Something has rewritten the beginning of the "
+                "conversation, or another one uses the same memory id.",
+                memory_id,
+                head.messages,
+            )
 
     def _check_model(self, model: object) -> None:
         if self._settings is not local_settings:
@@ -287,37 +342,73 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
     def _exact(self, messages: Any) -> int:
         return self.memory.backend.count(as_history(convert_to_messages(messages)))
 
-    def _overflows(self, request: ModelRequest[ContextT], start: int) -> bool:
-        """Return whether what is left of the request would not fit the window beside a reply."""
+    def _overflows(self, request: ModelRequest[ContextT], left: Sequence[BaseMessage]) -> bool:
+        """Return whether these messages of a request would not fit the window beside a reply."""
         policy, model = self.memory.policy, request.model
         if not isinstance(model, ChatTempLora):
             return False  # its window is not ours to know
         asked = request.model_settings.get("max_tokens", model.max_tokens)
         room = policy.window - (asked or policy.reply_tokens)
         system = [] if request.system_message is None else [request.system_message]
-        shown: list[BaseMessage] = [*system, *request.messages[start:]]
-        return model.get_num_tokens_from_messages(shown, tools=request.tools) > room
+        return model.get_num_tokens_from_messages([*system, *left], tools=request.tools) > room
 
-    def _make_room(self, request: ModelRequest[ContextT], memory_id: str, known: Known) -> Known:
+    def _make_room(
+        self,
+        request: ModelRequest[ContextT],
+        thread: Sequence[BaseMessage],
+        memory_id: str,
+        known: Known,
+    ) -> Known:
         """Learn the fewest oldest turns that make the rest fit, now."""
-        messages, start = request.messages, known.messages
-        turns = turns_after(messages, start)
-        sizes = {len(messages) - turn: turn for turn in turns}
+        start = known.messages
+        turns = turns_after(thread, start)
+        sizes = {len(thread) - turn: turn for turn in turns}
         end = first_fitting(
-            messages, turns, start, lambda rest: not self._overflows(request, sizes[len(rest)])
+            thread,
+            turns,
+            start,
+            lambda rest: not self._overflows(request, _left(request, thread, sizes[len(rest)])),
         )
         if end == start:
             return known  # one turn alone: the model's own error says what to do
-        self._teach(memory_id, messages, end, request.runtime, wait=True)
+        self._teach(memory_id, thread, end, request.runtime, wait=True)
+        return self._scope.known(memory_id, thread)
+
+    def _learn_gone(
+        self, memory_id: str, messages: Sequence[BaseMessage], runtime: Runtime[ContextT]
+    ) -> Known:
+        """Learn what was trimmed, now, for it stands nowhere else.
+
+        A turn of what is left is learned with it: by that one the rest of the conversation is
+        recognised, also after a restart.
+        """
+        turns = turns_after(messages, 0)
+        end = next((turn for turn in turns if turn > 1), turns[-1] if turns else 0)
+        self._teach(memory_id, messages, end, runtime, wait=True)
         return self._scope.known(memory_id, messages)
+
+    def _note(self, state: Any, runtime: Runtime[ContextT]) -> None:
+        if (memory_id := self._id(state, runtime)) is not None:
+            self._scope.note(memory_id, state["messages"])
 
     def _learn(self, state: Any, runtime: Runtime[ContextT]) -> None:
         memory_id = self._id(state, runtime)
-        if memory_id is None or (self._background and busy(self.memory, memory_id)):
+        if memory_id is None:
             return
         messages: list[AnyMessage] = state["messages"]
+        self._learn_due(memory_id, messages, runtime)
+        self._scope.note(memory_id, messages)
+
+    def _learn_due(
+        self, memory_id: str, messages: Sequence[BaseMessage], runtime: Runtime[ContextT]
+    ) -> None:
+        if self._background and busy(self.memory, memory_id):
+            return
         window = self.memory.policy.window
-        start = self._scope.known(memory_id, messages).messages
+        known = self._scope.known(memory_id, messages)
+        if known.gone:
+            known = self._learn_gone(memory_id, messages, runtime)
+        start = known.messages
         if not self._limits.due(messages[start:], self._count, window):
             return
         end = self._limits.cut(messages, start, self._count, window)
@@ -346,6 +437,16 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
             if self._on_error == "raise":
                 raise
             _log.warning("%r was not learned, its text stays in the prompt: %s", memory_id, error)
+
+
+def _left(
+    request: ModelRequest[Any], thread: Sequence[BaseMessage], count: int
+) -> list[AnyMessage]:
+    """The messages of a request without the first `count` of its thread."""
+    if thread is request.messages:
+        return list(request.messages[count:])
+    gone = {message.id for message in thread[:count] if message.id is not None}
+    return [message for message in request.messages if message.id not in gone]
 
 
 def forget_thread(

@@ -262,8 +262,6 @@ def test_unknown_options_and_other_models_are_refused(ada):
         ada.model.invoke(ASKED, model="gpt-9")
     with pytest.raises(ValueError, match="temperature is -1"):
         ada.model.invoke(ASKED, temperature=-1)
-    with pytest.raises(ValueError, match="text only"):
-        ada.model.invoke([HumanMessage([{"type": "image", "url": "x"}])])
     with pytest.raises(ValueError, match="ends with a message of the assistant"):
         ada.model.invoke([HumanMessage("x"), AIMessage("y")])
     with pytest.raises(ValidationError, match="instance of ParametricMemory"):
@@ -526,3 +524,19 @@ def test_two_models_over_one_service_share_it(ada):
     other = ChatTempLora.from_model_id("fake", memory=ada.service, memory_id="ada")
     assert isinstance(other.memory, ParametricMemory)
     assert "roof" in other.invoke(ASKED).text
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"tempurature": 1}, {"timeout": 5}, {"max_tokens": 3, "max_new_tokens": 4}]
+)
+def test_arguments_that_mean_nothing_are_refused_at_construction(ada, wrong):
+    with pytest.raises(ValueError, match=next(reversed(wrong))):
+        ChatTempLora(model="fake", memory=ada.service, **wrong)
+
+
+def test_arguments_of_the_service_are_taken_or_refused(ada, tmp_path):
+    made = ChatTempLora(root=str(tmp_path), policy="reference", device="cpu", max_new_tokens=5)
+    assert made.max_tokens == 5
+    assert made.memory is not None
+    with pytest.raises(ValueError, match=r"device.*belong to the service"):
+        ChatTempLora(model="fake", memory=ada.service, device="cpu")

@@ -14,9 +14,10 @@ from langchain_classic.chains import (
 from langchain_classic.memory import ConversationBufferMemory
 from langchain_core.chat_history import InMemoryChatMessageHistory
 from langchain_core.documents import Document
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, ChatMessage, HumanMessage
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder, PromptTemplate
 from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import ConfigurableFieldSpec
 from langchain_core.runnables.history import RunnableWithMessageHistory
 from templora_memory.errors import LearningFailed
 from templora_memory.testing import POISON
@@ -205,8 +206,8 @@ def test_text_that_cannot_be_learned_stays_in_the_window(box, caplog):
 
 def test_bad_messages_are_refused_before_they_are_kept(box):
     history = TempLoraChatMessageHistory(box.service, "bob")
-    with pytest.raises(ValueError, match=r"Message 0: .*text only"):
-        history.add_messages([HumanMessage([{"type": "image", "url": "x"}])])
+    with pytest.raises(ValueError, match=r"Message 0: .*role 'narrator'"):
+        history.add_messages([ChatMessage("x", role="narrator")])
     assert history.messages == []
     for wrong in ("", None, 5):
         with pytest.raises(ValueError, match="memory_id is"):
@@ -306,3 +307,61 @@ def test_retrieved_text_in_a_human_turn_is_not_learned_where_the_clean_turn_come
     asked = [text for text in box.learned if text.endswith("house?")]
     assert len(asked) > 3
     assert not any("marble" in text for text in asked)
+
+
+def keyed_chain(box, memory_id_of):
+    """A chain whose histories go by a user and a conversation."""
+    histories = {}
+
+    def history(user_id, conversation_id):
+        memory_id = memory_id_of(user_id, conversation_id)
+        return histories.setdefault(
+            memory_id, TempLoraChatMessageHistory(box.service, memory_id, **EAGER)
+        )
+
+    specs = [
+        ConfigurableFieldSpec(id=key, annotation=str, default="", is_shared=True)
+        for key in ("user_id", "conversation_id")
+    ]
+    chain = RunnableWithMessageHistory(
+        PROMPT | box.model,
+        history,
+        input_messages_key="question",
+        history_messages_key="history",
+        history_factory_config=specs,
+    )
+    return chain, histories
+
+
+def test_a_history_that_goes_by_other_keys_says_which_memory_answers(box):
+    chain, histories = keyed_chain(box, lambda user, conversation: f"{user}:{conversation}")
+    keys = {"configurable": {"user_id": "bob", "conversation_id": "1"}}
+    for number in range(8):
+        answer = chain.invoke({"question": f"Question {number}?", "context": "none"}, keys)
+    assert answer.response_metadata["memory_id"] == "bob:1"
+    assert answer.response_metadata["memory_revision"]
+    assert box.service.list() == ("bob:1",)
+    histories["bob:1"].clear()
+    assert box.service.list() == ()
+
+
+def test_a_history_with_another_id_than_the_session_leaves_one_memory_and_no_rest(box):
+    history = TempLoraChatMessageHistory(box.service, "chat:x", **EAGER)
+    chain = RunnableWithMessageHistory(
+        PROMPT | box.model,
+        lambda session_id: history,
+        input_messages_key="question",
+        history_messages_key="history",
+    )
+    for number in range(8):
+        ask(chain, number, "x")
+    assert box.service.list() == ("chat:x",)
+    history.clear()
+    assert box.service.list() == ()
+
+
+def test_another_memory_than_the_historys_is_refused(box):
+    history = TempLoraChatMessageHistory(box.service, "bob", **EAGER)
+    configured = {"configurable": {"message_history": history}}
+    with pytest.raises(ValueError, match="memory 'bob', and the memory_id of the model is 'ada'"):
+        box.model.with_memory("ada").invoke("Hello", configured)

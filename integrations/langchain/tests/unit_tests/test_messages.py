@@ -60,10 +60,15 @@ def test_a_call_is_told_apart_by_name_and_arguments_but_not_by_its_id():
 
 
 @pytest.mark.parametrize("kind", ["image", "image_url", "audio", "file", "video"])
-def test_content_that_is_no_text_is_refused(kind):
+def test_what_cannot_be_read_is_left_out_with_a_note(kind):
     message = HumanMessage([{"type": "text", "text": "Look:"}, {"type": kind, "url": "x"}])
-    with pytest.raises(ValueError, match=rf"Message 1: .*text only.*{kind!r}.*caption"):
-        as_history([SystemMessage("s"), message])
+    assert as_history([message]) == (Message("user", f"Look:\n[{kind} left out]"),)
+
+
+def test_another_providers_own_blocks_leave_no_note_in_the_models_words():
+    search = {"type": "server_tool_use", "id": "1", "name": "web_search", "input": {}}
+    answer = AIMessage([search, {"type": "text", "text": "It is nine."}])
+    assert as_history([answer]) == (Message("assistant", "It is nine."),)
 
 
 def test_messages_without_a_role_are_refused():
