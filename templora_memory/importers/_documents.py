@@ -19,6 +19,13 @@ from templora_memory.importers._text import one_line, plain, repaired, tidy
 from templora_memory.importers._values import Character, FileRefused, Limits
 
 _HEADING = re.compile(r"\s{0,1000}#{1,3}[ \t]+(.{1,200})")
+_HEADING_MARKS = re.compile(r"^ {0,3}#{1,6}[ \t]+", re.MULTILINE)
+_PAGE_LINE = re.compile(
+    r"(?:(?:page|seite|página|pagina|pág\.|p\.)[ \t]*)?[-–]?[ \t]*\d{1,4}"
+    r"(?:[ \t]*(?:/|of|von|de|sur|di)[ \t]*\d{1,4})?[ \t]*[-–]?",
+    re.IGNORECASE,
+)
+_TITLE_LETTERS = 60
 _FRONT = re.compile(r"\A---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
 _NAME_LINE = re.compile(r"^name[ \t]*:[ \t]*(.{1,200})$", re.MULTILINE | re.IGNORECASE)
 _FIELD = re.compile(r"^([a-z_]{2,30})[ \t]*:", re.MULTILINE)
@@ -79,10 +86,10 @@ def from_text(text: str, filename: str, *, guessed: bool = False) -> Character:
     if heading := _HEADING.match(text):  # a later one is about a part
         title = one_line(heading[1].strip("*_ #"))
         name = name or ("" if title.lower().strip(":") in _SECTIONS else title)
-    body = plain(text)
+    kind = "Markdown" if filename.lower().endswith((".md", ".markdown")) else "text"
+    body = plain(_HEADING_MARKS.sub("", text) if kind == "Markdown" else text)
     if not body:
         raise FileRefused("empty", "This file has no text: there is nothing to absorb.")
-    kind = "Markdown" if filename.lower().endswith((".md", ".markdown")) else "text"
     return Character(
         name=name or stem(filename) or "Nameless",
         description=body,
@@ -174,7 +181,7 @@ def _isolated(kind: str, data: bytes, limits: Limits) -> dict[str, Any]:
             f"Reading {shown} needs {_PACKAGES[kind]}: "
             f"pip install 'templora-memory[{_EXTRAS[kind]}]'.",
         )
-    if not {"text", "html"} & answer.keys():
+    if not {"text", "html", "pages"} & answer.keys():
         raise FileRefused(
             "bad_file",
             f"This {shown} is damaged, encrypted or too costly to read: save it as text.",
@@ -193,19 +200,46 @@ def _bounded(text: str, limits: Limits) -> str:
 
 
 def read_pdf(data: bytes, filename: str, limits: Limits) -> Character:
-    """The text of a PDF as a bio.
+    """The text of a PDF as a bio, without the numbers of its pages.
+
+    Its name is the document's title, a first line that reads as one, or the file's.
 
     Raises:
         FileRefused: `needs_extra`, `bad_file`, `pdf_no_text`.
     """
     answer = _isolated("pdf", data, limits)
-    body = plain(str(answer["text"]))
+    pages = [_without_page_lines(str(page)) for page in answer["pages"]]
+    body = plain("\n\n".join(page for page in pages if page))
     if not body:
         raise FileRefused("pdf_no_text", "This PDF has no text, only pictures: paste the bio.")
     cut = (f"Only the first {limits.pages} pages were read.",) if answer.get("cut") else ()
     return Character(
-        name=stem(filename) or "Nameless", description=body, source_format="PDF", warnings=cut
+        name=one_line(str(answer.get("title") or ""))
+        or _title(body)
+        or stem(filename)
+        or "Nameless",
+        description=body,
+        source_format="PDF",
+        warnings=cut,
     )
+
+
+def _without_page_lines(page: str) -> str:
+    """Return the text of a page without lines at its edges that only number it."""
+    lines = page.strip().split("\n")
+    while lines and _PAGE_LINE.fullmatch(lines[0].strip()):
+        del lines[0]
+    while lines and _PAGE_LINE.fullmatch(lines[-1].strip()):
+        del lines[-1]
+    return "\n".join(lines).strip()
+
+
+def _title(body: str) -> str:
+    """Return the first line if it reads as a title; empty if it is a sentence, or all there is."""
+    first, _, rest = body.partition("\n")
+    line = one_line(first)
+    reads_so = rest.strip() and len(line) <= _TITLE_LETTERS and line[-1:].isalnum()
+    return line if reads_so and line.lower() not in _SECTIONS else ""
 
 
 def read_docx(data: bytes, filename: str, limits: Limits) -> Character:

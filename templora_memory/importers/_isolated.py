@@ -40,7 +40,10 @@ def _pdf(data: bytes, order: dict[str, Any]) -> dict[str, Any]:
         if size > order["text"]:
             break
     cut = len(reader.pages) > len(parts) or size > order["text"]
-    return {"text": "\n\n".join(parts)[: order["text"]], "cut": cut}
+    if size > order["text"]:
+        parts[-1] = parts[-1][: order["text"] - size]
+    title = reader.metadata.title if reader.metadata else None
+    return {"pages": parts, "title": title if isinstance(title, str) else "", "cut": cut}
 
 
 def _docx(data: bytes, order: dict[str, Any]) -> dict[str, Any]:

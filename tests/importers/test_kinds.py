@@ -16,6 +16,7 @@ from templora_memory.importers import (
     ChatLog,
     FileRefused,
     World,
+    _documents,
     documents,
     instructions,
     load,
@@ -772,3 +773,20 @@ def test_an_old_encoding_is_recognised(encoding):
 def test_an_encoding_that_nobody_can_tell_is_refused():
     assert refused(bytes(range(1, 256)) * 4) == "bad_encoding"
     assert refused("Caf\x8e ow\x8der \x90\x81".encode("latin-1")) == "bad_encoding"
+
+
+def test_headings_are_read_without_their_marks():
+    found = load(b"# Ines\n\n## Home\n\nShe plays in C# at place #1.", filename="x.md")
+    assert found.description == "Ines\n\nHome\n\nShe plays in C# at place #1."
+
+
+@pytest.mark.parametrize("line", ["Page 1 of 1", "- 3 -", "3", "Seite 2 von 9", "2/9"])
+def test_lines_that_only_number_a_page_are_no_text(line):
+    page = f"{line}\nShe left in 1987.\nThat was it.\n{line}\n"
+    assert _documents._without_page_lines(page) == "She left in 1987.\nThat was it."
+
+
+def test_a_pdf_is_called_by_its_first_line_only_if_that_reads_as_a_title():
+    assert _documents._title("Ada Finch\nShe keeps bees.") == "Ada Finch"
+    assert _documents._title("She keeps bees.\nAnd a cat.") == ""
+    assert _documents._title("Ada Finch") == ""
