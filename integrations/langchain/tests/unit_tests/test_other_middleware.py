@@ -147,7 +147,8 @@ def test_a_forgotten_thread_does_not_come_back_when_its_rest_is_trimmed(box):
         state = agent.invoke({"messages": [HumanMessage(f"Secret {number}")]}, CONFIG)
     assert "Secret 0" in users(box)
     forget_thread(box.service, saver, "t")
-    state = agent.invoke({"messages": state["messages"][-2:]}, CONFIG)
+    rest = [*state["messages"][-2:], HumanMessage("Other, then?")]
+    agent.invoke({"messages": rest}, CONFIG)
     for number in range(6):
         agent.invoke({"messages": [HumanMessage(f"Other {number}")]}, CONFIG)
     assert "Secret 0" not in users(box)
