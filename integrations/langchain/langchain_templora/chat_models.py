@@ -67,6 +67,8 @@ _ROUTE = ("memory_id", "memory_revision", "memory_head")
 _SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
 _OF_SERVICE = ("policy", "device", "dtype", "admit", "checks", "key")
 _ALIASES = {"model_name", "stop_sequences"}
+_OF_SERVERS = ("api_key", "max_retries", "timeout")
+"""LangChain's standard parameters that mean nothing to a model on this machine: taken, not used."""
 _MAX_TOKENS = ("max_new_tokens", "max_completion_tokens")  # as transformers and OpenAI call it
 _IGNORED = ("parallel_tool_calls", "stream_usage")
 """What agents pass to every model; this one always does as if they were true."""
@@ -148,12 +150,12 @@ class ChatTempLora(BaseChatModel):
             return values
         values = _renamed(values)
         of_service = {name: values.pop(name) for name in _OF_SERVICE if name in values}
+        values = {name: value for name, value in values.items() if name not in _OF_SERVERS}
         fields = {name for name, field in cls.model_fields.items()} | _ALIASES
         if unknown := sorted(set(values) - fields):
             raise ValueError(
                 f"Received unknown arguments {unknown}: ChatTempLora takes "
-                f"{sorted(fields | set(_OF_SERVICE))}. Options of a server (timeout, max_retries) "
-                "mean nothing to a model on this machine."
+                f"{sorted(fields | set(_OF_SERVICE))}."
             )
         if values.get("memory") is not None:
             if of_service:
