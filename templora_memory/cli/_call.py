@@ -176,7 +176,8 @@ class Call:
         """The service without a model, for what only moves text and files."""
         common = self.common
         store = DirectoryStore(common.root or Path.home() / ".templora", key=common.key)
-        with ParametricMemory(NoModel(), store, common.policy()) as memory:
+        policy = common.policy()
+        with ParametricMemory(NoModel(policy.recipe), store, policy) as memory:
             yield memory
 
     def say(self, document: Mapping[str, Any], *shown: RenderableType) -> None:

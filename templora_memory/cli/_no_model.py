@@ -24,7 +24,13 @@ class NoModel:
     """Opens, closes and releases like any backend; whatever needs the model itself is an error.
 
     Its limits are no limits: a policy resolves, and nothing ever measures itself against it.
+
+    Args:
+        recipe: of the policy; also one of another distribution is taken.
     """
+
+    def __init__(self, recipe: str) -> None:
+        self._recipe = recipe
 
     def __repr__(self) -> str:
         return "NoModel()"
@@ -42,7 +48,7 @@ class NoModel:
     @property
     def limits(self) -> ModelLimits:
         """Limits that refuse nothing."""
-        return ModelLimits(max_length=1 << 30)
+        return ModelLimits(max_length=1 << 30, recipes=(self._recipe,))
 
     @property
     def identity(self) -> ModelIdentity:

@@ -163,7 +163,7 @@ def memories(statuses: Sequence[Status], damaged: Mapping[str, str]) -> Table | 
             memory.id,
             f"{memory.absorbed_documents}/{memory.document_count}",
             f"{memory.absorbed_messages}/{memory.message_count}",
-            f"{memory.absorbed_tokens:,}",
+            f"{memory.absorbed_tokens:,} tokens",
             memory.revisions,
             size(memory.bytes),
             memory.base,
@@ -184,7 +184,7 @@ def status(memory: Status) -> Table:
             "started from": memory.origin or "nothing",
             "documents": f"{memory.absorbed_documents} of {memory.document_count} learned",
             "messages": f"{memory.absorbed_messages} of {memory.message_count} learned",
-            "tokens in weights": f"{memory.absorbed_tokens:,}",
+            "in weights": f"{memory.absorbed_tokens:,} tokens",
             "size": size(memory.bytes),
         }
     )

@@ -259,7 +259,7 @@ class Policy:
     keep_turns: int = 2
     recipe: str = "auto"
     learning: Learning = field(default_factory=Learning)
-    health_kl: float | None = 1.5
+    health_kl: float | None = 2.0
     gate: float | None = None
     recall_tokens: int = 0
     keep_revisions: int = 4
