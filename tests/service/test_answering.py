@@ -177,8 +177,6 @@ def test_max_tokens_is_a_whole_number_below_the_window(box, value):
     ("history", "says"),
     [
         ([], "is empty"),
-        ([Message("system", "x")], "is empty"),
-        ([Message("user", "x"), Message("assistant", "y")], "of the assistant"),
         ("hello", "bare str"),
         ([{"role": "user", "content": 5}], "not int"),
     ],
