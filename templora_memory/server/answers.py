@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, Literal, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -16,7 +18,12 @@ from templora_memory.domain.results import Reply
 from templora_memory.errors import TemploraError
 from templora_memory.server.errors import ApiError, as_api_error, internal_error
 from templora_memory.server.reply_task import ReplyTask
-from templora_memory.server.schemas import LenientRequest
+from templora_memory.server.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    LenientRequest,
+    usage_of,
+)
 from templora_memory.server.state import ServerState
 from templora_memory.server.tenants import Tenant
 from templora_memory.service.streams import ReplyStream
@@ -26,6 +33,10 @@ _log = logging.getLogger("templora_memory.server")
 T = TypeVar("T")
 DONE = "data: [DONE]\n\n"
 """The event that ends a stream of OpenAI's."""
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
+"""What a route that can stream adds to its description."""
 WARNING_HEADER = "x-templora-warning"
 """The header that says what of a request was ignored."""
 
@@ -48,6 +59,61 @@ class ReplyEvents(Protocol):
 
     def failure(self, error: ApiError) -> Iterator[str]:
         """Yield an error in place of the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceEvents:
+    """The fields that all events of one answer in choices share, OpenAI's older two interfaces."""
+
+    kind: ClassVar[str]
+    """Their `object`."""
+    prefix: ClassVar[str]
+    """What their ids begin with."""
+
+    id: str
+    model: str
+    memory: str | None
+    created: int
+    notes: tuple[str, ...]
+    with_usage: bool
+
+    @classmethod
+    def of(
+        cls, asked: ChatRequest | CompletionRequest, memory: str | None, notes: tuple[str, ...]
+    ) -> Self:
+        """Return the events of the answer to a request, which begins now."""
+        options = asked.stream_options
+        return cls(
+            id=f"{cls.prefix}-{secrets.token_hex(12)}",
+            model=asked.model,
+            memory=memory,
+            created=int(time.time()),
+            notes=notes,
+            with_usage=options is not None and options.include_usage,
+        )
+
+    def choices(self, *choices: dict[str, Any], **more: object) -> str:
+        """Return an event with these choices."""
+        return event(
+            {
+                "id": self.id,
+                "object": self.kind,
+                "created": self.created,
+                "model": self.model,
+                "choices": list(choices),
+                **more,
+            }
+        )
+
+    def last(self, reply: Reply) -> Iterator[str]:
+        """Yield what ends a stream; the token counts come without choices, as OpenAI's."""
+        if self.with_usage:
+            yield self.choices(usage=usage_of(reply).model_dump())
+        yield DONE
+
+    def failure(self, error: ApiError) -> Iterator[str]:
+        """Yield the event of an error."""
+        yield event(error.body())
 
 
 def check_ignored(body: LenientRequest, state: ServerState, response: Response) -> tuple[str, ...]:

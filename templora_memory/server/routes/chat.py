@@ -5,12 +5,8 @@ A memory is a model: ``<base>:<memory id>``. Or `model` is the base model and `m
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
@@ -19,9 +15,9 @@ from templora_memory.domain.ids import parse_id
 from templora_memory.domain.results import Reply
 from templora_memory.domain.settings import ResolvedPolicy
 from templora_memory.server.answers import (
-    DONE,
+    STREAMED,
+    ChoiceEvents,
     check_ignored,
-    event,
     finish_reason,
     stream_answer,
     whole_answer,
@@ -70,7 +66,7 @@ def _model_card(state: ServerState, name: str) -> ModelCard:
     "/chat/completions",
     response_model=ChatCompletion,
     summary="Answer a conversation",
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses=STREAMED,
 )
 async def chat(
     request: Request,
@@ -89,15 +85,7 @@ async def chat(
     """
     memory_id = named_memory(state, chat_request.model, chat_request.memory)
     notes = check_ignored(chat_request, state, response)
-    options = chat_request.stream_options
-    events = _ChatEvents(
-        id=f"chatcmpl-{secrets.token_hex(12)}",
-        model=chat_request.model,
-        memory=memory_id,
-        created=int(time.time()),
-        notes=notes,
-        with_usage=options is not None and options.include_usage,
-    )
+    events = _ChatEvents.of(chat_request, memory_id, notes)
     count = chat_request.n or 1
     if chat_request.stream:
         if count > 1:
@@ -123,18 +111,15 @@ def _stream_opener(
 
     `number` counts the answers to one request: each has random numbers of its own.
     """
-    service = tenant.service
     form = chat_request.response_format
     sampling = chat_request.sampling(
         schema=None if form is None else form.schema_text, number=number
     )
     max_tokens = reply_limit(
-        service.policy, chat_request.max_completion_tokens or chat_request.max_tokens
+        tenant.service.policy, chat_request.max_completion_tokens or chat_request.max_tokens
     )
-    answers: Memory | WithoutMemory
-    answers = service.without_memory if memory_id is None else service[memory_id]
     return partial(
-        answers.stream,
+        answering(tenant, memory_id).stream,
         [message.as_message() for message in chat_request.messages],
         context=tuple(chat_request.context),
         strength=chat_request.strength,
@@ -144,6 +129,12 @@ def _stream_opener(
         recall_tokens=chat_request.recall_tokens,
         continue_final_message=chat_request.continues,
     )
+
+
+def answering(tenant: Tenant, memory_id: str | None) -> Memory | WithoutMemory:
+    """Return what answers a request: a memory, or None: the base model alone."""
+    service = tenant.service
+    return service.without_memory if memory_id is None else service[memory_id]
 
 
 def reply_limit(policy: ResolvedPolicy, asked: int | None) -> int | None:
@@ -188,16 +179,11 @@ def _no_model(state: ServerState, model: str) -> ApiError:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ChatEvents:
-    """The fields that all chunks of one answer share, and the bodies made with them."""
+class _ChatEvents(ChoiceEvents):
+    """The chunks of one answer, and the body of a whole one."""
 
-    id: str
-    model: str
-    memory: str | None
-    created: int
-    notes: tuple[str, ...]
-    with_usage: bool
+    __slots__ = ()
+    kind, prefix = "chat.completion.chunk", "chatcmpl"
 
     def completion(self, replies: Sequence[Reply]) -> ChatCompletion:
         """Return the body of a whole answer."""
@@ -218,21 +204,9 @@ class _ChatEvents:
             templora=memory_use_of(self.memory, replies[-1], self.notes),
         )
 
-    def _chunk(self, choices: list[dict[str, Any]], **more: object) -> str:
-        return event(
-            {
-                "id": self.id,
-                "object": "chat.completion.chunk",
-                "created": self.created,
-                "model": self.model,
-                "choices": choices,
-                **more,
-            }
-        )
-
     def _delta(self, delta: dict[str, str], reason: str | None = None, **more: object) -> str:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return self._chunk([choice], **more)
+        return self.choices(choice, **more)
 
     def begin(self) -> Iterator[str]:
         """Yield the event of the role."""
@@ -243,20 +217,14 @@ class _ChatEvents:
         yield self._delta({"content": text})
 
     def end(self, reply: Reply) -> Iterator[str]:
-        """Yield the last events; that with the token counts comes without choices, as OpenAI's."""
+        """Yield the last events."""
         yield self._delta(
             {},
             finish_reason(reply),
             system_fingerprint=_fingerprint(reply),
             templora=memory_use_of(self.memory, reply, self.notes).model_dump(),
         )
-        if self.with_usage:
-            yield self._chunk([], usage=usage_of(reply).model_dump())
-        yield DONE
-
-    def failure(self, error: ApiError) -> Iterator[str]:
-        """Yield the event of an error."""
-        yield event(error.body())
+        yield from self.last(reply)
 
 
 def _fingerprint(reply: Reply) -> str | None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
@@ -15,15 +12,15 @@ from fastapi.responses import StreamingResponse
 from templora_memory.domain.messages import Message
 from templora_memory.domain.results import Reply
 from templora_memory.server.answers import (
-    DONE,
+    STREAMED,
+    ChoiceEvents,
     check_ignored,
-    event,
     finish_reason,
     stream_answer,
     whole_answer,
 )
 from templora_memory.server.errors import ApiError
-from templora_memory.server.routes.chat import named_memory, reply_limit
+from templora_memory.server.routes.chat import answering, named_memory, reply_limit
 from templora_memory.server.schemas import (
     CompletionBody,
     CompletionChoice,
@@ -35,7 +32,6 @@ from templora_memory.server.schemas import (
 )
 from templora_memory.server.state import StateDep, TenantDep
 from templora_memory.service.answering import HEAD
-from templora_memory.service.memory import Memory, WithoutMemory
 
 router = APIRouter(tags=["completions"])
 
@@ -44,7 +40,7 @@ router = APIRouter(tags=["completions"])
     "/v1/completions",
     response_model=CompletionBody,
     summary="Answer a prompt",
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses=STREAMED,
 )
 async def complete(
     request: Request,
@@ -59,29 +55,18 @@ async def complete(
     """
     memory_id = named_memory(state, body.model, body.memory)
     notes = check_ignored(body, state, response)
-    service = tenant.service
-    answers: Memory | WithoutMemory
-    answers = service.without_memory if memory_id is None else service[memory_id]
     opener = partial(
-        answers.stream,
+        answering(tenant, memory_id).stream,
         [Message("user", body.text)],
         strength=body.strength,
         sampling=body.sampling(),
-        max_tokens=reply_limit(service.policy, body.max_tokens),
+        max_tokens=reply_limit(tenant.service.policy, body.max_tokens),
         revision=None if memory_id is None else HEAD,
     )
-    options = body.stream_options
-    events = _CompletionEvents(
-        id=f"cmpl-{secrets.token_hex(12)}",
-        model=body.model,
-        memory=memory_id,
-        created=int(time.time()),
-        notes=notes,
-        with_usage=options is not None and options.include_usage,
-    )
+    events = _CompletionEvents.of(body, memory_id, notes)
     if body.stream:
         return await stream_answer(request, state, tenant, opener, events)
-    return events.whole(await whole_answer(request, state, tenant, opener))
+    return events.completion(await whole_answer(request, state, tenant, opener))
 
 
 @router.post("/tokenize", summary="How many tokens has a text?")
@@ -127,18 +112,13 @@ async def embeddings(_: TenantDep) -> NoReturn:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _CompletionEvents:
-    """The fields that all events of one answer share, and the bodies made with them."""
+class _CompletionEvents(ChoiceEvents):
+    """The events of one answer, and the body of a whole one."""
 
-    id: str
-    model: str
-    memory: str | None
-    created: int
-    notes: tuple[str, ...]
-    with_usage: bool
+    __slots__ = ()
+    kind, prefix = "text_completion", "cmpl"
 
-    def whole(self, reply: Reply) -> CompletionBody:
+    def completion(self, reply: Reply) -> CompletionBody:
         """Return the body of a whole answer."""
         return CompletionBody(
             id=self.id,
@@ -149,20 +129,9 @@ class _CompletionEvents:
             templora=memory_use_of(self.memory, reply, self.notes),
         )
 
-    def _event(self, choices: list[dict[str, Any]], **more: object) -> str:
-        return event(
-            {
-                "id": self.id,
-                "object": "text_completion",
-                "created": self.created,
-                "model": self.model,
-                "choices": choices,
-                **more,
-            }
-        )
-
-    def _choice(self, text: str, reason: str | None = None) -> list[dict[str, Any]]:
-        return [{"index": 0, "text": text, "logprobs": None, "finish_reason": reason}]
+    def _text(self, text: str, reason: str | None = None, **more: object) -> str:
+        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
+        return self.choices(choice, **more)
 
     def begin(self) -> Iterator[str]:
         """Yield nothing: the text begins at once."""
@@ -170,16 +139,10 @@ class _CompletionEvents:
 
     def piece(self, text: str) -> Iterator[str]:
         """Yield the event of a piece of text."""
-        yield self._event(self._choice(text))
+        yield self._text(text)
 
     def end(self, reply: Reply) -> Iterator[str]:
         """Yield the last events."""
         use = memory_use_of(self.memory, reply, self.notes).model_dump()
-        yield self._event(self._choice("", finish_reason(reply)), templora=use)
-        if self.with_usage:
-            yield self._event([], usage=usage_of(reply).model_dump())
-        yield DONE
-
-    def failure(self, error: ApiError) -> Iterator[str]:
-        """Yield the event of an error."""
-        yield event(error.body())
+        yield self._text("", finish_reason(reply), templora=use)
+        yield from self.last(reply)

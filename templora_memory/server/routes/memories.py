@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 
 from templora_memory.domain.ids import MAX_ID_CHARACTERS, parse_id
 from templora_memory.errors import StoreDamaged, UnknownMemory
+from templora_memory.server.answers import STREAMED
 from templora_memory.server.errors import ApiError
 from templora_memory.server.job_registry import JobEntry
 from templora_memory.server.schemas import (
@@ -156,7 +157,7 @@ async def job(job_id: str, state: StateDep, tenant: TenantDep, wait: WaitSeconds
     "/jobs/{job_id}/events",
     summary="The progress of a job, as it comes",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses=STREAMED,
 )
 async def events(job_id: str, state: StateDep, tenant: TenantDep) -> StreamingResponse:
     """Stream a job as server-sent events, each as `GET /v1/jobs/{job_id}` gives it, to its end."""

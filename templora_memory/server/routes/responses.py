@@ -14,12 +14,17 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from templora_memory.domain.results import Reply
-from templora_memory.server.answers import check_ignored, event, stream_answer, whole_answer
+from templora_memory.server.answers import (
+    STREAMED,
+    check_ignored,
+    event,
+    stream_answer,
+    whole_answer,
+)
 from templora_memory.server.errors import ApiError
-from templora_memory.server.routes.chat import named_memory, reply_limit
+from templora_memory.server.routes.chat import answering, named_memory, reply_limit
 from templora_memory.server.schemas import ResponsesRequest, memory_use_of
 from templora_memory.server.state import StateDep, TenantDep
-from templora_memory.service.memory import Memory, WithoutMemory
 
 router = APIRouter(prefix="/v1", tags=["responses"])
 
@@ -28,7 +33,7 @@ router = APIRouter(prefix="/v1", tags=["responses"])
     "/responses",
     response_model=None,
     summary="Answer a conversation, in the form of the Responses interface",
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses=STREAMED,
 )
 async def respond(
     request: Request,
@@ -51,15 +56,12 @@ async def respond(
         )
     memory_id = named_memory(state, body.model, body.memory)
     notes = check_ignored(body, state, response)
-    service = tenant.service
-    answers: Memory | WithoutMemory
-    answers = service.without_memory if memory_id is None else service[memory_id]
     opener = partial(
-        answers.stream,
+        answering(tenant, memory_id).stream,
         [message.as_message() for message in body.sent],
         strength=body.strength,
         sampling=body.sampling(schema=body.schema_text),
-        max_tokens=reply_limit(service.policy, body.max_output_tokens),
+        max_tokens=reply_limit(tenant.service.policy, body.max_output_tokens),
         recall_tokens=body.recall_tokens,
     )
     events = _ResponseEvents(
@@ -72,7 +74,7 @@ async def respond(
     )
     if body.stream:
         return await stream_answer(request, state, tenant, opener, events)
-    return events.whole(await whole_answer(request, state, tenant, opener))
+    return events.response(await whole_answer(request, state, tenant, opener))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +130,7 @@ class _ResponseEvents:
             "content": list(parts),
         }
 
-    def whole(self, reply: Reply) -> dict[str, Any]:
+    def response(self, reply: Reply) -> dict[str, Any]:
         """Return the body of a whole answer."""
         cut = reply.finish_reason == "length"
         status = "incomplete" if cut else "completed"
@@ -169,11 +171,11 @@ class _ResponseEvents:
 
     def end(self, reply: Reply) -> Iterator[str]:
         """Yield the events after the text, the last with the whole response."""
-        whole = self.whole(reply)
+        body = self.response(reply)
         yield self._text_event("response.output_text.done", text=reply.text, logprobs=[])
         yield self._text_event("response.content_part.done", part=self._part(reply.text))
-        yield self._event("response.output_item.done", output_index=0, item=whole["output"][0])
-        yield self._event(f"response.{whole['status']}", response=whole)
+        yield self._event("response.output_item.done", output_index=0, item=body["output"][0])
+        yield self._event(f"response.{body['status']}", response=body)
 
     def failure(self, error: ApiError) -> Iterator[str]:
         """Yield the events of an error."""
