@@ -50,7 +50,7 @@ def expected(monkeypatch):
 
 
 def named(texts, others=()):
-    task = topics.topic_words(None, Words(WORDS), "the thing", texts, others)
+    task = topics.topic_words(None, Words(WORDS), "the thing", texts, others, check=lambda: None)
     while True:
         try:
             next(task)
@@ -81,3 +81,14 @@ def test_a_batch_holds_few_texts_and_changes_nothing(monkeypatch):
 
 def test_without_texts_there_are_none():
     assert named([]) == []
+
+
+@pytest.mark.usefixtures("expected")
+def test_what_is_cancelled_ends_before_the_next_batch():
+    def cancelled():
+        raise RuntimeError("cancelled")
+
+    task = topics.topic_words(None, Words(WORDS), "the thing", ["the bees"], [], check=cancelled)
+    next(task)
+    with pytest.raises(RuntimeError, match="cancelled"):
+        next(task)

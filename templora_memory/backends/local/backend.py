@@ -462,8 +462,7 @@ class LocalBackend:
                 pieces = [""] * len(part)
                 for _ in range(max_tokens):
                     yield
-                    if cancelled():
-                        raise Cancelled("The absorb was cancelled; the old revision stays.")
+                    _check(cancelled)
                     batch.step()
                     pieces = [tokenizer.decode(ids) for ids in batch.output_ids]
                     batch.finish([stop in piece for piece in pieces])
@@ -495,19 +494,15 @@ class LocalBackend:
         """Return words that the base model expects where topics are named; see `NameTopics`."""
         loaded = self.loaded
 
-        def task() -> CooperativeTask[list[tuple[str, ...]]]:
-            words = topic_words(loaded.base, loaded.tokenizer, before, texts, others)
-            while True:
-                if cancelled():
-                    raise Cancelled("The absorb was cancelled; the old revision stays.")
-                try:
-                    next(words)
-                except StopIteration as ended:
-                    named: list[tuple[str, ...]] = ended.value
-                    return named
-                yield
-
-        return loaded.thread.run(task(), priority=priority)
+        words = topic_words(
+            loaded.base,
+            loaded.tokenizer,
+            before,
+            texts,
+            others,
+            check=partial(_check, cancelled),
+        )
+        return loaded.thread.run(words, priority=priority)
 
     # --- answering -----------------------------------------------------------------------------
 
@@ -660,6 +655,12 @@ def _sample(request: LearnRequest) -> str:
     """Return enough of what is learned to know its language by."""
     texts = (item.text if isinstance(item, Document) else item.content for item in request.items)
     return "\n".join(text[:SAMPLE] for text in islice(texts, SAMPLED_ITEMS))
+
+
+def _check(cancelled: Callable[[], bool]) -> None:
+    """Raise Cancelled if an absorb was cancelled while its recipe works."""
+    if cancelled():
+        raise Cancelled("The absorb was cancelled; the old revision stays.")
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -117,8 +117,7 @@ def write_questions(content: Facts, tools: RecipeTools) -> list[list[str]]:
         return [[] for _ in content.facts]
     starts = [forms.get("before_start", "") + start for start in forms["starts"]]
     shown = "".join(f"{said}{_ARROW}{ask}\n" for said, ask, _ in forms["examples"])
-    room = tools.max_length // 2
-    facts = [fact for fact in content.facts if len(tools.tokenizer.encode(fact)) < room]
+    facts = _short_facts(content, tools)
     continued = tools.complete(
         shown,
         [f"{fact}{_ARROW}{start}" for fact in facts for start in starts],
@@ -148,8 +147,7 @@ def name_topics(content: Facts, tools: RecipeTools) -> list[tuple[str, ...]]:
     forms = question_forms(content.language)
     if forms is None or not content.facts:
         return [() for _ in content.facts]
-    room = tools.max_length // 2
-    short = [fact for fact in content.facts if len(tools.tokenizer.encode(fact)) < room]
+    short = _short_facts(content, tools)
     named = tools.topics(
         "".join(f"{said}{_ARROW}{topics}\n" for said, _, topics in forms["examples"]),
         [f"{fact}{_ARROW.rstrip()}" for fact in short],
@@ -157,6 +155,12 @@ def name_topics(content: Facts, tools: RecipeTools) -> list[tuple[str, ...]]:
     )
     topics = dict(zip(short, named, strict=True))
     return [topics.get(fact, ()) for fact in content.facts]
+
+
+def _short_facts(content: Facts, tools: RecipeTools) -> list[str]:
+    """Return the facts that leave half of the model's length for what stands around them."""
+    room = tools.max_length // 2
+    return [fact for fact in content.facts if len(tools.tokenizer.encode(fact)) < room]
 
 
 def word_question(fact: str, content: Facts, topics: Sequence[str], rng: Random) -> str:

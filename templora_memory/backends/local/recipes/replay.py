@@ -65,7 +65,7 @@ def _asked_again(
     count = len(content.facts) + len(content.exchanges)
     if not 0 < count <= MAX_FACTS:
         return None
-    now = [getattr(item, "text", None) or getattr(item, "content", "") for item in request.items]
+    now = [item.text if isinstance(item, Document) else item.content for item in request.items]
     rng = Random(repr((request.settings.seed, number, now)))  # noqa: S311  # others every time
     turns: list[tuple[str, str]] = [
         *((word_question(fact, content, (), rng), fact) for fact in content.facts),

@@ -12,7 +12,7 @@ is expected everywhere says nothing. Documents are expanded for search in the sa
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import torch
 
@@ -36,6 +36,8 @@ def topic_words(
     before: str,
     texts: Sequence[str],
     others: Sequence[str],
+    *,
+    check: Callable[[], None],
 ) -> Generator[None, None, list[tuple[str, ...]]]:
     """Return the topic words of each text, the surest first; yields between batches.
 
@@ -48,6 +50,7 @@ def topic_words(
         before: examples, which all texts follow.
         texts: each up to where its topics would stand.
         others: more of this form, for the comparison only.
+        check: called before each batch; raises to end it.
     """
     if not texts:
         return []
@@ -57,6 +60,7 @@ def topic_words(
     likely: list[tuple[torch.Tensor, torch.Tensor]] = []  # of each row log p [K] and tokens [K]
     for start in range(0, len(rows), ROWS):
         yield
+        check()
         log_p = GreedyBatch(base, prefix, rows[start : start + ROWS]).next_log_p().cpu()  # [B, V]
         total = total + log_p.exp().sum(0)
         values, tokens = log_p.topk(min(_CANDIDATES, log_p.shape[1]), dim=-1)

@@ -124,7 +124,9 @@ class NeutralText:
         weights = batch.targets.weights  # [T]
         if base.plain_lm_head:
             layer = lowest_layer(adapters)
-            teacher = torch.cat([self._teacher_states(piece, layer) for piece in pieces])  # [T, D]
+            teacher = torch.cat(
+                [self._teacher_states(number, layer) for number in pieces]
+            )  # [T, D]
             states = below(base, layer, [(self._frozen, self.piece(number)) for number in pieces])
             with use_adapters(adapters):
                 hidden = labelled_states(base, batch, states)
@@ -138,16 +140,16 @@ class NeutralText:
             log_p = logits.float().log_softmax(-1)
         return ((log_q.exp() * (log_q - log_p)).sum(-1) * weights).sum()
 
-    def _teacher_states(self, piece: int, layer: int) -> Tensor:
+    def _teacher_states(self, number: int, layer: int) -> Tensor:
         """Return the base model's hidden states [S, D] of the tokens that count."""
-        if piece not in self._teacher:
-            inputs = self.piece(piece)
+        if number not in self._teacher:
+            inputs = self.piece(number)
             states = below(self._base, layer, [(self._frozen, inputs)])
             with torch.no_grad(), use_adapters(None):
-                self._teacher[piece] = labelled_states(
+                self._teacher[number] = labelled_states(
                     self._base, collate(self._base, [inputs]), states
                 )
-        return self._teacher[piece]
+        return self._teacher[number]
 
 
 def _cut(first: Sequence[int], ids: Sequence[int], base: BaseModel) -> list[list[int]]:
