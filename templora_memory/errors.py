@@ -11,6 +11,7 @@
     │   └── PromptTooLong
     ├── UnknownMemory (LookupError)
     ├── UnknownRevision (LookupError)
+    ├── UnknownText (LookupError)
     ├── ModelError (RuntimeError)
     │   ├── ModelNotFound                 wrong name, missing or damaged model files
     │   ├── UnsupportedModel              a model without linear layers, with several towers, ...
@@ -69,6 +70,10 @@ class UnknownMemory(TemploraError, LookupError):
 
 class UnknownRevision(TemploraError, LookupError):
     """The memory has no such revision (it may have been retired by retention)."""
+
+
+class UnknownText(TemploraError, LookupError):
+    """The memory holds no text of this id (it may have been removed)."""
 
 
 class ModelError(TemploraError, RuntimeError):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -397,7 +397,15 @@ class Store(Protocol):
         ...
 
     def withdraw_documents(self, memory_id: str, digests: Sequence[str]) -> None:
-        """Note that documents are not to be learned again. Their text stays until forget."""
+        """Note that documents are not to be learned again. Their text stays until it is removed."""
+        ...
+
+    def pin(self, memory_id: str, digests: Sequence[str], *, pinned: bool) -> None:
+        """Note durably that texts of the journal are pinned, or are not any more.
+
+        Raises:
+            StoreDamaged: the journal has no such text.
+        """
         ...
 
     def stage(self, memory_id: str) -> AbstractContextManager[Path]:
@@ -423,6 +431,36 @@ class Store(Protocol):
 
         Raises:
             Conflict: the stored epoch is not `epoch` any more.
+        """
+        ...
+
+    def amend(
+        self,
+        manifest: Manifest,
+        *,
+        epoch: int,
+        edits: Mapping[str, str | None],
+        staged: Mapping[str, Path],
+    ) -> tuple[Manifest, tuple[RemovedFile, ...]]:
+        """Replace manifest and journal at once: texts are removed or corrected.
+
+        The journal afterwards is that of `amendment.amend`, of all that is journalled by then.
+        Once this returns nothing is left under the root of what was removed.
+
+        Args:
+            manifest: the new one, with the next of `Manifest.edits`. Its revisions are stored
+                already, or are in `staged`; their `files` are then filled in here.
+            epoch: what the stored manifest must be at.
+            edits: new texts by digest; None: the text is removed.
+            staged: folders of new revisions, by name (`stage`).
+
+        Returns:
+            The manifest as it is stored, and the files that are gone.
+
+        Raises:
+            Conflict: the stored epoch is not `epoch` any more; nothing was changed.
+            StoreWriteFailed: either nothing was changed, or some files that should be gone are
+                left; the next process that uses the memory removes them.
         """
         ...
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import secrets
+import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +27,15 @@ _KINDS = {
     "withdraw": {"digest"},
     "tip": {"digest"},
     "learned": {"parent", "digest", "documents"},
+    "pin": {"digest", "pinned"},
+    "sealed": {"epoch"},
 }
+_ID_BYTES = 8
 _LISTED = 1_000_000  # digests in lists of learned documents that are kept as a whole
-_OPTIONAL = {"document": {"author", "character", "recall_only"}}
+_OPTIONAL = {
+    "message": {"id", "time"},
+    "document": {"author", "character", "recall_only", "id", "time"},
+}
 MIN_OVERLAP = 2
 """Messages in a row that a window shares with the conversation which it is a part of."""
 _MAX_RUNS = 64  # places that are followed at once: bounds what a repetitive journal costs
@@ -97,6 +106,41 @@ def document_line(parent: str, document: Document) -> dict[str, Any]:
     return line | {key: value for key, value in optional.items() if value is not None}
 
 
+def stamped(line: dict[str, Any]) -> dict[str, Any]:
+    """Return the line of a text as it is told now: with a name of its own, and the time.
+
+    The name is random. Unlike the digest, it stays when a text before it is removed.
+    """
+    return line | {"id": secrets.token_hex(_ID_BYTES), "time": round(time.time(), 3)}
+
+
+def pin_line(digest: str, *, pinned: bool) -> dict[str, Any]:
+    """Return the journal line that pins a text, or takes the pin off."""
+    return {"kind": "pin", "digest": digest, "pinned": pinned}
+
+
+def sealed_line(epoch: int) -> dict[str, Any]:
+    """Return the line after which nothing is written while the manifest is at this epoch.
+
+    It stands between reading a journal and replacing it, in stores without locks.
+    """
+    return {"kind": "sealed", "epoch": epoch}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalEntry:
+    """One text of a journal, and what stands beside it.
+
+    `id` names it as long as it is there; `time` is when it was told, in seconds since 1970, None
+    where an older version wrote the line.
+    """
+
+    id: str
+    digest: str
+    item: Item
+    time: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     """Messages of a history that stand in the journal in a row.
@@ -154,6 +198,9 @@ class Journal:
         self._recall_only: set[str] = set()
         self._taught: Counter[str] = Counter()
         self._tip = first
+        self._ids: dict[str, str] = {}  # digests of texts by their names
+        self._pinned: dict[str, None] = {}
+        self.sealed: int | None = None  # the epoch of the newest seal
         # what was learned: the list of each name, as what it adds to another one
         self._lists: dict[str, tuple[str, tuple[str, ...]]] = {}
         self._whole_lists: LruCache[str, tuple[str, ...]] = LruCache(_LISTED, size_of=len)
@@ -169,7 +216,7 @@ class Journal:
                 it refers to does not stand before it.
             StoreDamaged: its text is none.
         """
-        digest = body["digest"]
+        digest = body.get("digest", "")
         match body["kind"]:
             case "message":
                 if digest != extend(body["parent"], _message(body)):
@@ -180,12 +227,18 @@ class Journal:
                 self._messages[digest] = (body["parent"], position)
                 self._places.setdefault(_key(_message(body)), {})[body["parent"]] = digest
                 self._tip = digest
+                self._ids[_id_of(body)] = digest
             case "document":
                 self._add_document(digest, body, position)
+                self._ids[_id_of(body)] = digest
             case "withdraw":
                 self._withdrawn.add(digest)
             case "learned":
                 self._add_list(digest, body["parent"], body["documents"])
+            case "pin":
+                self._add_pin(digest, pinned=body["pinned"])
+            case "sealed":
+                self.sealed = _epoch(body)
             case _:
                 if not self.knows(digest):
                     raise ValueError("the newest conversation is missing")
@@ -205,6 +258,16 @@ class Journal:
             self._recall_only.add(digest)
         else:
             self._recall_only.discard(digest)
+
+    def _add_pin(self, digest: str, *, pinned: object) -> None:
+        if not isinstance(pinned, bool):
+            raise ValueError("a pin is neither set nor taken off")  # noqa: TRY004  # the file
+        if not self.holds(digest):
+            raise ValueError("the pinned text is missing")
+        if pinned:
+            self._pinned[digest] = None
+        else:
+            self._pinned.pop(digest, None)
 
     def _add_list(self, name: str, parent: str, documents: object) -> None:
         if not isinstance(documents, list) or not all(isinstance(d, str) for d in documents):
@@ -311,6 +374,74 @@ class Journal:
     def knows(self, digest: str) -> bool:
         """Return whether the journal holds this digest."""
         return digest == self._first or digest in self._messages
+
+    def holds(self, digest: str) -> bool:
+        """Return whether the journal has a text of this digest: a message, or any document."""
+        return digest in self._messages or digest in self._documents
+
+    # --- texts one by one ----------------------------------------------------------------------
+
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """Digests of the pinned texts, in the order in which they were pinned."""
+        return tuple(self._pinned)
+
+    def is_pinned(self, digest: str) -> bool:
+        """Return whether a text is among `pinned`."""
+        return digest in self._pinned
+
+    def ids_like(self, name: str) -> tuple[str, ...]:
+        """Return the ids that begin with `name`; one alone if it is an id as a whole."""
+        known = tuple(self._ids)  # at once: another thread may be adding
+        return (name,) if name in self._ids else tuple(i for i in known if i.startswith(name))
+
+    def digest_of(self, text_id: str) -> str | None:
+        """Return the digest of the text with this id; None if there is none."""
+        return self._ids.get(text_id)
+
+    def position(self, digest: str) -> int:
+        """Return where a text stands: texts that were told later have larger positions."""
+        at = self._messages[digest] if digest in self._messages else self._documents[digest]
+        return at[1]
+
+    def entry(self, digest: str) -> JournalEntry:
+        """Return a text that the journal `holds`, with what stands beside it."""
+        body = self._read(self.position(digest))
+        return JournalEntry(
+            id=_id_of(body), digest=digest, item=item_of(body), time=body.get("time")
+        )
+
+    def texts(self) -> tuple[str, ...]:
+        """Digests of all texts, in the order they were told, also of those not in force."""
+        return tuple(sorted((*self._messages, *self._documents), key=self.position))
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Yield the lines of all texts, each after the one that it names as its parent."""
+        written: set[str] = set()
+        for digest in self.texts():
+            waiting = [digest]
+            while (parent := self._parent(waiting[-1])) in self._documents and (
+                parent not in written and parent not in waiting
+            ):
+                waiting.append(parent)  # told again after what continues it
+            for one in reversed(waiting):
+                if one not in written:
+                    written.add(one)
+                    yield self._read(self.position(one))
+
+    def _parent(self, digest: str) -> str:
+        at = self._messages[digest] if digest in self._messages else self._documents[digest]
+        return at[0]
+
+    def same_message(self, digest: str) -> tuple[str, ...]:
+        """Return the digests of all messages that say the same, wherever they stand."""
+        key = _key(_message(self._read(self.position(digest))))
+        return tuple(self._places.get(key, {}).values())
+
+    @property
+    def withdrawn(self) -> tuple[str, ...]:
+        """Digests of the documents that are not to be learned again."""
+        return tuple(digest for digest in self._documents if digest in self._withdrawn)
 
     def characters(self, digest: str) -> int:
         """Return a document's characters without reading it; 0 if there is none."""
@@ -473,9 +604,36 @@ class Journal:
         return count
 
 
+def _id_of(body: dict[str, Any]) -> str:
+    """Return the id of a line's text; lines of older versions have none but their digest."""
+    text_id = body.get("id", body["digest"])
+    moment = body.get("time")
+    if not isinstance(text_id, str) or not 0 < len(text_id) <= len(body["digest"]):
+        raise ValueError("a text has no proper id")
+    if moment is not None and (type(moment) not in {int, float} or not math.isfinite(moment)):
+        raise ValueError("the time of a text is none")
+    return text_id
+
+
+def _epoch(body: dict[str, Any]) -> int:
+    epoch = body["epoch"]
+    if type(epoch) is not int or epoch < 0:
+        raise ValueError("a seal has no epoch")
+    return epoch
+
+
 def _key(message: Message) -> str:
     """Return what names a message wherever it stands."""
     return extend("", message)
+
+
+def item_of(body: dict[str, Any]) -> Item:
+    """Return the message or document of a line.
+
+    Raises:
+        StoreDamaged: its text is none.
+    """
+    return _message(body) if body["kind"] == "message" else _document(body)
 
 
 def _message(body: dict[str, Any]) -> Message:

@@ -19,6 +19,8 @@ from templora_memory.errors import BaseMismatch, StoreDamaged, UnknownRevision
 
 FORMAT = 2
 """Document lists stand in the journal; the manifest names the list of each revision."""
+EDITED_FORMAT = 3
+"""As `FORMAT`, of a memory whose journal was replaced because texts were removed from it."""
 FORMAT_WITH_LISTS = 1
 """Document lists stand in the manifest: of exported files, and of versions before format 2."""
 
@@ -98,6 +100,7 @@ class Manifest:
     """Everything a store keeps about a memory besides text and weights.
 
     `build` counts rebuilds: what is learned again gets new names, because its weights differ.
+    `edits` counts how often texts were removed or corrected: each time the journal is another one.
     `forks` are memories that were copied from this one or began from it, `exports` files that it
     was written to: what a forget does not reach.
     """
@@ -112,6 +115,7 @@ class Manifest:
     origin: Origin | None = None
     ttl: float | None = None
     build: int = 0
+    edits: int = 0
     forks: tuple[str, ...] = ()
     exports: tuple[str, ...] = ()
 
@@ -249,11 +253,14 @@ class Manifest:
             }
             for revision in self.revisions
         ]
+        edited = EDITED_FORMAT if self.edits else FORMAT
         body = {
-            "format": FORMAT if list_name else FORMAT_WITH_LISTS,
+            "format": edited if list_name else FORMAT_WITH_LISTS,
             **asdict(replace(self, revisions=())),
             "revisions": rows,
         }
+        if not self.edits:  # so that versions before there were edits read it
+            del body["edits"]
         return {"sum": _checksum(body), **body}
 
     @classmethod
@@ -277,7 +284,7 @@ class Manifest:
         try:
             body = dict(_mapping(value))
             checksum = body.pop("sum", None)  # a file of before there was one has none
-            readable = (FORMAT_WITH_LISTS, FORMAT) if read_list else (FORMAT_WITH_LISTS,)
+            readable = (FORMAT_WITH_LISTS, *((FORMAT, EDITED_FORMAT) if read_list else ()))
             if (version := body.get("format")) not in readable:
                 raise StoreDamaged(
                     f"The manifest has format {version!r}, this version reads "
@@ -287,7 +294,7 @@ class Manifest:
             if checksum is not None and checksum != _checksum(body):
                 raise StoreDamaged("The manifest is not what was written: its checksum differs.")
             del body["format"]
-            body = {"forks": (), "exports": (), **body}
+            body = {"forks": (), "exports": (), "edits": 0, **body}
             _check_complete(body)
             manifest = cls(
                 **{
@@ -399,7 +406,7 @@ def _check_types(manifest: Manifest) -> None:
     texts += [base.tokenizer, base.weights]
     if manifest.origin is not None:
         texts += [manifest.origin.id, manifest.origin.revision]
-    counts: list[object] = [manifest.epoch, manifest.build]
+    counts: list[object] = [manifest.epoch, manifest.build, manifest.edits]
     times: list[Any] = [manifest.created]
     times += [manifest.ttl] if manifest.ttl is not None else []
     texts += [text for text in (base.revision, manifest.head) if text is not None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -9,6 +11,7 @@ from templora_memory.domain.manifest import Revision
 from templora_memory.domain.messages import Document, Message
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled"]
+TextState: TypeAlias = Literal["learned", "waiting", "recall", "superseded"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,3 +270,139 @@ class Transcript:
 
     def __repr__(self) -> str:
         return f"Transcript({len(self.documents)} documents, {len(self.messages)} messages)"
+
+
+# --- texts one by one --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class StoredText:
+    """One text that a memory was told: a message, or a document (a long one comes in parts).
+
+    Args:
+        id: names it as long as it is there, also when other texts are removed or it is corrected.
+        text: as it was told.
+        kind: "message" or "document".
+        speaker: of a message its name, or else its role; of a document its author, if it has one.
+        role: of a message.
+        title: of a document.
+        continues: a document that goes on from the one before it.
+        time: when it was told, in seconds since 1970; None: by a version that took no note of it.
+        state: "learned", by the newest revision; "waiting", to be learned; "recall", a document
+            that is never learned; "superseded", no longer in force: left behind by an edit of the
+            conversation, or withdrawn by a rollback.
+        pinned: always among what is replayed and recalled.
+    """
+
+    id: str
+    text: str
+    kind: Literal["message", "document"]
+    speaker: str | None
+    role: str | None
+    title: str | None
+    continues: bool
+    time: float | None
+    state: TextState
+    pinned: bool
+
+    def __repr__(self) -> str:
+        return f"StoredText({self.id[:16]!r}, {self.kind}, {len(self.text)} characters)"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPage:
+    """Some of the texts of a memory; iterate for them.
+
+    Args:
+        texts: this page.
+        offset: how many come before them.
+        total: how many there are in all.
+    """
+
+    texts: tuple[StoredText, ...]
+    offset: int
+    total: int
+
+    def __iter__(self) -> Iterator[StoredText]:
+        return iter(self.texts)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def next_offset(self) -> int | None:
+        """Offset of the next page; None: this is the last one."""
+        end = self.offset + len(self.texts)
+        return end if self.texts and end < self.total else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecallChange:
+    """How likely an answer was before texts were removed, how likely it is now, and for the base.
+
+    Args:
+        id: the removed text that was measured (its beginning); None: an answer that was asked for.
+        before, after, base: natural-log probability of the answer, the sum over its tokens: with
+            the memory as it was, as it is now, and with the base model alone.
+        tokens: how many there are.
+    """
+
+    id: str | None
+    before: float
+    after: float
+    base: float
+    tokens: int
+
+    @property
+    def over_base(self) -> float:
+        """Probability of a token now over that of the base model, the geometric mean."""
+        return math.exp(max(-700.0, min(700.0, (self.after - self.base) / self.tokens)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return {**asdict(self), "over_base": self.over_base}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovalReceipt:
+    """The receipt of a remove or a correct.
+
+    Args:
+        ids: texts that were removed, or are corrected.
+        files: files that are gone.
+        revisions: names of the revisions that had learned any of it, or what followed it; they are
+            gone.
+        start: the revision that learning began from again; None: from nothing, or what the memory
+            began with.
+        relearned: receipt of learning the rest again; of 0 tokens where nothing had to be.
+        changes: how likely the removed texts, and the answers that were asked for, were before
+            and are now. Texts of a single token, and too long ones, are not measured.
+        forks: memories that are left and were copied from this one, or began from it, and may
+            know what was removed: remove it there, or `rebuild` those that began from this one.
+        exports: files that the memory was exported to and that are still there.
+        remote: adapters that a server which was told to forget them may hold for a while.
+    """
+
+    ids: tuple[str, ...]
+    files: tuple[RemovedFile, ...]
+    revisions: tuple[str, ...]
+    start: str | None
+    relearned: AbsorbReport
+    changes: tuple[RecallChange, ...]
+    forks: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
+    remote: tuple[str, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files that are gone."""
+        return sum(file.bytes for file in self.files)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        changes = [change.as_dict() for change in self.changes]
+        return {**asdict(self), "changes": changes, "bytes": self.bytes}

@@ -11,7 +11,6 @@ from typing import TypeAlias
 
 from templora_memory.domain.journal import Journal
 from templora_memory.domain.messages import (
-    Document,
     Item,
     Message,
     author_of,
@@ -111,7 +110,7 @@ class Admission:
 
 
 def new_items(
-    items: Sequence[Document] | Sequence[Message], journal: Journal | None, *, after: str | None
+    items: Sequence[Item], journal: Journal | None, *, after: str | None
 ) -> tuple[Item, ...]:
     """Return what of these a journal does not hold yet.
 

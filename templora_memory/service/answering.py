@@ -260,15 +260,20 @@ class Answerer:
         """Return the messages to show, with passages of what a revision has learned; and those.
 
         Documents that are for recall only are searched along, also where nothing is learned.
+        Pinned texts come first, unless the messages say them.
         """
         passages: tuple[Passage, ...] = ()
         if prompt.passage_tokens and (rest or prompt.instruction):
-            passages = self._searcher.search(
+            found = self._searcher.search(
                 manifest,
                 prompt.instruction or rest[newest_exchange(rest)].content,
                 documents=revision.documents if revision else (),
                 dialogue=revision.dialogue if revision else manifest.first,
             )
+            shown = {message.content.strip() for message in rest}
+            pinned = self._searcher.pinned(manifest, shown)
+            told = "\n".join(passage.text for passage in pinned)
+            passages = (*pinned, *(hit for hit in found if hit.text not in told))
         return prompt.with_passages(rest, passages)
 
     def _absorb_until_fits(
@@ -320,8 +325,10 @@ class Answerer:
         try:
             self._check_open()
             now = self._store.manifest(manifest.id)
-            if now is None or not now.same_memory(manifest):
-                return  # forgotten while the reply was written
+            if now is None or not now.same_memory(manifest) or now.edits != manifest.edits:
+                # forgotten while the reply was written, or texts were removed which the history
+                # still has: the next call brings what is left of it
+                return
             self._catalog.check_admitted(parse_id(now.id), conversation.sent, resumes=True)
             self._store.record(now.id, conversation.sent, after=conversation.start)
             covering = conversation.covering(now)

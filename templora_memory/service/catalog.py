@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from templora_memory.domain.ids import MemoryId, parse_id
 from templora_memory.domain.manifest import Manifest, new_manifest
 from templora_memory.domain.messages import (
-    Document,
+    Item,
     Message,
     MessageLike,
     as_messages,
@@ -75,10 +75,13 @@ class Catalog:
 
         Raises:
             Cancelled: it was forgotten meanwhile.
+            Conflict: texts were removed from it meanwhile.
         """
         manifest = self._store.manifest(earlier.id)
         if manifest is None or not manifest.same_memory(earlier):
             raise Cancelled(f"Memory {earlier.id!r} was forgotten meanwhile.")
+        if manifest.edits != earlier.edits:
+            raise Conflict(f"Texts were removed from memory {earlier.id!r} meanwhile: ask again.")
         return manifest
 
     def ensure(
@@ -161,7 +164,7 @@ class Catalog:
     def check_admitted(
         self,
         name: MemoryId,
-        items: Sequence[Document] | Sequence[Message],
+        items: Sequence[Item],
         *,
         after: int | None = None,
         resumes: bool = False,

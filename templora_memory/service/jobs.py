@@ -11,23 +11,33 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic
 
 from templora_memory.domain.results import AbsorbProgress, AbsorbReport
 from templora_memory.errors import Cancelled, Closed, LearningFailed
+
+if TYPE_CHECKING:  # a default is known to type checkers before Python knows it
+    from typing_extensions import TypeVar
+
+    R = TypeVar("R", default=AbsorbReport)
+else:
+    from typing import TypeVar
+
+    R = TypeVar("R")
 
 MAX_THREADS = 16
 _log = logging.getLogger("templora_memory")
 
 
-class Job:
-    """An absorb under way: ask for progress, wait, cancel.
+class Job(Generic[R]):
+    """An absorb under way, or other learning: ask for progress, wait, cancel.
 
     Cancelling takes effect between optimizer steps. What was committed before stays; the text
     that was not learned stays in the journal.
     """
 
     def __init__(
-        self, memory_id: str, work: Callable[[Job], AbsorbReport], *, urgent: bool = False
+        self, memory_id: str, work: Callable[[Job[R]], R], *, urgent: bool = False
     ) -> None:
         self.memory_id = memory_id
         self._urgent = threading.Event()
@@ -39,7 +49,7 @@ class Job:
         self._done = threading.Event()
         self._cancel = threading.Event()
         self._progress: AbsorbProgress | None = None
-        self._report: AbsorbReport | None = None
+        self._report: R | None = None
         self._error: BaseException | None = None
 
     def __repr__(self) -> str:
@@ -83,7 +93,7 @@ class Job:
         self._cancel.set()
         self._on_cancel()
 
-    def wait(self, timeout: float | None = None) -> AbsorbReport:
+    def wait(self, timeout: float | None = None) -> R:
         """Wait for the report.
 
         Raises:
@@ -114,7 +124,7 @@ class Job:
         self._error = error
         self._done.set()
 
-    def _start(self) -> AbsorbReport:
+    def _start(self) -> R:
         if self.cancelled():
             raise Cancelled(f"The absorb into {self.memory_id!r} was cancelled before it began.")
         self._begun.set()
@@ -130,7 +140,7 @@ class Job:
             self._done.set()
 
 
-def wait_or_cancel(job: Job) -> AbsorbReport:
+def wait_or_cancel(job: Job[R]) -> R:
     """Wait, and cancel if the caller is interrupted, so that Ctrl-C leaves nothing running.
 
     Raises:
@@ -153,13 +163,13 @@ class JobQueue:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()  # its lock may be taken again by who holds it
-        self._waiting: dict[str, deque[Job]] = {}
-        self._ready: deque[Job] = deque()  # the first of their memory, without a thread's slot
+        self._waiting: dict[str, deque[Job[Any]]] = {}
+        self._ready: deque[Job[Any]] = deque()  # the first of their memory, without a thread's slot
         self._slots_taken = 0
         self._closed = False
         self._failures: dict[str, str] = {}
 
-    def submit(self, job: Job) -> Job:
+    def submit(self, job: Job[R]) -> Job[R]:
         """Queue a job.
 
         Raises:
@@ -221,7 +231,7 @@ class JobQueue:
                 self._slots_taken -= slots
                 self._changed.notify_all()
 
-    def _take_slot(self, job: Job) -> int:
+    def _take_slot(self, job: Job[Any]) -> int:
         """Wait until a job may run; returns how many of the slots it takes, 0 or 1.
 
         A cancelled job ends at once, and an urgent one does not wait for a slot.
@@ -238,16 +248,14 @@ class JobQueue:
         self._changed.notify_all()  # there may be a slot for the next one, too
         return slots
 
-    def start(
-        self, memory_id: str, work: Callable[[Job], AbsorbReport], *, urgent: bool = False
-    ) -> Job:
+    def start(self, memory_id: str, work: Callable[[Job[R]], R], *, urgent: bool = False) -> Job[R]:
         """Queue the work of an absorb; its failure is logged and noted for `failure`.
 
         Raises:
             Closed, LearningFailed: as for `submit`.
         """
 
-        def noting_failures(job: Job) -> AbsorbReport:
+        def noting_failures(job: Job[R]) -> R:
             try:
                 report = work(job)
             except Cancelled:
@@ -276,7 +284,7 @@ class JobQueue:
         with self._changed:
             return self._failures.get(memory_id)
 
-    def jobs(self, memory_id: str) -> tuple[Job, ...]:
+    def jobs(self, memory_id: str) -> tuple[Job[Any], ...]:
         """Return the jobs of a memory that wait or run."""
         with self._changed:
             return tuple(job for job in self._waiting.get(memory_id, ()) if not job.done)

@@ -12,11 +12,12 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from templora_memory.domain.journal import Journal
 from templora_memory.domain.manifest import Manifest, Origin, Revision
@@ -86,10 +87,10 @@ def _reported_kl(start: Adapter | None) -> float:
         return 0.0  # the limit then holds for all of it
 
 
-class _ReportBuilder:
+class ReportBuilder:
     """Adds up chunks over units, and turns a unit's progress into the whole absorb's."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job[Any]) -> None:
         self._job = job
         self._started = time.monotonic()
         self.chunks: list[ChunkStats] = []
@@ -140,16 +141,27 @@ class Absorber:
         if revision is None:
             return None
         manifest.check_base(self._backend.identity)
+        folder = self._store.folder(manifest.id, revision)
+        return Adapter(folder=folder, version=self.version(manifest, revision))
+
+    @staticmethod
+    def version(manifest: Manifest, revision: Revision) -> str:
+        """Return the version of a revision as an adapter."""
         content = "".join(file.sha256 for file in revision.files)
-        version = f"{manifest.id}/{hashlib.sha256((revision.name + content).encode()).hexdigest()}"
-        return Adapter(folder=self._store.folder(manifest.id, revision), version=version)
+        return f"{manifest.id}/{hashlib.sha256((revision.name + content).encode()).hexdigest()}"
+
+    @property
+    def keep_revisions(self) -> int:
+        """Newest revisions that a commit keeps."""
+        return self._policy.keep_revisions
 
     def documents(self, digests: Sequence[str], job: Job) -> AbsorbReport:
         """Learn journalled documents on top of the head; those it knows cost nothing."""
 
         def plan(manifest: Manifest, journal: Journal) -> _TrainingUnit | None:
             parent = manifest.newest
-            return _documents_unit(journal, parent, _without(digests, _docs(parent)))
+            waiting = [d for d in _without(digests, _docs(parent)) if journal.keeps(d)]
+            return _documents_unit(journal, parent, waiting)
 
         return self._run(plan, job)
 
@@ -162,6 +174,11 @@ class Absorber:
         """
 
         def plan(manifest: Manifest, journal: Journal) -> _TrainingUnit | None:
+            if not journal.knows(target):
+                raise Cancelled(
+                    f"Texts were removed from the conversation of {job.memory_id!r} before it was "
+                    "learned: what is left of it is in the journal. Reply or absorb again."
+                )
             head = manifest.newest
             if resent and head and journal.nearest(head.dialogue, {target}) == target:
                 return None
@@ -177,24 +194,26 @@ class Absorber:
     def _run(
         self, plan: Callable[[Manifest, Journal], _TrainingUnit | None], job: Job
     ) -> AbsorbReport:
-        builder, tries = _ReportBuilder(job), 0
+        builder, tries = ReportBuilder(job), 0
         while True:
-            manifest = self._manifest(job)
-            unit = plan(manifest, self._store.journal(job.memory_id))
+            manifest, journal = self.manifest(job), self._store.journal(job.memory_id)
+            unit = plan(manifest, journal)
             if unit is None:
                 return builder.report(manifest.newest)
             manifest.check_base(self._backend.identity)
             try:
                 with self._store.stage(job.memory_id) as folder:
                     start = self.adapter(manifest, unit.parent)
-                    stats = self._train(unit, start, folder, builder, job)
+                    stats = self._train(
+                        unit, start, folder, journal=journal, builder=builder, job=job
+                    )
                     self._commit(manifest, self._revision(manifest, unit, stats.chunks), folder)
             except Conflict:
                 tries += 1
                 if tries == _TRIES:
                     raise
             except (OSError, StoreError) as error:
-                now = self._manifest(job)  # forgotten: its folders went away under the training
+                now = self.manifest(job)  # forgotten: its folders went away under the training
                 if not now.same_memory(manifest):
                     raise Cancelled(f"Memory {job.memory_id!r} was forgotten meanwhile.") from error
                 if isinstance(error, StoreError):
@@ -213,46 +232,75 @@ class Absorber:
         documents alone, one with the newest conversation as far as it had been learned. A memory
         that started from another one starts from that one's newest revision again.
         """
-        old, journal = self._manifest(job), self._store.journal(job.memory_id)
-        fresh, builder = old.rebuilt(self._backend.identity), _ReportBuilder(job)
+        old, journal = self.manifest(job), self._store.journal(job.memory_id)
+        fresh, builder = old.rebuilt(self._backend.identity), ReportBuilder(job)
         target = old.newest.dialogue if old.newest else old.first
-        done: list[tuple[Revision, Path]] = []
-        try:
-            with ExitStack() as stack:
-
-                def stage() -> Path:
-                    return stack.enter_context(self._store.stage(job.memory_id))
-
-                if old.origin is not None:
-                    done.append(self._origin(fresh, old.origin, stage()))
-                while unit := self._again(fresh, journal, done[-1][0] if done else None, target):
-                    start = (
-                        Adapter(folder=done[-1][1], version=_temporary(done[-1][1]))
-                        if done
-                        else None
-                    )
-                    folder = stage()
-                    stats = self._train(unit, start, folder, builder, job)
-                    builder.add(stats)
-                    done.append((self._revision(fresh, unit, stats.chunks), folder))
-                documents_only = [step for step in done if step[0].messages == 0]
-                for revision, folder in dict.fromkeys((*documents_only[-1:], *done[-1:])):
-                    fresh = self._commit(fresh, revision, folder)
-        finally:
-            for _, folder in done:
-                self._backend.release(_temporary(folder))
+        with self.again(
+            fresh, journal, None, journal.to_learn, target, builder=builder, job=job
+        ) as done:
+            for revision, folder in done.items():
+                fresh = self._commit(fresh, revision, folder)
         if not done:
             fresh = replace(fresh, epoch=fresh.epoch + 1)
             self._store.replace(fresh, epoch=old.epoch)
         return builder.report(fresh.newest)
 
-    def _again(
-        self, fresh: Manifest, journal: Journal, parent: Revision | None, target: str
-    ) -> _TrainingUnit | None:
-        missing = _without(journal.to_learn, _docs(parent))
-        return _documents_unit(journal, parent, missing) or _dialogue_unit(
-            fresh, journal, parent, target
-        )
+    @contextmanager
+    def again(
+        self,
+        fresh: Manifest,
+        journal: Journal,
+        start: Revision | None,
+        documents: Sequence[str],
+        target: str,
+        *,
+        builder: ReportBuilder,
+        job: Job[Any],
+    ) -> Iterator[dict[Revision, Path]]:
+        """Learn documents and a conversation again, and give the revisions that are to stay.
+
+        These are the last one, and the last one of documents alone, each with its folder. Nothing
+        is committed; afterwards the folders are gone, unless they were.
+
+        Args:
+            fresh: the manifest that they are for.
+            journal: where the text is.
+            start: a revision of the memory to go on from; None: nothing, or the newest revision of
+                the memory that this one started from.
+            documents: digests of what is to be learned.
+            target: end of the conversation that is to be learned.
+            builder: adds up what is learned.
+            job: under which it happens.
+        """
+        done: list[tuple[Revision, Path]] = []
+        try:
+            with ExitStack() as stack:
+
+                def stage() -> Path:
+                    return stack.enter_context(self._store.stage(fresh.id))
+
+                if start is None and fresh.origin is not None:
+                    done.append(self._origin(fresh, fresh.origin, stage()))
+                while True:
+                    parent = done[-1][0] if done else start
+                    missing = _without(documents, _docs(parent))
+                    unit = _documents_unit(journal, parent, missing) or _dialogue_unit(
+                        fresh, journal, parent, target
+                    )
+                    if unit is None:
+                        break
+                    adapter = staged(done[-1][1]) if done else self.adapter(fresh, start)
+                    folder = stage()
+                    stats = self._train(
+                        unit, adapter, folder, journal=journal, builder=builder, job=job
+                    )
+                    builder.add(stats)
+                    done.append((self._revision(fresh, unit, stats.chunks), folder))
+                documents_only = [step for step in done if step[0].messages == 0]
+                yield dict((*documents_only[-1:], *done[-1:]))
+        finally:
+            for _, folder in done:
+                self._backend.release(_temporary(folder))
 
     def _origin(self, fresh: Manifest, origin: Origin, folder: Path) -> tuple[Revision, Path]:
         """Copy the newest revision of the memory that this one started from."""
@@ -267,7 +315,12 @@ class Absorber:
             shutil.copyfile(path, folder / path.name)
         return fresh.root_again(source.newest), folder
 
-    def _manifest(self, job: Job) -> Manifest:
+    def manifest(self, job: Job[Any]) -> Manifest:
+        """Return the newest manifest of a job's memory.
+
+        Raises:
+            Cancelled: it was forgotten meanwhile.
+        """
         manifest = self._store.manifest(job.memory_id)
         if manifest is None:
             raise Cancelled(f"Memory {job.memory_id!r} was forgotten meanwhile.")
@@ -278,8 +331,10 @@ class Absorber:
         unit: _TrainingUnit,
         start: Adapter | None,
         folder: Path,
-        builder: _ReportBuilder,
-        job: Job,
+        *,
+        journal: Journal,
+        builder: ReportBuilder,
+        job: Job[Any],
     ) -> LearnStats:
         learning = self._policy.learning
         position = f"{learning.seed}/{job.memory_id}/{unit.messages}/{len(unit.documents)}"
@@ -292,7 +347,7 @@ class Absorber:
             recipe=self._policy.recipe,
             settings=replace(learning, seed=seed),
             min_steps=learning.document_steps if unit.stands_alone else 0,
-            replay=self._replayed(unit, job, seed),
+            replay=self._replayed(unit, journal, seed),
         )
         stats = self._backend.learn(
             request,
@@ -318,7 +373,7 @@ class Absorber:
         """Ask what was just learned what it must not have learned; it is not committed yet."""
         if not self._checks:
             return
-        adapter = Adapter(folder=folder, version=_temporary(folder))
+        adapter = staged(folder)
         try:
             for number, check in enumerate(self._checks):
                 question = (Message("user", check.question),)
@@ -338,7 +393,9 @@ class Absorber:
         finally:
             self._backend.release(_temporary(folder))
 
-    def _replayed(self, unit: _TrainingUnit, job: Job, seed: int) -> tuple[tuple[Item, ...], ...]:
+    def _replayed(
+        self, unit: _TrainingUnit, journal: Journal, seed: int
+    ) -> tuple[tuple[Item, ...], ...]:
         """Earlier text to learn again beside a unit, for each of its chunks as much as wanted."""
         wanted = self._policy.learning.replay
         if not wanted or unit.parent is None:
@@ -350,7 +407,7 @@ class Absorber:
         if not count:
             return ()  # without reading the journal
         sample = ReplaySample(count=count, size=size, seed=seed)
-        return sample_earlier(self._store.journal(job.memory_id), unit.parent, sample)
+        return sample_earlier(journal, unit.parent, sample)
 
     def _revision(
         self, manifest: Manifest, unit: _TrainingUnit, chunks: Sequence[ChunkStats]
@@ -454,6 +511,11 @@ def _cut(items: Sequence[Message]) -> int:
 def teaches(messages: Sequence[Message]) -> bool:
     """Return whether there is anything to train on."""
     return any(m.role in LEARNED_ROLES and m.content.strip() for m in messages)
+
+
+def staged(folder: Path) -> Adapter:
+    """Return a revision that is not committed yet as an adapter."""
+    return Adapter(folder=folder, version=_temporary(folder))
 
 
 def _temporary(folder: Path) -> str:

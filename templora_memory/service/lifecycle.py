@@ -144,6 +144,32 @@ class Lifecycle:
             remote=tuple(remote),
         )
 
+    def copies(self, memory_id: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return what else knows what a memory knew: other memories, and exported files.
+
+        The memories are those that were copied or began from it, pairs among them.
+        """
+        forks: dict[str, None] = {}
+        exports: dict[str, None] = {}
+        for manifest in self._with_copies(memory_id):
+            forks |= dict.fromkeys(manifest.forks)
+            exports |= dict.fromkeys(manifest.exports)
+        name, ids = parse_id(memory_id), self._store.ids()
+        pairs = [i for i in ids if parse_id(i).parent == name and self._began_from(i, memory_id)]
+        return (
+            tuple(fork for fork in dict.fromkeys((*forks, *pairs)) if fork in ids),
+            tuple(path for path in exports if Path(path).exists()),
+        )
+
+    def _began_from(self, memory_id: str, origin: str) -> bool:
+        try:
+            manifest = self._store.manifest(memory_id)
+        except StoreDamaged as error:  # it may have
+            _log.warning("%s", error)
+            return True
+        begun = None if manifest is None else manifest.origin
+        return begun is not None and begun.id == origin
+
     def _with_copies(self, memory_id: str) -> Iterator[Manifest]:
         """Yield a memory and its copies, and theirs, as far as they exist and can be read."""
         waiting, seen = [memory_id], {memory_id}

@@ -19,8 +19,10 @@ from templora_memory.domain.results import (
     ForgetReceipt,
     Passage,
     Probe,
+    RemovalReceipt,
     Reply,
     Status,
+    TextPage,
     Transcript,
 )
 from templora_memory.domain.settings import ResolvedPolicy, positive, whole
@@ -35,6 +37,7 @@ from templora_memory.service.long_text import GenerateOptions, LongTextWriter, w
 from templora_memory.service.recording import AbsorbInput, Recorder
 from templora_memory.service.search import Searcher
 from templora_memory.service.streams import ReplyStream, TextStream
+from templora_memory.service.texts import TextEditor
 
 if TYPE_CHECKING:  # it imports this module
     from templora_memory.service.parametric_memory import ParametricMemory
@@ -56,6 +59,7 @@ class Parts:
     absorber: Absorber
     recorder: Recorder
     answerer: Answerer
+    texts: TextEditor
 
 
 class Memory:
@@ -386,6 +390,152 @@ class Memory:
             adapter=lambda now: parts.absorber.adapter(now, now.newest),
         )
         return TextStream(writer.steps(task), writer.reply)
+
+    # --- texts one by one ----------------------------------------------------------------------
+
+    def texts(
+        self,
+        query: str | None = None,
+        *,
+        limit: int | None = None,
+        offset: int = 0,
+        superseded: bool = False,
+    ) -> TextPage:
+        """Return what the memory was told, text by text, in the order it was told.
+
+        Its messages and documents in force. What a memory began with stands in the one that it
+        began from.
+
+        Args:
+            query: only texts that share words with it, best first, as far as `search` finds them:
+                of the newest conversation and the documents, at most those of 32 passages.
+            limit: most texts to return; None: all.
+            offset: how many to leave out at the beginning.
+            superseded: list texts that are no longer in force, too.
+
+        Raises:
+            UnknownMemory, InvalidSetting.
+        """
+        return self._loaded().texts.page(
+            self.id, query, limit=limit, offset=offset, superseded=superseded
+        )
+
+    @overload
+    def remove(
+        self,
+        ids: Iterable[str],
+        *,
+        ask: Iterable[tuple[str, str]] = ...,
+        wait: Literal[True] = ...,
+    ) -> RemovalReceipt: ...
+
+    @overload
+    def remove(
+        self,
+        ids: Iterable[str],
+        *,
+        ask: Iterable[tuple[str, str]] = ...,
+        wait: Literal[False],
+    ) -> Job[RemovalReceipt]: ...
+
+    def remove(
+        self,
+        ids: Iterable[str],
+        *,
+        ask: Iterable[tuple[str, str]] = (),
+        wait: bool = True,
+    ) -> RemovalReceipt | Job[RemovalReceipt]:
+        """Take texts out of the memory, and learn the rest again from before the first of them.
+
+        Revisions that had learned any of them, or what followed it in its conversation, are gone
+        afterwards, and so is every byte of the texts under the store's root. What the newest
+        revision had learned otherwise is learned again, from the newest one that is left. All of
+        it happens at once when it is learned: until then, and if learning fails, is cancelled or
+        killed, the memory is as it was. Replies under way are stopped just before.
+
+        Whoever sends a history in which a removed text still stands tells it to the memory again.
+
+        Args:
+            ids: of the texts (`StoredText.id`), or their first 8 letters or more.
+            ask: questions, each with the answer to measure for the receipt.
+            wait: wait for the receipt, or return a `Job` at once.
+
+        Raises:
+            UnknownMemory, UnknownText, InvalidSetting, InvalidText: nothing was changed.
+            LearningFailed, StoreError, BaseMismatch, Cancelled: the memory is as it was.
+        """
+        parts = self._loaded()
+        work = parts.texts.removal(self.id, ids, ask)
+        job = parts.jobs.start(self._manifest().id, work)
+        return wait_or_cancel(job) if wait else job
+
+    @overload
+    def correct(
+        self,
+        text_id: str,
+        text: str,
+        *,
+        ask: Iterable[tuple[str, str]] = ...,
+        wait: Literal[True] = ...,
+    ) -> RemovalReceipt: ...
+
+    @overload
+    def correct(
+        self,
+        text_id: str,
+        text: str,
+        *,
+        ask: Iterable[tuple[str, str]] = ...,
+        wait: Literal[False],
+    ) -> Job[RemovalReceipt]: ...
+
+    def correct(
+        self,
+        text_id: str,
+        text: str,
+        *,
+        ask: Iterable[tuple[str, str]] = (),
+        wait: bool = True,
+    ) -> RemovalReceipt | Job[RemovalReceipt]:
+        """Put another text in the place of one, and learn again from before it.
+
+        The new text has the id, the place, the speaker and the time of the old one, of which
+        nothing is left. Everything else as for `remove`.
+
+        Args:
+            text_id: of the text, or its first 8 letters or more.
+            text: what it should have said.
+            ask: questions, each with the answer to measure for the receipt.
+            wait: wait for the receipt, or return a `Job` at once.
+
+        Raises:
+            UnknownMemory, UnknownText, InvalidText, NotAdmitted: nothing was changed.
+            LearningFailed, StoreError, BaseMismatch, Cancelled: the memory is as it was.
+        """
+        parts = self._loaded()
+        work = parts.texts.correction(self.id, text_id, text, ask)
+        job = parts.jobs.start(self._manifest().id, work)
+        return wait_or_cancel(job) if wait else job
+
+    def pin(self, ids: Iterable[str]) -> None:
+        """Keep texts in replay and recall.
+
+        A pinned text that is learned is among the earlier text of every absorb that replays any
+        (`Learning.replay`). It stands in the prompt of every answer before the passages that are
+        found, as far as `recall_tokens` go.
+
+        Raises:
+            UnknownMemory, UnknownText, InvalidSetting.
+        """
+        self._loaded().texts.pin(self.id, ids, pinned=True)
+
+    def unpin(self, ids: Iterable[str]) -> None:
+        """Take the pins off texts.
+
+        Raises:
+            UnknownMemory, UnknownText, InvalidSetting.
+        """
+        self._loaded().texts.pin(self.id, ids, pinned=False)
 
     # --- copying, going back, removing ---------------------------------------------------------
 

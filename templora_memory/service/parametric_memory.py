@@ -26,6 +26,7 @@ from templora_memory.service.memory import Memory, Parts, WithoutMemory
 from templora_memory.service.recording import Recorder
 from templora_memory.service.search import Searcher
 from templora_memory.service.streams import OpenStreams
+from templora_memory.service.texts import TextEditor
 from templora_memory.stores import Key
 
 
@@ -140,20 +141,21 @@ class ParametricMemory:
         admission = Admission(self._admit, policy.author_limit)
         catalog = Catalog(backend, store, jobs, admission, policy.ttl)
         absorber = Absorber(backend, store, policy, self._checks)
+        lifecycle = Lifecycle(
+            backend,
+            store,
+            catalog=catalog,
+            jobs=jobs,
+            searcher=self._searcher,
+            streams=streams,
+        )
         return Parts(
             backend=backend,
             store=store,
             policy=policy,
             jobs=jobs,
             catalog=catalog,
-            lifecycle=Lifecycle(
-                backend,
-                store,
-                catalog=catalog,
-                jobs=jobs,
-                searcher=self._searcher,
-                streams=streams,
-            ),
+            lifecycle=lifecycle,
             searcher=self._searcher,
             absorber=absorber,
             recorder=Recorder(backend, store, catalog, absorber),
@@ -167,6 +169,15 @@ class ParametricMemory:
                 searcher=self._searcher,
                 streams=streams,
                 check_open=self._ready,
+            ),
+            texts=TextEditor(
+                backend,
+                store,
+                catalog=catalog,
+                absorber=absorber,
+                lifecycle=lifecycle,
+                searcher=self._searcher,
+                streams=streams,
             ),
         )
 

@@ -3,7 +3,7 @@
 Drawn from everything that the revision before has learned, with a seed: a sample of the journal,
 which holds all of it, in place of a reservoir that would have to be kept. Half of the pieces are
 drawn evenly by length; for the others first a source is drawn, so that a bio of ten lines is not
-lost behind a book.
+lost behind a book. Pinned texts come first, in turn.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ class ReplaySample:
 def sample_earlier(
     journal: Journal, known: Revision, sample: ReplaySample
 ) -> tuple[tuple[Item, ...], ...]:
-    """Pieces of what a revision has learned; none if it has learned nothing."""
+    """Pieces of what a revision has learned; none if it has learned nothing.
+
+    Up to half of them, and at least one, are pinned texts, if any are learned.
+    """
     journalled = set(journal.documents)  # a memory that started from another one has not its text
     documents = [digest for digest in known.documents if digest in journalled]
     lengths = [*map(journal.characters, documents), known.messages * _MESSAGE]
@@ -47,8 +50,8 @@ def sample_earlier(
     starts = [journal.document_before(digest) is None for digest in documents]
     sources = _sources(starts, talk=known.messages > 0)
     rng = Random(sample.seed)  # noqa: S311  # a sample, not a secret
-    pieces: list[tuple[Item, ...]] = []
-    for _ in range(sample.count):
+    pieces = _pinned(journal, known, sample, rng)
+    for _ in range(sample.count - len(pieces)):
         indexes = rng.choice((range(len(lengths)), rng.choice(sources)))
         (index,) = rng.choices(indexes, [lengths[i] for i in indexes])
         if index == len(documents):
@@ -56,6 +59,27 @@ def sample_earlier(
         else:
             pieces.append((_part(journal.document(documents[index]), sample.size, rng),))
     return tuple(pieces)
+
+
+def _pinned(
+    journal: Journal, known: Revision, sample: ReplaySample, rng: Random
+) -> list[tuple[Item, ...]]:
+    """Return pieces of pinned texts: half of the sample, from a random one on."""
+    if not journal.pinned:
+        return []
+    learned = {*known.documents, *journal.path(known.dialogue)}
+    pinned = [digest for digest in journal.pinned if digest in learned]
+    if not pinned:
+        return []
+    first = rng.randrange(len(pinned))
+    pieces: list[tuple[Item, ...]] = []
+    for digest in (*pinned[first:], *pinned[:first])[: (sample.count + 1) // 2]:
+        item = journal.entry(digest).item
+        if isinstance(item, Document):
+            pieces.append((_part(item, sample.size, rng),))
+        else:  # with what it answers
+            pieces.append(journal.messages(digest, limit=2))
+    return pieces
 
 
 def _sources(alone: Sequence[bool], *, talk: bool) -> list[range]:

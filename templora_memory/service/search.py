@@ -35,10 +35,14 @@ _INDEXES = 64  # memories whose index stays in RAM
 
 
 class PassageIndex:
-    """An index of the texts of one memory, in passages. Safe to use from any thread."""
+    """An index of the texts of one memory, in passages. Safe to use from any thread.
 
-    def __init__(self, salt: str) -> None:
-        self.salt = salt
+    Args:
+        version: salt of the memory, and how often texts were removed from it.
+    """
+
+    def __init__(self, version: tuple[str, int]) -> None:
+        self.version = version
         self._lock = threading.Lock()
         self._known: set[str] = set()
         self._base: sqlite3.Connection | None = sqlite3.connect(":memory:", check_same_thread=False)
@@ -62,6 +66,12 @@ class PassageIndex:
         """Digests of the documents and of the ends of turns that are in."""
         return self._known
 
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages of the texts that are in."""
+        with self._lock:
+            return tuple(self._languages)
+
     def add_document(self, digest: str, document: Document) -> None:
         """Take in a document, in passages."""
         size = UNSPACED_SIZE if is_unspaced(document.text) else SIZE
@@ -77,7 +87,7 @@ class PassageIndex:
         """
         starts = (*turn_starts(messages), len(messages))
         for begin, end in pairwise(starts):
-            lines = [f"{m.name or m.role}: {m.content}" for m in messages[begin:end] if m.content]
+            lines = [_spoken(m) for m in messages[begin:end] if m.content]
             language = self._language("\n".join(m.content for m in messages[begin:end]))
             self._add(digests[end - 1], ["\n".join(lines)], language)
 
@@ -102,9 +112,7 @@ class PassageIndex:
 
     def search(self, query: str, allowed: Collection[str]) -> tuple[Passage, ...]:
         """Return the passages of these sources that share words with a text, best first."""
-        with self._lock:
-            languages = tuple(self._languages)
-        terms = query_terms(query, languages)
+        terms = query_terms(query, self.languages)
         if not terms:
             return ()
         # quoted: a word of a question is never an operator
@@ -124,6 +132,11 @@ class PassageIndex:
                     if len(hits) == _MAX_HITS:
                         break
         return tuple(hits)
+
+
+def _spoken(message: Message) -> str:
+    """Return a message after the name or role of who said it."""
+    return f"{message.name or message.role}: {message.content}"
 
 
 class Searcher:
@@ -158,6 +171,34 @@ class Searcher:
             index.add_turns(path[start:], journal.messages(dialogue, after=after))
         return index.search(query, {*documents, *path})
 
+    def turn_ends(self, manifest: Manifest, path: Sequence[str]) -> list[str]:
+        """Return which digests of a conversation, as far as it was searched, are ends of turns."""
+        known = self._index(manifest).known
+        return [digest for digest in path if digest in known]
+
+    def languages(self, manifest: Manifest) -> tuple[str, ...]:
+        """Return the languages of what was searched of a memory."""
+        return self._index(manifest).languages
+
+    def pinned(self, manifest: Manifest, shown: Collection[str] = ()) -> tuple[Passage, ...]:
+        """Return the pinned texts in force, the newest pin first, but none that is among `shown`.
+
+        They are as they were told, with a score of 0.
+        """
+        journal = self._store.journal(manifest.id)
+        if not journal.pinned:
+            return ()
+        path = set(journal.path(journal.tip))
+        passages: list[Passage] = []
+        for digest in reversed(journal.pinned):
+            if digest in path or journal.keeps(digest):
+                item = journal.entry(digest).item
+                said = item.text if isinstance(item, Document) else item.content
+                if said.strip() not in shown:
+                    text = said if isinstance(item, Document) else _spoken(item)
+                    passages.append(Passage(text=text.strip(), score=0.0, source=digest))
+        return tuple(passages)
+
     def _for_recall(self, manifest: Manifest, journal: Journal) -> tuple[str, ...]:
         """Documents for recall only, also those of the memory that this one began from."""
         origin = manifest.origin.id if manifest.origin else None
@@ -182,10 +223,12 @@ class Searcher:
     def _index(self, manifest: Manifest) -> PassageIndex:
         with self._lock:
             index = self._indexes.get(manifest.id)
-            if index is not None and index.salt == manifest.salt:
+            version = (manifest.salt, manifest.edits)
+            if index is not None and index.version == version:
                 return index
-            # none yet, or that of a memory that was forgotten elsewhere, which is closed
-            return self._indexes.put(manifest.id, PassageIndex(manifest.salt))
+            # none yet, or one that is closed: of a memory that was forgotten elsewhere, or from
+            # which texts were removed
+            return self._indexes.put(manifest.id, PassageIndex(version))
 
     def drop(self, memory_id: str | None = None) -> None:
         """Drop the index of a memory, or all."""

@@ -31,8 +31,14 @@ _ENCRYPTED_FLAG = 1
 SUFFIXES = frozenset({".json", ".safetensors"})
 
 
-def write(folder: Path, manifest: Manifest, target: Path) -> None:
-    """Write the memory in `folder` to the file `target`, beside first, then renamed.
+def write(folder: Path, manifest: Manifest, target: Path, journal: Path) -> None:
+    """Write a memory to the file `target`, beside first, then renamed.
+
+    Args:
+        folder: where its revisions are.
+        manifest: what it says.
+        target: the file.
+        journal: where its text is; there may be none.
 
     Raises:
         StoreWriteFailed: an older file at `target` is as it was.
@@ -47,11 +53,11 @@ def write(folder: Path, manifest: Manifest, target: Path) -> None:
                 zipfile.ZipFile(file, "w") as archive,
             ):
                 # ids and paths of this machine are nobody else's business
-                exported = replace(manifest, forks=(), exports=())
+                exported = replace(manifest, forks=(), exports=(), edits=0)
                 body = json.dumps(exported.as_json(), ensure_ascii=False, indent=1)
                 archive.writestr(MANIFEST, body)
-                if (folder / JOURNAL).exists():
-                    archive.write(folder / JOURNAL, JOURNAL)
+                if journal.exists():
+                    archive.write(journal, JOURNAL)
                 for revision in manifest.revisions:
                     for record in revision.files:
                         name = f"{REVISIONS}/{revision.name}/{record.path}"

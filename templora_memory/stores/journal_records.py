@@ -11,6 +11,8 @@ from templora_memory.domain.journal import (
     learned_line,
     message_line,
     name_list,
+    pin_line,
+    stamped,
 )
 from templora_memory.domain.manifest import Revision
 from templora_memory.domain.messages import Document, Message, chain
@@ -36,7 +38,7 @@ def dialogue_records(
     digests = chain(after or journal.first, dialogue)
     known_count = len(dialogue) - journal.missing(digests)
     records = [
-        message_line(parent, message)
+        stamped(message_line(parent, message))
         for parent, message in zip(digests[known_count:], dialogue[known_count:], strict=False)
     ]
     if not records and journal.tip != digests[-1]:
@@ -52,7 +54,7 @@ def document_records(
     records: dict[str, JournalRecord] = {}
     newest = after or journal.newest_document or journal.first
     for document in documents:
-        record = document_line(newest if document.continues else journal.first, document)
+        record = stamped(document_line(newest if document.continues else journal.first, document))
         newest = str(record["digest"])
         records[newest] = record
     new = [
@@ -82,3 +84,19 @@ def learned_records(journal: Journal, revisions: Iterable[Revision]) -> list[Jou
 def withdraw_records(journal: Journal, digests: Sequence[str]) -> list[JournalRecord]:
     """Return the records to append so that documents are not learned again."""
     return [{"kind": "withdraw", "digest": digest} for digest in digests if journal.keeps(digest)]
+
+
+def pin_records(journal: Journal, digests: Sequence[str], *, pinned: bool) -> list[JournalRecord]:
+    """Return the records to append so that texts are pinned, or are not any more.
+
+    Raises:
+        StoreDamaged: the journal has no such text.
+    """
+    for digest in digests:
+        if not journal.holds(digest):
+            raise StoreDamaged(f"The journal has no text {digest[:12]}.")
+    return [
+        pin_line(digest, pinned=pinned)
+        for digest in dict.fromkeys(digests)
+        if journal.is_pinned(digest) != pinned
+    ]

@@ -16,6 +16,12 @@ A delete writes a tombstone in place of the manifest, then clears the location, 
 tombstone. While it stands, the memory is gone for every reader, no writer can change or revive it,
 and whoever deletes again, or opens the store an hour later, knows what is left to clear.
 
+Removing texts moves the memory to a new location, which has a journal without them and, with a
+key, a key of its own: the swap of the manifest replaces both at once, then the old location is
+cleared. Before its journal is read for that, a line seals it (`journal.sealed_line`). A writer that
+finds the seal raises the epoch, so that the move fails, and goes on: no line gets lost between
+reading the old journal and the swap.
+
 With a key there is one more object at each location, see `location`, and text, manifests and
 revisions are encrypted, in the bucket and in the cache. Backends then read plain copies, see
 `decrypted_cache`.
@@ -33,8 +39,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from templora_memory.domain.amendment import amend
 from templora_memory.domain.ids import folder_name, id_of_folder, parse_id
-from templora_memory.domain.journal import Journal, decode_line
+from templora_memory.domain.journal import Journal, decode_line, encode_line, sealed_line
 from templora_memory.domain.lru import LruCache
 from templora_memory.domain.manifest import Manifest, Revision
 from templora_memory.domain.messages import Document, Message
@@ -67,6 +74,7 @@ from templora_memory.stores.journal_records import (
     dialogue_records,
     document_records,
     learned_records,
+    pin_records,
     withdraw_records,
 )
 
@@ -372,7 +380,13 @@ class ObjectStore:
     def journal(self, memory_id: str) -> Journal:
         """Return the text of a memory, as far as it is written by now."""
         stored = self._existing(memory_id)
-        return self._open_journal(stored.location, stored.manifest).refresh()
+        while True:
+            try:
+                return self._open_journal(stored.location, stored.manifest).refresh()
+            except UnknownMemory:
+                read, stored = stored, self._existing(memory_id)
+                if stored.is_same_memory(read):  # else it was moved between the two
+                    raise
 
     def _open_journal(self, location: Location, manifest: Manifest) -> SegmentedJournal:
         memory_id = manifest.id
@@ -486,6 +500,10 @@ class ObjectStore:
         """Note that documents are not to be learned again."""
         self._append(memory_id, lambda journal: (withdraw_records(journal, digests), None))
 
+    def pin(self, memory_id: str, digests: Sequence[str], *, pinned: bool) -> None:
+        """Note durably that texts are pinned, or are not any more."""
+        self._append(memory_id, lambda index: (pin_records(index, digests, pinned=pinned), None))
+
     def _append(
         self, memory_id: str, missing: Callable[[Journal], tuple[list[JournalRecord], T]]
     ) -> T:
@@ -498,12 +516,27 @@ class ObjectStore:
         def attempt() -> T:
             stored = self._existing(memory_id)
             journal = self._open_journal(stored.location, stored.manifest)
-            result, key = _append_once(journal, missing, memory_id)
+            try:
+                result, key = _append_once(journal, missing, memory_id, stored.manifest.epoch)
+            except _SealedError:
+                self._take_over(stored.manifest, journal.journal.sealed or 0)
+                raise
+            except UnknownMemory:  # cleared while it was read
+                raise _moved(stored.manifest, self._load(memory_id)) from None
             if key is not None:
                 self._confirm(stored, key)
             return result
 
         return retry_on_conflict(attempt, tries=_TRIES, pause=_PAUSE_SECONDS)
+
+    def _take_over(self, manifest: Manifest, sealed: int) -> None:
+        """Raise the epoch over that of a seal, so that a writer that is about to move it fails.
+
+        Raises:
+            Conflict: it has moved, or was changed meanwhile.
+        """
+        epoch = max(manifest.epoch, sealed) + 1
+        self.replace(replace(manifest, epoch=epoch), epoch=manifest.epoch)
 
     def _append_lists(self, location: Location, manifest: Manifest) -> SegmentedJournal:
         """Append to the journal the document lists that a manifest is about to name.
@@ -532,7 +565,7 @@ class ObjectStore:
         now = self._load(stored.manifest.id)
         if now is None or not now.is_same_memory(stored):
             self._bucket.remove([key])
-            raise UnknownMemory(f"Memory {stored.manifest.id!r} was forgotten meanwhile.")
+            raise _moved(stored.manifest, now)
 
     # --- making and committing -----------------------------------------------------------------
 
@@ -557,7 +590,7 @@ class ObjectStore:
             now = self._load(source)
             if now is None or not now.is_same_memory(origin):
                 self.delete(manifest.id)
-                raise UnknownMemory(f"Memory {source!r} was forgotten meanwhile.")
+                raise _moved(origin.manifest, now)
 
     @contextmanager
     def _making(self, memory_id: str) -> Iterator[Location]:
@@ -572,9 +605,11 @@ class ObjectStore:
         except BaseException:
             self._locations.clear(path)
             raise
-        if time.monotonic() - began > ORPHAN_SECONDS / 2:  # a sweep may have taken it for lost
+        try:
+            _check_in_time(began, memory_id)
+        except Conflict:
             self.delete(memory_id)
-            raise Conflict(f"Making memory {memory_id!r} took too long: try again.")
+            raise
 
     def _refuse_existing(self, name: str, memory_id: str) -> None:
         if self._bucket.get(name + JSON) is not None:
@@ -660,6 +695,78 @@ class ObjectStore:
         stored = self._check_epoch(manifest, epoch)
         now = self._swap(stored, manifest, stored.commits)
         self._cache.retain(now.location.path, now.commits.values())
+
+    def amend(
+        self,
+        manifest: Manifest,
+        *,
+        epoch: int,
+        edits: Mapping[str, str | None],
+        staged: Mapping[str, Path],
+    ) -> tuple[Manifest, tuple[RemovedFile, ...]]:
+        """Replace manifest and journal at once; see `Store.amend`."""
+        revisions = (
+            replace(revision, files=file_records(staged[revision.name]))
+            if revision.name in staged
+            else revision
+            for revision in manifest.revisions
+        )
+        manifest = replace(manifest, revisions=tuple(revisions))
+        stored = self._check_epoch(manifest, epoch)
+        path, began = f"{stored.name}/{secrets.token_hex(16)}", time.monotonic()
+        try:
+            location = self._locations.make(path)
+            commits = self._fill_location(stored, manifest, location, staged)
+            journal = self._seal(stored)
+            lines = [encode_line(record) for record in amend(journal, edits).records]
+            self._transfer.write_journal(lines, location)
+            _check_in_time(began, manifest.id)
+            list_name = self._append_lists(location, manifest).journal.list_name
+            body = manifest_object.encode(manifest, path, commits, location.cipher, list_name)
+            self._bucket.put(stored.name + JSON, body, replacing=stored.etag)
+        except StoreWriteFailed:
+            raise  # it may have been written all the same: a sweep finds out
+        except PreconditionFailed:
+            self._locations.clear(path)
+            raise changed(manifest) from None
+        except BaseException:
+            self._locations.clear(path)
+            raise
+        removed = self._locations.clear(stored.location.path)
+        self._cache.retain(path, commits.values())
+        return manifest, tuple(RemovedFile(path=p, bytes=size) for p, size in removed.items())
+
+    def _fill_location(
+        self,
+        stored: _StoredManifest,
+        manifest: Manifest,
+        location: Location,
+        staged: Mapping[str, Path],
+    ) -> dict[str, str]:
+        """Bring the revisions of a manifest to a new location; return their folders."""
+        kept = [revision for revision in manifest.revisions if revision.name not in staged]
+        commits = self._copy_revisions(stored, replace(manifest, revisions=tuple(kept)), location)
+        for revision in manifest.revisions:
+            if revision.name in staged:
+                commit = commits[revision.name] = secrets.token_hex(8)
+                target = _revision_location(location, commit)
+                self._transfer.upload(staged[revision.name], revision, target)
+        return commits
+
+    def _seal(self, stored: _StoredManifest) -> Journal:
+        """Seal the journal of a memory as long as its manifest is as it was; return its text."""
+        journal = self._open_journal(stored.location, stored.manifest)
+        epoch = stored.manifest.epoch
+
+        def attempt() -> Journal:
+            _append_once(
+                journal,
+                lambda index: ([] if index.sealed == epoch else [sealed_line(epoch)], None),
+                stored.manifest.id,
+            )
+            return journal.journal
+
+        return retry_on_conflict(attempt, tries=_TRIES, pause=_PAUSE_SECONDS)
 
     def _swap(
         self, stored: _StoredManifest, manifest: Manifest, commits: Mapping[str, str]
@@ -763,7 +870,7 @@ class ObjectStore:
                         os.link(folder / record.path, revision_folder / record.path)
                 except FileNotFoundError as error:
                     raise retired(memory_id, revision) from error
-            archive.write(fresh, stored.manifest, Path(target))
+            archive.write(fresh, stored.manifest, Path(target), fresh / archive.JOURNAL)
 
     def import_(self, source: Path, memory_id: str | None) -> Manifest:
         """Make a memory from an exported file, under its own id if `memory_id` is None.
@@ -789,18 +896,29 @@ class ObjectStore:
         return manifest
 
 
+class _SealedError(Conflict):
+    """The journal is sealed at the epoch that the manifest is at."""
+
+
 def _append_once(
     journal: SegmentedJournal,
     missing: Callable[[Journal], tuple[list[JournalRecord], T]],
     memory_id: str,
+    epoch: int | None = None,
 ) -> tuple[T, str | None]:
     """Append the `missing` records of a journal; return their result, and the key written to.
+
+    `epoch`: of the manifest, at which a seal is in force; None: seals do not matter.
 
     Raises:
         Conflict: another writer was faster.
     """
     with journal.lock:
         records, result = missing(journal.refresh())
+        sealed = journal.journal.sealed
+        # a seal of a later epoch is in force too: the manifest that was read is out of date
+        if records and epoch is not None and sealed is not None and sealed >= epoch:
+            raise _SealedError(f"{memory_id!r} is being moved by another writer: try again.")
         try:
             return result, journal.append(records)
         except PreconditionFailed:
@@ -834,6 +952,19 @@ def _checked_lines(path: Path, first: str) -> list[bytes]:
 
 
 # --- errors ------------------------------------------------------------------------------------
+
+
+def _moved(manifest: Manifest, now: _StoredManifest | None) -> StoreError | UnknownMemory:
+    """Return the error for a memory that is at another location, or nowhere any more."""
+    if now is not None and now.manifest.same_memory(manifest):
+        return Conflict(f"Texts were removed from memory {manifest.id!r} meanwhile: try again.")
+    return UnknownMemory(f"Memory {manifest.id!r} was forgotten meanwhile.")
+
+
+def _check_in_time(began: float, memory_id: str) -> None:
+    """Refuse to go on with a location that a sweep may have taken for lost."""
+    if time.monotonic() - began > ORPHAN_SECONDS / 2:
+        raise Conflict(f"Making memory {memory_id!r} took too long: try again.")
 
 
 def _busy(memory_id: str) -> Conflict:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from templora_memory.domain.journal import Journal, decode_line, encode_line
-from templora_memory.errors import StoreDamaged
+from templora_memory.errors import Conflict, StoreDamaged
 from templora_memory.fs.files import append_file, replace_file
 from templora_memory.stores.encryption import Cipher
 from templora_memory.stores.journal_records import JournalRecord
@@ -74,9 +74,15 @@ class JournalFile:
             self.size += len(line) + 1
 
     def _read_record(self, position: int) -> dict[str, Any]:
-        with self.path.open("rb") as file:
-            file.seek(position)
-            line = file.readline()
+        try:
+            with self.path.open("rb") as file:
+                file.seek(position)
+                line = file.readline()
+        except FileNotFoundError as error:
+            raise Conflict(
+                f"{self.path} is gone: texts were removed from the memory, or it was forgotten, "
+                "while it was read. Try again."
+            ) from error
         try:
             return decode_line(self._cipher.decrypt_line(line, position))
         except (ValueError, TypeError) as error:

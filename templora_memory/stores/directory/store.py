@@ -4,7 +4,8 @@
 
     <root>/<encoded id>/
       manifest.json        replaced atomically
-      journal.jsonl        appended and fsynced before anything is learned
+      journal.jsonl        appended and fsynced before anything is learned; where texts were removed
+                           or corrected, journal-<how often>.jsonl, as the manifest counts
       revisions/<name>/    written beside, synced, renamed into place
       expires              empty; only where the memory has a ttl
       lock                 held for moments only, never while learning
@@ -18,6 +19,9 @@ What a crash may leave, and who clears it:
   root reads none of them, however many there are.
 - A delete renames the folder of the memory first, so that it is gone at once, and removes the files
   afterwards; the next `open` finishes a removal that was interrupted.
+- Removing texts writes another journal beside and moves new revisions in before the manifest is
+  swapped, and removes the old journal and revisions afterwards. A process killed before the swap
+  leaves the new ones, after it the old ones: whatever the manifest does not name is cleared.
 - A torn last line of a journal is left out by readers and cut off by the next write, see `journal`.
 
 With a key, all of it but the lock is encrypted and there is one more file, see `encryption_key`::
@@ -33,14 +37,15 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from templora_memory.domain.amendment import amend
 from templora_memory.domain.ids import folder_name, id_of_folder, parse_id
-from templora_memory.domain.journal import Journal
+from templora_memory.domain.journal import Journal, encode_line
 from templora_memory.domain.lru import LruCache
 from templora_memory.domain.manifest import Manifest, Revision
 from templora_memory.domain.messages import Document, Message
@@ -68,7 +73,7 @@ from templora_memory.fs.staging import clear, file_records, temporary
 from templora_memory.stores import archive
 from templora_memory.stores.conflicts import check_epoch, exists
 from templora_memory.stores.decrypted_cache import DecryptedCache
-from templora_memory.stores.directory.journal import JournalFile, copy_journal
+from templora_memory.stores.directory.journal import JournalFile, copy_journal, encrypt_lines
 from templora_memory.stores.encryption import PLAINTEXT, Cipher
 from templora_memory.stores.encryption_key import (
     KEY_FILE,
@@ -90,10 +95,11 @@ from templora_memory.stores.journal_records import (
     dialogue_records,
     document_records,
     learned_records,
+    pin_records,
     withdraw_records,
 )
 
-MANIFEST, JOURNAL, REVISIONS, LOCK = "manifest.json", "journal.jsonl", "revisions", "lock"
+MANIFEST, REVISIONS, LOCK = "manifest.json", "revisions", "lock"
 EXPIRES = "expires"
 """Marks memories that have a ttl, so that the others need not be read to find them."""
 FORGOTTEN, INCOMING, STAGING = ".forgotten-", ".incoming-", ".staging-"
@@ -128,8 +134,9 @@ class DirectoryStore:
         self._root = Path(root)
         self._key = key
         self._decrypted = DecryptedCache(str(self._root.absolute()))
-        # each with the salt and time of its memory: made again after a delete, it is another one
-        self._journals: LruCache[str, tuple[tuple[str, float], JournalFile]] = LruCache(
+        # each with the salt and time of its memory, made again after a delete it is another one,
+        # and with how often texts were removed from it
+        self._journals: LruCache[str, tuple[tuple[str, float, int], JournalFile]] = LruCache(
             MAX_OPEN_JOURNALS
         )
         self._checked: LruCache[Path, FileStamps] = LruCache(MAX_CHECKED_REVISIONS)
@@ -206,8 +213,24 @@ class DirectoryStore:
             for path in (*list_folder(folder / REVISIONS), *folder.glob(f".{MANIFEST}.*")):
                 if path.name not in names:
                     remove_tree(path)
+            self._remove_journals(folder, manifest)
             for path in folder.glob(f"{STAGING}*"):
                 clear(path)
+
+    @staticmethod
+    def _remove_journals(folder: Path, manifest: Manifest) -> dict[Path, int]:
+        """Remove the journals of a memory but that of its manifest; return them with their sizes.
+
+        The caller holds the lock.
+        """
+        outdated = {
+            path: path.stat().st_size
+            for path in sorted((*folder.glob("journal*"), *folder.glob(".journal*")))
+            if path != _journal_path(folder, manifest)
+        }
+        for path in outdated:
+            remove_tree(path)
+        return outdated
 
     def _folder(self, memory_id: str) -> Path:
         return self._root / folder_name(parse_id(memory_id))
@@ -349,7 +372,15 @@ class DirectoryStore:
 
     def journal(self, memory_id: str) -> Journal:
         """Return the text of a memory, as far as it is written by now."""
-        return self._journal_in(self._folder(memory_id), self._existing(memory_id)).refresh()
+        folder, manifest = self._folder(memory_id), self._existing(memory_id)
+        while True:
+            file = self._journal_in(folder, manifest)
+            journal = file.refresh()
+            if file.path.exists():
+                return journal
+            read, manifest = manifest, self._existing(memory_id)
+            if manifest.edits == read.edits:  # nothing was journalled yet
+                return journal
 
     def _journal_in(self, folder: Path, manifest: Manifest) -> JournalFile:
         """Return the journal of the memory in a folder, as far as it was read before.
@@ -357,11 +388,12 @@ class DirectoryStore:
         Raises:
             FileNotFoundError: the memory was forgotten meanwhile.
         """
-        made = (manifest.salt, manifest.created)
+        made = (manifest.salt, manifest.created, manifest.edits)
         with self._journals_lock:
             cached = self._journals.get(folder.name)
             if cached is None or cached[0] != made:
-                file = JournalFile(folder / JOURNAL, manifest.first, self._cipher_in(folder))
+                path = _journal_path(folder, manifest)
+                file = JournalFile(path, manifest.first, self._cipher_in(folder))
                 cached = self._journals.put(folder.name, (made, file))
             return cached[1]
 
@@ -425,10 +457,10 @@ class DirectoryStore:
 
     def last_used(self, memory_id: str) -> float:
         """Return the time of the last change, in seconds since 1970."""
-        self._existing(memory_id)
+        manifest = self._existing(memory_id)
         folder = self._folder(memory_id)
         times = [0.0]
-        for path in (folder / MANIFEST, folder / JOURNAL):
+        for path in (folder / MANIFEST, _journal_path(folder, manifest)):
             with suppress(FileNotFoundError):
                 times.append(path.stat().st_mtime)
         return max(times)
@@ -457,6 +489,11 @@ class DirectoryStore:
         """Note that documents are not to be learned again."""
         with self._writing_journal(memory_id) as file:
             file.append(withdraw_records(file.journal, digests))
+
+    def pin(self, memory_id: str, digests: Sequence[str], *, pinned: bool) -> None:
+        """Note durably that texts are pinned, or are not any more."""
+        with self._writing_journal(memory_id) as file:
+            file.append(pin_records(file.journal, digests, pinned=pinned))
 
     @contextmanager
     def _writing_journal(self, memory_id: str) -> Iterator[JournalFile]:
@@ -493,7 +530,12 @@ class DirectoryStore:
                     for revision in manifest.revisions:
                         _copy_revision(revision, origin, target, source)
                     if journal:
-                        _copy_journal(origin, target)
+                        copy_journal(
+                            _journal_path(origin.folder, self._existing(source)),
+                            origin.cipher,
+                            _journal_path(fresh, manifest),
+                            target.cipher,
+                        )
             _write_manifest(target, manifest)
             self._move_in(fresh, folder, manifest.id)
 
@@ -547,16 +589,20 @@ class DirectoryStore:
         with self._locked(folder):
             if self._check_epoch(manifest, manifest.epoch).find(revision.name) is not None:
                 raise StoreError(f"Memory {manifest.id!r} has revision {revision.name} already.")
-            target = folder / REVISIONS / revision.name
-            remove_tree(target)  # an orphan of a killed commit
-            source = staged if self._key is None else self._encrypt(folder, revision, staged)
-            with writing(target):
-                source.rename(target)
-                # durable before the manifest that names it is: else a power failure could leave
-                # a manifest without its revision
-                sync_folder(target.parent)
+            self._move_revision_in(folder, revision, staged)
             self._swap(folder, new_manifest)
         return new_manifest
+
+    def _move_revision_in(self, folder: Path, revision: Revision, staged: Path) -> None:
+        """Move a staged folder to where a manifest may name it; the caller holds the lock."""
+        target = folder / REVISIONS / revision.name
+        remove_tree(target)  # an orphan of a killed commit
+        source = staged if self._key is None else self._encrypt(folder, revision, staged)
+        with writing(target):
+            source.rename(target)
+            # durable before the manifest that names it is: else a power failure could leave
+            # a manifest without its revision
+            sync_folder(target.parent)
 
     def _encrypt(self, folder: Path, revision: Revision, staged: Path) -> Path:
         """Return an encrypted copy of a staged folder, in the folder of its memory."""
@@ -583,20 +629,64 @@ class DirectoryStore:
             self._check_epoch(manifest, epoch)
             self._swap(folder, manifest)
 
-    def _swap(self, folder: Path, manifest: Manifest) -> None:
+    def amend(
+        self,
+        manifest: Manifest,
+        *,
+        epoch: int,
+        edits: Mapping[str, str | None],
+        staged: Mapping[str, Path],
+    ) -> tuple[Manifest, tuple[RemovedFile, ...]]:
+        """Replace manifest and journal at once; see `Store.amend`."""
+        revisions = (
+            replace(revision, files=file_records(staged[revision.name]))
+            if revision.name in staged
+            else revision
+            for revision in manifest.revisions
+        )
+        manifest = replace(manifest, revisions=tuple(revisions))
+        folder = self._folder(manifest.id)
+        with self._locked(folder):
+            before = self._journal_in(folder, self._check_epoch(manifest, epoch))
+            cipher, path = self._cipher_in(folder), _journal_path(folder, manifest)
+            lines = [encode_line(record) for record in amend(before.refresh(), edits).records]
+            # what is left of it if this fails, and what is not removed below, the next sweep finds
+            self._swept.discard(folder.name)
+            replace_file(path, encrypt_lines(cipher, lines, 0))
+            for revision in manifest.revisions:
+                if revision.name in staged:
+                    self._move_revision_in(folder, revision, staged[revision.name])
+            removed = self._swap(folder, manifest) | {
+                f"{folder.name}/{path.name}": size
+                for path, size in self._remove_journals(folder, manifest).items()
+            }
+            with writing(folder):
+                sync_folder(folder)
+            self._swept.add(folder.name)
+        return manifest, tuple(RemovedFile(path=p, bytes=size) for p, size in removed.items())
+
+    def _swap(self, folder: Path, manifest: Manifest) -> dict[str, int]:
         """Write the new manifest, then remove the revisions it no longer names.
 
         The caller holds the lock and has compared the epoch. Killed between the two, the revisions
-        are orphans that the next `open` removes.
+        are orphans that the next `open` removes. Returns the files that were removed, with their
+        sizes.
         """
         location = _FolderLocation(folder, self._cipher_of(manifest.id))
         _write_manifest(location, manifest, self._journal_in(folder, manifest))
         names = {revision.name for revision in manifest.revisions}
-        for path in list_folder(folder / REVISIONS):
-            if path.name not in names:
-                remove_tree(path)
+        removed: dict[str, int] = {}
+        for outdated in list_folder(folder / REVISIONS):
+            if outdated.name not in names:
+                sizes = files_below(outdated)
+                removed |= {
+                    f"{folder.name}/{path.relative_to(folder)}": size
+                    for path, size in sizes.items()
+                }
+                remove_tree(outdated)
         if self._key is not None:
-            self._decrypted.drop(folder.name, keep=names)
+            removed |= self._decrypted.drop(folder.name, keep=names)
+        return removed
 
     def _check_epoch(self, manifest: Manifest, epoch: int) -> Manifest:
         """Return the stored manifest, which must be of this memory and at this epoch."""
@@ -649,12 +739,13 @@ class DirectoryStore:
         with self._locked(folder):
             manifest = self._existing(memory_id)
             folders = [self.folder(memory_id, revision) for revision in manifest.revisions]
+            journal = _journal_path(folder, manifest)
             if self._key is None:
-                archive.write(folder, manifest, Path(target))
+                archive.write(folder, manifest, Path(target), journal)
                 return
             with self._decrypted.work() as fresh:
-                plain = _FolderLocation(fresh, PLAINTEXT)
-                _copy_journal(_FolderLocation(folder, self._cipher_in(folder)), plain)
+                plain_journal = fresh / journal.name
+                copy_journal(journal, self._cipher_in(folder), plain_journal, PLAINTEXT)
                 for copy, revision in zip(folders, manifest.revisions, strict=True):
                     revision_folder = fresh / REVISIONS / revision.name
                     make_folder(revision_folder)
@@ -664,7 +755,7 @@ class DirectoryStore:
                         _FolderLocation(revision_folder, PLAINTEXT),
                         memory_id,
                     )
-                archive.write(fresh, manifest, Path(target))
+                archive.write(fresh, manifest, Path(target), plain_journal)
 
     def import_(self, source: Path, memory_id: str | None) -> Manifest:
         """Make a memory from an exported file, under its own id if `memory_id` is None.
@@ -685,7 +776,12 @@ class DirectoryStore:
                     origin, target = _FolderLocation(plain, PLAINTEXT), self._new_location(fresh)
                     for revision in manifest.revisions:
                         _copy_revision(revision, origin, target, manifest.id)
-                    _copy_journal(origin, target)
+                    copy_journal(
+                        _journal_path(plain, manifest),
+                        PLAINTEXT,
+                        _journal_path(fresh, manifest),
+                        target.cipher,
+                    )
                     _write_manifest(target, manifest)
             self._move_in(fresh, self._folder(manifest.id), manifest.id)
         return manifest
@@ -696,7 +792,8 @@ class DirectoryStore:
         name = str(parse_id(manifest.id if memory_id is None else memory_id))
         self._refuse_existing(name, self._folder(name))
         manifest = replace(manifest, id=name)
-        JournalFile(fresh / JOURNAL, manifest.first, PLAINTEXT).refresh()  # checks every line
+        # checks every line
+        JournalFile(_journal_path(fresh, manifest), manifest.first, PLAINTEXT).refresh()
         _write_manifest(_FolderLocation(fresh, PLAINTEXT), manifest)
         return manifest
 
@@ -718,7 +815,8 @@ def _write_manifest(
     `file` is the journal, None: it is read here. The folder is new, or the caller holds its lock.
     """
     _mark_expiring(location.folder, manifest)
-    file = file or JournalFile(location.folder / JOURNAL, manifest.first, location.cipher)
+    path = _journal_path(location.folder, manifest)
+    file = file or JournalFile(path, manifest.first, location.cipher)
     file.append(learned_records(file.refresh(), manifest.revisions))
     body = manifest.as_json(file.journal.list_name)
     content = json.dumps(body, ensure_ascii=False, indent=1).encode()
@@ -767,5 +865,6 @@ def _write_revision(
             raise corrupted(path, str(error), memory_id) from error
 
 
-def _copy_journal(origin: _FolderLocation, target: _FolderLocation) -> None:
-    copy_journal(origin.folder / JOURNAL, origin.cipher, target.folder / JOURNAL, target.cipher)
+def _journal_path(folder: Path, manifest: Manifest) -> Path:
+    """Return the journal of a memory in a folder."""
+    return folder / (f"journal-{manifest.edits}.jsonl" if manifest.edits else "journal.jsonl")

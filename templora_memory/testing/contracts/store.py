@@ -11,6 +11,7 @@ import pytest
 
 from templora_memory.domain.manifest import Manifest, ModelIdentity, Revision, new_manifest
 from templora_memory.domain.messages import Document, Message
+from templora_memory.domain.results import RemovedFile
 from templora_memory.errors import (
     Conflict,
     StoreDamaged,
@@ -308,6 +309,167 @@ class StoreContract(ABC):
         head = made.newest
         assert head is not None
         assert (store.folder("ada", head) / "adapter_model.safetensors").read_bytes() == b"A"
+
+    def amend(
+        self, store: Store, edits: dict[str, str | None], content: bytes = b"B"
+    ) -> tuple[Manifest, tuple[RemovedFile, ...]]:
+        """Remove or correct texts, and put one revision in the place of those that there are."""
+        manifest = store.manifest("ada")
+        assert manifest is not None
+        revision = Revision(
+            name=manifest.name_after(None, (Document(content.hex()),)),
+            parent=None,
+            dialogue=manifest.first,
+            messages=0,
+            documents=(),
+            tokens=1,
+            created=3.0,
+            files=(),
+        )
+        fresh = replace(
+            manifest,
+            epoch=manifest.epoch + 1,
+            edits=manifest.edits + 1,
+            revisions=(revision,),
+            head=revision.name,
+        )
+        with store.stage("ada") as folder:
+            (folder / "adapter_model.safetensors").write_bytes(content)
+            return store.amend(
+                fresh, epoch=manifest.epoch, edits=edits, staged={revision.name: folder}
+            )
+
+    def test_removed_texts_and_the_revisions_before_are_gone(
+        self, store: Store, other: Store
+    ) -> None:
+        """Removed texts and the revisions before are gone."""
+        before = self.commit(store, self.make(store))
+        path = self.talk(store)
+        (document,) = store.record_documents("ada", [Document("A secret.")])
+        old = store.folder("ada", before.revisions[0])
+        after, files = self.amend(store, {path[1]: None, path[2]: "Why?", document: None})
+        assert not old.exists()
+        assert files
+        assert sum(file.bytes for file in files) > 0
+        for one in (store, other):
+            journal, manifest = one.journal("ada"), one.manifest("ada")
+            said = [message.content for message in journal.messages(journal.tip)]
+            assert said == [TALK[0].content, "Why?", TALK[3].content]
+            assert journal.documents == ()
+            assert manifest == after
+            assert manifest.newest is not None
+            folder = one.folder("ada", manifest.newest)
+            assert (folder / "adapter_model.safetensors").read_bytes() == b"B"
+
+    def test_what_is_left_keeps_its_id_and_its_time(self, store: Store) -> None:
+        """What is left keeps its id and its time."""
+        self.make(store)
+        path = self.talk(store)
+        before = [store.journal("ada").entry(digest) for digest in path]
+        self.amend(store, {path[0]: None, path[2]: "Why?"})
+        journal = store.journal("ada")
+        after = [journal.entry(digest) for digest in journal.path(journal.tip)]
+        assert [(e.id, e.time) for e in after] == [(e.id, e.time) for e in before[1:]]
+        assert journal.digest_of(before[0].id) is None
+
+    def test_an_outdated_manifest_amends_nothing(self, store: Store, other: Store) -> None:
+        """An outdated manifest amends nothing."""
+        manifest = self.make(store)
+        path = self.talk(store)
+        fresh = replace(manifest, epoch=1, edits=1)
+        self.commit(other, manifest)
+        with pytest.raises(Conflict):
+            store.amend(fresh, epoch=manifest.epoch, edits={path[0]: None}, staged={})
+        for one in (store, other):
+            assert one.journal("ada").messages(path[-1]) == TALK
+            assert one.manifest("ada") == self.newest(store)
+
+    @staticmethod
+    def talk(store: Store) -> tuple[str, ...]:
+        """Journal a conversation; returns the digests after each message."""
+        end = store.record("ada", TALK)
+        return store.journal("ada").path(end)
+
+    @staticmethod
+    def newest(store: Store) -> Manifest:
+        """Return the manifest of the only memory."""
+        manifest = store.manifest("ada")
+        assert manifest is not None
+        return manifest
+
+    def test_a_memory_goes_on_after_an_amend(self, store: Store, other: Store) -> None:
+        """A memory goes on after an amend."""
+        self.make(store)
+        path = self.talk(store)
+        assert other.journal("ada").length(path[-1]) == len(TALK)
+        self.amend(store, {path[3]: None})
+        other.record_documents("ada", [Document("More.")])
+        end = other.record("ada", [Message("user", "Ah.")], after=path[2])
+        self.amend(other, {path[0]: None}, b"C")
+        journal = store.journal("ada")
+        assert len(journal.messages(journal.tip)) == len(TALK) - 1
+        assert not journal.knows(end)
+        self.commit(store, self.newest(other), b"D")
+        assert len(self.newest(other).revisions) == 2  # noqa: PLR2004  # C and D
+
+    def test_a_copy_and_a_file_hold_what_is_left(self, store: Store, tmp_path: Path) -> None:
+        """A copy and a file hold what is left."""
+        self.make(store)
+        path = self.talk(store)
+        manifest, _ = self.amend(store, {path[1]: None})
+        copied = replace(manifest, id="eve", epoch=0)
+        store.create(copied, source="ada", journal=True)
+        store.export("ada", tmp_path / "ada.zip")
+        store.delete("ada")
+        store.import_(tmp_path / "ada.zip", None)
+        for name in ("ada", "eve"):
+            journal = store.journal(name)
+            assert len(journal.messages(journal.tip)) == len(TALK) - 1
+            store.record(name, [Message("user", "Ah.")], after=journal.tip)
+            assert store.journal(name).length(store.journal(name).tip) == len(TALK)
+
+    def test_text_told_while_texts_are_removed_is_kept(self, store: Store, other: Store) -> None:
+        """Text told while texts are removed is kept."""
+        self.make(store)
+        path = self.talk(store)
+        told: list[str] = []
+        stop = threading.Event()
+
+        def tell() -> None:
+            while not stop.is_set():
+                number = len(told)
+                other.record_documents("ada", [Document(f"Number {number}.")])
+                told.append(f"Number {number}.")
+
+        teller = threading.Thread(target=tell)
+        teller.start()
+        try:
+            for digest in (path[3], path[2], path[1]):
+                while True:
+                    try:
+                        self.amend(store, {digest: None}, digest.encode())
+                    except Conflict:  # the teller has taken the memory over
+                        continue
+                    break
+        finally:
+            stop.set()
+            teller.join()
+        journal = other.journal("ada")
+        assert {journal.document(digest).text for digest in journal.documents} == set(told)
+        assert journal.messages(journal.tip) == TALK[:1]
+
+    def test_pins_are_durable_and_follow_their_text(self, store: Store, other: Store) -> None:
+        """Pins are durable and follow their text."""
+        self.make(store)
+        path = self.talk(store)
+        store.pin("ada", [path[0], path[3], path[3]], pinned=True)
+        store.pin("ada", [path[0]], pinned=False)
+        assert other.journal("ada").pinned == (path[3],)
+        self.amend(store, {path[1]: None})
+        journal = other.journal("ada")
+        assert journal.pinned == (journal.tip,)
+        with pytest.raises(StoreDamaged, match="no text"):
+            store.pin("ada", ["f" * 64], pinned=True)
 
     def test_only_json_and_safetensors_are_committed(self, store: Store) -> None:
         """Only json and safetensors are committed."""
