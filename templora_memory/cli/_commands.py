@@ -23,6 +23,7 @@ from templora_memory.cli._model import model
 from templora_memory.cli._progress import follow
 from templora_memory.domain.ids import parse_id
 from templora_memory.domain.messages import Message
+from templora_memory.domain.results import TextPage
 from templora_memory.domain.settings import Sampling
 from templora_memory.domain.suggestions import did_you_mean, nearest
 from templora_memory.errors import InvalidSetting, InvalidText, StoreDamaged, UnknownMemory
@@ -62,6 +63,20 @@ Seed = Annotated[int | None, typer.Option(help="Of the random numbers, for tempe
 Revision = Annotated[
     str, typer.Argument(metavar="REVISION", help="Name of a revision, or its first 8 letters.")
 ]
+
+
+TextId = Annotated[
+    str,
+    typer.Argument(
+        metavar="TEXT",
+        help="Id of a text, or its first 8 letters (templora texts).",
+        autocompletion=_config.complete_text_id,
+    ),
+]
+Question = Annotated[
+    str | None, typer.Option("--question", "-q", help="What to ask before and after.")
+]
+Answer = Annotated[str | None, typer.Option("--answer", "-a", help="The answer to measure.")]
 
 
 def _version(*, wanted: bool) -> None:
@@ -459,6 +474,93 @@ def config(
     )
 
 
+@command(app)
+def remove(
+    call: Call,
+    memory_id: MemoryId,
+    ids: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TEXT...",
+            help="Ids of texts, or their first 8 letters (templora texts).",
+            autocompletion=_config.complete_text_id,
+        ),
+    ],
+    question: Question = None,
+    answer: Answer = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Take texts out of a memory for good, and learn the rest again; this cannot be undone.
+
+    Until the rest is learned nothing changes. The receipt tells how likely what was removed was
+    before, is now, and is for the base model; with -q and -a also any other answer. Asks first.
+    Where nobody can answer (no terminal, or --json) it needs --yes.
+
+    **Examples**
+
+        templora remove ada 5f1c0e9a
+        templora remove ada 5f1c0e9a 77d2b340 --yes --json
+        templora remove ada 5f1c0e9a -q "What is the code?" -a "The code is 1234."
+    """
+    ask = _asked(question, answer)
+    with call.files() as service:
+        names = service[memory_id].resolve_texts(ids)
+        told = {text.id: text for text in service[memory_id].texts(superseded=True)}
+    chosen = [told[name] for name in names]
+    if not yes:
+        for text in chosen:
+            call.warn(_show.shortened(text.text))
+        what = "this text" if len(chosen) == 1 else f"these {len(chosen)} texts"
+        if not _confirmed(call, f"Remove {what} from {memory_id!r}, for good?", "remove"):
+            call.warn("nothing was removed.")
+            raise typer.Exit(1)
+    with call.service() as service:
+        job = service[memory_id].remove(names, ask=ask, wait=False)
+        receipt = follow(call, job, f"Learning {memory_id} again")
+    call.say({"id": memory_id, **receipt.as_dict()}, *_show.removed(memory_id, receipt))
+
+
+@command(app)
+def correct(
+    call: Call,
+    memory_id: MemoryId,
+    text_id: TextId,
+    text: Annotated[
+        str, typer.Argument(metavar="NEW", help='What it should have said; "-" is standard input.')
+    ],
+    question: Question = None,
+    answer: Answer = None,
+) -> None:
+    """Put another text in the place of one that a memory was told, and learn the rest again.
+
+    Nothing of the old text is left. Its place, speaker, time and id stay.
+
+    **Examples**
+
+        templora correct ada 5f1c0e9a "Ada lives in Leeds."
+        templora correct ada 5f1c0e9a - < bio.txt
+        templora correct ada 5f1c0e9a "I live in Leeds." -q "Where do you live?" -a "In Leeds."
+    """
+    ask = _asked(question, answer)
+    with call.service() as service:
+        job = service[memory_id].correct(text_id, clean(_from_stdin(text)), ask=ask, wait=False)
+        receipt = follow(call, job, f"Learning {memory_id} again")
+    call.say({"id": memory_id, **receipt.as_dict()}, *_show.removed(memory_id, receipt))
+
+
+def _asked(question: str | None, answer: str | None) -> tuple[tuple[str, str], ...]:
+    """Return the question and answer to measure, if they are given.
+
+    Raises:
+        InvalidSetting: one is given without the other.
+    """
+    if question is None and answer is None:
+        return ()
+    if question is None or answer is None:
+        raise InvalidSetting("Give both --question and --answer, or none of the two.")
+    return ((question, answer),)
+
+
 # --- looking, copying, removing: no model is loaded --------------------------------------------
 
 
@@ -502,6 +604,73 @@ def search(
         passages = service[memory_id].search(words, limit=limit)
     document = {"id": memory_id, "passages": [asdict(passage) for passage in passages]}
     call.say(document, *_show.passages(passages))
+
+
+@command(app)
+def texts(
+    call: Call,
+    memory_id: MemoryId,
+    words: Annotated[
+        str | None, typer.Argument(metavar="[WORDS]", help="Only texts with these words.")
+    ] = None,
+    *,
+    limit: Annotated[int, typer.Option(min=1, help="Most texts to show.")] = 50,
+    offset: Annotated[int, typer.Option(min=0, help="How many to leave out before them.")] = 0,
+    superseded: Annotated[
+        bool,
+        typer.Option("--superseded", help="Show what edits of the conversation left behind, too."),
+    ] = False,
+) -> None:
+    """List what a memory was told, text by text: id, time, speaker, state, beginning.
+
+    A text is learned, waiting to be learned, kept for recall alone, or superseded. Whole texts
+    stand in the JSON output.
+
+    **Examples**
+
+        templora texts ada
+        templora texts ada "where she lives" --limit 5
+        templora texts ada --offset 50 --json
+    """
+    with call.files() as service:
+        page = service[memory_id].texts(words, limit=limit, offset=offset, superseded=superseded)
+    document = {
+        "id": memory_id,
+        "texts": [text.as_dict() for text in page],
+        "total": page.total,
+        "next_offset": page.next_offset,
+    }
+    call.say(document, *_show.texts(page))
+
+
+@command(app)
+def pin(
+    call: Call,
+    memory_id: MemoryId,
+    ids: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TEXT...",
+            help="Ids of texts, or their first 8 letters (templora texts).",
+            autocompletion=_config.complete_text_id,
+        ),
+    ],
+    off: Annotated[bool, typer.Option("--off", help="Take the pins off.")] = False,
+) -> None:
+    """Keep texts in replay and recall, or with --off no longer.
+
+    **Examples**
+
+        templora pin ada 5f1c0e9a
+        templora pin ada 5f1c0e9a --off
+    """
+    with call.files() as service:
+        memory = service[memory_id]
+        names = memory.resolve_texts(ids)
+        (memory.unpin if off else memory.pin)(names)
+        chosen = [text for text in memory.texts(superseded=True) if text.id in names]
+    document = {"id": memory_id, "texts": [text.as_dict() for text in chosen]}
+    call.say(document, *_show.texts(TextPage(texts=tuple(chosen), offset=0, total=len(chosen))))
 
 
 @command(app)
@@ -556,16 +725,16 @@ def forget(
         raise InvalidSetting("Give a memory id or --user, one of the two.")
     what = f"memory {memory_id!r} and all it learned" if memory_id else f"all of user {user!r}"
     with call.files() as service:
-        if not yes and not _confirmed(call, f"Forget {what}, for good?"):
+        if not yes and not _confirmed(call, f"Forget {what}, for good?", "forget"):
             call.warn("nothing was forgotten.")
             raise typer.Exit(1)
         receipt = service[memory_id].forget() if memory_id else service.forget(user=user or "")
     call.say(receipt.as_dict(), *_show.forgotten(receipt))
 
 
-def _confirmed(call: Call, question: str) -> bool:
+def _confirmed(call: Call, question: str, verb: str) -> bool:
     if call.json or not sys.stdin.isatty():
-        raise InvalidSetting("Nobody is here to ask whether to forget: add --yes.")
+        raise InvalidSetting(f"Nobody is here to ask whether to {verb}: add --yes.")
     return typer.confirm(question, err=True)
 
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from platformdirs import user_config_path
@@ -14,6 +14,9 @@ from platformdirs import user_config_path
 from templora_memory.domain.suggestions import did_you_mean
 from templora_memory.errors import InvalidSetting
 from templora_memory.fs.files import make_folder, replace_file
+
+if TYPE_CHECKING:  # not for help
+    from templora_memory.stores import DirectoryStore
 
 NAMES = ("model", "root", "device")
 VARIABLE = "TEMPLORA_CONFIG"
@@ -80,8 +83,23 @@ def defaults(group: Any, values: Mapping[str, str]) -> dict[str, Any]:
 
 def complete_id(context: typer.Context, incomplete: str) -> list[str]:
     """Return the memory ids that begin like this, for the completion of a shell."""
-    from templora_memory.stores import DirectoryStore  # noqa: PLC0415  # not for help
+    return [name for name in _store(context).ids() if name.startswith(incomplete)]
+
+
+def complete_text_id(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Return the ids of the memory's texts that begin like this, each with the text's beginning."""
+    from templora_memory.cli._show import shortened  # noqa: PLC0415  # not for help
+
+    journal = _store(context).journal(str(context.params.get("memory_id") or ""))
+    found = []
+    for name in journal.ids_like(incomplete):
+        entry = journal.entry(journal.digest_of(name) or "")
+        found.append((name, shortened(entry.text)))
+    return found
+
+
+def _store(context: typer.Context) -> DirectoryStore:
+    from templora_memory.stores import DirectoryStore, Key  # noqa: PLC0415  # not for help
 
     given = context.params.get("root") or os.environ.get("TEMPLORA_ROOT") or load().get("root")
-    store = DirectoryStore(given or Path.home() / ".templora")
-    return [name for name in store.ids() if name.startswith(incomplete)]
+    return DirectoryStore(given or Path.home() / ".templora", key=Key.from_environment())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from templora_memory.cli._call import Call
-from templora_memory.domain.results import AbsorbReport
 from templora_memory.service.jobs import Job
 
+R = TypeVar("R")
 _POLL = 0.05
 
 
@@ -37,7 +38,7 @@ def counting(call: Call, title: str, unit: str) -> Iterator[Callable[[int, int],
         yield lambda done, count: shown.update(task, completed=done, total=count)
 
 
-def follow(call: Call, job: Job, title: str) -> AbsorbReport:
+def follow(call: Call, job: Job[R], title: str) -> R:
     """Wait for a job behind a progress bar; Ctrl-C cancels it and waits until it has stopped."""
     try:
         with bar(call) as shown:

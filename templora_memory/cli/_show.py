@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,9 @@ if TYPE_CHECKING:  # what makes these is loaded by the commands that show it
         ForgetReceipt,
         Passage,
         Probe,
+        RemovalReceipt,
         Status,
+        TextPage,
         Transcript,
     )
     from templora_memory.evaluation._answers import Arm
@@ -37,6 +40,7 @@ SHORT = 12
 """Digits of a revision's name that are shown."""
 _KIB = 1024
 _LISTED = 20
+_SHORT_TEXT = 72
 _UNLIMITED = 10_000
 
 
@@ -92,6 +96,10 @@ def _columns(
 
 def _number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def named_models(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -195,7 +203,7 @@ def revisions(stored: Sequence[Revision], head: str | None) -> Table:
     rows = [
         (
             one.name[:SHORT] + (" (newest)" if one.name == head else ""),
-            datetime.fromtimestamp(one.created, UTC).strftime("%Y-%m-%d %H:%M:%S"),
+            _time(one.created),
             len(one.documents),
             one.messages,
             f"{one.tokens:,}",
@@ -235,6 +243,67 @@ def passages(hits: Sequence[Passage]) -> tuple[Table | Text, ...]:
         return (Text("Nothing it was told has these words."),)
     rows = [(number, hit.text) for number, hit in enumerate(hits, 1)]
     return (_columns(("rank", "passage"), rows, words=["passage"]),)
+
+
+def shortened(text: str) -> str:
+    """Return the beginning of a text on one line."""
+    return textwrap.shorten(clean(text), _SHORT_TEXT, placeholder=" ...")
+
+
+def texts(page: TextPage) -> tuple[Table | Text, ...]:
+    """Return a page of texts as a table."""
+    if not page.texts:
+        return (Text("It was told nothing of the kind."),)
+    rows = [
+        (
+            text.id[:SHORT],
+            "-" if text.time is None else _time(text.time),
+            text.speaker or text.title or "-",
+            text.state + (", pinned" if text.pinned else ""),
+            shortened(text.text),
+        )
+        for text in page
+    ]
+    titles = ("text", "told", "speaker", "state", "beginning")
+    shown: list[Table | Text] = [_columns(titles, rows, words=titles[1:])]
+    if page.next_offset is not None:
+        left = page.total - page.next_offset
+        shown.append(Text(f"... and {left} more: --offset {page.next_offset}"))
+    return tuple(shown)
+
+
+def removed(memory_id: str, receipt: RemovalReceipt) -> tuple[Table | Text, ...]:
+    """Return the receipt of a remove or correct as text."""
+    if not receipt.ids:
+        return (Text("Nothing was changed: it says that already, or is gone."),)
+    again = receipt.relearned
+    rows: dict[str, object] = {
+        "memory": memory_id,
+        "texts": ", ".join(name[:SHORT] for name in receipt.ids),
+        "removed": f"{len(receipt.files)} files, {size(receipt.bytes)}; "
+        f"{len(receipt.revisions)} revisions",
+        "learned again": f"{again.tokens:,} tokens from {(receipt.start or 'nothing')[:SHORT]}, "
+        f"{again.seconds:.1f} s"
+        if again.tokens
+        else "nothing",
+    }
+    if receipt.forks or receipt.exports:
+        rows["left elsewhere"] = ", ".join((*receipt.forks, *receipt.exports))
+    shown: list[Table | Text] = [pairs(rows)]
+    if receipt.changes:
+        body = [
+            (
+                change.id[:SHORT] if change.id else "the answer asked for",
+                change.tokens,
+                _number(change.before / change.tokens),
+                _number(change.after / change.tokens),
+                _number(change.base / change.tokens),
+            )
+            for change in receipt.changes
+        ]
+        titles = ("nats per token of", "tokens", "before", "now", "base model")
+        shown.append(_columns(titles, body))
+    return tuple(shown)
 
 
 def forgotten(receipt: ForgetReceipt) -> tuple[Table, Text]:

@@ -140,6 +140,11 @@ class JournalEntry:
     item: Item
     time: float | None
 
+    @property
+    def text(self) -> str:
+        """What the message or document says."""
+        return self.item.content if isinstance(self.item, Message) else self.item.text
+
 
 @dataclass(frozen=True, slots=True)
 class _Run:

@@ -31,6 +31,7 @@ from templora_memory.errors import (
     TemploraError,
     UnknownMemory,
     UnknownRevision,
+    UnknownText,
 )
 
 _log = logging.getLogger("templora_memory.server")
@@ -102,6 +103,7 @@ _RESPONSES: tuple[tuple[type[TemploraError], int, str, str | None], ...] = (
     (InputError, 400, "invalid_value", ""),
     (UnknownMemory, 404, "memory_not_found", "There is no such memory, or it has learned nothing."),
     (UnknownRevision, 404, "revision_not_found", ""),
+    (UnknownText, 404, "text_not_found", ""),
     (BaseMismatch, 409, "base_mismatch", ""),
     (ModelError, 500, "model_error", None),
     (

@@ -1,9 +1,10 @@
-"""Absorbs as jobs with ids that outlive the process.
+"""Absorbs and removals as jobs with ids that outlive the process.
 
 A job is recorded in a small file before its id is handed out, and the file is removed once the job
 has ended. The file holds no text: the text is in the memory's journal. A file that is left when
 the server starts belongs to a job that a kill or a shutdown interrupted, which then goes on under
-its old id; what was committed by then is not learned again. A lock beside the file tells other
+its old id; what was committed by then is not learned again. A correction is the exception: its new text is nowhere on
+the disk before it is done, so it does not go on. A lock beside the file tells other
 servers on the same folder that the job is being worked on.
 """
 
@@ -20,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from templora_memory.domain.ids import parse_id
 from templora_memory.domain.messages import Document, Message, chain, dialogue, start
@@ -30,6 +31,7 @@ from templora_memory.errors import (
     InvalidText,
     TemploraError,
     UnknownMemory,
+    UnknownText,
 )
 from templora_memory.fs.files import make_folder, replace_file
 from templora_memory.fs.locks import hold
@@ -40,7 +42,7 @@ from templora_memory.service.parametric_memory import ParametricMemory
 
 _log = logging.getLogger("templora_memory.server")
 _JOB_ID = re.compile(r"job-[0-9a-f]{24}")
-JobKind: TypeAlias = Literal["documents", "messages", "rebuild"]
+JobKind: TypeAlias = Literal["documents", "messages", "rebuild", "remove", "correct"]
 JobState: TypeAlias = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 MAX_ENDED_JOBS = 1000
 """Ended jobs that can still be asked for."""
@@ -51,7 +53,8 @@ class JobRecord:
     """The file of a job that has not ended.
 
     `after`, `messages` and `digest` say which part of the conversation it learns. The digest shows
-    whether the conversation is still the same when the job is resumed.
+    whether the conversation is still the same when the job is resumed. `ids` are the texts that it
+    removes or corrects.
     """
 
     id: str
@@ -61,6 +64,7 @@ class JobRecord:
     after: int | None = None
     messages: int = 0
     digest: str = ""
+    ids: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> JobRecord:
@@ -72,7 +76,7 @@ class JobRecord:
         """
         body = json.loads(path.read_bytes())
         try:
-            record = cls(**body)
+            record = cls(**{**body, "ids": tuple(body.get("ids", ()))})
             parse_id(record.memory)
         except (TypeError, InvalidId) as error:
             raise ValueError(str(error)) from error
@@ -82,6 +86,7 @@ class JobRecord:
             or record.kind not in get_args(JobKind)
             or not (isinstance(record.created, float) and math.isfinite(record.created))
             or not isinstance(record.digest, str)
+            or not all(isinstance(text_id, str) for text_id in record.ids)
             or any(type(count) is not int or count < 0 for count in counts)
         ):
             raise ValueError("a field is not what a server writes")
@@ -93,7 +98,7 @@ class JobEntry:
     """A job in the registry: its record, the running job, and the lock on its file."""
 
     record: JobRecord
-    job: Job
+    job: Job[Any]
     resumed: bool = False
     erased: bool = False
     locks: ExitStack = field(default_factory=ExitStack)
@@ -169,6 +174,57 @@ class JobRegistry:
         with self._reserve():
             return self._register(record, self._service[memory_id].rebuild(wait=False))
 
+    def remove(
+        self, memory_id: str, ids: Sequence[str], ask: Sequence[tuple[str, str]] = ()
+    ) -> JobEntry:
+        """Start to remove texts; asked again while that is under way, it is the same job.
+
+        Raises:
+            ApiError: 429, too many jobs are under way.
+            TemploraError: as `Memory.remove`.
+        """
+        if (entry := self._under_way("remove", memory_id, ids)) is not None:
+            return entry
+        record = JobRecord(
+            id=_new_id(memory_id),
+            kind="remove",
+            memory=memory_id,
+            created=time.time(),
+            ids=tuple(ids),
+        )
+        with self._reserve():
+            job = self._service[memory_id].remove(ids, ask=ask, wait=False)
+            return self._register(record, job)
+
+    def correct(
+        self, memory_id: str, text_id: str, text: str, ask: Sequence[tuple[str, str]] = ()
+    ) -> JobEntry:
+        """Start to correct a text.
+
+        Raises:
+            ApiError: 429, too many jobs are under way.
+            TemploraError: as `Memory.correct`.
+        """
+        record = JobRecord(
+            id=_new_id(memory_id),
+            kind="correct",
+            memory=memory_id,
+            created=time.time(),
+            ids=(text_id,),
+        )
+        with self._reserve():
+            job = self._service[memory_id].correct(text_id, text, ask=ask, wait=False)
+            return self._register(record, job)
+
+    def _under_way(self, kind: JobKind, memory_id: str, ids: Sequence[str]) -> JobEntry | None:
+        with self._lock:
+            for entry in self._entries.values():
+                record = entry.record
+                if (record.kind, record.memory) == (kind, memory_id) and not entry.job.done:
+                    if set(record.ids) == set(ids):
+                        return entry
+        return None
+
     @contextmanager
     def _reserve(self) -> Iterator[None]:
         """Count one more job while it is being made.
@@ -193,7 +249,7 @@ class JobRegistry:
             with self._lock:
                 self._starting -= 1
 
-    def _register(self, record: JobRecord, job: Job) -> JobEntry:
+    def _register(self, record: JobRecord, job: Job[Any]) -> JobEntry:
         entry = JobEntry(record=record, job=job)
         entry.locks.enter_context(hold(self._file(record, ".lock"), seconds=1))
         replace_file(self._file(record, ".json"), json.dumps(asdict(record)).encode())
@@ -308,14 +364,18 @@ class JobRegistry:
             self._entries[record.id] = entry
         return True
 
-    def _restart(self, record: JobRecord) -> Job | None:
+    def _restart(self, record: JobRecord) -> Job[Any] | None:
         """Start a job once more; None if there is nothing left that it could learn."""
-        with suppress(UnknownMemory, InvalidText):
+        with suppress(UnknownMemory, UnknownText, InvalidText):
             memory = self._service[record.memory]
             if record.kind == "documents":
                 return memory.resume()
             if record.kind == "rebuild":
                 return memory.rebuild(wait=False)
+            if record.kind == "remove":
+                return memory.remove(record.ids, wait=False)
+            if record.kind == "correct":
+                return None
             begin = record.after or 0
             part = memory.transcript().messages[begin : begin + record.messages]
             if _digest(part) == record.digest:

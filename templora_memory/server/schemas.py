@@ -21,8 +21,12 @@ from templora_memory.domain.results import (
     AbsorbReport,
     ForgetReceipt,
     Probe,
+    RemovalReceipt,
     Reply,
     Status,
+    StoredText,
+    TextPage,
+    TextState,
     Transcript,
 )
 from templora_memory.domain.settings import Sampling
@@ -620,6 +624,42 @@ class ProbeRequest(_StrictModel):
     strength: Strength = 1.0
 
 
+class QuestionAnswer(_StrictModel):
+    """A question, and the answer to measure before and after."""
+
+    question: Annotated[str, Field(min_length=1, examples=["What is the code?"])]
+    answer: Annotated[str, Field(min_length=1, examples=["The code is 1234."])]
+
+
+class _EditRequest(_StrictModel):
+    ask: Annotated[
+        list[QuestionAnswer],
+        Field(
+            max_length=100, description="What the receipt measures, beside the texts themselves."
+        ),
+    ] = []
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The questions with their answers."""
+        return [(one.question, one.answer) for one in self.ask]
+
+
+class RemoveRequest(_EditRequest):
+    """The texts to remove, by their ids or the first 8 letters or more of these."""
+
+    ids: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=64)]],
+        Field(min_length=1, max_length=10_000, examples=[["5f1c0e9a77d2b340"]]),
+    ]
+
+
+class CorrectRequest(_EditRequest):
+    """What a text should have said."""
+
+    text: Annotated[str, Field(min_length=1, examples=["Ada lives in Leeds."])]
+
+
 class ForkRequest(_StrictModel):
     """The target of a copy, and the revision to copy."""
 
@@ -751,6 +791,45 @@ class TranscriptBody(BaseModel):
         )
 
 
+class TextBody(BaseModel):
+    """One text that a memory was told: a message, or a document (a long one comes in parts)."""
+
+    id: str
+    object: Literal["memory.text"] = "memory.text"
+    text: str
+    kind: Literal["message", "document"]
+    speaker: str | None
+    role: str | None
+    title: str | None
+    continues: bool
+    time: float | None = Field(description="When it was told, in seconds since 1970.")
+    state: TextState
+    pinned: bool
+
+    @classmethod
+    def of(cls, text: StoredText) -> TextBody:
+        """Make it from the service's text."""
+        return cls(**text.as_dict())
+
+
+class TextList(BaseModel):
+    """Some texts of a memory; `next_offset` is where the next page begins, null after the last."""
+
+    object: Literal["list"] = "list"
+    data: list[TextBody]
+    total: int
+    next_offset: int | None
+
+    @classmethod
+    def of(cls, page: TextPage) -> TextList:
+        """Make it from the service's page."""
+        return cls(
+            data=[TextBody.of(text) for text in page],
+            total=page.total,
+            next_offset=page.next_offset,
+        )
+
+
 class ProbeBody(BaseModel):
     """Natural-log probability of an answer with and without the memory."""
 
@@ -822,8 +901,43 @@ class AbsorbBody(BaseModel):
         return cls(**report.as_dict())
 
 
+class RecallChangeBody(BaseModel):
+    """How likely an answer was, is now, and is for the base model: natural logarithms."""
+
+    id: str | None = Field(description="The removed text; null: an answer that was asked for.")
+    before: float
+    after: float
+    base: float
+    tokens: int
+    over_base: float = Field(description="Probability of a token now over that of the base model.")
+
+
+class RemovalBody(BaseModel):
+    """The receipt of a removal or correction."""
+
+    ids: list[str]
+    files: list[RemovedFileBody]
+    revisions: list[str] = Field(description="Revisions that had learned any of it; they are gone.")
+    start: str | None = Field(description="The revision that learning began from again.")
+    relearned: AbsorbBody
+    changes: list[RecallChangeBody]
+    forks: list[str] = Field(description="Memories that are left and may know what was removed.")
+    remote: list[str] = Field(
+        description="Adapters that a server which answers may hold until it needs the place."
+    )
+    bytes: int
+
+    @classmethod
+    def of(cls, receipt: RemovalReceipt) -> RemovalBody:
+        """Make it from the service's receipt."""
+        return cls(**receipt.as_dict())
+
+
 class JobBody(BaseModel):
-    """An absorb: its state and progress, and its receipt or error once it has ended."""
+    """Learning: its state and progress, and its receipts or error once it has ended.
+
+    That is an absorb, a rebuild, or the removal or correction of texts.
+    """
 
     id: str
     object: Literal["job"] = "job"
@@ -833,7 +947,8 @@ class JobBody(BaseModel):
     created: float
     resumed: bool
     progress: ProgressBody | None
-    report: AbsorbBody | None
+    report: AbsorbBody | None = Field(description="Of what was learned.")
+    receipt: RemovalBody | None = Field(description="Of texts that were removed or corrected.")
     error: ErrorDetail | None
 
     @classmethod
@@ -843,6 +958,9 @@ class JobBody(BaseModel):
         # has ended without a report
         job, state = entry.job, entry.state
         progress = job.progress
+        result = job.wait(0) if state == "succeeded" else None
+        removed = result if isinstance(result, RemovalReceipt) else None
+        report = removed.relearned if removed else result
         return cls(
             id=entry.record.id,
             kind=entry.record.kind,
@@ -851,12 +969,13 @@ class JobBody(BaseModel):
             created=entry.record.created,
             resumed=entry.resumed,
             progress=None if progress is None else ProgressBody(**asdict(progress)),
-            report=AbsorbBody.of(job.wait(0)) if state == "succeeded" else None,
+            report=None if report is None else AbsorbBody.of(report),
+            receipt=None if removed is None else RemovalBody.of(removed),
             error=_job_error(job) if state in {"failed", "cancelled"} else None,
         )
 
 
-def _job_error(job: Job) -> ErrorDetail:
+def _job_error(job: Job[Any]) -> ErrorDetail:
     if isinstance(job.error, TemploraError):
         return ErrorDetail(**as_api_error(job.error).body()["error"])
     return ErrorDetail(**internal_error().body()["error"])

@@ -20,7 +20,7 @@ from templora_memory.fs.files import make_folder
 from templora_memory.fs.staging import clear, temporary
 from templora_memory.ports import Backend, Store
 from templora_memory.server.api_keys import check_namespace
-from templora_memory.server.job_registry import JobRegistry
+from templora_memory.server.job_registry import JobEntry, JobRegistry
 from templora_memory.server.namespaced_backend import NamespacedBackend
 from templora_memory.service.parametric_memory import ParametricMemory
 from templora_memory.stores import DirectoryStore, Key, ObjectStore
@@ -64,6 +64,20 @@ class Tenant:
         self.jobs.drop(receipt.ids)
         self.clear_transfers()
         return receipt
+
+    def remove(
+        self, memory_id: str, ids: Sequence[str], ask: Sequence[tuple[str, str]]
+    ) -> JobEntry:
+        """Start to remove texts; see `JobRegistry.remove`."""
+        self.clear_transfers()  # what a killed server left may hold them
+        return self.jobs.remove(memory_id, ids, ask)
+
+    def correct(
+        self, memory_id: str, text_id: str, text: str, ask: Sequence[tuple[str, str]]
+    ) -> JobEntry:
+        """Start to correct a text; see `JobRegistry.correct`."""
+        self.clear_transfers()
+        return self.jobs.correct(memory_id, text_id, text, ask)
 
     @contextmanager
     def transfer_file(self) -> Iterator[Path]:

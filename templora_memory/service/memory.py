@@ -420,6 +420,14 @@ class Memory:
             self.id, query, limit=limit, offset=offset, superseded=superseded
         )
 
+    def resolve_texts(self, ids: Iterable[str]) -> tuple[str, ...]:
+        """Return the whole ids of texts that are named by the first 8 letters or more, each once.
+
+        Raises:
+            UnknownMemory, UnknownText, InvalidSetting.
+        """
+        return self._loaded().texts.resolve(self.id, ids)
+
     @overload
     def remove(
         self,

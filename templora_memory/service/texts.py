@@ -373,8 +373,8 @@ class TextEditor:
 
         None where there is nothing to measure.
         """
-        item = journal.entry(digest).item
-        text = item.content if isinstance(item, Message) else item.text
+        entry = journal.entry(digest)
+        item, text = entry.item, entry.text
         beginning = self._backend.split(text, MEASURED_TOKENS)[:1]
         if not text.strip() or not beginning or not beginning[0].strip():
             return None

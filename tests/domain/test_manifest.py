@@ -157,7 +157,15 @@ def test_what_is_no_manifest_is_damaged(body):
 
 def test_a_newer_format_says_what_to_do():
     with pytest.raises(StoreDamaged, match="use the version of templora-memory that wrote it"):
-        Manifest.from_json({**GOOD, "format": 3}, lambda *_: ())
+        Manifest.from_json({**GOOD, "format": 4}, lambda *_: ())
+
+
+def test_only_a_memory_whose_texts_were_edited_needs_the_newest_version():
+    plain = EMPTY.as_json(lambda _: EMPTY.first)
+    edited = replace(EMPTY, edits=2).as_json(lambda _: EMPTY.first)
+    assert (plain["format"], "edits" in plain) == (2, False)
+    assert (edited["format"], edited["edits"]) == (3, 2)
+    assert Manifest.from_json(edited, lambda *_: ()).edits == 2
 
 
 def test_a_manifest_of_before_there_were_checksums_is_read():

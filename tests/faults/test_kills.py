@@ -4,6 +4,7 @@ The template holds a memory with a bio, a conversation and two revisions. After 
 parent opens the store afresh, which also sweeps, and looks at everything.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -109,6 +110,49 @@ def test_journalling(killer):
         # what was cut off does not hinder what comes next
         store.record("ada", MORE)
         assert opened(root).journal("ada").messages(whole) == tuple(MORE)
+
+    killer.run(prepare, scenario, check)
+
+
+def test_removing_texts(killer):
+    def scenario(root, acknowledge):
+        store = DirectoryStore(root)
+        manifest, journal = store.manifest("ada"), store.journal("ada")
+        first, second = manifest.revisions
+        new = replace(second, name="3" * 64, files=())
+        fresh = replace(
+            manifest, epoch=manifest.epoch + 1, edits=1, revisions=(first, new), head=new.name
+        )
+        edits = {journal.path(journal.tip)[1]: None, journal.documents[0]: "Ada keeps honey."}
+        with store.stage("ada") as folder:
+            (folder / "adapter_model.safetensors").write_bytes(b"new weights")
+            store.amend(fresh, epoch=manifest.epoch, edits=edits, staged={new.name: folder})
+        acknowledge("removed")
+
+    def check(root, acknowledged, finished):
+        store = opened(root)
+        manifest, journal = store.manifest("ada"), store.journal("ada")
+        said = journal.messages(journal.tip)
+        (document,) = (journal.document(digest).text for digest in journal.documents)
+        state = (digits(store), said, document, manifest.edits)
+        old = ("12", tuple(TALK), BIO.text, 0)
+        assert state in {old, ("13", tuple(TALK[:1]), "Ada keeps honey.", 1)}
+        assert state != old or not acknowledged
+        assert finished <= bool(acknowledged)
+        for revision in manifest.revisions:
+            assert store.folder("ada", revision).is_dir()
+        names = {entry.name for entry in (root / "ada").iterdir()}
+        text = "journal.jsonl" if state == old else "journal-1.jsonl"
+        assert names == {"manifest.json", text, "lock", "revisions"}
+        folders = {entry.name for entry in (root / "ada" / "revisions").iterdir()}
+        assert folders == {revision.name for revision in manifest.revisions}
+        if state != old:
+            left = b"".join(p.read_bytes() for p in root.rglob("*") if p.is_file())
+            assert b"zanzibar two" not in left
+            assert b"zanzibar bees" not in left
+        # and it goes on
+        store.record("ada", [*said, Message("user", "more")])
+        assert commit(store, store.manifest("ada"), "5").newest.name == "5" * 64
 
     killer.run(prepare, scenario, check)
 

@@ -1,4 +1,4 @@
-"""The whole service killed in the middle of a conversation, an absorb, a rebuild."""
+"""The whole service killed in a conversation, an absorb, a rebuild, a removal."""
 
 import pytest
 
@@ -59,3 +59,29 @@ def test_a_killed_service_goes_on(killer, verb):
         assert list(root.iterdir()) == []
 
     killer.run(prepare, scenario, check)
+
+
+@pytest.mark.parametrize("number", [20, 35, 45, 50, 54, 58, 62])
+def test_a_killed_removal_has_happened_wholly_or_not_at_all(tmp_path, child, number):
+    root, later = tmp_path / "root", "zanzibar later"
+    with service(root) as memory:
+        for text in (BIO, "The code is marble.", later):
+            memory["ada"].absorb(text)
+
+    def remove(acknowledge):
+        with service(root) as memory:
+            ada = memory["ada"]
+            ada.remove([text.id for text in ada.texts() if "marble" in text.text])
+            acknowledge("removed")
+
+    killed = child(remove, number).wait()
+    with service(root) as memory:
+        ada = memory["ada"]
+        texts = [text.text for text in ada.texts()]
+        removed = texts == [BIO, later]
+        assert removed or (len(texts) == 3 and not killed.acknowledged)
+        assert all(text.state == "learned" for text in ada.texts())
+        assert any("marble" in p.read_text() for p in root.rglob("*.json*")) == (not removed)
+        assert BIO in ada.reply([Message("user", "Who keeps bees?")]).text
+        ada.remove([ada.texts().texts[1].id])  # goes on: the secret, or what came after it
+        assert not any("marble" in p.read_text() for p in root.rglob("*.json*"))

@@ -39,6 +39,8 @@ BODIES = {
     "probe": {"question": "What?", "answer": "Zanzibar"},
     "fork": {"target": "copy"},
     "rollback": {"revision": "head"},
+    "remove": {"ids": ["f" * 16]},
+    "correct": {"text": "Mine."},
 }
 
 

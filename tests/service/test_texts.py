@@ -16,7 +16,7 @@ from templora_memory.errors import (
 )
 
 BIO = "Ada keeps bees on the roof."
-SECRET = "The code is zanzibar."
+CODE = "The code is zanzibar."
 NEWER = "Ada moved to Leeds."
 
 
@@ -39,7 +39,7 @@ def files_with(box, word):
 @pytest.fixture
 def ada(box):
     ada = box.service.open("ada")
-    for text in (BIO, SECRET, NEWER):
+    for text in (BIO, CODE, NEWER):
         ada.absorb(text)
     return ada
 
@@ -71,7 +71,7 @@ def test_texts_are_listed_in_the_order_they_were_told(box):
 
 def test_texts_come_in_pages(ada):
     first = ada.texts(limit=2)
-    assert (said(first), first.total, first.next_offset) == ([BIO, SECRET], 3, 2)
+    assert (said(first), first.total, first.next_offset) == ([BIO, CODE], 3, 2)
     last = ada.texts(limit=2, offset=first.next_offset)
     assert (said(last), last.next_offset) == ([NEWER], None)
     assert said(ada.texts(offset=7)) == []
@@ -79,12 +79,12 @@ def test_texts_come_in_pages(ada):
         ada.texts(limit=0)
 
 
-def test_texts_are_found_by_words(box, ada):
+def test_texts_are_found_by_words(ada):
     ada.reply([Message("user", "Do your BEES like honey?")])
     found = ada.texts("bee")
     assert said(found)[0] == BIO
     assert "Do your BEES like honey?" in said(found)
-    assert SECRET not in said(found)
+    assert CODE not in said(found)
     assert said(ada.texts("roof", limit=1)) == [BIO]
     with pytest.raises(InvalidSetting, match="superseded"):
         ada.texts("bee", superseded=True)
@@ -92,13 +92,13 @@ def test_texts_are_found_by_words(box, ada):
 
 def test_what_an_edit_left_behind_is_superseded(box):
     ada = box.service.open("ada")
-    ada.absorb([Message("user", SECRET), Message("assistant", "Noted.")])
+    ada.absorb([Message("user", CODE), Message("assistant", "Noted.")])
     box.store.record("ada", [Message("user", "Hello."), Message("assistant", "Yes?")])
     ada.absorb([Message("user", "Hello."), Message("assistant", "Yes?"), Message("user", "Go.")])
     assert said(ada.texts()) == ["Hello.", "Yes?", "Go."]
     states = {text.text: text.state for text in ada.texts(superseded=True)}
-    assert (states[SECRET], states["Go."]) == ("superseded", "learned")
-    ada.remove([id_of(ada, SECRET)])
+    assert (states[CODE], states["Go."]) == ("superseded", "learned")
+    ada.remove([id_of(ada, CODE)])
     assert not files_with(box, "zanzibar")
     assert said(ada.texts()) == ["Hello.", "Yes?", "Go."]
     assert "Go." in in_weights(box)
@@ -110,7 +110,7 @@ def test_what_an_edit_left_behind_is_superseded(box):
 def test_a_removed_document_is_gone_and_the_rest_is_learned_again(box, ada):
     before = ada.revisions()
     ada.search("zanzibar")
-    receipt = ada.remove([id_of(ada, SECRET)], ask=[("What is the code?", "zanzibar")])
+    receipt = ada.remove([id_of(ada, CODE)], ask=[("What is the code?", "zanzibar")])
     assert in_weights(box) == [BIO, NEWER]
     assert said(ada.texts()) == [BIO, NEWER]
     assert not files_with(box, "zanzibar")
@@ -132,10 +132,10 @@ def test_a_removed_document_is_gone_and_the_rest_is_learned_again(box, ada):
 
 def test_no_digest_of_what_was_removed_is_left(box, ada):
     journal = box.store.journal("ada")
-    secret = journal.digest_of(id_of(ada, SECRET))
+    secret = journal.digest_of(id_of(ada, CODE))
     names = [revision.name for revision in ada.revisions()[1:]]
     assert files_with(box, secret)
-    ada.remove([id_of(ada, SECRET)])
+    ada.remove([id_of(ada, CODE)])
     for digest in (secret, *names):
         assert not files_with(box, digest)
 
@@ -144,14 +144,14 @@ def test_a_removed_turn_takes_what_followed_along_and_it_is_learned_again(box):
     ada = box.service.open("ada")
     talk = [
         Message("user", "Hello there."), Message("assistant", "Hello."),
-        Message("user", SECRET), Message("assistant", "I keep zanzibar."),
+        Message("user", CODE), Message("assistant", "I keep zanzibar."),
         Message("user", "I like tea."), Message("assistant", "Tea it is."),
     ]  # fmt: skip
     ada.absorb(talk[:2])
     ada.absorb(talk[:4])
     ada.absorb(talk)
     first = ada.revisions()[0]
-    receipt = ada.remove([id_of(ada, SECRET), id_of(ada, "I keep")])
+    receipt = ada.remove([id_of(ada, CODE), id_of(ada, "I keep")])
     left = [*talk[:2], *talk[4:]]
     assert list(ada.transcript().messages) == left
     assert in_weights(box) == [message.content for message in left]
@@ -166,10 +166,10 @@ def test_a_removed_turn_takes_what_followed_along_and_it_is_learned_again(box):
 def test_what_is_replayed_meanwhile_is_what_is_left(make_box):
     box = make_box()
     ada = box.open(learning=Learning(replay=2.0))["ada"]
-    for text in (SECRET, BIO, NEWER):
+    for text in (BIO, CODE, NEWER):
         ada.absorb(text)
     learned = len(box.backend.learned)
-    ada.remove([id_of(ada, SECRET)])
+    ada.remove([id_of(ada, CODE)])
     assert ada.revisions()[0].documents
     for request in box.backend.learned[learned:]:
         assert "zanzibar" not in repr([item.text for p in request.replay for item in p])
@@ -177,7 +177,7 @@ def test_what_is_replayed_meanwhile_is_what_is_left(make_box):
 
 
 def test_waiting_text_is_removed_without_learning(box, ada):
-    ada.reply([Message("user", SECRET)])
+    ada.reply([Message("user", CODE)])
     learned, head = len(box.backend.learned), ada.head()
     receipt = ada.remove([text.id for text in ada.texts() if text.kind == "message"])
     assert (len(box.backend.learned), ada.head()) == (learned, head)
@@ -211,7 +211,7 @@ def test_a_part_of_a_long_text_is_removed_alone(box):
 
 
 def test_what_is_gone_already_is_no_error_in_a_job(ada):
-    name = id_of(ada, SECRET)
+    name = id_of(ada, CODE)
     jobs = [ada.remove([name], wait=False), ada.remove([name], wait=False)]
     assert [job.wait().ids for job in jobs] == [(name,), ()]
 
@@ -244,15 +244,15 @@ def test_a_failed_learning_leaves_the_memory_as_it_was(make_box):
 
     box = make_box(on_learn=on_learn)
     ada = box.open()["ada"]
-    for text in (BIO, SECRET, NEWER):
+    for text in (BIO, CODE, NEWER):
         ada.absorb(text)
     before = (ada.texts(), box.store.manifest("ada"), sorted(box.root.rglob("*")))
     failing.set()
     with pytest.raises(LearningFailed, match="NaN"):
-        ada.remove([id_of(ada, SECRET)])
+        ada.remove([id_of(ada, CODE)])
     assert (ada.texts(), box.store.manifest("ada"), sorted(box.root.rglob("*"))) == before
     failing.clear()
-    ada.remove([id_of(ada, SECRET)])
+    ada.remove([id_of(ada, CODE)])
     assert in_weights(box) == [BIO, NEWER]
 
 
@@ -260,11 +260,11 @@ def test_a_cancelled_removal_leaves_the_memory_as_it_was(make_box, gate):
     waiting = threading.Event()
     box = make_box(on_learn=lambda: gate() if waiting.is_set() else None)
     ada = box.open()["ada"]
-    for text in (BIO, SECRET, NEWER):
+    for text in (BIO, CODE, NEWER):
         ada.absorb(text)
     waiting.set()
     before = (ada.texts(), box.store.manifest("ada"))
-    job = ada.remove([id_of(ada, SECRET)], wait=False)
+    job = ada.remove([id_of(ada, CODE)], wait=False)
     assert gate.reached.wait(30)
     job.cancel()
     gate.open.set()
@@ -277,10 +277,10 @@ def test_an_absorb_that_waits_behind_goes_on_with_what_is_left(make_box, gate):
     waiting = threading.Event()
     box = make_box(on_learn=lambda: gate() if waiting.is_set() else None)
     ada = box.open()["ada"]
-    for text in (BIO, SECRET, NEWER):
+    for text in (BIO, CODE, NEWER):
         ada.absorb(text)
     waiting.set()
-    first = ada.remove([id_of(ada, SECRET)], wait=False)
+    first = ada.remove([id_of(ada, CODE)], wait=False)
     assert gate.reached.wait(30)
     second = ada.absorb("Ada likes tea.", wait=False)
     third = ada.remove([id_of(ada, "tea")], wait=False)
@@ -293,11 +293,11 @@ def test_an_absorb_that_waits_behind_goes_on_with_what_is_left(make_box, gate):
 
 def test_a_reply_under_way_does_not_bring_a_removed_message_back(box):
     ada = box.service.open("ada")
-    ada.absorb([Message("user", SECRET), Message("assistant", "Noted.")])
+    ada.absorb([Message("user", CODE), Message("assistant", "Noted.")])
     asked = [*ada.transcript().messages, Message("user", "Are you there?")]
     with ada.stream(asked) as stream:
         next(iter(stream))
-        ada.remove([id_of(ada, SECRET)])
+        ada.remove([id_of(ada, CODE)])
         assert stream.reply.finish_reason == "cancelled"
     assert not files_with(box, "zanzibar")
 
@@ -312,11 +312,11 @@ def test_another_process_that_changes_the_memory_meanwhile_is_waited_for(make_bo
 
     box = make_box(on_learn=on_learn)
     ada = box.open()["ada"]
-    for text in (BIO, SECRET, NEWER):
+    for text in (BIO, CODE, NEWER):
         ada.absorb(text)
     second = make_box()
     other.update(store=second.store, service=second.open())
-    ada.remove([id_of(ada, SECRET)])
+    ada.remove([id_of(ada, CODE)])
     assert set(said(ada.texts())) == {
         BIO, NEWER, "Told meanwhile.", "Told and learned meanwhile.",
     }  # fmt: skip
@@ -329,21 +329,22 @@ def test_copies_that_may_know_a_removed_text_are_named(box, ada, tmp_path):
     pair = box.service.open("ada@bob")
     ada.export(tmp_path / "ada.templora")
     box.service.open("eve")
-    receipt = ada.remove([id_of(ada, SECRET)])
+    receipt = ada.remove([id_of(ada, CODE)])
     assert set(receipt.forks) == {"copy", "ada@bob"}
     assert receipt.exports == (str(tmp_path / "ada.templora"),)
-    assert SECRET in in_weights(box, "ada@bob")
+    assert CODE in in_weights(box, "ada@bob")
     pair.rebuild()
-    assert SECRET not in in_weights(box, "ada@bob")
+    assert CODE not in in_weights(box, "ada@bob")
 
 
-def test_a_pair_keeps_what_it_began_with(box, ada):
+@pytest.mark.usefixtures("ada")
+def test_a_pair_keeps_what_it_began_with(box):
     pair = box.service.open("ada@bob")
     pair.absorb("Bob likes honey.")
     pair.absorb("Bob fears zanzibar.")
     assert said(pair.texts()) == ["Bob likes honey.", "Bob fears zanzibar."]
     pair.remove([id_of(pair, "zanzibar")])
-    assert in_weights(box, "ada@bob") == [BIO, SECRET, NEWER, "Bob likes honey."]
+    assert in_weights(box, "ada@bob") == [BIO, CODE, NEWER, "Bob likes honey."]
 
 
 def test_a_pair_whose_beginning_was_retired_begins_again(make_box):
@@ -361,7 +362,7 @@ def test_a_pair_whose_beginning_was_retired_begins_again(make_box):
 
 
 def test_a_corrected_text_stands_in_the_place_of_the_old_one(box, ada):
-    before = next(text for text in ada.texts() if text.text == SECRET)
+    before = next(text for text in ada.texts() if text.text == CODE)
     receipt = ada.correct(before.id, "The code is marble.", ask=[("Which code?", "marble.")])
     assert in_weights(box) == [BIO, "The code is marble.", NEWER]
     now = next(text for text in ada.texts() if text.text == "The code is marble.")
@@ -396,9 +397,9 @@ def test_an_empty_or_refused_correction_changes_nothing(make_box):
     service["ada"].absorb(BIO)
     with pytest.raises(InvalidText, match="empty"):
         service["ada"].correct(id_of(service["ada"], BIO), " ")
-    service._parts.catalog._admission._admit = lambda _, items: "No." if "x" in repr(
-        [getattr(item, "text", "") for item in items]
-    ) else None
+    service._parts.catalog._admission._admit = lambda _, items: (
+        "No." if "x" in repr([getattr(item, "text", "") for item in items]) else None
+    )
     with pytest.raises(NotAdmitted, match="No"):
         service["ada"].correct(id_of(service["ada"], BIO), "xylophone")
     assert said(service["ada"].texts()) == [BIO]
@@ -410,13 +411,13 @@ def test_an_empty_or_refused_correction_changes_nothing(make_box):
 def test_a_pinned_text_is_recalled_first(make_box):
     box = make_box()
     ada = box.open(recall_tokens=24)["ada"]
-    for text in (BIO, SECRET, NEWER):
+    for text in (BIO, CODE, NEWER):
         ada.absorb(text)
-    ada.pin([id_of(ada, SECRET)])
-    assert next(text for text in ada.texts() if text.pinned).text == SECRET
+    ada.pin([id_of(ada, CODE)])
+    assert next(text for text in ada.texts() if text.pinned).text == CODE
     reply = ada.reply([Message("user", "Who keeps bees?")])
-    assert [passage.text for passage in reply.recalled] == [SECRET, BIO]
-    ada.unpin([id_of(ada, SECRET)])
+    assert [passage.text for passage in reply.recalled] == [CODE, BIO]
+    ada.unpin([id_of(ada, CODE)])
     reply = ada.reply([Message("user", "Who keeps bees?")], revision="head")
     assert [passage.text for passage in reply.recalled] == [BIO]
 
@@ -424,8 +425,8 @@ def test_a_pinned_text_is_recalled_first(make_box):
 def test_a_pinned_message_is_not_shown_twice(make_box):
     box = make_box()
     ada = box.open(recall_tokens=24)["ada"]
-    ada.reply([Message("user", SECRET)])
-    ada.pin([text.id for text in ada.texts() if text.text == SECRET])
+    ada.reply([Message("user", CODE)])
+    ada.pin([text.id for text in ada.texts() if text.text == CODE])
     history = [*ada.transcript().messages, Message("user", "Which code?")]
     assert ada.reply(history).recalled == ()
 
@@ -433,19 +434,19 @@ def test_a_pinned_message_is_not_shown_twice(make_box):
 def test_a_pinned_text_is_always_replayed(make_box):
     box = make_box()
     ada = box.open(learning=Learning(replay=1.0))["ada"]
-    ada.absorb(SECRET)
+    ada.absorb(CODE)
     for number in range(6):
         ada.absorb(f"Text {number} of many others.")
-    ada.pin([id_of(ada, SECRET)])
+    ada.pin([id_of(ada, CODE)])
     before = len(box.backend.learned)
     for number in range(4):
         ada.absorb(f"More {number}.")
     replayed = [[p[0].text for p in request.replay] for request in box.backend.learned[before:]]
-    assert all(SECRET in texts for texts in replayed)
+    assert all(CODE in texts for texts in replayed)
 
 
 def test_a_pin_stays_with_a_corrected_text_and_goes_with_a_removed_one(ada):
-    name = id_of(ada, SECRET)
+    name = id_of(ada, CODE)
     ada.pin([name])
     ada.correct(name, "The code is marble.")
     assert [text.text for text in ada.texts() if text.pinned] == ["The code is marble."]

@@ -1,4 +1,4 @@
-"""Routes of memories and jobs: make, show, learn, measure, copy, roll back, move, forget."""
+"""Routes of memories and jobs: make, show, learn, edit, measure, copy, roll back, move, forget."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from templora_memory.server.errors import ApiError
 from templora_memory.server.job_registry import JobEntry
 from templora_memory.server.schemas import (
     AbsorbRequest,
+    CorrectRequest,
     CreateRequest,
     DamagedMemory,
     ForgetBody,
@@ -30,8 +31,10 @@ from templora_memory.server.schemas import (
     MemoryList,
     ProbeBody,
     ProbeRequest,
+    RemoveRequest,
     RevisionCard,
     RollbackRequest,
+    TextList,
     TranscriptBody,
     text_messages,
 )
@@ -108,6 +111,78 @@ async def text(memory_id: str, state: StateDep, tenant: TenantDep) -> Transcript
     """Show every text in force: documents, and the messages of the conversation."""
     transcript = await state.run_file_work(tenant, tenant.service[memory_id].transcript)
     return TranscriptBody.of(transcript)
+
+
+# --- texts one by one --------------------------------------------------------------------------
+
+
+@router.get("/memories/{memory_id}/texts", summary="What a memory was told, text by text")
+async def texts(
+    memory_id: str,
+    state: StateDep,
+    tenant: TenantDep,
+    *,
+    query: Annotated[
+        str | None, Query(min_length=1, max_length=4096, description="Words, the best first.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Most texts to list.")] = 100,
+    offset: Annotated[int, Query(ge=0, le=1 << 53)] = 0,
+    superseded: Annotated[
+        bool, Query(description="List what an edit of the conversation left behind, too.")
+    ] = False,
+) -> TextList:
+    """List messages and documents in the order they were told, or those that share words."""
+    work = partial(
+        tenant.service[memory_id].texts,
+        query,
+        limit=limit,
+        offset=offset,
+        superseded=superseded,
+    )
+    return TextList.of(await state.run_file_work(tenant, work))
+
+
+@router.post("/memories/{memory_id}/texts/remove", status_code=202, summary="Remove texts")
+async def remove(
+    memory_id: str, body: RemoveRequest, state: StateDep, tenant: TenantDep, wait: WaitSeconds = 0
+) -> JobBody:
+    """Start to remove texts and to learn the rest again; until that is done nothing changes.
+
+    404 if one of the texts is not there. The same request, while the job is under way, gives the
+    same job.
+    """
+    work = partial(tenant.remove, str(parse_id(memory_id)), body.ids, body.pairs)
+    return await _wait_and_show(await state.run_file_work(tenant, work), state, wait)
+
+
+@router.post("/memories/{memory_id}/texts/{text_id}/correct", status_code=202, summary="Correct")
+async def correct(
+    memory_id: str,
+    text_id: str,
+    body: CorrectRequest,
+    state: StateDep,
+    tenant: TenantDep,
+    *,
+    wait: WaitSeconds = 0,
+) -> JobBody:
+    """Start to put another text in the place of one, as `remove` does; the id stays.
+
+    A server that is stopped before it is done does not go on: ask again.
+    """
+    work = partial(tenant.correct, str(parse_id(memory_id)), text_id, body.text, body.pairs)
+    return await _wait_and_show(await state.run_file_work(tenant, work), state, wait)
+
+
+@router.put("/memories/{memory_id}/texts/{text_id}/pin", status_code=204, summary="Pin a text")
+async def pin(memory_id: str, text_id: str, state: StateDep, tenant: TenantDep) -> None:
+    """Keep a text in replay and recall."""
+    await state.run_file_work(tenant, tenant.service[memory_id].pin, [text_id])
+
+
+@router.delete("/memories/{memory_id}/texts/{text_id}/pin", status_code=204, summary="Unpin it")
+async def unpin(memory_id: str, text_id: str, state: StateDep, tenant: TenantDep) -> None:
+    """Take the pin off a text."""
+    await state.run_file_work(tenant, tenant.service[memory_id].unpin, [text_id])
 
 
 # --- learning ----------------------------------------------------------------------------------
