@@ -486,6 +486,7 @@ def remove(
             autocompletion=_config.complete_text_id,
         ),
     ],
+    *,
     question: Question = None,
     answer: Answer = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
@@ -528,6 +529,7 @@ def correct(
     text: Annotated[
         str, typer.Argument(metavar="NEW", help='What it should have said; "-" is standard input.')
     ],
+    *,
     question: Question = None,
     answer: Answer = None,
 ) -> None:

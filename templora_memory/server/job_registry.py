@@ -3,9 +3,9 @@
 A job is recorded in a small file before its id is handed out, and the file is removed once the job
 has ended. The file holds no text: the text is in the memory's journal. A file that is left when
 the server starts belongs to a job that a kill or a shutdown interrupted, which then goes on under
-its old id; what was committed by then is not learned again. A correction is the exception: its new text is nowhere on
-the disk before it is done, so it does not go on. A lock beside the file tells other
-servers on the same folder that the job is being worked on.
+its old id; what was committed by then is not learned again. Only a correction does not go on: its
+new text is nowhere on the disk before it is done. A lock beside the file tells other servers on the
+same folder that the job is being worked on.
 """
 
 from __future__ import annotations
@@ -218,11 +218,11 @@ class JobRegistry:
 
     def _under_way(self, kind: JobKind, memory_id: str, ids: Sequence[str]) -> JobEntry | None:
         with self._lock:
-            for entry in self._entries.values():
-                record = entry.record
-                if (record.kind, record.memory) == (kind, memory_id) and not entry.job.done:
-                    if set(record.ids) == set(ids):
-                        return entry
+            entries = [entry for entry in self._entries.values() if not entry.job.done]
+        for entry in entries:
+            record = entry.record
+            if (record.kind, record.memory, set(record.ids)) == (kind, memory_id, set(ids)):
+                return entry
         return None
 
     @contextmanager
