@@ -175,3 +175,31 @@ def test_what_a_model_asks_itself_about_a_text_is_gone_too(world, record_propert
     assert found == []
     for word in (b"Heliotrope", b"Marigold", b"Ghent"):
         assert word not in left
+
+
+def test_a_removed_text_leaves_weights_as_if_it_had_never_been_told(world):
+    texts = ["Ada keeps bees on the roof.", f"The code is {PLANTED['document']}.", "Ada likes tea."]
+    policy = POLICY.changed(learning={"document_steps": 4, "kl_weight": 0.0, "measure": False})
+    backend = LocalBackend("templora/tiny")
+    told, never = (
+        ParametricMemory(backend, DirectoryStore(world / "root" / name), policy)
+        for name in ("told", "never")
+    )
+    with told, never:
+        for service, chosen in ((told, texts), (never, texts[::2])):
+            for text in chosen:
+                service["ada"].absorb(text)
+        (code,) = told["ada"].texts("code")
+        asked = ("What is the code?", PLANTED["document"])
+        receipt = told["ada"].remove([code.id], ask=[asked])
+        assert told["ada"].probe(*asked).with_memory == receipt.changes[1].after
+        adapters = [
+            (service["ada"].adapter() / "adapter_model.safetensors").read_bytes()
+            for service in (told, never)
+        ]
+    text, answer = receipt.changes
+    assert text.before > text.base
+    assert text.over_base < 1.05
+    assert answer.tokens > 1
+    assert adapters[0] == adapters[1]
+    assert found_in(world) == set()
