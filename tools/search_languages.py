@@ -306,7 +306,7 @@ SETS: dict[str, tuple[list[str], dict[str, set[int]]]] = {
 
 def measure(sentences: list[str], questions: dict[str, set[int]]) -> tuple[float, float, float]:
     """Return recall, precision and the share of questions whose first hit is right."""
-    index = PassageIndex("salt")
+    index = PassageIndex(("salt", 0))
     for number, sentence in enumerate(sentences):
         index.add_document(str(number), Document(sentence))
     sources = set(map(str, range(len(sentences))))

@@ -343,16 +343,29 @@ class Usage(BaseModel):
     total_tokens: int
 
 
+class RecalledPassage(BaseModel):
+    """A passage of what a memory was told that stood in the prompt.
+
+    `source` names its text in the routes of texts; of a turn it is the last message.
+    """
+
+    text: str
+    score: float
+    source: str
+
+
 class MemoryUse(BaseModel):
     """The memory that answered: its revision, and how many tokens live in weights instead.
 
-    `omitted_messages` of the conversation, as the memory holds it, come before the first one sent.
+    `omitted_messages` of the conversation, as the memory holds it, come before the first one sent;
+    `recalled` are the passages of its texts that the prompt had, best first.
     """
 
     memory: str | None
     revision: str | None
     absorbed_tokens: int
     omitted_messages: int
+    recalled: list[RecalledPassage] = []
     notes: list[str] = Field(default=[], description="What of the request was ignored.")
 
 
@@ -404,6 +417,7 @@ def memory_use_of(memory_id: str | None, reply: Reply, notes: Sequence[str] = ()
         revision=reply.revision,
         absorbed_tokens=reply.absorbed_tokens,
         omitted_messages=reply.omitted_messages,
+        recalled=[RecalledPassage(**asdict(passage)) for passage in reply.recalled],
         notes=list(notes),
     )
 

@@ -464,7 +464,8 @@ class Memory:
         Whoever sends a history in which a removed text still stands tells it to the memory again.
 
         Args:
-            ids: of the texts (`StoredText.id`), or their first 8 letters or more.
+            ids: of the texts (`StoredText.id`), or their first 8 letters or more; also sources of
+                passages (`Passage.source`).
             ask: questions, each with the answer to measure for the receipt.
             wait: wait for the receipt, or return a `Job` at once.
 

@@ -425,6 +425,8 @@ def _questions(ask: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
 
 
 def _resolve(journal: Journal, memory_id: str, name: str) -> str:
+    if isinstance(name, str) and journal.holds(name):  # the source of a passage
+        return journal.entry(name).id
     ids = journal.ids_like(name) if isinstance(name, str) and len(name) >= MIN_ID else ()
     if len(ids) == 1:
         return ids[0]

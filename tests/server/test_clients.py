@@ -61,6 +61,7 @@ def test_the_base_model_knows_nothing(client):
         "revision": None,
         "absorbed_tokens": 0,
         "omitted_messages": 0,
+        "recalled": [],
         "notes": [],
     }
 

@@ -14,6 +14,9 @@ ALICE, BOB = "alice-" + "a" * 32, "bob-" + "b" * 32
 SECRET = "The code is zanzibar."  # noqa: S105  # of the story
 
 
+ASKED = {"model": "fake:ada", "messages": [{"role": "user", "content": "Who keeps bees?"}]}
+
+
 @pytest.fixture
 def client(make_app):
     app = make_app()
@@ -90,6 +93,19 @@ def test_a_pin_can_be_set_and_taken_off_again_and_again(client):
     assert [client.delete(url).status_code for _ in range(2)] == [204, 204]
     assert not texts(client)["data"][0]["pinned"]
     assert client.put("/v1/memories/ada/texts/ffffffffffff/pin").status_code == 404
+
+
+def test_an_answer_says_which_passages_it_was_shown(client):
+    asked = {**ASKED, "recall_tokens": 24}
+    body = client.post("/v1/chat/completions", json=asked).json()
+    (passage,) = body["templora"]["recalled"]
+    assert passage["text"] == BEES
+    streamed = client.post("/v1/chat/completions", json={**asked, "stream": True}).text
+    assert json.dumps(BEES) in streamed
+    assert remove(client, [passage["source"]]).json()["state"] == "succeeded"
+    assert BEES not in [text["text"] for text in texts(client)["data"]]
+    body = client.post("/v1/chat/completions", json=ASKED).json()
+    assert body["templora"]["recalled"] == []
 
 
 def test_ids_that_are_none_are_refused(make_app):

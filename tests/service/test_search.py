@@ -193,7 +193,7 @@ def test_text_without_spaces_is_recalled_in_short_passages(box):
 
 
 def test_a_closed_index_holds_no_text():
-    index = PassageIndex("salt")
+    index = PassageIndex(("salt", 0))
     index.add_document("digest", Document(BEES))
     index.close()
     assert index.search("bees", {"digest"}) == ()
