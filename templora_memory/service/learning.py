@@ -160,8 +160,9 @@ class Absorber:
 
         def plan(manifest: Manifest, journal: Journal) -> _TrainingUnit | None:
             parent = manifest.newest
-            waiting = [d for d in _without(digests, _docs(parent)) if journal.keeps(d)]
-            return _documents_unit(journal, parent, waiting)
+            # one that is missing was removed, or has another digest since another one was
+            wanted = digests if all(map(journal.holds, digests)) else journal.to_learn
+            return _documents_unit(journal, parent, _without(wanted, _docs(parent)))
 
         return self._run(plan, job)
 

@@ -115,6 +115,14 @@ class TextEditor:
         whole("offset", offset, zero=True)
         if query is not None and superseded:
             raise InvalidSetting("superseded texts are not searched: leave one of the two out.")
+        # a journal that is replaced while it is read is read again
+        return retry_on_conflict(
+            lambda: self._page(memory_id, query, limit=limit, offset=offset, superseded=superseded)
+        )
+
+    def _page(
+        self, memory_id: str, query: str | None, *, limit: int | None, offset: int, superseded: bool
+    ) -> TextPage:
         manifest = self._catalog.get(memory_id)
         journal = self._store.journal(manifest.id)
         if query is None:

@@ -284,10 +284,11 @@ def test_an_absorb_that_waits_behind_goes_on_with_what_is_left(make_box, gate):
     assert gate.reached.wait(30)
     second = ada.absorb("Ada likes tea.", wait=False)
     third = ada.remove([id_of(ada, "tea")], wait=False)
+    fourth = ada.absorb(Document("It goes on.", continues=True), wait=False)
     gate.open.set()
-    for job in (first, second, third):
+    for job in (first, second, third, fourth):
         job.wait(30)
-    assert in_weights(box) == [BIO, NEWER]
+    assert in_weights(box) == [BIO, NEWER, "It goes on."]
     assert not files_with(box, "tea")
 
 

@@ -19,8 +19,8 @@ and whoever deletes again, or opens the store an hour later, knows what is left 
 Removing texts moves the memory to a new location, which has a journal without them and, with a
 key, a key of its own: the swap of the manifest replaces both at once, then the old location is
 cleared. Before its journal is read for that, a line seals it (`journal.sealed_line`). A writer that
-finds the seal raises the epoch, so that the move fails, and goes on: no line gets lost between
-reading the old journal and the swap.
+finds the seal for longer than a second raises the epoch, so that the move fails, and goes on: no
+line gets lost between reading the old journal and the swap.
 
 With a key there is one more object at each location, see `location`, and text, manifests and
 revisions are encrypted, in the bucket and in the cache. Backends then read plain copies, see
@@ -81,6 +81,8 @@ from templora_memory.stores.journal_records import (
 JSON = ".json"
 ORPHAN_SECONDS = 3600.0
 """Age at which what no manifest names belongs to a process that was killed."""
+SEAL_SECONDS = 1.0
+"""How long a writer waits for one that is about to move a memory."""
 _TRIES = 60
 _PAUSE_SECONDS = 0.01
 T = TypeVar("T")
@@ -512,6 +514,7 @@ class ObjectStore:
         Raises:
             Conflict: others were faster every time.
         """
+        patience = time.monotonic() + SEAL_SECONDS
 
         def attempt() -> T:
             stored = self._existing(memory_id)
@@ -519,7 +522,8 @@ class ObjectStore:
             try:
                 result, key = _append_once(journal, missing, memory_id, stored.manifest.epoch)
             except _SealedError:
-                self._take_over(stored.manifest, journal.journal.sealed or 0)
+                if time.monotonic() > patience:  # who sealed it may have been killed
+                    self._take_over(stored.manifest, journal.journal.sealed or 0)
                 raise
             except UnknownMemory:  # cleared while it was read
                 raise _moved(stored.manifest, self._load(memory_id)) from None
@@ -727,14 +731,20 @@ class ObjectStore:
         except StoreWriteFailed:
             raise  # it may have been written all the same: a sweep finds out
         except PreconditionFailed:
-            self._locations.clear(path)
-            raise changed(manifest) from None
+            if not self._is_at(path, manifest):  # else the answer to the write was lost
+                self._locations.clear(path)
+                raise changed(manifest) from None
         except BaseException:
-            self._locations.clear(path)
+            if not self._is_at(path, manifest):
+                self._locations.clear(path)
             raise
         removed = self._locations.clear(stored.location.path)
         self._cache.retain(path, commits.values())
         return manifest, tuple(RemovedFile(path=p, bytes=size) for p, size in removed.items())
+
+    def _is_at(self, path: str, manifest: Manifest) -> bool:
+        now = self._load(manifest.id)
+        return now is not None and now.location.path == path
 
     def _fill_location(
         self,

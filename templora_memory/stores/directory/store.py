@@ -206,16 +206,19 @@ class DirectoryStore:
         """Remove what killed processes left in the folder of a memory."""
         self._read_manifest(folder)  # before the lock file is made: the folder may not be ours
         with self._locked(folder):
-            # read again: the first one was read without the lock
-            manifest = self._read_manifest(folder)
-            _mark_expiring(folder, manifest)  # versions before this one did not
-            names = {revision.name for revision in manifest.revisions}
-            for path in (*list_folder(folder / REVISIONS), *folder.glob(f".{MANIFEST}.*")):
-                if path.name not in names:
-                    remove_tree(path)
-            self._remove_journals(folder, manifest)
-            for path in folder.glob(f"{STAGING}*"):
-                clear(path)
+            self._sweep_locked(folder)
+
+    def _sweep_locked(self, folder: Path) -> None:
+        """Remove what the manifest of a memory does not name; the caller holds the lock."""
+        manifest = self._read_manifest(folder)
+        _mark_expiring(folder, manifest)  # versions before this one did not
+        names = {revision.name for revision in manifest.revisions}
+        for path in (*list_folder(folder / REVISIONS), *folder.glob(f".{MANIFEST}.*")):
+            if path.name not in names:
+                remove_tree(path)
+        self._remove_journals(folder, manifest)
+        for path in folder.glob(f"{STAGING}*"):
+            clear(path)
 
     @staticmethod
     def _remove_journals(folder: Path, manifest: Manifest) -> dict[Path, int]:
@@ -531,7 +534,7 @@ class DirectoryStore:
                         _copy_revision(revision, origin, target, source)
                     if journal:
                         copy_journal(
-                            _journal_path(origin.folder, self._existing(source)),
+                            _journal_path(origin.folder, self._read_manifest(origin.folder)),
                             origin.cipher,
                             _journal_path(fresh, manifest),
                             target.cipher,
@@ -650,19 +653,21 @@ class DirectoryStore:
             before = self._journal_in(folder, self._check_epoch(manifest, epoch))
             cipher, path = self._cipher_in(folder), _journal_path(folder, manifest)
             lines = [encode_line(record) for record in amend(before.refresh(), edits).records]
-            # what is left of it if this fails, and what is not removed below, the next sweep finds
-            self._swept.discard(folder.name)
-            replace_file(path, encrypt_lines(cipher, lines, 0))
-            for revision in manifest.revisions:
-                if revision.name in staged:
-                    self._move_revision_in(folder, revision, staged[revision.name])
-            removed = self._swap(folder, manifest) | {
-                f"{folder.name}/{path.name}": size
-                for path, size in self._remove_journals(folder, manifest).items()
-            }
-            with writing(folder):
-                sync_folder(folder)
-            self._swept.add(folder.name)
+            try:
+                replace_file(path, encrypt_lines(cipher, lines, 0))
+                for revision in manifest.revisions:
+                    if revision.name in staged:
+                        self._move_revision_in(folder, revision, staged[revision.name])
+                removed = self._swap(folder, manifest) | {
+                    f"{folder.name}/{path.name}": size
+                    for path, size in self._remove_journals(folder, manifest).items()
+                }
+                with writing(folder):
+                    sync_folder(folder)
+            except BaseException:
+                with suppress(StoreError):  # what it cannot remove either, the next process does
+                    self._sweep_locked(folder)
+                raise
         return manifest, tuple(RemovedFile(path=p, bytes=size) for p, size in removed.items())
 
     def _swap(self, folder: Path, manifest: Manifest) -> dict[str, int]:

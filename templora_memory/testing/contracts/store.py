@@ -436,7 +436,7 @@ class StoreContract(ABC):
         stop = threading.Event()
 
         def tell() -> None:
-            while not stop.is_set():
+            while not stop.wait(0.01):
                 number = len(told)
                 other.record_documents("ada", [Document(f"Number {number}.")])
                 told.append(f"Number {number}.")
