@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from templora_memory import Message, ModelIdentity, ParametricMemory, Policy
+from templora_memory import Document, Message, ModelIdentity, ParametricMemory, Policy
 from templora_memory.domain.manifest import new_manifest
 from templora_memory.errors import (
     Conflict,
@@ -19,6 +19,7 @@ from templora_memory.errors import (
 from templora_memory.stores import Key, ObjectStore
 from templora_memory.stores.bucket import store as store_module
 from templora_memory.stores.bucket.location import Locations
+from templora_memory.stores.bucket.s3 import PreconditionFailed
 from templora_memory.testing import FakeBackend
 
 pytestmark = pytest.mark.enable_socket
@@ -289,3 +290,92 @@ def test_a_server_keeps_its_memories_in_a_bucket(encryption, tmp_path, keys, s3,
         assert any(b"Ada sails" in content for content in contents) == (encryption is None)
         assert client.delete(path, headers=alice).status_code == 200
         assert keys() == []
+
+
+# --- removing texts ------------------------------------------------------------------------------
+
+
+class Dying:
+    """A bucket whose calls all fail from the n-th write on, as for a process that is killed."""
+
+    class Killed(BaseException):
+        pass
+
+    writes = ("put", "upload", "copy", "remove", "erase", "remove_version")
+
+    def __init__(self, bucket, number):
+        self._bucket, self._left = bucket, number
+
+    def __getattr__(self, name):
+        value = getattr(self._bucket, name)
+        if not callable(value):
+            return value
+
+        def call(*args, **options):
+            self._left -= name in self.writes
+            if self._left <= 0:
+                raise self.Killed
+            return value(*args, **options)
+
+        return call
+
+
+def without_second(store):
+    """Remove the second message, and learn nothing again: the arguments of an amend."""
+    manifest, journal = store.manifest("ada"), store.journal("ada")
+    fresh = replace(manifest, epoch=manifest.epoch + 1, edits=1)
+    return fresh, {
+        "epoch": manifest.epoch,
+        "edits": {journal.path(journal.tip)[1]: None},
+        "staged": {},
+    }
+
+
+def test_a_removal_that_dies_at_any_write_has_happened_or_not(machine, store, monkeypatch):
+    monkeypatch.setattr(store_module, "SEAL_SECONDS", 0.0)
+    fresh, asked = without_second(store)
+    old, new = list(TALK), [TALK[0], TALK[2]]
+    number, said = 0, old
+    while said == old:
+        number += 1
+        dying = machine(f"dying{number}")
+        dying._bucket = dying._locations._bucket = dying._transfer._bucket = Dying(
+            dying._bucket, number
+        )
+        asked["epoch"] = store.manifest("ada").epoch
+        with pytest.raises(Dying.Killed):
+            dying.amend(replace(fresh, epoch=asked["epoch"] + 1), **asked)
+        journal, manifest = store.journal("ada"), store.manifest("ada")
+        said = list(journal.messages(journal.tip))
+        assert (said, manifest.edits) in [(old, 0), (new, 1)]
+        assert store.folder("ada", manifest.newest).is_dir()
+        # whoever tells it something, a seal does not stop them
+        store.record_documents("ada", [Document(f"Number {number}.")])
+    assert number > 3
+    assert len(store.journal("ada").documents) == number
+
+
+def test_a_removal_whose_answer_was_lost_has_happened(store, monkeypatch):
+    put = store._bucket.put
+
+    def put_and_lose(key, body, *, replacing):
+        etag = put(key, body, replacing=replacing)
+        if key == "ada.json":
+            raise PreconditionFailed(key)
+        return etag
+
+    monkeypatch.setattr(store._bucket, "put", put_and_lose)
+    fresh, asked = without_second(store)
+    store.amend(fresh, **asked)
+    monkeypatch.undo()
+    journal = store.journal("ada")
+    assert journal.messages(journal.tip) == (TALK[0], TALK[2])
+    assert store.folder("ada", store.manifest("ada").newest).is_dir()
+
+
+def test_a_removal_leaves_no_object_of_before(store, keys):
+    before = set(keys())
+    fresh, asked = without_second(store)
+    _, files = store.amend(fresh, **asked)
+    assert before & set(keys()) == {f"{URL.removeprefix('s3://memories/')}/ada.json"}
+    assert len(files) == len(before) - 1
