@@ -27,6 +27,7 @@ from templora_memory.domain.results import (
     FinishReason,
     LearnStats,
     RemovedFile,
+    TokenLogprob,
 )
 from templora_memory.domain.settings import ModelLimits, ResolvedLearning, Sampling
 from templora_memory.errors import Conflict, UnknownMemory
@@ -59,6 +60,7 @@ __all__ = [
     "Scorer",
     "Store",
     "TextSession",
+    "TokenLogprob",
     "TokenStream",
     "retry_on_conflict",
 ]
@@ -180,12 +182,13 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """The text of a generation, and how it ended."""
+    """The text of a generation, how it ended, and its tokens where `Sampling.logprobs` asks."""
 
     text: str
     finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class TokenStream(Protocol):
@@ -201,6 +204,11 @@ class TokenStream(Protocol):
     @property
     def completion(self) -> Completion:
         """The result; waits for the rest if it was not iterated to the end."""
+        ...
+
+    @property
+    def logprobs(self) -> Sequence[TokenLogprob]:
+        """Those of the tokens that the pieces given out so far are made of."""
         ...
 
     def close(self) -> None:

@@ -13,9 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+MAX_SAFE_INTEGER = 2**53 - 1
+"""The largest integer that every JSON reader takes exactly (RFC 8259)."""
 OPEN_TAG = "<tool_call>"
 CLOSE_TAG = "</tool_call>"
 _TAGGED = re.compile(rf"{OPEN_TAG}\s*(.*?)\s*(?:{CLOSE_TAG}|\Z)", re.DOTALL)
+_BARE_CALL = re.compile(r"\s*(?:\{|\[\s*(?:\{|\Z))")
 
 
 @runtime_checkable
@@ -39,6 +42,155 @@ class TaggedText:
     """The text between the two tags of a call, not yet parsed."""
 
     body: str
+
+
+# --- choosing ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ToolPlan:
+    """The tools of one answer, and whether one of them has to be called.
+
+    Args:
+        tools: in OpenAI's format; empty: no tools.
+        forced: names of which one has to be called; empty: the model decides.
+    """
+
+    tools: tuple[Mapping[str, Any], ...] = ()
+    forced: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the tools."""
+        return tuple(tool["function"]["name"] for tool in self.tools)
+
+    def describe(self, template: str | None) -> str:
+        """Return the text for the system message; `template` is that of the chat template."""
+        if not self.tools:
+            return ""
+        description = template or describe_tools(self.tools)
+        if not self.forced:
+            return description
+        return (
+            f"{description}\nNow call {' or '.join(self.forced)}: answer with the JSON of the call."
+        )
+
+    def schema(self, characters: int) -> str | None:
+        """The JSON schema of a forced call; texts without a limit get this many characters.
+
+        None: no call is forced. With it any model, however small, writes a call that can be read.
+        """
+        if not self.forced:
+            return None
+        chosen = [
+            tool["function"] for tool in self.tools if tool["function"]["name"] in self.forced
+        ]
+        calls = [
+            _call_schema(tool, characters, at="#" if len(chosen) == 1 else f"#/anyOf/{index}")
+            for index, tool in enumerate(chosen)
+        ]
+        return json.dumps(calls[0] if len(calls) == 1 else {"anyOf": calls})
+
+
+def plan_tools(tools: Sequence[Mapping[str, Any]] | None, choice: object) -> ToolPlan:
+    """Return the plan that `tools` and `tool_choice` of a request ask for.
+
+    Choices: None, "auto", "none", "any", "required", True, False, a name, or OpenAI's
+    ``{"type": "function", "function": {"name": ...}}``.
+
+    Raises:
+        ValueError: a choice that is none of these, names no tool, or has no tools.
+    """
+    bound_tools = tuple(tools or ())
+    names = tuple(tool["function"]["name"] for tool in bound_tools)
+    if isinstance(choice, Mapping):
+        named = choice.get("function", choice)
+        choice = named.get("name") if isinstance(named, Mapping) else choice
+    match choice:
+        case None | False | "auto":
+            return ToolPlan(bound_tools)
+        case "none":
+            return ToolPlan()
+        case True | "any" | "required" if bound_tools:
+            return ToolPlan(bound_tools, names)
+        case str() if choice in names:
+            return ToolPlan(bound_tools, (choice,))
+        case _:
+            raise ValueError(
+                f"tool_choice is {choice!r}: use 'auto', 'any', 'none' or the name of a bound "
+                f"tool, {list(names) or 'of which there are none'}."
+            )
+
+
+def _call_schema(function: Mapping[str, Any], characters: int, *, at: str) -> dict[str, Any]:
+    parameters = function.get("parameters") or {"type": "object", "properties": {}}
+    place = f"{at}/properties/arguments"
+    return {
+        "type": "object",
+        "properties": {
+            "name": {"const": function["name"]},
+            "arguments": bounded_schema(parameters, characters, at=place),
+        },
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def bounded_schema(schema: Mapping[str, Any], characters: int, *, at: str = "#") -> dict[str, Any]:
+    """Return a schema that is closed to unknown keys and whose texts and integers have an end.
+
+    A small model may otherwise write one of them until its tokens are used up.
+
+    Args:
+        schema: a JSON schema.
+        characters: of a text that has no limit of its own.
+        at: where it will stand in a larger schema, as a JSON pointer; its references follow.
+    """
+    return dict(_bounded(schema, characters, at))
+
+
+def _bounded(schema: Any, characters: int, at: str) -> Any:
+    if isinstance(schema, list):
+        return [_bounded(item, characters, at) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    limited: dict[str, Any] = {}
+    for key, value in schema.items():
+        match key:
+            case "title" | "description" | "strict":
+                continue
+            case "$ref" if isinstance(value, str) and value.startswith("#"):
+                limited[key] = at + value[1:]
+            case "const" | "enum" | "default" | "examples" | "required":
+                limited[key] = value
+            case "properties" | "$defs" | "definitions" if isinstance(value, Mapping):
+                # a property may be called "title" or "enum": its name is not a word of the schema
+                limited[key] = {
+                    name: _bounded(item, characters, at) for name, item in value.items()
+                }
+            case _:
+                limited[key] = _bounded(value, characters, at)
+    if "properties" in limited:
+        limited.setdefault("additionalProperties", False)
+    _bound_values(limited, characters)
+    return limited
+
+
+def _bound_values(limited: dict[str, Any], characters: int) -> None:
+    """Give the texts and integers of a schema an end."""
+    kind, free = limited.get("type"), not {"enum", "const"} & set(limited)
+    if kind == "string" and free and not {"pattern", "format"} & set(limited):
+        limited.setdefault("maxLength", max(characters, _whole(limited, "minLength")))
+    if kind == "integer" and free:
+        if not {"minimum", "exclusiveMinimum"} & set(limited):
+            limited["minimum"] = min(-MAX_SAFE_INTEGER, _whole(limited, "maximum"))
+        if not {"maximum", "exclusiveMaximum"} & set(limited):
+            limited["maximum"] = max(MAX_SAFE_INTEGER, _whole(limited, "minimum"))
+
+
+def _whole(schema: Mapping[str, Any], key: str) -> int:
+    value = schema.get(key, 0)
+    return int(value) if isinstance(value, (int, float)) else 0
 
 
 # --- writing -----------------------------------------------------------------------------------
@@ -68,6 +220,13 @@ def describe_tools(tools: Sequence[Mapping[str, Any]], backend: object = None) -
 def template_description(tools: Sequence[Mapping[str, Any]], backend: object) -> str | None:
     """Return what the backend's chat template says about tools; None if it says nothing."""
     return backend.tools_text(tools) if isinstance(backend, ToolTemplate) else None
+
+
+def knows_tools(backend: object) -> bool:
+    """Return True if the backend's chat template says anything about tools."""
+    nothing = {"type": "object", "properties": {}}
+    function = {"name": "look", "description": "Look.", "parameters": nothing}
+    return template_description([{"type": "function", "function": function}], backend) is not None
 
 
 def format_call(name: str, arguments: Mapping[str, Any] | str) -> str:
@@ -168,6 +327,57 @@ class ToolCallSplitter:
         elif rest:
             yield rest
         self._inside = False
+
+
+class ToolAnswerReader:
+    """Splits an answer to a request with tools, as it comes, into text and calls.
+
+    A forced answer is a call as a whole. So is one that is nothing but a call without tags, which
+    some models write; what may be one is held back until it is clear.
+    """
+
+    def __init__(self, plan: ToolPlan) -> None:
+        self._plan = plan
+        self._splitter = ToolCallSplitter()
+        self._held = ""  # an answer that may be a call as a whole
+        self._has_text = False  # whether text was given out
+        self._has_call = False
+        self._space = ""  # after a call; left out unless text follows
+
+    def feed(self, piece: str) -> Iterator[str | TaggedText]:
+        """Take in a piece of the answer, and yield the text and the calls that are certain."""
+        if not self._plan.tools:
+            yield piece
+            return
+        self._held += piece
+        if not self._plan.forced and not self._may_be_bare():
+            held, self._held = self._held, ""
+            yield from self._parts(self._splitter.feed(held))
+
+    def finish(self) -> Iterator[str | TaggedText]:
+        """Yield the rest once the answer has ended."""
+        bare = self._may_be_bare() and bool(parse_calls(self._held, self._plan.names))
+        if bare or (self._plan.forced and self._held.strip()):
+            yield TaggedText(self._held)
+            return
+        yield from self._parts(self._splitter.feed(self._held))
+        yield from self._parts(self._splitter.finish())
+
+    def _parts(self, parts: Iterator[str | TaggedText]) -> Iterator[str | TaggedText]:
+        for part in parts:
+            if isinstance(part, TaggedText):
+                self._has_call, self._space = True, ""
+                yield part
+            elif self._has_call and not part.strip():  # perhaps the line end between two calls
+                self._space += part
+            else:
+                self._has_text = self._has_text or bool(part.strip())
+                space, self._space = self._space, ""
+                yield space + part
+
+    def _may_be_bare(self) -> bool:
+        started = self._has_text or self._has_call or self._splitter.holding
+        return not started and _BARE_CALL.match(self._held) is not None
 
 
 def _overlap(text: str, tag: str) -> int:

@@ -29,6 +29,21 @@ class Passage:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and its natural-log probability.
+
+    Args:
+        token: its text; U+FFFD stands for a part of a character.
+        logprob: of the model with the memory, before temperature, penalties and the like.
+        top_logprobs: the likeliest tokens at its place, the likeliest first, if asked for.
+    """
+
+    token: str
+    logprob: float
+    top_logprobs: tuple[TokenLogprob, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """An answer.
@@ -44,6 +59,8 @@ class Reply:
         strength: factor on the memory that it was answered with.
         omitted_messages: messages of the conversation, as the memory holds it, that come before
             the first one of the history: what a client with a full window left out.
+        logprobs: of its tokens, those of a stop text included; empty unless `Sampling.logprobs`
+            asks for them.
     """
 
     text: str
@@ -55,6 +72,7 @@ class Reply:
     recalled: tuple[Passage, ...] = ()
     strength: float = 1.0
     omitted_messages: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""

@@ -24,6 +24,8 @@ RECIPES = ("auto", "continue", "pairs", "statements", "study")
 DEFAULT_WINDOW = 4096  # tokens; longer prompts cost more than they give a memory in weights
 _TOKENS_MIN = 16
 _SEED_LIMIT = 2**63
+MAX_LOGPROBS = 20
+"""Most of the likeliest tokens that are reported at each place of a reply, as OpenAI."""
 _RATE = 5e-4  # of a model of width 2000
 _WIDTH_EXPONENT = (
     0.78  # how the best rate falls with the width: measured on Llama, taken for others
@@ -43,6 +45,17 @@ def positive(name: str, value: float | None, *, zero: bool = False, none: bool =
     if not number or not math.isfinite(value or 0) or (value or 0) < 0 or not (value or zero):
         minimum = "zero or more" if zero else "more than zero"
         raise InvalidSetting(f"{name} is {value!r}: it must be a number, {minimum}.")
+
+
+def finite(name: str, value: float) -> None:
+    """Refuse what is not a finite number.
+
+    Raises:
+        InvalidSetting: with the value.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
+        raise InvalidSetting(f"{name} is {value!r}: it must be a number.")
 
 
 def whole(name: str, value: int | None, *, zero: bool = False, none: bool = False) -> None:
@@ -421,7 +434,13 @@ class Sampling:
         temperature: 0 or more.
         top_p: keep the most likely tokens that together have this probability, in (0, 1].
         top_k: keep this many tokens; 0 keeps all.
+        min_p: drop tokens less likely than this share of the likeliest one, in [0, 1]; 0 keeps all.
         repetition_penalty: over 1 makes tokens of prompt and reply less likely (CTRL, 1909.05858).
+        frequency_penalty: taken off the logit of a token for each time that the reply has it.
+        presence_penalty: taken off the logit of every token that the reply has.
+        logprobs: how many of the likeliest tokens to report at each place, at most 20, beside the
+            one that was chosen, with log-probabilities before any of these settings
+            (`Reply.logprobs`); None: nothing. Texts of unlimited length have none.
         seed: of the random numbers; None draws a fresh one.
         stop: texts that end the reply; they are not part of it.
         ignore_end: forbid the model's end token (text of unlimited length).
@@ -432,7 +451,11 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logprobs: int | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
     ignore_end: bool = False
@@ -446,8 +469,15 @@ class Sampling:
         whole("seed", self.seed, zero=True, none=True)
         if self.seed is not None and self.seed >= _SEED_LIMIT:
             raise InvalidSetting(f"seed is {self.seed!r}: it must be below 2 ** 63.")
-        if self.top_p > 1:
-            raise InvalidSetting(f"top_p is {self.top_p!r}: it must be at most 1.")
+        positive("min_p", self.min_p, zero=True)
+        for name in ("top_p", "min_p"):
+            if getattr(self, name) > 1:
+                raise InvalidSetting(f"{name} is {getattr(self, name)!r}: it must be at most 1.")
+        for name in ("frequency_penalty", "presence_penalty"):
+            finite(name, getattr(self, name))
+        whole("logprobs", self.logprobs, zero=True, none=True)
+        if self.logprobs is not None and self.logprobs > MAX_LOGPROBS:
+            raise InvalidSetting(f"logprobs is {self.logprobs!r}: at most {MAX_LOGPROBS} are told.")
         if self.schema is not None:
             _check_schema(self.schema)
         stops: object = self.stop

@@ -7,7 +7,8 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
@@ -17,16 +18,16 @@ from fastapi.responses import StreamingResponse
 from templora_memory.domain.results import Reply
 from templora_memory.errors import TemploraError
 from templora_memory.server.errors import ApiError, as_api_error, internal_error
-from templora_memory.server.reply_task import ReplyTask
+from templora_memory.server.reply_task import ReplyPiece, ReplyTask, StreamOpener
 from templora_memory.server.schemas import (
     ChatRequest,
     CompletionRequest,
     LenientRequest,
+    RequestNote,
     usage_of,
 )
 from templora_memory.server.state import ServerState
 from templora_memory.server.tenants import Tenant
-from templora_memory.service.streams import ReplyStream
 
 _DISCONNECT_POLL_SECONDS = 0.25
 _log = logging.getLogger("templora_memory.server")
@@ -51,11 +52,14 @@ class ReplyEvents(Protocol):
     def begin(self) -> Iterator[str]:
         """Yield what comes before the text."""
 
-    def piece(self, text: str) -> Iterator[str]:
-        """Yield a piece of text."""
+    def piece(self, index: int, piece: ReplyPiece) -> Iterator[str]:
+        """Yield a piece of the text of an answer; `index` counts the answers to one request."""
 
-    def end(self, reply: Reply) -> Iterator[str]:
-        """Yield what comes after the text."""
+    def end(self, index: int, reply: Reply) -> Iterator[str]:
+        """Yield what comes after the text of an answer."""
+
+    def last(self, replies: Sequence[Reply]) -> Iterator[str]:
+        """Yield what comes after all answers."""
 
     def failure(self, error: ApiError) -> Iterator[str]:
         """Yield an error in place of the end."""
@@ -79,7 +83,11 @@ class ChoiceEvents:
 
     @classmethod
     def of(
-        cls, asked: ChatRequest | CompletionRequest, memory: str | None, notes: tuple[str, ...]
+        cls,
+        asked: ChatRequest | CompletionRequest,
+        memory: str | None,
+        notes: tuple[str, ...],
+        **more: Any,
     ) -> Self:
         """Return the events of the answer to a request, which begins now."""
         options = asked.stream_options
@@ -90,6 +98,7 @@ class ChoiceEvents:
             created=int(time.time()),
             notes=notes,
             with_usage=options is not None and options.include_usage,
+            **more,
         )
 
     def choices(self, *choices: dict[str, Any], **more: object) -> str:
@@ -105,10 +114,10 @@ class ChoiceEvents:
             }
         )
 
-    def last(self, reply: Reply) -> Iterator[str]:
+    def last(self, replies: Sequence[Reply]) -> Iterator[str]:
         """Yield what ends a stream; the token counts come without choices, as OpenAI's."""
         if self.with_usage:
-            yield self.choices(usage=usage_of(reply).model_dump())
+            yield self.choices(usage=usage_of(*replies).model_dump())
         yield DONE
 
     def failure(self, error: ApiError) -> Iterator[str]:
@@ -116,13 +125,20 @@ class ChoiceEvents:
         yield event(error.body())
 
 
-def check_ignored(body: LenientRequest, state: ServerState, response: Response) -> tuple[str, ...]:
+def check_ignored(
+    body: LenientRequest,
+    state: ServerState,
+    response: Response,
+    more: Sequence[RequestNote] = (),
+) -> tuple[str, ...]:
     """Return notes on what of a request is ignored; the response gets them as a header.
+
+    `more` are those that the body alone does not tell.
 
     Raises:
         ApiError: 400, the server is strict.
     """
-    notes = body.notes()
+    notes = [*body.notes(), *more]
     if notes and state.settings.strict:
         raise ApiError(400, notes[0].text, code="unsupported_parameter", param=notes[0].param)
     texts = tuple(note.text for note in notes)
@@ -140,54 +156,67 @@ def client_closed() -> ApiError:
     return ApiError(499, "The client closed the connection.", code="client_closed_request")
 
 
-async def whole_answer(
-    request: Request,
-    state: ServerState,
-    tenant: Tenant,
-    open_stream: Callable[[], ReplyStream],
-) -> Reply:
-    """Generate a reply to its end; a client that goes away cancels it.
+async def whole_answers(
+    request: Request, state: ServerState, tenant: Tenant, openers: Sequence[StreamOpener]
+) -> list[Reply]:
+    """Generate replies to their ends, all at once; a client that goes away cancels them.
 
     Raises:
         ApiError: 429, 499, 503, 504.
         TemploraError: as `Memory.stream`.
     """
     start_time = time.monotonic()
-    task = await state.start_reply(tenant, open_stream)
-    await _cancel_if_disconnected(request, task, task.wait_started())
-    return await _cancel_if_disconnected(request, task, _read_reply(task, state, start_time))
+    tasks = await _start_replies(request, state, tenant, openers)
+    reading = asyncio.gather(*(_read_reply(task, state, start_time) for task in tasks))
+    return await _cancel_if_disconnected(request, tasks, reading)
 
 
-async def stream_answer(
+async def stream_answers(
     request: Request,
     state: ServerState,
     tenant: Tenant,
-    open_stream: Callable[[], ReplyStream],
+    openers: Sequence[StreamOpener],
     events: ReplyEvents,
 ) -> StreamingResponse:
-    """Return the response that streams a reply.
+    """Return the response that streams replies, all at once.
 
     Raises:
-        ApiError, TemploraError: as `whole_answer`, as long as there is no status yet.
+        ApiError, TemploraError: as `whole_answers`, as long as there is no status yet.
     """
     start_time = time.monotonic()
-    task = await state.start_reply(tenant, open_stream)
     # before the status is sent: most errors, such as a prompt that is too long, come here
-    await _cancel_if_disconnected(request, task, task.wait_started())
+    tasks = await _start_replies(request, state, tenant, openers)
     headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
     if events.notes:
         headers[WARNING_HEADER] = _as_header(events.notes)
     return StreamingResponse(
-        _server_sent_events(events, task, state, start_time),
+        _server_sent_events(events, tasks, state, start_time),
         media_type="text/event-stream",
         headers=headers,
     )
 
 
+async def _start_replies(
+    request: Request, state: ServerState, tenant: Tenant, openers: Sequence[StreamOpener]
+) -> list[ReplyTask]:
+    """Start replies and wait until all have begun; if one cannot, none goes on."""
+    tasks: list[ReplyTask] = []
+
+    async def start() -> None:
+        for opener in openers:
+            # one by one: if a later one gets no slot, those before it are cancelled
+            tasks.append(await state.start_reply(tenant, opener))  # noqa: PERF401
+        for task in tasks:
+            await task.wait_started()
+
+    await _cancel_if_disconnected(request, tasks, start())
+    return tasks
+
+
 async def _cancel_if_disconnected(
-    request: Request, task: ReplyTask, work: Coroutine[Any, Any, T]
+    request: Request, tasks: Sequence[ReplyTask], work: Coroutine[Any, Any, T] | asyncio.Future[T]
 ) -> T:
-    """Await some work on a reply, and cancel the reply if its client goes away.
+    """Await some work on replies, and cancel the replies if their client goes away.
 
     Raises:
         ApiError: 499.
@@ -203,10 +232,15 @@ async def _cancel_if_disconnected(
                 raise client_closed()  # noqa: TRY301  # handled as any other end
         return await future
     except BaseException:
-        task.cancel(client_closed())
+        _cancel(tasks)
         raise
     finally:
         future.cancel()
+
+
+def _cancel(tasks: Sequence[ReplyTask]) -> None:
+    for task in tasks:
+        task.cancel(client_closed())  # after the end of a reply it does nothing
 
 
 async def _read_reply(task: ReplyTask, state: ServerState, start_time: float) -> Reply:
@@ -219,11 +253,11 @@ async def _read_reply(task: ReplyTask, state: ServerState, start_time: float) ->
 
 
 async def _server_sent_events(
-    events: ReplyEvents, task: ReplyTask, state: ServerState, start_time: float
+    events: ReplyEvents, tasks: Sequence[ReplyTask], state: ServerState, start_time: float
 ) -> AsyncIterator[str]:
-    """Yield a reply as server-sent events, or the error that ended it."""
+    """Yield replies as server-sent events, or the error that ended one of them."""
     try:
-        async for line in _events_of_reply(events, task, state, start_time):
+        async for line in _events_of_replies(events, tasks, state, start_time):
             yield line
     except TemploraError as error:
         failure = as_api_error(error)
@@ -235,27 +269,73 @@ async def _server_sent_events(
     else:
         return
     finally:
-        task.cancel(client_closed())  # after the end of the reply it does nothing
+        _cancel(tasks)
     for line in events.failure(failure):
         yield line
 
 
-async def _events_of_reply(
-    events: ReplyEvents, task: ReplyTask, state: ServerState, start_time: float
+async def _events_of_replies(
+    events: ReplyEvents, tasks: Sequence[ReplyTask], state: ServerState, start_time: float
 ) -> AsyncIterator[str]:
-    first_piece_seconds = 0.0
+    first_piece_seconds = [0.0] * len(tasks)
+    replies: list[Reply] = []
     for line in events.begin():
         yield line
-    async for piece in task.pieces():
-        if piece is None:
-            yield ": still there\n\n"  # a comment: keeps proxies from closing the connection
-            continue
-        first_piece_seconds = first_piece_seconds or time.monotonic() - start_time
-        for line in events.piece(piece):
-            yield line
-    reply = _report(task, state, first_piece_seconds=first_piece_seconds, start_time=start_time)
-    for line in events.end(reply):
+    async with aclosing(_merged(tasks)) as arriving:
+        async for index, item in arriving:
+            if item is None:
+                yield ": still there\n\n"  # a comment: keeps proxies from closing the connection
+            elif isinstance(item, Reply):
+                seconds = first_piece_seconds[index]
+                replies.append(
+                    _report(tasks[index], state, first_piece_seconds=seconds, start_time=start_time)
+                )
+                for line in events.end(index, item):
+                    yield line
+            else:
+                if not first_piece_seconds[index]:
+                    first_piece_seconds[index] = time.monotonic() - start_time
+                for line in events.piece(index, item):
+                    yield line
+    for line in events.last(replies):
         yield line
+
+
+async def _merged(
+    tasks: Sequence[ReplyTask],
+) -> AsyncGenerator[tuple[int, ReplyPiece | Reply | None]]:
+    """Yield the pieces of several replies as they come, each with its number, and each reply.
+
+    None stands for a while without any.
+    """
+    streams = [task.pieces() for task in tasks]
+    waiting: dict[asyncio.Future[ReplyPiece | Reply | None], int] = {}
+    try:
+        for index in range(len(tasks)):
+            waiting[_next_piece(streams[index])] = index
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for future in done:
+                index = waiting.pop(future)
+                try:
+                    piece = future.result()
+                except StopAsyncIteration:
+                    reply = tasks[index].reply
+                    assert reply is not None  # noqa: S101  # pieces() sets it or raises
+                    yield index, reply
+                else:
+                    waiting[_next_piece(streams[index])] = index
+                    yield index, piece
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _next_piece(pieces: AsyncIterator[ReplyPiece | None]) -> asyncio.Future[Any]:
+    future = asyncio.ensure_future(anext(pieces))
+    # several may fail at once, and the first error ends the loop that reads them
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return future
 
 
 def _report(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from templora_memory.domain.manifest import ModelIdentity
 from templora_memory.domain.messages import Message
@@ -20,6 +21,7 @@ from templora_memory.ports import (
     TextSession,
     TokenStream,
 )
+from templora_memory.tool_calls import template_description
 
 
 class NamespacedBackend:
@@ -86,6 +88,10 @@ class NamespacedBackend:
         """Start a long text; see `Backend.open_text`."""
         session = self._backend.open_text(prompt, window=window)
         return _NamespacedTextSession(session, self._with_prefix)
+
+    def tools_text(self, tools: Sequence[Mapping[str, Any]]) -> str | None:
+        """Return what the chat template says about tools; see `ToolTemplate`."""
+        return template_description(tools, self._backend)
 
     def count(self, messages: Sequence[Message]) -> int:
         """Count the tokens of a prompt; see `Backend.count`."""

@@ -12,13 +12,23 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import suppress
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from templora_memory.domain.results import Reply
+from templora_memory.domain.results import Reply, TokenLogprob
 from templora_memory.server.errors import ApiError
 from templora_memory.service.streams import ReplyStream
 
-ReplyEvent: TypeAlias = str | Reply | BaseException | None
+
+class ReplyPiece(NamedTuple):
+    """A piece of text, and the log-probabilities of its tokens if they were asked for."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+StreamOpener: TypeAlias = Callable[[Callable[[], bool]], ReplyStream]
+"""Starts a reply; what it is given returns True once the reply is cancelled."""
+ReplyEvent: TypeAlias = ReplyPiece | Reply | BaseException | None
 """A piece of text, the finished reply, an error, or None: generation has started."""
 PING_SECONDS = 15.0
 
@@ -27,7 +37,8 @@ class ReplyTask:
     """One reply that a thread of `executor` generates; create it on the event loop's thread.
 
     Args:
-        open_stream: starts the stream; may block (an absorb comes first) and raise.
+        open_stream: starts the stream; may block (an absorb comes first) and raise. It is told
+            when the reply is cancelled, and is to end then.
         executor: pool that lends the thread.
         timeout: seconds for the whole reply.
         on_done: called on the event loop's thread once the generating thread is free again.
@@ -35,7 +46,7 @@ class ReplyTask:
 
     def __init__(
         self,
-        open_stream: Callable[[], ReplyStream],
+        open_stream: StreamOpener,
         executor: Executor,
         *,
         timeout: float,
@@ -58,7 +69,7 @@ class ReplyTask:
 
     def _generate(self) -> None:
         try:
-            stream = self._open_stream()
+            stream = self._open_stream(lambda: self._cancel_error is not None)
             with self._lock:
                 self._stream = stream
                 cancelled = self._cancel_error is not None
@@ -66,8 +77,11 @@ class ReplyTask:
                 stream.close()
             with stream:
                 self._post(None)
+                told = 0
                 for piece in stream:
-                    self._post(piece)
+                    logprobs = stream.logprobs
+                    self._post(ReplyPiece(piece, tuple(logprobs[told:])))
+                    told = len(logprobs)
                 self._post(stream.reply)
         except BaseException as error:  # noqa: BLE001  # raised again where the reply is read
             self._post(error)
@@ -90,7 +104,7 @@ class ReplyTask:
         """
         await self._next_event(self._timeout)
 
-    async def pieces(self) -> AsyncIterator[str | None]:
+    async def pieces(self) -> AsyncIterator[ReplyPiece | None]:
         """Yield text as it comes, and None after `PING_SECONDS` without any; then set `reply`.
 
         Raises:
@@ -109,7 +123,7 @@ class ReplyTask:
             if event:
                 yield event
 
-    async def _next_event(self, patience: float) -> str | Reply | None:
+    async def _next_event(self, patience: float) -> ReplyPiece | Reply | None:
         remaining = self._deadline - self._loop.time()
         try:
             event = await asyncio.wait_for(self._events.get(), max(0.0, min(remaining, patience)))

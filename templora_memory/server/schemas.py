@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -27,13 +27,15 @@ from templora_memory.domain.results import (
     StoredText,
     TextPage,
     TextState,
+    TokenLogprob,
     Transcript,
 )
-from templora_memory.domain.settings import Sampling
+from templora_memory.domain.settings import MAX_LOGPROBS, Sampling
 from templora_memory.errors import TemploraError
 from templora_memory.server.errors import ApiError, as_api_error, internal_error
 from templora_memory.server.job_registry import JobEntry, JobKind, JobState
 from templora_memory.service.jobs import Job
+from templora_memory.tool_calls import format_call
 
 MemoryName: TypeAlias = Annotated[
     str,
@@ -117,16 +119,13 @@ class LenientRequest(BaseModel):
 
 _MEANINGLESS = frozenset(
     {
-        "parallel_tool_calls", "user", "metadata", "store", "service_tier", "safety_identifier",
+        "user", "metadata", "store", "service_tier", "safety_identifier",
         "prompt_cache_key", "prompt_cache_retention", "include", "cache_prompt", "user_name",
         "char_name", "group_names", "verbosity",
     }
 )  # fmt: skip
 """Fields that other services need and that change no answer."""
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "min_p": (0,),
     "top_a": (0,),
     "typical_p": (1,),
     "logprobs": (False, 0),
@@ -151,13 +150,37 @@ class ContentPart(BaseModel):
         return self.type in {"text", "input_text", "output_text"}
 
 
+class FunctionCall(BaseModel):
+    """A tool and the arguments for it, as JSON text."""
+
+    name: Annotated[str, Field(max_length=256)]
+    arguments: str = "{}"
+
+
+class MessageToolCall(BaseModel):
+    """A call of a tool in OpenAI's form."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+    def as_text(self) -> str:
+        """Return it as the model would have written it."""
+        try:
+            arguments = json.loads(self.function.arguments)
+        except (ValueError, RecursionError):
+            arguments = None
+        known = arguments if isinstance(arguments, dict) else self.function.arguments
+        return format_call(self.function.name, known)
+
+
 class ChatMessage(BaseModel):
     """A message in OpenAI's form. Further fields of other services are ignored."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[ContentPart] | None = None
     name: Annotated[str | None, Field(max_length=256)] = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[MessageToolCall] | None = None
 
     @property
     def left_out(self) -> list[str]:
@@ -177,11 +200,9 @@ class ChatMessage(BaseModel):
             content = "".join(part.text or "" for part in content if part.is_text)
         name = self.name or None
         if self.role == "assistant" and self.tool_calls:
-            calls = json.dumps(self.tool_calls, ensure_ascii=False)
+            calls = "\n".join(call.as_text() for call in self.tool_calls)
             return Message("call", f"{content}\n{calls}" if content else calls, name)
-        if self.role == "function":
-            return Message("tool", content, name)
-        if self.role == "tool":
+        if self.role == "tool" or self.role == "function":  # noqa: PLR1714  # mypy follows this
             return Message("tool", content, name)
         if name and content and not content.startswith(f"{name}: "):
             content = f"{name}: {content}"  # templates show no names: who spoke would be lost
@@ -229,7 +250,10 @@ class SamplingFields(LenientRequest):
     temperature: Annotated[float | None, Field(ge=0, le=100)] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
     top_k: Annotated[int | None, Field(ge=-1, le=1 << 31)] = None
+    min_p: Annotated[float | None, Field(ge=0, le=1)] = None
     repetition_penalty: Annotated[float | None, Field(gt=0, le=10)] = None
+    frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
+    presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     seed: Annotated[int | None, Field(ge=-1, lt=1 << 63)] = None
     stop: str | list[str] | None = None
     stream: bool | None = None
@@ -243,16 +267,33 @@ class SamplingFields(LenientRequest):
             if not any(extra[name] == neutral for neutral in _NEUTRAL.get(name, ()))
         ]
 
-    def sampling(self, *, schema: str | None = None, number: int = 0) -> Sampling:
-        """Return the settings of the sampler; `number` counts the answers to one request."""
+    @property
+    def logprob_count(self) -> int | None:
+        """How many tokens to report at each place beside the chosen one; None: nothing."""
+        return None
+
+    def sampling(
+        self, *, schema: str | None = None, number: int = 0, stop: Sequence[str] = ()
+    ) -> Sampling:
+        """Return the settings of the sampler.
+
+        Args:
+            schema: JSON schema that the answer follows, as text.
+            number: counts the answers to one request.
+            stop: texts that end the answer, beside those of the request.
+        """
         seeded = self.seed is not None and self.seed >= 0
         return Sampling(
             temperature=self.temperature or 0.0,
             top_p=1.0 if self.top_p is None else self.top_p,
             top_k=max(0, self.top_k or 0),
+            min_p=self.min_p or 0.0,
             repetition_penalty=self.repetition_penalty or 1.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            logprobs=self.logprob_count,
             seed=((self.seed or 0) + number) % (1 << 63) if seeded else None,
-            stop=self.stops,
+            stop=(*self.stops, *stop),
             schema=schema,
         )
 
@@ -272,6 +313,34 @@ Messages: TypeAlias = Annotated[
 ModelName: TypeAlias = Annotated[
     str, Field(min_length=1, max_length=512, examples=["templora/tiny:ada"])
 ]
+
+
+class ToolFunction(BaseModel):
+    """A function that the model may call; `parameters` is a JSON schema."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class ChatTool(BaseModel):
+    """A tool in OpenAI's form."""
+
+    type: Literal["function"]
+    function: ToolFunction
+
+
+class NamedFunction(BaseModel):
+    """The name of a function."""
+
+    name: str
+
+
+class NamedTool(BaseModel):
+    """The tool that has to be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
 
 
 class ChatRequest(SamplingFields):
@@ -296,9 +365,17 @@ class ChatRequest(SamplingFields):
     revision: RevisionName | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
-    tools: Annotated[list[Any] | None, Field(max_length=0)] = None
-    tool_choice: Literal["none", "auto"] | None = None
+    tools: Annotated[list[ChatTool] | None, Field(max_length=128)] = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int | None, Field(ge=0, le=MAX_LOGPROBS)] = None
+
+    @property
+    def logprob_count(self) -> int | None:
+        """How many tokens to report at each place beside the chosen one; None: nothing."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def continues(self) -> bool:
@@ -309,7 +386,11 @@ class ChatRequest(SamplingFields):
 
     def notes(self) -> list[RequestNote]:
         """Return what is ignored of this request."""
-        return super().notes() + left_out_note(self.messages)
+        notes = super().notes() + left_out_note(self.messages)
+        if self.top_logprobs and not self.logprobs:
+            text = "The field 'top_logprobs' was ignored: it needs logprobs to be true."
+            notes.append(RequestNote(text, "top_logprobs"))
+        return notes
 
 
 class JsonSchema(BaseModel):
@@ -373,8 +454,56 @@ class AssistantMessage(BaseModel):
     """The message of an answer."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[MessageToolCall] | None = None
+
+
+class TopLogprob(BaseModel):
+    """A token that was likely, with its natural-log probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+    @classmethod
+    def of(cls, token: TokenLogprob) -> Self:
+        """Make it from the service's value; a part of a character has no bytes here."""
+        text = token.token
+        return cls(
+            token=text,
+            logprob=max(token.logprob, _LEAST_LOGPROB),
+            bytes=None if "\ufffd" in text else list(text.encode()),
+        )
+
+
+class ChosenLogprob(TopLogprob):
+    """A token of the answer, and the likeliest ones at its place."""
+
+    top_logprobs: list[TopLogprob] = []
+
+    @classmethod
+    def of(cls, token: TokenLogprob) -> Self:
+        """Make it from the service's value."""
+        chosen = super().of(token)
+        chosen.top_logprobs = [TopLogprob.of(other) for other in token.top_logprobs]
+        return chosen
+
+
+_LEAST_LOGPROB = -9999.0
+"""Stands for minus infinity, which JSON has no number for; OpenAI's value."""
+
+
+class ChoiceLogprobs(BaseModel):
+    """The tokens of an answer."""
+
+    content: list[ChosenLogprob]
+    refusal: None = None
+
+    @classmethod
+    def of(cls, tokens: Sequence[TokenLogprob]) -> ChoiceLogprobs:
+        """Make it from the service's values."""
+        return cls(content=[ChosenLogprob.of(token) for token in tokens])
 
 
 class Choice(BaseModel):
@@ -382,8 +511,8 @@ class Choice(BaseModel):
 
     index: int = 0
     message: AssistantMessage
-    finish_reason: Literal["stop", "length"]
-    logprobs: None = None
+    finish_reason: Literal["stop", "length", "tool_calls"]
+    logprobs: ChoiceLogprobs | None = None
 
 
 class ChatCompletion(BaseModel):

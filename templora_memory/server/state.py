@@ -16,10 +16,9 @@ from templora_memory.server.api_keys import ApiKeys
 from templora_memory.server.concurrency import RequestLimiter
 from templora_memory.server.errors import ApiError
 from templora_memory.server.metrics import Observer
-from templora_memory.server.reply_task import ReplyTask
+from templora_memory.server.reply_task import ReplyTask, StreamOpener
 from templora_memory.server.settings import ServerSettings
 from templora_memory.server.tenants import Tenant, Tenants
-from templora_memory.service.streams import ReplyStream
 
 T = TypeVar("T")
 _FILE_THREADS = 16
@@ -82,9 +81,7 @@ class ServerState:
         """The name by which clients call the base model."""
         return self.settings.name or self.tenants.base.name
 
-    async def start_reply(
-        self, tenant: Tenant, open_stream: Callable[[], ReplyStream]
-    ) -> ReplyTask:
+    async def start_reply(self, tenant: Tenant, open_stream: StreamOpener) -> ReplyTask:
         """Start a reply on a thread once it has a slot.
 
         Raises:

@@ -24,6 +24,7 @@ from templora_memory.server.job_registry import JobEntry, JobRegistry
 from templora_memory.server.namespaced_backend import NamespacedBackend
 from templora_memory.service.parametric_memory import ParametricMemory
 from templora_memory.stores import DirectoryStore, Key, ObjectStore
+from templora_memory.tool_calls import knows_tools
 
 NAMESPACES_FOLDER = ".namespaces"
 _JOBS_FOLDER, _TRANSFER_FOLDER, _CACHE_FOLDER = ".jobs", ".transfer", ".copies"
@@ -135,6 +136,8 @@ class Tenants:
         names: Sequence[str | None] = (None,) if namespaces is None else namespaces
         self._tenants = {name: self._make_tenant(name, policy, max_jobs) for name in names}
         self._is_open = False
+        self.template_has_tools = False
+        """Whether the chat template of the base model knows tools; from `open` on."""
 
     def _make_tenant(self, namespace: str | None, policy: Policy | None, max_jobs: int) -> Tenant:
         root = namespace_root(self.root, namespace)
@@ -186,6 +189,7 @@ class Tenants:
             make_folder(tenant.transfer_folder)
             tenant.clear_transfers()
             resumed += tenant.jobs.resume()
+        self.template_has_tools = knows_tools(self._backend)
         self._is_open = True
         return resumed
 

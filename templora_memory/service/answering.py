@@ -32,13 +32,14 @@ from templora_memory.service.catalog import Catalog
 from templora_memory.service.conversation import SentConversation
 from templora_memory.service.jobs import JobQueue
 from templora_memory.service.learning import Absorber, missing_documents, teaches
-from templora_memory.service.prompt import Prompt, system_texts
+from templora_memory.service.prompt import Prompt, check_wanted, never, system_texts
 from templora_memory.service.search import Searcher
 from templora_memory.service.streams import OpenStreams, ReplyStream
 from templora_memory.service.turn import AskedTurn
 
 HEAD = "head"
 """Stands for the newest revision where a revision is named."""
+_CANCEL_POLL_SECONDS = 0.1
 GATE_TOKENS = 12
 """Tokens of a trial answer that `Policy.gate` looks at."""
 
@@ -61,6 +62,9 @@ class ReplyOptions(TypedDict, total=False):
             and the reply goes on with it, the default; False: it stands, and another one follows.
         create: make the memory if it does not exist, the default; False: `UnknownMemory`, so that
             a call under way does not bring back what was forgotten meanwhile.
+        cancelled: asked again and again until the answer begins, while the history is counted and
+            while the call waits for an absorb; once it returns True the call ends with `Cancelled`.
+            What is being absorbed then goes on in the background. Later: `ReplyStream.close`.
     """
 
     context: str | Sequence[str | Document]
@@ -71,6 +75,7 @@ class ReplyOptions(TypedDict, total=False):
     recall_tokens: int | None
     continue_final_message: bool
     create: bool
+    cancelled: Callable[[], bool]
 
 
 class Answerer:
@@ -124,6 +129,7 @@ class Answerer:
         recall_tokens: int | None = None,
         continue_final_message: bool = True,
         create: bool = True,
+        cancelled: Callable[[], bool] = never,
     ) -> ReplyStream:
         """Start answering a conversation; see `Memory.stream` and `ReplyOptions`."""
         policy = self._policy
@@ -145,6 +151,7 @@ class Answerer:
             passage_tokens,
             instruction=asked.instruction,
             prefill=asked.prefill,
+            cancelled=cancelled,
         )
         request = GenerateRequest(
             messages=(),
@@ -156,7 +163,7 @@ class Answerer:
         )
         if memory_id is None or revision is not None:
             return self._answer_at_revision(memory_id, revision, body, prompt, request)
-        return self._answer(memory_id, asked, prompt, request, create=create)
+        return self._answer(memory_id, asked, prompt, request, create=create, cancelled=cancelled)
 
     def _answer(
         self,
@@ -166,6 +173,7 @@ class Answerer:
         request: GenerateRequest,
         *,
         create: bool,
+        cancelled: Callable[[], bool],
     ) -> ReplyStream:
         """Answer with the revision that covers most of the conversation, which is journalled."""
         name, body = parse_id(memory_id), asked.dialogue
@@ -176,11 +184,13 @@ class Answerer:
         conversation = SentConversation.resume(body, manifest, self._store.journal(manifest.id))
         if body:
             self._store.record(manifest.id, body, after=conversation.start)
-        manifest, covering = self._absorb_until_fits(manifest, conversation, prompt)
+        manifest, covering = self._absorb_until_fits(manifest, conversation, prompt, cancelled)
         rest = conversation.after(covering, self._store.journal(manifest.id))
         shown, recalled = self._with_recalled(manifest, covering, rest, prompt)
         adapter = self._absorber.adapter(manifest, covering)
         request = self._apply_confidence_gate(replace(request, messages=shown, adapter=adapter))
+        check_wanted(cancelled)
+        prompt.begin_answer()
         tokens = self._backend.stream(request)
 
         def make(completion: Completion) -> Reply:
@@ -277,7 +287,11 @@ class Answerer:
         return prompt.with_passages(rest, passages)
 
     def _absorb_until_fits(
-        self, manifest: Manifest, conversation: SentConversation, prompt: Prompt
+        self,
+        manifest: Manifest,
+        conversation: SentConversation,
+        prompt: Prompt,
+        cancelled: Callable[[], bool],
     ) -> tuple[Manifest, Revision | None]:
         """Absorb until the rest fits; returns the revision that covers what is left out."""
         memory_id, digests = manifest.id, conversation.digests
@@ -289,7 +303,7 @@ class Answerer:
             head = manifest.newest
             if head and missing_documents(head, covering):
                 # an edited conversation fell back to a revision from before some documents
-                self._absorb_now(memory_id, digests[known])
+                self._absorb_now(memory_id, digests[known], cancelled)
                 continue
             rest = conversation.after(covering, self._store.journal(memory_id))
             if prompt.fits(rest):
@@ -306,12 +320,15 @@ class Answerer:
             turns = max(1, turns)
             while turns < len(starts) - 1 and not teaches(rest[: starts[turns]]):
                 turns += 1
-            self._absorb_now(memory_id, digests[known + starts[turns]])
+            self._absorb_now(memory_id, digests[known + starts[turns]], cancelled)
 
-    def _absorb_now(self, memory_id: str, target: str) -> None:
-        """Absorb a conversation up to `target` while a reply waits."""
+    def _absorb_now(self, memory_id: str, target: str, cancelled: Callable[[], bool]) -> None:
+        """Absorb a conversation up to `target` while a reply waits that nobody has cancelled."""
         work = partial(self._absorber.dialogue, target)
-        self._jobs.start(memory_id, work, urgent=True).wait()
+        job = self._jobs.start(memory_id, work, urgent=True)
+        while not job.finished(_CANCEL_POLL_SECONDS):
+            check_wanted(cancelled)
+        job.wait()
 
     def _after_reply(
         self, manifest: Manifest, conversation: SentConversation, prompt: Prompt
@@ -367,4 +384,5 @@ def _reply(
         revision=revision.name if revision else None,
         recalled=recalled,
         strength=strength,
+        logprobs=completion.logprobs,
     )

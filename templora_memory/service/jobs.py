@@ -107,9 +107,12 @@ class Job(Generic[R]):
         assert self._report is not None  # noqa: S101  # done without an error means a report
         return self._report
 
-    def finished(self) -> None:
-        """Wait until it is done, well or badly; `error` then tells which."""
-        self._done.wait()
+    def finished(self, timeout: float | None = None) -> bool:
+        """Wait until it is done, well or badly; `error` then tells which.
+
+        Returns False if it was not after `timeout` seconds.
+        """
+        return self._done.wait(timeout)
 
     def report(self, progress: AbsorbProgress) -> None:
         """Set the newest progress; called by the work after each chunk."""

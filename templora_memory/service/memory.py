@@ -136,7 +136,7 @@ class Memory:
                 the memory holds may be left out; they stay in journal and weights
                 (`Reply.omitted_messages`).
             options: context, strength, sampling, max_tokens, revision, recall_tokens,
-                continue_final_message, create; see `ReplyOptions`.
+                continue_final_message, create, cancelled; see `ReplyOptions`.
 
         Raises:
             PromptTooLong: system message, context and newest exchange do not fit; nothing was done.
@@ -144,6 +144,7 @@ class Memory:
             NotAdmitted: the text was refused; nothing of it was journalled.
             UnknownMemory: it does not exist and `create` is False.
             LearningFailed, StoreError: while absorbing first; the text is in the journal.
+            Cancelled: `cancelled` returned True before the answer began.
         """
         return self._loaded().answerer.stream(self.id, history, **options)
 

@@ -8,10 +8,25 @@ from itertools import pairwise
 from templora_memory.domain.messages import Document, Message
 from templora_memory.domain.results import Passage
 from templora_memory.domain.turns import newest_exchange
-from templora_memory.errors import InvalidText, PromptTooLong
+from templora_memory.errors import Cancelled, InvalidText, PromptTooLong
 
 _PIECE_CHARACTERS = 8192
 _CUT_TOKENS = 8  # that a cut through the text may add to a piece, generously
+
+
+def never() -> bool:
+    """Return False: for a call that nobody cancels."""
+    return False
+
+
+def check_wanted(cancelled: Callable[[], bool]) -> None:
+    """End a call that nobody wants any more.
+
+    Raises:
+        Cancelled: it was cancelled.
+    """
+    if cancelled():
+        raise Cancelled("The call was cancelled before its answer began; the text is kept.")
 
 
 class Prompt:
@@ -24,6 +39,7 @@ class Prompt:
         passage_tokens: how many of them passages of the memory's own texts may take.
         instruction: what is asked for after the last turn, in this call only.
         prefill: text that the answer begins with.
+        cancelled: asked before each piece of text is counted; True ends it with `Cancelled`.
     """
 
     def __init__(
@@ -35,8 +51,10 @@ class Prompt:
         *,
         instruction: str = "",
         prefill: str = "",
+        cancelled: Callable[[], bool] = never,
     ) -> None:
-        self._tokens_of = count
+        self._backend_count = count
+        self._cancelled = cancelled
         self.instruction = instruction
         # as the user's: many templates allow a system message nowhere but at the beginning
         self._instruction = (Message("user", instruction),) if instruction else ()
@@ -48,6 +66,14 @@ class Prompt:
         pair = (Message("user", "a"), Message("assistant", "b"))
         # what a template adds to any prompt, however many turns it has
         self._overhead = 2 * count(pair) - count(pair + pair)
+
+    def _tokens_of(self, messages: Sequence[Message]) -> int:
+        check_wanted(self._cancelled)
+        return self._backend_count(messages)
+
+    def begin_answer(self) -> None:
+        """Ask no more whether the call is cancelled: what follows an answer is always done."""
+        self._cancelled = never
 
     def _count(self, body: Sequence[Message]) -> int:
         """Return the tokens of the whole prompt around these turns."""

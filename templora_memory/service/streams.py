@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from types import TracebackType
 from typing import NoReturn, Self
 from weakref import WeakKeyDictionary
 
-from templora_memory.domain.results import FinishReason, Reply
+from templora_memory.domain.results import FinishReason, Reply, TokenLogprob
 from templora_memory.ports import Completion, TokenStream
 
 
@@ -74,6 +74,11 @@ class ReplyStream(_Stream):
             TemploraError: whatever went wrong while generating.
         """
         return self._settle()
+
+    @property
+    def logprobs(self) -> Sequence[TokenLogprob]:
+        """Those of the tokens given out so far, where `Sampling.logprobs` asks for them."""
+        return self._tokens.logprobs
 
     def _settle(self) -> Reply:
         completion = self._tokens.completion

@@ -19,7 +19,13 @@ from typing import Any
 
 from templora_memory.domain.manifest import ModelIdentity
 from templora_memory.domain.messages import LEARNED_ROLES, Document, Item, Message
-from templora_memory.domain.results import AbsorbProgress, ChunkStats, FinishReason, LearnStats
+from templora_memory.domain.results import (
+    AbsorbProgress,
+    ChunkStats,
+    FinishReason,
+    LearnStats,
+    TokenLogprob,
+)
 from templora_memory.domain.segmentation import words
 from templora_memory.domain.settings import ModelLimits, Sampling
 from templora_memory.errors import (
@@ -216,7 +222,9 @@ class FakeBackend:
         cut = min((text.find(stop) for stop in sampling.stop if stop in text), default=-1)
         words = _words(text if cut < 0 else text[:cut])
         reason: FinishReason = "length" if len(words) > max_tokens else "stop"
-        return FakeStream(words[:max_tokens], reason, shown, self._check_open)
+        return FakeStream(
+            words[:max_tokens], reason, shown, self._check_open, logprobs=sampling.logprobs
+        )
 
     def open_text(self, prompt: str, *, window: int) -> FakeText:
         """Start a text of numbered words."""
@@ -268,7 +276,7 @@ def _smallest(schema: dict[str, Any], root: dict[str, Any]) -> Any:
     if "$ref" in schema:
         target: Any = root
         for part in schema["$ref"].removeprefix("#/").split("/"):
-            target = target[part]
+            target = target[int(part) if isinstance(target, list) else part]
         return _smallest(target, root)
     for word in ("anyOf", "oneOf", "allOf"):
         if word in schema:
@@ -294,7 +302,10 @@ class FakeStream:
         reason: FinishReason,
         shown: int,
         check: Callable[[], None],
+        *,
+        logprobs: int | None = None,
     ) -> None:
+        self._told = logprobs
         self._words = tuple(words)
         self._reason: FinishReason = reason
         self._shown = shown
@@ -320,6 +331,25 @@ class FakeStream:
             finish_reason=self._reason if given == len(self._words) else "cancelled",
             prompt_tokens=self._shown,
             completion_tokens=given,
+            logprobs=self.logprobs,
+        )
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...]:
+        """Of the words given out: each with a probability of 1/4, and likelier than all others."""
+        if self._told is None:
+            return ()
+        alternatives = tuple(f"other{number}" for number in range(1, self._told))
+        return tuple(
+            TokenLogprob(
+                word,
+                -math.log(4),
+                tuple(
+                    TokenLogprob(text, -math.log(4 + number))
+                    for number, text in enumerate((word, *alternatives)[: self._told])
+                ),
+            )
+            for word in self._words[: self._given]
         )
 
     def close(self) -> None:

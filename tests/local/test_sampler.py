@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from templora_memory import Sampling
+from templora_memory.backends.local.decode.json_grammar import GrammarFactory
+from templora_memory.backends.local.decode.sampler import TokenSampler
 from templora_memory.errors import ModelError
 from tests.local.generate_requests import ENDLESS, ask, greedy_by_hand
 
@@ -57,6 +59,52 @@ def test_a_repetition_penalty_changes_what_is_repeated(make_backend):
         ask(max_tokens=30, sampling=replace(ENDLESS, repetition_penalty=5.0))
     ).completion.text
     assert len(set(penalised)) > len(set(plain))
+
+
+def drawn(backend, logits, count, **how):
+    """The tokens of `count` draws from the same logits."""
+    base = backend.loaded.base
+    sampler = TokenSampler(Sampling(**how), base, GrammarFactory(base))
+    return [sampler.sample(torch.tensor(logits), (), ()) for _ in range(count)]
+
+
+def test_penalties_make_what_the_answer_has_less_likely(make_backend):
+    backend = make_backend()
+    logits = [0.0, 5.0, 4.5, 3.0]
+    assert drawn(backend, logits, 4) == [1, 1, 1, 1]
+    assert drawn(backend, logits, 4, presence_penalty=1.0) == [1, 2, 1, 1]
+    assert drawn(backend, logits, 6, frequency_penalty=1.0) == [1, 2, 1, 2, 1, 3]
+    assert drawn(backend, logits, 4, presence_penalty=-10.0) == [1, 1, 1, 1]
+
+
+def test_min_p_keeps_the_tokens_nearly_as_likely_as_the_likeliest(make_backend):
+    backend = make_backend()
+    hot = {"temperature": 50.0, "seed": 1}
+    assert set(drawn(backend, [0.0, 5.0, 4.5, 3.0], 40, **hot)) == {0, 1, 2, 3}
+    assert set(drawn(backend, [0.0, 5.0, 4.5, 3.0], 40, **hot, min_p=0.97)) == {1, 2}
+
+
+def test_log_probabilities_are_the_models_own_whatever_else_is_set(make_backend):
+    backend = make_backend()
+    prompt = backend.loaded.tokenizer.prompt(ask().messages)
+    with torch.no_grad():
+        logits = backend.loaded.base.model(torch.tensor([prompt])).logits[0, -1]
+    sampling = replace(ENDLESS, logprobs=3, temperature=2.0, seed=3, repetition_penalty=1.5)
+    first = backend.stream(ask(sampling=sampling)).completion.logprobs[0]
+    top = logits.log_softmax(-1).topk(3).values.tolist()
+    assert [t.logprob for t in first.top_logprobs] == pytest.approx(top, abs=1e-5)
+    assert first.logprob <= first.top_logprobs[0].logprob + 1e-6
+
+
+def test_rows_that_ask_for_nothing_are_not_changed_by_rows_that_do(make_backend):
+    backend = make_backend()
+    plain = backend.stream(ask()).completion
+    asking = Sampling(
+        logprobs=5, frequency_penalty=2.0, presence_penalty=1.0, min_p=0.1, ignore_end=True
+    )
+    streams = [backend.stream(ask(sampling=how)) for how in (asking, ENDLESS, asking)]
+    assert [stream.completion.text for stream in streams][1] == plain.text
+    assert streams[1].completion.logprobs == ()
 
 
 def test_the_end_token_ends_an_answer_and_is_no_text(make_backend):

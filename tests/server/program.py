@@ -22,6 +22,10 @@ class SlowStream:
     def completion(self):
         return self._stream.completion
 
+    @property
+    def logprobs(self):
+        return self._stream.logprobs
+
     def close(self):
         self._stream.close()
 

@@ -27,6 +27,10 @@ class Slow:
     def completion(self):
         return self._stream.completion
 
+    @property
+    def logprobs(self):
+        return self._stream.logprobs
+
     def close(self):
         self._stream.close()
 

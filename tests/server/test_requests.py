@@ -6,6 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from templora_memory.server import ApiKeys
+from templora_memory.testing import FakeBackend
 
 USER = {"role": "user", "content": "Who keeps bees?"}
 CHAT = "/v1/chat/completions"
@@ -83,7 +84,6 @@ def test_what_front_ends_send_by_default_is_answered_without_a_warning(client, b
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("frequency_penalty", 0.7), ("presence_penalty", -1), ("min_p", 0.05), ("logprobs", True),
         ("top_logprobs", 3), ("logit_bias", {"50": -100}), ("stength", 2), ("mirostat", 2),
         ("reasoning_effort", "high"),
     ],
@@ -126,8 +126,52 @@ def test_several_answers(client):
     answer = client.post(CHAT, json=body).json()
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
     assert answer["usage"]["completion_tokens"] > 3
-    refused = client.post(CHAT, json={**body, "stream": True}).json()["error"]
-    assert refused["param"] == "n"
+    chunks = events(
+        client.post(CHAT, json={**body, "stream": True, "stream_options": {"include_usage": True}})
+    )
+    assert chunks[-1]["usage"] == answer["usage"]
+    choices = [chunk["choices"][0] for chunk in chunks[:-1]]
+    for index, choice in enumerate(answer["choices"]):
+        own = [c for c in choices if c["index"] == index]
+        assert own[0]["delta"]["role"] == "assistant"
+        said = "".join(c["delta"].get("content", "") for c in own)
+        assert said == choice["message"]["content"]
+        assert own[-1]["finish_reason"] == choice["finish_reason"]
+
+
+def test_sampler_fields_reach_the_backend(make_app):
+    backend = FakeBackend()
+    fields = {"min_p": 0.1, "frequency_penalty": 0.5, "presence_penalty": -0.5}
+    with TestClient(make_app(backend), base_url="http://localhost") as client:
+        for path, told in (
+            (CHAT, {"messages": [USER]}),
+            ("/v1/completions", {"prompt": "Hi"}),
+            ("/v1/responses", {"input": "Hi"}),
+        ):
+            answer = client.post(path, json={"model": "fake", **told, **fields})
+            assert answer.json()["templora"]["notes"] == []
+            sampling = backend.requests[-1].sampling
+            assert {name: getattr(sampling, name) for name in fields} == fields
+        wrong = {"model": "fake", "messages": [USER], "frequency_penalty": 3}
+        assert client.post(CHAT, json=wrong).json()["error"]["param"] == "frequency_penalty"
+
+
+def test_log_probabilities_come_with_the_text_that_they_belong_to(client):
+    body = {"model": "fake", "messages": [USER], "logprobs": True, "top_logprobs": 2}
+    whole = client.post(CHAT, json=body).json()["choices"][0]
+    tokens = whole["logprobs"]["content"]
+    assert "".join(token["token"] for token in tokens) == whole["message"]["content"]
+    assert bytes(tokens[0]["bytes"]).decode() == tokens[0]["token"]
+    assert [len(token["top_logprobs"]) for token in tokens] == [2] * len(tokens)
+    streamed = events(client.post(CHAT, json={**body, "stream": True}))
+    choices = [chunk["choices"][0] for chunk in streamed]
+    for choice in choices:
+        told = choice["logprobs"]["content"] if choice["logprobs"] else []
+        assert "".join(t["token"] for t in told) == choice["delta"].get("content", "")
+    told = [t for choice in choices if choice["logprobs"] for t in choice["logprobs"]["content"]]
+    assert told == tokens
+    plain = client.post(CHAT, json={"model": "fake", "messages": [USER]}).json()["choices"][0]
+    assert plain["logprobs"] is None
 
 
 def test_an_answer_follows_a_schema(client):
@@ -149,7 +193,8 @@ def test_an_answer_follows_a_schema(client):
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),
         ({"stop": 5}, "stop"),
         ({"model": None}, "model"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
     ],
 )
 def test_errors_name_the_field_as_it_was_written(client, change, param):

@@ -4,18 +4,32 @@ import pytest
 from hypothesis import given, strategies as st
 
 from templora_memory.tool_calls import (
+    MAX_SAFE_INTEGER,
     TaggedText,
+    ToolAnswerReader,
     ToolCall,
     ToolCallSplitter,
+    ToolPlan,
+    bounded_schema,
     describe_tools,
     format_call,
+    knows_tools,
     parse_calls,
+    plan_tools,
     split_calls,
     template_description,
     text_before_calls,
 )
 
-SEARCH = {"type": "function", "function": {"name": "search", "description": "Search."}}
+SEARCH = {
+    "type": "function",
+    "function": {
+        "name": "search",
+        "description": "Search.",
+        "parameters": {"type": "object", "properties": {"query": {"type": "string"}}},
+    },
+}
+ADD = {"type": "function", "function": {"name": "add", "description": "Add."}}
 ARGUMENTS = {"query": "bees é", "limit": 3}
 CALL = format_call("search", ARGUMENTS)
 
@@ -26,6 +40,12 @@ class Templated:
 
     def tools_text(self, _tools):
         return self.text
+
+
+def test_whether_a_template_knows_tools_is_asked_of_the_backend():
+    assert knows_tools(Templated("Tools:"))
+    assert not knows_tools(Templated(None))
+    assert not knows_tools(object())
 
 
 def split(text, size):
@@ -107,3 +127,89 @@ def test_what_may_become_a_tag_is_held_back():
     assert not splitter.holding
     assert text_before_calls("a <tool") == "a "
     assert text_before_calls("a <tool_call>{") == "a "
+
+
+def test_choices():
+    tools = [SEARCH, ADD]
+    for free in (None, False, "auto"):
+        assert plan_tools(tools, free) == ToolPlan((SEARCH, ADD))
+    for forced in (True, "any", "required"):
+        assert plan_tools(tools, forced).forced == ("search", "add")
+    for named in ("add", {"type": "function", "function": {"name": "add"}}, {"name": "add"}):
+        assert plan_tools(tools, named).forced == ("add",)
+    assert plan_tools(tools, "none") == ToolPlan()
+    assert plan_tools(None, None) == ToolPlan()
+    with pytest.raises(ValueError, match=r"'fly': use .*\['search', 'add'\]"):
+        plan_tools(tools, "fly")
+    with pytest.raises(ValueError, match="none"):
+        plan_tools([], "any")
+
+
+def test_a_plan_describes_its_tools_and_what_is_forced():
+    tools = ToolPlan((SEARCH, ADD))
+    assert '{"name": "search"' in tools.describe(None)
+    assert tools.describe("Tools: search, add") == "Tools: search, add"
+    forced = ToolPlan((SEARCH, ADD), ("add",)).describe("T")
+    assert forced.startswith("T\nNow call add")
+    assert ToolPlan().describe(None) == ""
+
+
+def test_a_forced_call_has_a_schema():
+    both = json.loads(ToolPlan((SEARCH, ADD), ("search", "add")).schema(50))
+    assert [part["properties"]["name"]["const"] for part in both["anyOf"]] == ["search", "add"]
+    one = json.loads(ToolPlan((SEARCH, ADD), ("search",)).schema(50))
+    query = one["properties"]["arguments"]["properties"]["query"]
+    assert query == {"type": "string", "maxLength": 50}
+    assert ToolPlan((SEARCH,)).schema(50) is None
+
+
+def test_schemas_are_closed_and_their_references_follow_them():
+    schema = {
+        "title": "Person",
+        "type": "object",
+        "properties": {
+            "title": {"type": "string", "description": "of the book", "minLength": 90},
+            "enum": {"enum": ["a", "b"]},
+            "age": {"type": "integer", "minimum": 0},
+            "pet": {"$ref": "#/$defs/Pet"},
+        },
+        "required": ["title"],
+        "$defs": {"Pet": {"type": "object", "properties": {"name": {"type": "string"}}}},
+    }
+    bounded = bounded_schema(schema, 20, at="#/properties/arguments")
+    assert bounded["additionalProperties"] is False
+    assert bounded["properties"]["title"] == {"type": "string", "minLength": 90, "maxLength": 90}
+    assert bounded["properties"]["age"] == {
+        "type": "integer",
+        "minimum": 0,
+        "maximum": MAX_SAFE_INTEGER,
+    }
+    assert bounded["properties"]["enum"] == {"enum": ["a", "b"]}
+    assert bounded["properties"]["pet"] == {"$ref": "#/properties/arguments/$defs/Pet"}
+    assert bounded["$defs"]["Pet"]["properties"]["name"]["maxLength"] == 20
+    assert schema["title"] == "Person"
+
+
+def answer_parts(text, size, plan):
+    reader = ToolAnswerReader(plan)
+    parts = [p for at in range(0, len(text), size) for p in reader.feed(text[at : at + size])]
+    return [*parts, *reader.finish()]
+
+
+@pytest.mark.parametrize("size", [1, 3, 200])
+def test_an_answer_that_is_only_calls_needs_no_tags(size):
+    plan = ToolPlan((SEARCH, ADD))
+    for bare in ('{"name": "add"}', '[{"name": "add"}, {"name": "search"}]'):
+        assert answer_parts(bare, size, plan) == [TaggedText(bare)]
+    for text in ("[smiles] Hello.", '{"name": "fly"}', "[1, 2]"):
+        assert "".join(answer_parts(text, size, plan)) == text
+        assert "".join(answer_parts(text, size, ToolPlan())) == text
+
+
+def test_text_in_brackets_is_not_held_back():
+    assert list(ToolAnswerReader(ToolPlan((SEARCH,))).feed("[smiles")) == ["[smiles"]
+
+
+def test_a_forced_answer_is_a_call_as_a_whole():
+    forced = ToolPlan((SEARCH, ADD), ("add",))
+    assert answer_parts("Sorry.", 2, forced) == [TaggedText("Sorry.")]

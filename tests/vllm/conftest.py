@@ -8,6 +8,7 @@ import json
 import shutil
 import threading
 from collections import OrderedDict
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -138,6 +139,7 @@ class FakeVllm:
                 temperature=body["temperature"],
                 seed=body.get("seed"),
                 stop=tuple(body.get("stop", ())),
+                logprobs=body["top_logprobs"] if body.get("logprobs") else None,
             ),
             max_tokens=body["max_tokens"],
         )
@@ -150,8 +152,13 @@ class FakeVllm:
         handler.end_headers()
         handler.close_connection = True
         try:
+            told = 0
             for piece in stream:
-                self._event(handler, {"choices": [{"index": 0, "delta": {"content": piece}}]})
+                choice = {"index": 0, "delta": {"content": piece}}
+                if len(stream.logprobs) > told:
+                    new, told = stream.logprobs[told:], len(stream.logprobs)
+                    choice["logprobs"] = {"content": [asdict(token) for token in new]}
+                self._event(handler, {"choices": [choice]})
                 self.hold.wait(30)
                 if self.failing:
                     self._event(handler, {"error": {"message": "the engine died"}})

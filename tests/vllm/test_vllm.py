@@ -328,13 +328,15 @@ def test_closing_the_backend_ends_its_streams(vllm):
 def test_sampling_reaches_the_server(backend, vllm):
     sampling = Sampling(
         temperature=0.5, top_p=0.9, top_k=5, seed=3, stop=("x",), repetition_penalty=1.2,
-        ignore_end=True,
+        ignore_end=True, min_p=0.1, frequency_penalty=0.5, presence_penalty=-0.5, logprobs=2,
     )  # fmt: skip
     backend.stream(ask(sampling=sampling)).completion  # noqa: B018  # waits
     asked = vllm.asked[-1]
     expected = {
         "temperature": 0.5, "top_p": 0.9, "top_k": 5, "seed": 3, "stop": ["x"],
         "repetition_penalty": 1.2, "ignore_eos": True, "max_tokens": 24, "stream": True,
+        "min_p": 0.1, "frequency_penalty": 0.5, "presence_penalty": -0.5, "logprobs": True,
+        "top_logprobs": 2,
     }  # fmt: skip
     assert {name: asked[name] for name in expected} == expected
     schema = '{"type": "object"}'

@@ -51,11 +51,16 @@ from templora_memory import (
 )
 from templora_memory.errors import PromptTooLong, UnknownMemory
 from templora_memory.models import TINY
-from templora_memory.tool_calls import template_description
+from templora_memory.tool_calls import (
+    ToolPlan,
+    bounded_schema,
+    plan_tools,
+    template_description,
+)
 
 from langchain_templora._bridge import pieces
 from langchain_templora._messages import as_history
-from langchain_templora._tools import ToolPlan, ToolReader, bounded, plan
+from langchain_templora._tools import ToolReader
 from langchain_templora._version import __version__
 
 PROVIDER = "templora"
@@ -305,7 +310,7 @@ class ChatTempLora(BaseChatModel):
             ValueError: an unknown choice.
         """
         openai_tools = [convert_to_openai_tool(tool) for tool in tools]
-        plan(openai_tools, tool_choice)  # refuse a wrong choice here, not at the first call
+        plan_tools(openai_tools, tool_choice)  # refuse a wrong choice here, not at the first call
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
         return self.bind(tools=openai_tools, **kwargs)
@@ -611,7 +616,7 @@ class ChatTempLora(BaseChatModel):
             history=as_history(messages),
             memory_id=routed["memory_id"],
             revision=routed["memory_revision"],
-            tools=plan(kwargs.get("tools"), kwargs.get("tool_choice")),
+            tools=plan_tools(kwargs.get("tools"), kwargs.get("tool_choice")),
             form=kwargs.get("response_format"),
             sampling=Sampling(
                 **{name: value for name, value in chosen.items() if value is not None},
@@ -668,7 +673,7 @@ class _ModelCall:
                     "response_format and tools do not go together: offer the schema as a tool "
                     "(ToolStrategy, or with_structured_output)."
                 )
-            schema = json.dumps(bounded(_form(self.form), max_tokens))
+            schema = json.dumps(bounded_schema(_form(self.form), max_tokens))
         return Sampling(
             temperature=self.sampling.temperature,
             top_p=self.sampling.top_p,

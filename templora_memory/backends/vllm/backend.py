@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from templora_memory.backends.vllm.adapters import AdapterRegistry
 from templora_memory.backends.vllm.client import Client, HttpError, ResponseStream
 from templora_memory.domain.manifest import ModelIdentity
 from templora_memory.domain.messages import Message
-from templora_memory.domain.results import FinishReason, LearnStats
+from templora_memory.domain.results import FinishReason, LearnStats, TokenLogprob
 from templora_memory.domain.settings import ModelLimits, Sampling
 from templora_memory.errors import (
     Closed,
@@ -35,6 +35,7 @@ from templora_memory.ports import (
     TextSession,
     TokenStream,
 )
+from templora_memory.tool_calls import template_description
 
 _BAD_REQUEST, _MISSING = 400, 404
 _TRIES = 2
@@ -244,6 +245,10 @@ class VllmBackend:
         """Cut text into pieces of `tokens` tokens; the pieces, joined, are the text."""
         return self._trainer.split(text, tokens)
 
+    def tools_text(self, tools: Sequence[Mapping[str, Any]]) -> str | None:
+        """Return what the trainer's chat template says about tools; see `ToolTemplate`."""
+        return template_description(tools, self._trainer)
+
     def score(self, requests: Sequence[ScoreRequest]) -> tuple[tuple[float, ...], ...]:
         """Return log-probabilities of texts' tokens, as the trainer scores them."""
         return self._trainer.score(requests)
@@ -271,6 +276,12 @@ def _sampling_options(sampling: Sampling) -> dict[str, Any]:
     options: dict[str, Any] = {"repetition_penalty": sampling.repetition_penalty}
     if sampling.temperature:
         options |= {"top_p": sampling.top_p, "top_k": sampling.top_k or -1, "seed": sampling.seed}
+        options["min_p"] = sampling.min_p
+    for name in ("frequency_penalty", "presence_penalty"):
+        if value := getattr(sampling, name):
+            options[name] = value
+    if sampling.logprobs is not None:
+        options |= {"logprobs": True, "top_logprobs": sampling.logprobs}
     if sampling.stop:
         options["stop"] = list(sampling.stop)
     if sampling.ignore_end:
@@ -286,6 +297,11 @@ def _message(message: Message) -> dict[str, str]:
     return {"role": role, "content": message.content}
 
 
+def _logprob(token: dict[str, Any]) -> TokenLogprob:
+    top = tuple(_logprob(other) for other in token.get("top_logprobs") or ())
+    return TokenLogprob(str(token["token"]), float(token["logprob"]), top)
+
+
 class VllmStream:
     """An answer of vLLM, as text and as a completion."""
 
@@ -299,6 +315,7 @@ class VllmStream:
         self._lock = threading.Lock()  # one reads at a time
         self._waiting: deque[str] = deque()
         self._given: list[str] = []
+        self.logprobs: list[TokenLogprob] = []
         self._reason: FinishReason | None = None
         self._usage: tuple[int, int] | None = None
         self._done = False
@@ -338,6 +355,8 @@ class VllmStream:
         for choice in event.get("choices", ()):
             if reason := choice.get("finish_reason"):
                 self._reason = "length" if reason == "length" else "stop"
+            told = choice.get("logprobs") or {}
+            self.logprobs += [_logprob(token) for token in told.get("content") or ()]
             if piece := choice.get("delta", {}).get("content"):
                 self._waiting.append(piece)
 
@@ -360,6 +379,7 @@ class VllmStream:
             finish_reason=self._reason if self._reason and complete else "cancelled",
             prompt_tokens=prompt,
             completion_tokens=tokens if complete else len(self._given),
+            logprobs=tuple(self.logprobs),
         )
 
     def close(self) -> None:

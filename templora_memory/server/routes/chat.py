@@ -6,28 +6,38 @@ A memory is a model: ``<base>:<memory id>``. Or `model` is the base model and `m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from templora_memory.domain.ids import parse_id
-from templora_memory.domain.results import Reply
+from templora_memory.domain.results import Reply, TokenLogprob
 from templora_memory.domain.settings import ResolvedPolicy
 from templora_memory.server.answers import (
     STREAMED,
     ChoiceEvents,
     check_ignored,
     finish_reason,
-    stream_answer,
-    whole_answer,
+    stream_answers,
+    whole_answers,
+)
+from templora_memory.server.chat_tools import (
+    WITHOUT_TEMPLATE,
+    CallReader,
+    asked_tools,
+    forced_call_schema,
 )
 from templora_memory.server.errors import ApiError
+from templora_memory.server.reply_task import ReplyPiece, StreamOpener
 from templora_memory.server.schemas import (
     AssistantMessage,
     ChatCompletion,
     ChatRequest,
     Choice,
+    ChoiceLogprobs,
+    MessageToolCall,
     ModelCard,
     ModelList,
     memory_use_of,
@@ -37,6 +47,7 @@ from templora_memory.server.state import ServerState, StateDep, TenantDep
 from templora_memory.server.tenants import Tenant
 from templora_memory.service.memory import Memory, WithoutMemory
 from templora_memory.service.streams import ReplyStream
+from templora_memory.tool_calls import CLOSE_TAG, ToolPlan, template_description
 
 router = APIRouter(prefix="/v1", tags=["chat"])
 
@@ -82,53 +93,66 @@ async def chat(
     system message after one is an instruction for this answer. With `stream` the answer comes as
     server-sent events that end with `[DONE]`; an error after the first of them is an event
     `{"error": ...}`. What of the request was ignored is in `templora.notes`.
+
+    With `tools` the answer may be calls of these (`tool_calls`); the client makes them and sends
+    the results as messages of the role `tool`. Neither calls nor results are ever learned.
     """
     memory_id = named_memory(state, chat_request.model, chat_request.memory)
-    notes = check_ignored(chat_request, state, response)
-    events = _ChatEvents.of(chat_request, memory_id, notes)
+    plan = asked_tools(chat_request)
+    described = bool(plan.tools) and not state.tenants.template_has_tools
+    more = (WITHOUT_TEMPLATE,) if described else ()
+    notes = check_ignored(chat_request, state, response, more)
     count = chat_request.n or 1
+    events = _ChatEvents.of(
+        chat_request,
+        memory_id,
+        notes,
+        plan=plan,
+        with_logprobs=chat_request.logprob_count is not None,
+        streamed=tuple(_StreamedChoice(CallReader(plan)) for _ in range(count)),
+    )
+    openers = [
+        _stream_opener(chat_request, plan, memory_id, tenant, number) for number in range(count)
+    ]
     if chat_request.stream:
-        if count > 1:
-            raise ApiError(
-                400,
-                f"n is {count}: with stream there is one answer; leave one of the two out.",
-                code="invalid_value",
-                param="n",
-            )
-        opener = _stream_opener(chat_request, memory_id, tenant)
-        return await stream_answer(request, state, tenant, opener, events)
-    replies = []
-    for number in range(count):
-        opener = _stream_opener(chat_request, memory_id, tenant, number)
-        replies.append(await whole_answer(request, state, tenant, opener))
-    return events.completion(replies)
+        return await stream_answers(request, state, tenant, openers, events)
+    return events.completion(await whole_answers(request, state, tenant, openers))
 
 
 def _stream_opener(
-    chat_request: ChatRequest, memory_id: str | None, tenant: Tenant, number: int = 0
-) -> Callable[[], ReplyStream]:
+    chat_request: ChatRequest, plan: ToolPlan, memory_id: str | None, tenant: Tenant, number: int
+) -> StreamOpener:
     """Return the function that starts a reply, to be called on a reply thread.
 
     `number` counts the answers to one request: each has random numbers of its own.
     """
+    policy = tenant.service.policy
+    max_tokens = reply_limit(policy, chat_request.max_completion_tokens or chat_request.max_tokens)
     form = chat_request.response_format
+    schema = forced_call_schema(plan, max_tokens or policy.reply_tokens)
+    if form is not None and schema is None:
+        schema = form.schema_text
+    one_call = plan.tools and not plan.forced and chat_request.parallel_tool_calls is False
     sampling = chat_request.sampling(
-        schema=None if form is None else form.schema_text, number=number
+        schema=schema, number=number, stop=(CLOSE_TAG,) if one_call else ()
     )
-    max_tokens = reply_limit(
-        tenant.service.policy, chat_request.max_completion_tokens or chat_request.max_tokens
-    )
-    return partial(
-        answering(tenant, memory_id).stream,
-        [message.as_message() for message in chat_request.messages],
-        context=tuple(chat_request.context),
-        strength=chat_request.strength,
-        sampling=sampling,
-        max_tokens=max_tokens,
-        revision=chat_request.revision,
-        recall_tokens=chat_request.recall_tokens,
-        continue_final_message=chat_request.continues,
-    )
+
+    def open_stream(cancelled: Callable[[], bool]) -> ReplyStream:
+        # here, because the template's words take the tokenizer, which others may be using
+        tools = plan.describe(template_description(plan.tools, tenant.service.backend))
+        return answering(tenant, memory_id).stream(
+            [message.as_message() for message in chat_request.messages],
+            context=(tools, *chat_request.context),
+            strength=chat_request.strength,
+            sampling=sampling,
+            max_tokens=max_tokens,
+            revision=chat_request.revision,
+            recall_tokens=chat_request.recall_tokens,
+            continue_final_message=chat_request.continues,
+            cancelled=cancelled,
+        )
+
+    return open_stream
 
 
 def answering(tenant: Tenant, memory_id: str | None) -> Memory | WithoutMemory:
@@ -179,52 +203,108 @@ def _no_model(state: ServerState, model: str) -> ApiError:
     )
 
 
-class _ChatEvents(ChoiceEvents):
-    """The chunks of one answer, and the body of a whole one."""
+@dataclass(slots=True)
+class _StreamedChoice:
+    """How far an answer is that is streamed."""
 
-    __slots__ = ()
-    kind, prefix = "chat.completion.chunk", "chatcmpl"
+    reader: CallReader
+    calls: int = 0
+    logprobs: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ChatEvents(ChoiceEvents):
+    """The chunks of the answers to one request, and the body of whole ones."""
+
+    kind: ClassVar[str] = "chat.completion.chunk"
+    prefix: ClassVar[str] = "chatcmpl"
+
+    plan: ToolPlan
+    with_logprobs: bool
+    streamed: tuple[_StreamedChoice, ...]
 
     def completion(self, replies: Sequence[Reply]) -> ChatCompletion:
-        """Return the body of a whole answer."""
+        """Return the body of whole answers."""
         return ChatCompletion(
             id=self.id,
             created=self.created,
             model=self.model,
-            choices=[
-                Choice(
-                    index=index,
-                    message=AssistantMessage(content=reply.text),
-                    finish_reason=finish_reason(reply),
-                )
-                for index, reply in enumerate(replies)
-            ],
+            choices=[self._choice(index, reply) for index, reply in enumerate(replies)],
             usage=usage_of(*replies),
             system_fingerprint=_fingerprint(replies[-1]),
             templora=memory_use_of(self.memory, replies[-1], self.notes),
         )
 
-    def _delta(self, delta: dict[str, str], reason: str | None = None, **more: object) -> str:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+    def _choice(self, index: int, reply: Reply) -> Choice:
+        reader = CallReader(self.plan)
+        parts = [*reader.feed(reply.text), *reader.finish()]
+        text = "".join(part for part in parts if isinstance(part, str))
+        calls = [part for part in parts if not isinstance(part, str)]
+        return Choice(
+            index=index,
+            message=AssistantMessage(
+                content=None if calls and not text.strip() else text, tool_calls=calls or None
+            ),
+            finish_reason=_finish_reason(reply, len(calls)),
+            logprobs=ChoiceLogprobs.of(reply.logprobs) if self.with_logprobs else None,
+        )
+
+    def _delta(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        reason: str | None = None,
+        logprobs: Sequence[TokenLogprob] = (),
+        **more: object,
+    ) -> str:
+        told = ChoiceLogprobs.of(logprobs).model_dump() if logprobs else None
+        choice = {"index": index, "delta": delta, "logprobs": told, "finish_reason": reason}
         return self.choices(choice, **more)
 
     def begin(self) -> Iterator[str]:
-        """Yield the event of the role."""
-        yield self._delta({"role": "assistant", "content": ""})
+        """Yield the events of the role."""
+        for index in range(len(self.streamed)):
+            yield self._delta(index, {"role": "assistant", "content": ""})
 
-    def piece(self, text: str) -> Iterator[str]:
-        """Yield the event of a piece of text."""
-        yield self._delta({"content": text})
+    def piece(self, index: int, piece: ReplyPiece) -> Iterator[str]:
+        """Yield the events of a piece of text."""
+        choice = self.streamed[index]
+        choice.logprobs += len(piece.logprobs)
+        logprobs: Sequence[TokenLogprob] = piece.logprobs
+        for part in choice.reader.feed(piece.text):
+            yield self._part(index, part, logprobs)
+            logprobs = ()
+        if logprobs:  # the text is held back: it may become a call
+            yield self._part(index, "", logprobs)
 
-    def end(self, reply: Reply) -> Iterator[str]:
-        """Yield the last events."""
+    def _part(
+        self, index: int, part: str | MessageToolCall, logprobs: Sequence[TokenLogprob] = ()
+    ) -> str:
+        if isinstance(part, str):
+            return self._delta(index, {"content": part}, logprobs=logprobs)
+        choice = self.streamed[index]
+        call = {"index": choice.calls, **part.model_dump()}
+        choice.calls += 1
+        return self._delta(index, {"tool_calls": [call]}, logprobs=logprobs)
+
+    def end(self, index: int, reply: Reply) -> Iterator[str]:
+        """Yield the last events of an answer."""
+        choice = self.streamed[index]
+        for part in choice.reader.finish():
+            yield self._part(index, part)
         yield self._delta(
+            index,
             {},
-            finish_reason(reply),
+            _finish_reason(reply, choice.calls),
+            reply.logprobs[choice.logprobs :],
             system_fingerprint=_fingerprint(reply),
             templora=memory_use_of(self.memory, reply, self.notes).model_dump(),
         )
-        yield from self.last(reply)
+
+
+def _finish_reason(reply: Reply, calls: int) -> Literal["stop", "length", "tool_calls"]:
+    reason = finish_reason(reply)
+    return "tool_calls" if calls and reason == "stop" else reason
 
 
 def _fingerprint(reply: Reply) -> str | None:

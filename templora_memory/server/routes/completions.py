@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from fastapi import APIRouter, Request, Response
@@ -16,10 +15,11 @@ from templora_memory.server.answers import (
     ChoiceEvents,
     check_ignored,
     finish_reason,
-    stream_answer,
-    whole_answer,
+    stream_answers,
+    whole_answers,
 )
 from templora_memory.server.errors import ApiError
+from templora_memory.server.reply_task import ReplyPiece
 from templora_memory.server.routes.chat import answering, named_memory, reply_limit
 from templora_memory.server.schemas import (
     CompletionBody,
@@ -32,6 +32,7 @@ from templora_memory.server.schemas import (
 )
 from templora_memory.server.state import StateDep, TenantDep
 from templora_memory.service.answering import HEAD
+from templora_memory.service.streams import ReplyStream
 
 router = APIRouter(tags=["completions"])
 
@@ -55,18 +56,22 @@ async def complete(
     """
     memory_id = named_memory(state, body.model, body.memory)
     notes = check_ignored(body, state, response)
-    opener = partial(
-        answering(tenant, memory_id).stream,
-        [Message("user", body.text)],
-        strength=body.strength,
-        sampling=body.sampling(),
-        max_tokens=reply_limit(tenant.service.policy, body.max_tokens),
-        revision=None if memory_id is None else HEAD,
-    )
+
+    def opener(cancelled: Callable[[], bool]) -> ReplyStream:
+        return answering(tenant, memory_id).stream(
+            [Message("user", body.text)],
+            strength=body.strength,
+            sampling=body.sampling(),
+            max_tokens=reply_limit(tenant.service.policy, body.max_tokens),
+            revision=None if memory_id is None else HEAD,
+            cancelled=cancelled,
+        )
+
     events = _CompletionEvents.of(body, memory_id, notes)
     if body.stream:
-        return await stream_answer(request, state, tenant, opener, events)
-    return events.completion(await whole_answer(request, state, tenant, opener))
+        return await stream_answers(request, state, tenant, [opener], events)
+    (reply,) = await whole_answers(request, state, tenant, [opener])
+    return events.completion(reply)
 
 
 @router.post("/tokenize", summary="How many tokens has a text?")
@@ -137,12 +142,11 @@ class _CompletionEvents(ChoiceEvents):
         """Yield nothing: the text begins at once."""
         yield from ()
 
-    def piece(self, text: str) -> Iterator[str]:
+    def piece(self, _: int, piece: ReplyPiece) -> Iterator[str]:
         """Yield the event of a piece of text."""
-        yield self._text(text)
+        yield self._text(piece.text)
 
-    def end(self, reply: Reply) -> Iterator[str]:
+    def end(self, _: int, reply: Reply) -> Iterator[str]:
         """Yield the last events."""
         use = memory_use_of(self.memory, reply, self.notes).model_dump()
         yield self._text("", finish_reason(reply), templora=use)
-        yield from self.last(reply)

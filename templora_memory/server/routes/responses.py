@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import count
 from typing import Any
 
@@ -18,13 +17,15 @@ from templora_memory.server.answers import (
     STREAMED,
     check_ignored,
     event,
-    stream_answer,
-    whole_answer,
+    stream_answers,
+    whole_answers,
 )
 from templora_memory.server.errors import ApiError
+from templora_memory.server.reply_task import ReplyPiece
 from templora_memory.server.routes.chat import answering, named_memory, reply_limit
 from templora_memory.server.schemas import ResponsesRequest, memory_use_of
 from templora_memory.server.state import StateDep, TenantDep
+from templora_memory.service.streams import ReplyStream
 
 router = APIRouter(prefix="/v1", tags=["responses"])
 
@@ -56,14 +57,17 @@ async def respond(
         )
     memory_id = named_memory(state, body.model, body.memory)
     notes = check_ignored(body, state, response)
-    opener = partial(
-        answering(tenant, memory_id).stream,
-        [message.as_message() for message in body.sent],
-        strength=body.strength,
-        sampling=body.sampling(schema=body.schema_text),
-        max_tokens=reply_limit(tenant.service.policy, body.max_output_tokens),
-        recall_tokens=body.recall_tokens,
-    )
+
+    def opener(cancelled: Callable[[], bool]) -> ReplyStream:
+        return answering(tenant, memory_id).stream(
+            [message.as_message() for message in body.sent],
+            strength=body.strength,
+            sampling=body.sampling(schema=body.schema_text),
+            max_tokens=reply_limit(tenant.service.policy, body.max_output_tokens),
+            recall_tokens=body.recall_tokens,
+            cancelled=cancelled,
+        )
+
     events = _ResponseEvents(
         id=f"resp_{secrets.token_hex(12)}",
         item_id=f"msg_{secrets.token_hex(12)}",
@@ -73,8 +77,9 @@ async def respond(
         notes=notes,
     )
     if body.stream:
-        return await stream_answer(request, state, tenant, opener, events)
-    return events.response(await whole_answer(request, state, tenant, opener))
+        return await stream_answers(request, state, tenant, [opener], events)
+    (reply,) = await whole_answers(request, state, tenant, [opener])
+    return events.response(reply)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,17 +170,21 @@ class _ResponseEvents:
         yield self._event("response.output_item.added", output_index=0, item=item)
         yield self._text_event("response.content_part.added", part=self._part(""))
 
-    def piece(self, text: str) -> Iterator[str]:
+    def piece(self, _: int, piece: ReplyPiece) -> Iterator[str]:
         """Yield the event of a piece of text."""
-        yield self._text_event("response.output_text.delta", delta=text, logprobs=[])
+        yield self._text_event("response.output_text.delta", delta=piece.text, logprobs=[])
 
-    def end(self, reply: Reply) -> Iterator[str]:
+    def end(self, _: int, reply: Reply) -> Iterator[str]:
         """Yield the events after the text, the last with the whole response."""
         body = self.response(reply)
         yield self._text_event("response.output_text.done", text=reply.text, logprobs=[])
         yield self._text_event("response.content_part.done", part=self._part(reply.text))
         yield self._event("response.output_item.done", output_index=0, item=body["output"][0])
         yield self._event(f"response.{body['status']}", response=body)
+
+    def last(self, _: Sequence[Reply]) -> Iterator[str]:
+        """Yield nothing: there is one answer, which has ended."""
+        yield from ()
 
     def failure(self, error: ApiError) -> Iterator[str]:
         """Yield the events of an error."""

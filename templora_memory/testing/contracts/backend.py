@@ -221,6 +221,21 @@ class BackendContract(ABC):
         one, two = (self._complete(backend, self._ask(sampling=sampling)) for _ in range(2))
         assert one == two
 
+    def test_log_probabilities_are_reported_where_they_are_asked_for(
+        self, backend: Backend
+    ) -> None:
+        """Log-probabilities are reported where they are asked for, and change no token."""
+        plain = self._complete(backend, self._ask(max_tokens=6))
+        assert plain.logprobs == ()
+        sampling = Sampling(logprobs=2, ignore_end=True)
+        told = self._complete(backend, self._ask(max_tokens=6, sampling=sampling))
+        assert told.text == plain.text
+        assert len(told.logprobs) == told.completion_tokens
+        for token in told.logprobs:
+            best, second = token.top_logprobs
+            assert 0 >= best.logprob >= second.logprob
+            assert best.logprob >= token.logprob
+
     def test_a_stop_text_ends_the_reply_and_is_no_part_of_it(self, backend: Backend) -> None:
         """A stop text ends the reply and is no part of it."""
         text = self._complete(backend, self._ask(max_tokens=8)).text

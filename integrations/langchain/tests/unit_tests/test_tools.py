@@ -1,11 +1,12 @@
-"""Reading tool calls out of an answer, and describing tools to a model."""
+"""Reading tool calls out of an answer."""
 
 import json
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from templora_memory.tool_calls import ToolPlan
 
-from langchain_templora._tools import ToolPlan, ToolReader, bounded, plan
+from langchain_templora._tools import ToolReader
 
 SEARCH = {
     "type": "function",
@@ -76,60 +77,3 @@ def test_a_forced_answer_is_a_call_as_a_whole():
     text = '{"name": "add", "arguments": {}}'
     assert read(text, size=4, forced=("add",)) == ("", [("add", "{}")])
     assert read("Sorry.", forced=("add",)) == ("", [(None, '"Sorry."')])
-
-
-def test_choices():
-    tools = [SEARCH, ADD]
-    for free in (None, False, "auto"):
-        assert plan(tools, free) == ToolPlan((SEARCH, ADD))
-    for forced in (True, "any", "required"):
-        assert plan(tools, forced).forced == ("search", "add")
-    for named in ("add", {"type": "function", "function": {"name": "add"}}, {"name": "add"}):
-        assert plan(tools, named).forced == ("add",)
-    assert plan(tools, "none") == ToolPlan()
-    assert plan(None, None) == ToolPlan()
-    with pytest.raises(ValueError, match=r"'fly': use .*\['search', 'add'\]"):
-        plan(tools, "fly")
-    with pytest.raises(ValueError, match="none"):
-        plan([], "any")
-
-
-def test_tools_are_described_in_the_templates_words_or_in_plain_ones():
-    tools = ToolPlan((SEARCH, ADD))
-    assert '{"name": "search"' in tools.describe(None)
-    assert tools.describe("Tools: search, add") == "Tools: search, add"
-    forced = ToolPlan((SEARCH, ADD), ("add",)).describe("T")
-    assert forced.startswith("T\nNow call add")
-    assert ToolPlan().describe(None) == ""
-
-
-def test_a_forced_call_has_a_schema():
-    both = json.loads(ToolPlan((SEARCH, ADD), ("search", "add")).schema(50))
-    assert [part["properties"]["name"]["const"] for part in both["anyOf"]] == ["search", "add"]
-    one = json.loads(ToolPlan((SEARCH, ADD), ("search",)).schema(50))
-    query = one["properties"]["arguments"]["properties"]["query"]
-    assert query == {"type": "string", "maxLength": 50}
-    assert ToolPlan((SEARCH,)).schema(50) is None
-
-
-def test_schemas_are_closed_and_without_references():
-    schema = {
-        "title": "Person",
-        "type": "object",
-        "properties": {
-            "title": {"type": "string", "description": "of the book", "minLength": 90},
-            "enum": {"enum": ["a", "b"]},
-            "age": {"type": "integer", "minimum": 0},
-            "pet": {"$ref": "#/$defs/Pet"},
-        },
-        "required": ["title"],
-        "$defs": {"Pet": {"type": "object", "properties": {"name": {"type": "string"}}}},
-    }
-    found = bounded(schema, 20)
-    assert found["additionalProperties"] is False
-    assert found["properties"]["title"]["maxLength"] == 90
-    assert found["properties"]["age"] == {"type": "integer", "minimum": 0, "maximum": 2**53 - 1}
-    assert found["properties"]["enum"] == {"enum": ["a", "b"]}
-    assert found["properties"]["pet"]["properties"]["name"]["maxLength"] == 20
-    assert "$defs" not in found
-    assert schema["title"] == "Person"

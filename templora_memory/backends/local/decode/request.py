@@ -16,7 +16,7 @@ from templora_memory.backends.local.kv_cache import KeyValues
 from templora_memory.backends.local.lora.batched import LoraWeights
 from templora_memory.backends.local.scheduler import DEFAULT_PRIORITY, AbsorbPriority
 from templora_memory.backends.local.tokenizer import ChatTokenizer
-from templora_memory.domain.results import FinishReason
+from templora_memory.domain.results import FinishReason, TokenLogprob
 from templora_memory.domain.settings import Sampling
 from templora_memory.ports import Completion
 
@@ -126,6 +126,7 @@ class DecodeSlot:
             self._detokenizer = IncrementalDetokenizer(
                 tokenizer, request.stop, before=request.prompt, undecoded=request.undecoded
             )
+        self._tokenizer = tokenizer
         self._eos_token_ids = base.eos_token_ids
         self.token = 0  # chosen, not yet fed
         self.position = 0  # of the token to feed: how many tokens the cache holds
@@ -137,11 +138,16 @@ class DecodeSlot:
             The reason for which the answer ends, if it does.
         """
         request = self.request
+        told = request.sampling.logprobs
+        # before the sampler, which may write into the logits
+        log_p = None if told is None else logits.float().log_softmax(-1)  # [V]
         self.token = self._sampler.sample(logits, request.prompt, request.output_ids)
         request.output_ids.append(self.token)
         if self.token in self._eos_token_ids and not request.sampling.ignore_end:
             self._emit(self._detokenizer.finish())
             return "stop"
+        if told is not None and log_p is not None:
+            request.channel.queue.put(self._logprob(log_p, told))
         self._emit(self._detokenizer.push(self.token))
         if self._detokenizer.stopped:
             return "stop"
@@ -149,6 +155,26 @@ class DecodeSlot:
             self._emit(self._detokenizer.finish(hold=request.undecoded is not None))
             return "stop" if self._detokenizer.stopped else "length"
         return None
+
+    def _logprob(self, log_p: Tensor, count: int) -> TokenLogprob:
+        """Return the chosen token and the likeliest ones with their log-probabilities in [V]."""
+        values, ids = log_p.topk(min(count, len(log_p)))
+        top = zip(ids.tolist(), values.tolist(), strict=True)
+        return TokenLogprob(
+            self._text_of(self.token),
+            float(log_p[self.token]),
+            tuple(TokenLogprob(self._text_of(token), value) for token, value in top),
+        )
+
+    def _text_of(self, token: int) -> str:
+        """Return the text of a token in the place of the newest one."""
+        # after the one before it: alone, many tokenizers leave out its space
+        ids = [*self.request.prompt[-1:], *self.request.output_ids[:-1]][-1:]
+        before = self._tokenizer.decode(ids)
+        after = self._tokenizer.decode([*ids, token])
+        if after.startswith(before):
+            return after[len(before) :]
+        return self._tokenizer.decode([token])
 
     def _emit(self, piece: str) -> None:
         if piece:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from transformers.generation.logits_process import (
+    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -47,6 +48,11 @@ class TokenSampler:
                 self._warpers.append(TopKLogitsWarper(sampling.top_k))
             if sampling.top_p < 1:
                 self._warpers.append(TopPLogitsWarper(sampling.top_p))
+            if sampling.min_p:
+                self._warpers.append(MinPLogitsWarper(float(sampling.min_p)))
+        self._counts_output = bool(sampling.frequency_penalty or sampling.presence_penalty)
+        self._deductions: Tensor | None = None  # [V], from the logits of what the answer has
+        self._counted: set[int] = set()
         self._generator = torch.Generator()
         if sampling.seed is None:
             self._generator.seed()
@@ -72,10 +78,23 @@ class TokenSampler:
         ids = torch.tensor([[*prompt, *output_ids]] if self._penalty else [[]], dtype=torch.long)
         if self._penalty is not None:
             scores = self._penalty(ids, scores)
+        if self._deductions is not None:
+            scores -= self._deductions
         token = self._draw(ids, scores)
+        if self._counts_output:
+            self._count(token, scores.shape[1])
         if self._grammar is not None:
             self._grammar.accept(token)
         return token
+
+    def _count(self, token: int, size: int) -> None:
+        """Deduct the penalties of a token from the logits [V] to come; `size` is V."""
+        if self._deductions is None:
+            self._deductions = torch.zeros(size)
+        if token not in self._counted:
+            self._counted.add(token)
+            self._deductions[token] += self._sampling.presence_penalty
+        self._deductions[token] += self._sampling.frequency_penalty
 
     def _draw(self, ids: Tensor, scores: Tensor) -> int:
         if self._sampling.temperature == 0:

@@ -6,18 +6,25 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
+from typing import TypeAlias
 
+from templora_memory.domain.results import TokenLogprob
 from templora_memory.errors import Cancelled
 from templora_memory.ports import Completion
 
 _POLL_SECONDS = 0.1
 
 
+ChannelItem: TypeAlias = str | TokenLogprob | Completion | BaseException
+"""A piece of text, a token that it is made of, or the end."""
+
+
 class Channel:
     """A queue between the model thread, which writes, and one caller, who reads or goes away."""
 
     def __init__(self) -> None:
-        self.queue: queue.SimpleQueue[str | Completion | BaseException] = queue.SimpleQueue()
+        self.queue: queue.SimpleQueue[ChannelItem] = queue.SimpleQueue()
         self.closed = threading.Event()
 
 
@@ -28,6 +35,7 @@ class LocalStream:
         self._channel = channel
         self._lock = threading.Lock()
         self._end: Completion | BaseException | None = None
+        self.logprobs: list[TokenLogprob] = []
 
     def __iter__(self) -> Iterator[str]:
         while True:
@@ -52,11 +60,16 @@ class LocalStream:
         return self.completion
 
     def _next(self, timeout: float | None = None) -> str | None:
-        if self._end is None:
+        while self._end is None:
             item = self._channel.queue.get(timeout=timeout)
             if isinstance(item, str):
                 return item
-            self._end = item
+            if isinstance(item, TokenLogprob):
+                self.logprobs.append(item)
+            elif isinstance(item, Completion):
+                self._end = replace(item, logprobs=tuple(self.logprobs))
+            else:
+                self._end = item
         if isinstance(self._end, BaseException):
             raise self._end
         return None

@@ -38,7 +38,7 @@ from templora_memory import (
     Sampling,
 )
 from templora_memory.errors import PromptTooLong, UnknownMemory, UnknownRevision
-from templora_memory.tool_calls import describe_tools, template_description
+from templora_memory.tool_calls import describe_tools, knows_tools
 
 from llama_index.memory.templora._conversation import Conversation, current
 from llama_index.memory.templora._messages import prompt_messages
@@ -48,8 +48,6 @@ from llama_index.memory.templora._tools import AnswerReader, answer_message
 _TRIES = 4  # a revision may be retired between asking for its name and using it
 _SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "do_sample")
 _OPTIONS = (*_SAMPLING, "max_new_tokens", "max_tokens", "session_id", "strength", "revision")
-_PROBE = {"type": "function", "function": {"name": "look", "description": "Look.",
-          "parameters": {"type": "object", "properties": {}}}}  # fmt: skip
 
 
 class TempLoraLLM(CustomLLM, FunctionCallingLLM):
@@ -238,11 +236,7 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
             context_window=min(self.context_window or window, window),
             num_output=self.max_new_tokens or reply,
             is_chat_model=self.is_chat_model,
-            is_function_calling_model=(
-                template_description([_PROBE], self._pm.backend) is not None
-                if calls is None
-                else calls
-            ),
+            is_function_calling_model=(knows_tools(self._pm.backend) if calls is None else calls),
             model_name=self._pm.base.name,
         )
 
