@@ -25,6 +25,7 @@ from templora_memory.domain.results import (
     AbsorbProgress,
     ChunkStats,
     FinishReason,
+    JobPhase,
     LearnStats,
     RemovedFile,
     TokenLogprob,
@@ -43,6 +44,7 @@ __all__ = [
     "GenerateRequest",
     "Generator",
     "Item",
+    "JobPhase",
     "Journal",
     "LearnRequest",
     "LearnStats",
@@ -114,6 +116,10 @@ def _ignore(_: AbsorbProgress) -> None:
     """Take no notice of progress."""
 
 
+def _ignore_phase(_: JobPhase) -> None:
+    """Take no notice of a phase."""
+
+
 def _never() -> bool:
     """Return False."""
     return False
@@ -128,12 +134,15 @@ class LearningControl:
 
     Args:
         progress: called after each chunk.
+        phase: called when the learner begins another kind of work, and as far as that goes;
+            `progress` stands for "learning" once a chunk is learned.
         cancelled: asked at least once between optimizer steps; True ends the learning.
         urgent: True while somebody waits for an answer that needs this, which may begin at any
             time: such learning should go before other learning.
     """
 
     progress: Callable[[AbsorbProgress], None] = _ignore
+    phase: Callable[[JobPhase], None] = _ignore_phase
     cancelled: Callable[[], bool] = _never
     urgent: Callable[[], bool] = _never
 

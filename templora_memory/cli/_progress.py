@@ -44,6 +44,7 @@ def follow(call: Call, job: Job[R], title: str) -> R:
         with bar(call) as shown:
             task = shown.add_task(title, total=None, note="")
             while not job.done:
+                shown.update(task, description=f"{title}: {job.phase.name}")
                 if (now := job.progress) is not None:
                     note = f"perplexity {now.perplexity:.2f}"
                     shown.update(task, completed=now.chunk, total=now.chunks, note=note)

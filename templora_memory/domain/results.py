@@ -161,6 +161,30 @@ class AbsorbProgress:
     perplexity: float
 
 
+PhaseName: TypeAlias = Literal[
+    "queued", "tokenising", "writing", "learning", "committing", "ended"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPhase:
+    """What an absorb is doing. A long text goes through all but the first again and again.
+
+    Args:
+        name: "queued" behind others; "tokenising" what it learns; "writing" questions or the like
+            about it, where the recipe does so; "learning"; "committing" a revision; "ended".
+        step: how much of the phase is done, where that is known: texts written, chunks learned.
+        steps: how much there is, at most; 0: not known (yet).
+    """
+
+    name: PhaseName
+    step: int = 0
+    steps: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.step} of at most {self.steps}" if self.steps else self.name
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
     """Natural-log probability of an answer with and without the memory.

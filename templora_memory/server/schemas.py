@@ -20,6 +20,7 @@ from templora_memory.domain.messages import Document, Message
 from templora_memory.domain.results import (
     AbsorbReport,
     ForgetReceipt,
+    PhaseName,
     Probe,
     RemovalReceipt,
     Reply,
@@ -1025,6 +1026,14 @@ class ProgressBody(BaseModel):
     perplexity: float
 
 
+class PhaseBody(BaseModel):
+    """What a job is doing; `steps` 0: how much there is to do is not known."""
+
+    name: PhaseName
+    step: int
+    steps: int
+
+
 class AbsorbBody(BaseModel):
     """The receipt of an absorb."""
 
@@ -1089,6 +1098,7 @@ class JobBody(BaseModel):
     state: JobState
     created: float
     resumed: bool
+    phase: PhaseBody
     progress: ProgressBody | None
     report: AbsorbBody | None = Field(description="Of what was learned.")
     receipt: RemovalBody | None = Field(description="Of texts that were removed or corrected.")
@@ -1111,6 +1121,7 @@ class JobBody(BaseModel):
             state=state,
             created=entry.record.created,
             resumed=entry.resumed,
+            phase=PhaseBody(**asdict(job.phase)),
             progress=None if progress is None else ProgressBody(**asdict(progress)),
             report=None if report is None else AbsorbBody.of(report),
             receipt=None if removed is None else RemovalBody.of(removed),

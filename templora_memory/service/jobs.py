@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic
 
-from templora_memory.domain.results import AbsorbProgress, AbsorbReport
+from templora_memory.domain.results import AbsorbProgress, AbsorbReport, JobPhase
 from templora_memory.errors import Cancelled, Closed, LearningFailed
 
 if TYPE_CHECKING:  # a default is known to type checkers before Python knows it
@@ -48,6 +48,7 @@ class Job(Generic[R]):
         self._begun = threading.Event()
         self._done = threading.Event()
         self._cancel = threading.Event()
+        self._phase = JobPhase(name="queued")
         self._progress: AbsorbProgress | None = None
         self._report: R | None = None
         self._error: BaseException | None = None
@@ -65,6 +66,11 @@ class Job(Generic[R]):
     def done(self) -> bool:
         """True once it ended, well or badly."""
         return self._done.is_set()
+
+    @property
+    def phase(self) -> JobPhase:
+        """What it is doing."""
+        return JobPhase(name="ended") if self.done else self._phase
 
     @property
     def progress(self) -> AbsorbProgress | None:
@@ -117,6 +123,11 @@ class Job(Generic[R]):
     def report(self, progress: AbsorbProgress) -> None:
         """Set the newest progress; called by the work after each chunk."""
         self._progress = progress
+        self._phase = JobPhase(name="learning", step=progress.chunk, steps=progress.chunks)
+
+    def enter(self, phase: JobPhase) -> None:
+        """Set what it is doing; called by the work."""
+        self._phase = phase
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Set what is called on `cancel`; used by the queue."""
@@ -130,6 +141,7 @@ class Job(Generic[R]):
     def _start(self) -> R:
         if self.cancelled():
             raise Cancelled(f"The absorb into {self.memory_id!r} was cancelled before it began.")
+        self.enter(JobPhase(name="tokenising"))
         self._begun.set()
         return self._work(self)
 

@@ -29,7 +29,13 @@ from templora_memory.domain.messages import (
     Message,
     characters,
 )
-from templora_memory.domain.results import AbsorbProgress, AbsorbReport, ChunkStats, LearnStats
+from templora_memory.domain.results import (
+    AbsorbProgress,
+    AbsorbReport,
+    ChunkStats,
+    JobPhase,
+    LearnStats,
+)
 from templora_memory.domain.settings import ResolvedPolicy
 from templora_memory.domain.turns import turn_starts
 from templora_memory.errors import (
@@ -350,11 +356,15 @@ class Absorber:
             min_steps=learning.document_steps if unit.stands_alone else 0,
             replay=self._replayed(unit, journal, seed),
         )
+        job.enter(JobPhase(name="tokenising"))
         stats = self._backend.learn(
             request,
             into=folder,
             control=LearningControl(
-                progress=builder.progress(unit), cancelled=job.cancelled, urgent=job.urgent
+                progress=builder.progress(unit),
+                phase=job.enter,
+                cancelled=job.cancelled,
+                urgent=job.urgent,
             ),
         )
         max_kl, before = self._policy.health_kl, _reported_kl(start)
@@ -368,6 +378,7 @@ class Absorber:
         self._check(folder)
         report = {**asdict(stats), "policy": self._policy.as_dict()}
         (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
+        job.enter(JobPhase(name="committing"))
         return stats
 
     def _check(self, folder: Path) -> None:

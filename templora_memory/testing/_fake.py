@@ -23,6 +23,7 @@ from templora_memory.domain.results import (
     AbsorbProgress,
     ChunkStats,
     FinishReason,
+    JobPhase,
     LearnStats,
     TokenLogprob,
 )
@@ -143,6 +144,7 @@ class FakeBackend:
         words = [word for text in texts for word in _words(text)]
         if not words:
             raise LearningFailed("There is nothing to train on: only system or tool messages.")
+        control.phase(JobPhase(name="learning"))
         known = self._learned(request.start)
         chunks, done = [], 0
         count = math.ceil(len(words) / request.chunk)

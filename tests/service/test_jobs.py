@@ -6,6 +6,7 @@ import time
 import pytest
 
 from templora_memory import Message
+from templora_memory.domain.results import JobPhase
 from templora_memory.errors import Cancelled, LearningFailed
 from templora_memory.service.jobs import MAX_THREADS, Job, JobQueue
 
@@ -139,12 +140,74 @@ def test_a_job_tells_its_progress_and_ends(make_box, gate):
     job = box.service["ada"].absorb("word " * 40, wait=False)
     assert gate.reached.wait(30)
     assert (job.done, job.progress, box.service["ada"].status().jobs) == (False, None, 1)
+    assert job.phase == JobPhase(name="learning")
+    later = box.service["ada"].absorb("Eve sails.", wait=False)
+    assert (str(later.phase), str(job.phase)) == ("queued", "learning")
     with pytest.raises(TimeoutError, match="not done after 0"):
         job.wait(0)
     gate.open.set()
     assert job.wait(30).chunks == job.progress.chunk == job.progress.chunks == 3
-    assert job.done
+    assert (job.done, str(job.phase)) == (True, "ended")
+    later.wait(30)
     assert box.service["ada"].status().jobs == 0
+
+
+def test_a_job_goes_through_its_phases(make_box):
+    phases = []
+    box = make_box(on_learn=lambda: phases.append(str(job().phase)))
+
+    def job():
+        (running,) = box.service["ada"]._jobs.jobs("ada")
+        return running
+
+    box.open()
+    commit = box.store.commit
+    box.store.commit = lambda *a, **k: (phases.append(str(job().phase)), commit(*a, **k))[1]
+    box.service["ada"].absorb("word " * 40)
+    assert phases == ["learning", "learning 1 of at most 3", "learning 2 of at most 3",
+                      "committing"]  # fmt: skip
+
+
+def test_a_reply_that_nobody_wants_waits_for_nothing_and_what_it_needed_is_learned(make_box, gate):
+    box = make_box(context=256, on_learn=gate)
+    box.open(window=64, reply_tokens=16, chunk=16)
+    talk = [
+        Message("assistant" if n % 2 else "user", f"Message {n} has some words.") for n in range(21)
+    ]
+    gone = threading.Event()
+    ends = []
+
+    def reply():
+        with pytest.raises(Cancelled, match="before its answer began"):
+            box.service["ada"].reply(talk, cancelled=gone.is_set)
+        ends.append("cancelled")
+
+    waiting = threading.Thread(target=reply)
+    waiting.start()
+    assert gate.reached.wait(30)
+    gone.set()
+    waiting.join(30)
+    assert ends == ["cancelled"]
+    gate.open.set()
+    box.service.wait()
+    assert box.service["ada"].status().absorbed_messages
+    assert not box.backend.requests
+    assert box.service["ada"].reply(talk, cancelled=lambda: False).text
+
+
+def test_counting_a_history_ends_when_nobody_wants_the_answer(make_box):
+    box = make_box(context=256)
+    box.open(window=64, reply_tokens=16, chunk=16)
+    counted = []
+    count = box.backend.count
+    box.backend.count = lambda messages: (counted.append(1), count(messages))[1]
+    talk = [
+        Message("assistant" if n % 2 else "user", f"Message {n} has some words.") for n in range(801)
+    ]
+    with pytest.raises(Cancelled):
+        box.service["ada"].reply(talk, cancelled=lambda: len(counted) > 20)
+    assert len(counted) < 30
+    assert box.service["ada"].status().message_count == 801
 
 
 def test_a_cancelled_job_leaves_the_old_revision_and_the_text(make_box, gate):

@@ -84,6 +84,7 @@ from templora_memory.errors import (
 from templora_memory.ports import (
     Adapter,
     GenerateRequest,
+    JobPhase,
     LearningControl,
     LearnRequest,
     ScoreRequest,
@@ -349,7 +350,8 @@ class LocalBackend:
                 "it smaller."
             )
         priority = AbsorbPriority(next(self._absorb_numbers), control.urgent)
-        examples = self._examples(request, priority, control.cancelled)
+        examples = self._examples(request, priority, control)
+        control.phase(JobPhase(name="learning"))
         run = TrainingRun(
             self._start(request),
             examples,
@@ -371,7 +373,7 @@ class LocalBackend:
         return learned.stats
 
     def _examples(
-        self, request: LearnRequest, priority: AbsorbPriority, cancelled: Callable[[], bool]
+        self, request: LearnRequest, priority: AbsorbPriority, control: LearningControl
     ) -> Sequence[Example]:
         """Return what the recipe makes of a request."""
         loaded = self.loaded
@@ -379,9 +381,9 @@ class LocalBackend:
             tokenizer=loaded.tokenizer,
             bos_token_id=loaded.base.bos_token_id,
             max_length=loaded.base.max_length,
-            generate=partial(self._generate_texts, priority=priority, cancelled=cancelled),
-            complete=partial(self._complete_texts, priority=priority, cancelled=cancelled),
-            topics=partial(self._topic_words, priority=priority, cancelled=cancelled),
+            generate=partial(self._generate_texts, priority=priority, control=control),
+            complete=partial(self._complete_texts, priority=priority, control=control),
+            topics=partial(self._topic_words, priority=priority, cancelled=control.cancelled),
         )
         return with_replay(self._recipes[request.recipe](request, tools), request, tools)
 
@@ -413,9 +415,10 @@ class LocalBackend:
         *,
         max_tokens: int,
         priority: AbsorbPriority,
-        cancelled: Callable[[], bool],
+        control: LearningControl,
     ) -> list[str]:
         """Return greedy answers of the base model. The first one's cache serves the others."""
+        control.phase(JobPhase(name="writing", steps=len(prompts)))
         shared: PrefixCache | None = None
         streams: list[LocalStream] = []
         try:
@@ -427,9 +430,13 @@ class LocalBackend:
                 streams.append(LocalStream(request.channel))
                 self.loaded.thread.draft(request)
                 if shared is None:
-                    streams[0].finish(cancelled)
+                    streams[0].finish(control.cancelled)
                     shared = request.prefix_cache
-            return [stream.finish(cancelled).text for stream in streams]
+            texts: list[str] = []
+            for stream in streams:
+                control.phase(JobPhase(name="writing", step=len(texts), steps=len(streams)))
+                texts.append(stream.finish(control.cancelled).text)
+            return texts
         finally:
             for stream in streams:
                 stream.close()
@@ -443,7 +450,7 @@ class LocalBackend:
         max_tokens: int,
         stop: str,
         priority: AbsorbPriority,
-        cancelled: Callable[[], bool],
+        control: LearningControl,
     ) -> list[Continuation]:
         """Return what the base model goes on with; see `ContinueTexts`."""
         base, tokenizer = self.loaded.base, self.loaded.tokenizer
@@ -457,12 +464,13 @@ class LocalBackend:
             prefix = prefill(base, shared)
             written: list[Continuation] = []
             for start in range(0, len(rows), ROWS):
+                control.phase(JobPhase(name="writing", step=start, steps=len(rows)))
                 part = rows[start : start + ROWS]
                 batch = GreedyBatch(base, prefix, [text for text, _ in part])
                 pieces = [""] * len(part)
                 for _ in range(max_tokens):
                     yield
-                    _check(cancelled)
+                    _check(control.cancelled)
                     batch.step()
                     pieces = [tokenizer.decode(ids) for ids in batch.output_ids]
                     batch.finish([stop in piece for piece in pieces])
