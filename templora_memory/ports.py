@@ -139,12 +139,15 @@ class LearningControl:
         cancelled: asked at least once between optimizer steps; True ends the learning.
         urgent: True while somebody waits for an answer that needs this, which may begin at any
             time: such learning should go before other learning.
+        owner: whose learning it is. Owners take turns, so that one with much to learn does not
+            hold up another.
     """
 
     progress: Callable[[AbsorbProgress], None] = _ignore
     phase: Callable[[JobPhase], None] = _ignore_phase
     cancelled: Callable[[], bool] = _never
     urgent: Callable[[], bool] = _never
+    owner: str = ""
 
 
 class Learner(Protocol):

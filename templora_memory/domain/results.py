@@ -161,9 +161,7 @@ class AbsorbProgress:
     perplexity: float
 
 
-PhaseName: TypeAlias = Literal[
-    "queued", "tokenising", "writing", "learning", "committing", "ended"
-]
+PhaseName: TypeAlias = Literal["queued", "tokenising", "writing", "learning", "committing", "ended"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

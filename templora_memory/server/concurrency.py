@@ -1,20 +1,34 @@
-"""Limits on how many requests run at once and how many may wait; the rest get 429."""
+"""Limits on how many requests run and wait at once, shared by key; the rest get 429."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from templora_memory.server.errors import ApiError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiter:
+    """A request that waits: its place in the order of arrival, and the slot that it will get."""
+
+    number: int
+    turn: asyncio.Future[None]
 
 
 class RequestLimiter:
     """A limited number of slots, and a queue of limited length before them.
 
-    Belongs to the event loop's thread. A request is refused with 429 if the queue is full, if it
-    waits longer than `queue_seconds`, or if its key has `max_per_key` requests in flight already.
+    Belongs to the event loop's thread. Keys share: a free slot goes to the key that holds fewest,
+    and within a key to the request that came first. Where the queue is full, the newest request of
+    the key with the most of them makes room for a key that has fewer.
+
+    A request is refused with 429 if the queue is full, if it waits longer than `queue_seconds`, or
+    if its key has `max_per_key` requests in flight already.
 
     Args:
         max_running: slots, which are the requests that run at once.
@@ -30,13 +44,14 @@ class RequestLimiter:
         self._max_waiting = max_waiting
         self._max_per_key = max_per_key
         self._queue_seconds = queue_seconds
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._arrivals = itertools.count()
+        self._queues: dict[str, deque[_Waiter]] = {}  # of keys that wait; none is empty
         self._in_flight: Counter[str] = Counter()
 
     @property
     def waiting(self) -> int:
         """Number of requests that wait for a slot."""
-        return len(self._queue)
+        return sum(map(len, self._queues.values()))
 
     @property
     def in_flight(self) -> int:
@@ -44,7 +59,7 @@ class RequestLimiter:
         return self._in_flight.total()
 
     async def acquire(self, key: str) -> Slot:
-        """Take a slot, and wait for one if none is free. Requests get slots in their order.
+        """Take a slot, and wait for one if none is free.
 
         Raises:
             ApiError: 429.
@@ -55,10 +70,10 @@ class RequestLimiter:
             )
         self._in_flight[key] += 1
         try:
-            if self._free_slots and not self._queue:
+            if self._free_slots and not self._queues:
                 self._free_slots -= 1
             else:
-                await self._wait_for_slot()
+                await self._wait_for_slot(key)
         except BaseException:
             self._uncount(key)
             raise
@@ -82,31 +97,60 @@ class RequestLimiter:
         finally:
             slot.release()
 
-    async def _wait_for_slot(self) -> None:
-        if len(self._queue) >= self._max_waiting:
-            raise _busy(f"The server is busy, and {len(self._queue)} requests wait already")
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
+    async def _wait_for_slot(self, key: str) -> None:
+        if self.waiting >= self._max_waiting:
+            self._make_room(key)
+        waiter = _Waiter(next(self._arrivals), asyncio.get_running_loop().create_future())
+        self._queues.setdefault(key, deque()).append(waiter)
         try:
             # shielded: a cancelled wait must not cancel the future that a release may have set
-            await asyncio.wait_for(asyncio.shield(turn), self._queue_seconds)
+            await asyncio.wait_for(asyncio.shield(waiter.turn), self._queue_seconds)
         except BaseException as error:
-            if turn.done():  # the slot arrived just as the wait ended: the next one gets it
+            if not waiter.turn.done():
+                self._leave_queue(key, waiter)
+            elif waiter.turn.exception() is None:  # the slot came just as the wait ended
                 self._hand_on()
-            else:
-                self._queue.remove(turn)
             if isinstance(error, TimeoutError):
                 raise _busy(f"No place became free within {self._queue_seconds:g} seconds") from (
                     error
                 )
             raise
 
+    def _make_room(self, key: str) -> None:
+        """Refuse the newest request of the key that has most in the queue, if `key` has fewer.
+
+        Raises:
+            ApiError: 429, it has not.
+        """
+        most = max(self._queues, key=lambda other: len(self._queues[other]), default=key)
+        full = _busy(f"The server is busy, and {self.waiting} requests wait already")
+        if len(self._queues.get(most, ())) <= len(self._queues.get(key, ())) + 1:
+            raise full
+        waiter = self._queues[most][-1]
+        self._leave_queue(most, waiter)
+        waiter.turn.set_exception(full)
+
+    def _leave_queue(self, key: str, waiter: _Waiter) -> None:
+        queue = self._queues[key]
+        queue.remove(waiter)
+        if not queue:
+            del self._queues[key]
+
     def _hand_on(self) -> None:
-        """Give a free slot to the first request of the queue, or keep it for the next one."""
-        if self._queue:
-            self._queue.popleft().set_result(None)
-        else:
+        """Give a free slot to the next request of the queue, or keep it."""
+        if not self._queues:
             self._free_slots += 1
+            return
+        key = min(
+            self._queues,
+            key=lambda other: (
+                self._in_flight[other] - len(self._queues[other]),  # slots that it holds
+                self._queues[other][0].number,
+            ),
+        )
+        waiter = self._queues[key][0]
+        self._leave_queue(key, waiter)
+        waiter.turn.set_result(None)
 
     def _uncount(self, key: str) -> None:
         self._in_flight[key] -= 1

@@ -77,7 +77,7 @@ class NamespacedBackend:
         return self._backend.learn(
             replace(request, start=self._with_prefix(request.start)),
             into=into,
-            control=control,
+            control=replace(control, owner=self._prefix),
         )
 
     def stream(self, request: GenerateRequest) -> TokenStream:

@@ -13,6 +13,7 @@ from templora_memory.backends.local.decode.greedy import (
 )
 from templora_memory.backends.local.scheduler import DEFAULT_PRIORITY
 from templora_memory.errors import Cancelled
+from templora_memory.ports import LearningControl
 
 FAMILIES = ["llama", "qwen3", "mistral", "gemma3", "gemma2", "phi3", "gpt2", "gpt_neox"]
 WINDOWED = {"mistral", "gemma3", "gemma2"}
@@ -75,7 +76,7 @@ def test_a_row_that_is_finished_keeps_what_it_has(make_backend):
 def complete(backend, texts, *, stop="\n", cancelled=lambda: False, max_tokens=TOKENS):
     found = backend._complete_texts(
         SHARED, texts, against=["x"] * len(texts), max_tokens=max_tokens, stop=stop,
-        priority=DEFAULT_PRIORITY, cancelled=cancelled,
+        priority=DEFAULT_PRIORITY, control=LearningControl(cancelled=cancelled),
     )  # fmt: skip
     return [text for text, _ in found]
 

@@ -2,11 +2,17 @@
 
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
 from templora_memory.backends.local import LocalBackend
-from templora_memory.backends.local.scheduler import AbsorbPriority, ModelThread, never
+from templora_memory.backends.local.scheduler import (
+    AbsorbOrder,
+    AbsorbPriority,
+    ModelThread,
+    never,
+)
 from templora_memory.errors import InvalidSetting
 
 ROUND, STEP, DRAFT, SLICE = 4.0, 6.0, 2.0, 1.0
@@ -216,3 +222,33 @@ def test_time_is_not_saved_up():
 def test_a_share_is_a_part(share):
     with pytest.raises(InvalidSetting, match="learning_share is"):
         LocalBackend(learning_share=share)
+
+
+def test_owners_take_turns_and_an_owners_own_absorbs_keep_their_order():
+    order = AbsorbOrder()
+    with ExitStack() as others:
+        first = order.turn("a")
+        assert first.__enter__() == 1
+        assert [others.enter_context(order.turn("a")) for _ in range(3)] == [2, 3, 4]
+        assert others.enter_context(order.turn("b")) == 1  # beside the first, not behind the last
+        assert others.enter_context(order.turn("b")) == 2
+        first.__exit__(None, None, None)
+        assert others.enter_context(order.turn("a")) == 5
+        assert others.enter_context(order.turn("c")) == 1
+    numbers = []
+    for owner in ("a", "b", "a"):  # nobody is ahead any more
+        with order.turn(owner) as number:
+            numbers.append(number)
+    assert numbers == [6, 7, 8]
+
+
+def test_an_owner_that_comes_later_has_no_credit_from_before():
+    order = AbsorbOrder()
+    turns = [order.turn("a") for _ in range(5)]
+    assert [turn.__enter__() for turn in turns] == [1, 2, 3, 4, 5]
+    for turn in turns[:3]:
+        turn.__exit__(None, None, None)
+    with order.turn("b") as number:
+        assert number == 4
+    for turn in turns[3:]:
+        turn.__exit__(None, None, None)

@@ -45,6 +45,48 @@ def test_one_key_cannot_take_all_slots():
     asyncio.run(scenario())
 
 
+def test_a_free_slot_goes_to_the_key_that_holds_fewest():
+    async def scenario():
+        limiter = make_limiter(max_running=2, max_waiting=9)
+        held = [await limiter.acquire("a"), await limiter.acquire("a")]
+        got = []
+
+        async def take(name):
+            async with limiter.slot(name[0]):
+                got.append(name)
+
+        waiting = [asyncio.create_task(take(name)) for name in ("a1", "a2", "b1", "c1", "b2")]
+        await asyncio.sleep(0)
+        held[0].release()
+        await asyncio.gather(*waiting)
+        held[1].release()
+        assert got == ["b1", "c1", "b2", "a1", "a2"]
+        assert (limiter.in_flight, limiter.waiting) == (0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_one_key_cannot_fill_the_queue():
+    async def scenario():
+        limiter = make_limiter(max_waiting=3)
+        held = await limiter.acquire("a")
+        greedy = [asyncio.create_task(limiter.acquire("a")) for _ in range(3)]
+        await asyncio.sleep(0)
+        other = asyncio.create_task(limiter.acquire("b"))
+        await asyncio.sleep(0.01)
+        with pytest.raises(ApiError, match="3 requests wait already"):
+            await greedy[2]
+        with pytest.raises(ApiError, match="3 requests wait already"):
+            await limiter.acquire("a")
+        assert (limiter.in_flight, limiter.waiting) == (4, 3)
+        held.release()
+        for task in (*greedy[:2], other):
+            (await task).release()
+        assert (limiter.in_flight, limiter.waiting) == (0, 0)
+
+    asyncio.run(scenario())
+
+
 def test_who_waits_too_long_or_goes_away_leaves_the_queue():
     async def scenario():
         limiter = make_limiter(queue_seconds=0.01)

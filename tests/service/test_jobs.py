@@ -202,7 +202,8 @@ def test_counting_a_history_ends_when_nobody_wants_the_answer(make_box):
     count = box.backend.count
     box.backend.count = lambda messages: (counted.append(1), count(messages))[1]
     talk = [
-        Message("assistant" if n % 2 else "user", f"Message {n} has some words.") for n in range(801)
+        Message("assistant" if n % 2 else "user", f"Message {n} has some words.")
+        for n in range(801)
     ]
     with pytest.raises(Cancelled):
         box.service["ada"].reply(talk, cancelled=lambda: len(counted) > 20)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -55,6 +54,7 @@ from templora_memory.backends.local.recipes import (
 from templora_memory.backends.local.recipes.topic_words import topic_words
 from templora_memory.backends.local.scheduler import (
     SHARE,
+    AbsorbOrder,
     AbsorbPriority,
     CooperativeTask,
     ModelThread,
@@ -184,7 +184,7 @@ class LocalBackend:
                 f"learning_share is {learning_share!r}: it must be below 1 (answers need time)."
             )
         self._share = learning_share
-        self._absorb_numbers = itertools.count(1)
+        self._absorb_order = AbsorbOrder()
         self._loaded: LoadedModel | None = None
         self._adapters: LruCache[str, LoraWeights] = LruCache(
             adapter_bytes, size_of=lambda weights: weights.bytes
@@ -339,7 +339,7 @@ class LocalBackend:
             LearningFailed: nothing to train on, a loss that is no number, or too little memory.
             Cancelled: it was.
         """
-        base, settings = self.loaded.base, request.settings
+        base = self.loaded.base
         if request.recipe not in self._recipes:
             raise InvalidSetting(
                 f"recipe is {request.recipe!r}: use one of {sorted(self._recipes)}."
@@ -349,7 +349,17 @@ class LocalBackend:
                 f"chunk is {request.chunk} tokens, more than the model's {base.max_length}: make "
                 "it smaller."
             )
-        priority = AbsorbPriority(next(self._absorb_numbers), control.urgent)
+        with self._absorb_order.turn(control.owner) as number:
+            return self._learn(request, into, control, AbsorbPriority(number, control.urgent))
+
+    def _learn(
+        self,
+        request: LearnRequest,
+        into: Path,
+        control: LearningControl,
+        priority: AbsorbPriority,
+    ) -> LearnStats:
+        base, settings = self.loaded.base, request.settings
         examples = self._examples(request, priority, control)
         control.phase(JobPhase(name="learning"))
         run = TrainingRun(

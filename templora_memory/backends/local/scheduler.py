@@ -10,9 +10,9 @@ There are two sides. Answers, and tasks that a caller waits for, are answering; 
 drafts and what recipes measure are learning. While there is work on both sides, learning gets its
 share of the time, neither more nor less, and one absorb goes first, so that absorbs end one after
 the other instead of all of them late: an urgent one, which an answer waits for that has not come
-here yet, or the oldest. Between two tokens learning takes no longer than what the round before them
-earned it, and one unit. Where nobody waits, the kinds of learning take turns, so that training runs
-come together that can share a batch.
+here yet, or the oldest; of several owners in turns (`AbsorbOrder`). Between two tokens learning
+takes no longer than what the round before them earned it, and one unit. Where nobody waits, the
+kinds of learning take turns, so that training runs come together that can share a batch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -46,7 +46,8 @@ CooperativeTask: TypeAlias = Generator[None, None, T]
 class AbsorbPriority:
     """The order of absorbs: what somebody waits for first, then the oldest.
 
-    `number` counts absorbs; `urgent` may begin to be true at any time.
+    `number` is from an `AbsorbOrder`, of equals the oldest goes first; `urgent` may begin to be
+    true at any time.
     """
 
     number: int
@@ -56,6 +57,38 @@ class AbsorbPriority:
     def rank(self) -> tuple[bool, int]:
         """A sort key; the lowest goes first."""
         return not self.urgent(), self.number
+
+
+class AbsorbOrder:
+    """Numbers absorbs so that their owners take turns, and those of one owner keep their order.
+
+    The number of an absorb is that of its owner's last one and one more, but never lower than that
+    of the absorb whose turn it is (start-time fair queueing, Goyal, Vin, Cheng 1996). So whoever
+    comes with one text stands beside the first of another's many, and not behind the last.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._floor = 1
+        self._active: list[int] = []
+        self._last: dict[str, int] = {}
+
+    @contextlib.contextmanager
+    def turn(self, owner: str) -> Iterator[int]:
+        """Yield the number of an absorb that begins; it ends with the block."""
+        with self._lock:
+            now = min(self._active, default=self._floor)
+            number = max(now, self._last.get(owner, 0) + 1)
+            self._active.append(number)
+            self._last[owner] = number
+        try:
+            yield number
+        finally:
+            with self._lock:
+                self._active.remove(number)
+                if not self._active:  # nobody is ahead of anybody any more
+                    self._floor = max(self._last.values()) + 1
+                    self._last.clear()
 
 
 def never() -> bool:
