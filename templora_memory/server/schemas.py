@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -562,11 +563,17 @@ class CompletionRequest(SamplingFields):
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
     memory: MemoryName | None = None
     max_tokens: MaxTokens = None
-    n: Annotated[int | None, Field(ge=0, le=1)] = None
+    n: Annotated[int | None, Field(ge=0, le=8)] = None
+    logprobs: bool | Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: Literal[False] = False
     suffix: Annotated[str, Field(max_length=0)] = ""
     stream_options: StreamOptions | None = None
     strength: Strength = 1.0
+
+    @property
+    def logprob_count(self) -> int | None:
+        """How many tokens to report at each place beside the chosen one; None: nothing."""
+        return None if self.logprobs is None or self.logprobs is False else int(self.logprobs)
 
     @property
     def text(self) -> str:
@@ -574,13 +581,36 @@ class CompletionRequest(SamplingFields):
         return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
 
 
-class CompletionChoice(BaseModel):
-    """The only choice of a completion."""
+class CompletionLogprobs(BaseModel):
+    """The tokens of a completion, in OpenAI's older form: four lists of one length."""
 
-    index: Literal[0] = 0
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+    @classmethod
+    def of(cls, tokens: Sequence[TokenLogprob], offset: int = 0) -> CompletionLogprobs:
+        """Make it from the service's values; the first token begins at `offset`."""
+        lengths = (len(token.token) for token in tokens)
+        return cls(
+            tokens=[token.token for token in tokens],
+            token_logprobs=[max(token.logprob, _LEAST_LOGPROB) for token in tokens],
+            top_logprobs=[
+                {top.token: max(top.logprob, _LEAST_LOGPROB) for top in token.top_logprobs}
+                for token in tokens
+            ],
+            text_offset=[*accumulate(lengths, initial=offset)][:-1],
+        )
+
+
+class CompletionChoice(BaseModel):
+    """One of the answers to a prompt."""
+
+    index: int = 0
     text: str
     finish_reason: Literal["stop", "length"]
-    logprobs: None = None
+    logprobs: CompletionLogprobs | None = None
 
 
 class CompletionBody(BaseModel):

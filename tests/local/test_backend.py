@@ -327,34 +327,24 @@ def test_the_policy_knows_every_recipe():
     assert sorted(RECIPES) == sorted(NAMES)
 
 
+def write(backend, prompts, *, max_tokens, **control):
+    return backend._generate_texts(
+        prompts,
+        max_tokens=max_tokens,
+        priority=DEFAULT_PRIORITY,
+        control=LearningControl(**control),
+    )
+
+
 def test_the_backend_lets_the_base_model_write_in_one_batch(make_backend):
     backend = make_backend(max_position_embeddings=1024)
     prompts = [(Message("user", f"Tell me about day {n} of the week."),) for n in range(20)]
-    alone = [
-        backend._generate_texts(
-            [prompt], max_tokens=9, priority=DEFAULT_PRIORITY, control=LearningControl()
-        )[0]
-        for prompt in prompts
-    ]
-    assert (
-        backend._generate_texts(
-            prompts, max_tokens=9, priority=DEFAULT_PRIORITY, control=LearningControl()
-        )
-        == alone
-    )
+    alone = [write(backend, [prompt], max_tokens=9)[0] for prompt in prompts]
     phases = []
-    backend._generate_texts(
-        prompts[:2], max_tokens=2, priority=DEFAULT_PRIORITY,
-        control=LearningControl(phase=phases.append),
-    )  # fmt: skip
-    assert str(phases[-1]) == "writing 1 of at most 2"
+    assert write(backend, prompts, max_tokens=9, phase=phases.append) == alone
+    assert str(phases[-1]) == "writing 19 of at most 20"
     with pytest.raises(Cancelled):
-        backend._generate_texts(
-            prompts,
-            max_tokens=9,
-            priority=DEFAULT_PRIORITY,
-            control=LearningControl(cancelled=lambda: True),
-        )
+        write(backend, prompts, max_tokens=9, cancelled=lambda: True)
 
 
 def test_a_cancelled_absorb_does_not_wait_for_what_it_lets_the_model_write(make_backend):
@@ -368,12 +358,7 @@ def test_a_cancelled_absorb_does_not_wait_for_what_it_lets_the_model_write(make_
         leave(rows, why),
     )
     with pytest.raises(Cancelled):
-        backend._generate_texts(
-            prompts,
-            max_tokens=3000,
-            priority=DEFAULT_PRIORITY,
-            control=LearningControl(cancelled=lambda: next(asked, True)),
-        )
+        write(backend, prompts, max_tokens=3000, cancelled=lambda: next(asked, True))
     backend.close()  # ends what is left, also the draft that was cut off
     assert "length" not in cut
 

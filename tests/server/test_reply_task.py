@@ -51,6 +51,30 @@ def test_a_client_that_goes_away_stops_the_model(start, slow, stream, until):
 
 
 @pytest.mark.enable_socket
+def test_a_client_that_goes_away_frees_its_place_while_something_is_learned_for_it(
+    start, slow, until
+):
+    backend = slow(learning=120)
+    server = start(backend)
+    roles = ["user", "assistant"] * 10
+    talk = [{"role": role, "content": f"Message {n} has words."} for n, role in enumerate(roles)]
+    body = json.dumps({**MEMORY, "messages": [*talk, ASKED["messages"][0]]}).encode()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as line:
+        line.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
+            b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+        )
+        assert backend.learns.wait(60)
+        assert server.app.state.server.reply_limiter.in_flight == 1
+    until(lambda: server.app.state.server.reply_limiter.in_flight == 0)
+    assert not backend.go_on.is_set()
+    backend.go_on.set()
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        until(lambda: client.get("/v1/memories/ada").json()["absorbed_messages"])
+    assert not backend.requests
+
+
+@pytest.mark.enable_socket
 def test_forgetting_a_memory_ends_its_replies_cleanly(start, slow, until):
     backend = slow(pause=120)
     server = start(backend)

@@ -221,8 +221,26 @@ def test_a_completion_is_a_prompt_that_is_not_kept(client):
     pieces = [chunk["choices"][0]["text"] for chunk in events(streamed)]
     assert "".join(pieces) == whole["choices"][0]["text"]
     assert client.get("/v1/memories/ada").json()["messages"] == 0
-    for wrong in ({"echo": True}, {"suffix": "x"}, {"prompt": ["a", "b"]}):
+    for wrong in ({"echo": True}, {"suffix": "x"}, {"prompt": ["a", "b"]}, {"n": 9}):
         assert client.post("/v1/completions", json={**body, **wrong}).status_code == 400
+
+
+def test_completions_have_log_probabilities_in_the_older_form(client):
+    body = {"model": "fake", "prompt": "Who keeps bees?", "logprobs": 2, "n": 2}
+    whole = client.post("/v1/completions", json=body).json()["choices"]
+    assert [choice["index"] for choice in whole] == [0, 1]
+    told, text = whole[0]["logprobs"], whole[0]["text"]
+    for token, offset in zip(told["tokens"], told["text_offset"], strict=True):
+        assert text[offset:].startswith(token)
+    assert [len(top) for top in told["top_logprobs"]] == [2] * len(told["tokens"])
+    chunks = events(client.post("/v1/completions", json={**body, "stream": True}))
+    second = [c["choices"][0] for c in chunks if c["choices"][0]["index"] == 1]
+    assert "".join(choice["text"] for choice in second) == text
+    plain = client.post("/v1/completions", json={**body, "logprobs": False}).json()
+    assert plain["choices"][0]["logprobs"] is None
+    parts = [choice["logprobs"] for choice in second if choice["logprobs"]]
+    for name, values in told.items():
+        assert [value for part in parts for value in part[name]] == values
 
 
 def test_a_response_is_a_conversation_that_is_kept(client):

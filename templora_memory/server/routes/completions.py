@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NoReturn
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, NoReturn
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from templora_memory.domain.messages import Message
-from templora_memory.domain.results import Reply
+from templora_memory.domain.results import Reply, TokenLogprob
 from templora_memory.server.answers import (
     STREAMED,
     ChoiceEvents,
@@ -19,11 +21,12 @@ from templora_memory.server.answers import (
     whole_answers,
 )
 from templora_memory.server.errors import ApiError
-from templora_memory.server.reply_task import ReplyPiece
+from templora_memory.server.reply_task import ReplyPiece, StreamOpener
 from templora_memory.server.routes.chat import answering, named_memory, reply_limit
 from templora_memory.server.schemas import (
     CompletionBody,
     CompletionChoice,
+    CompletionLogprobs,
     CompletionRequest,
     TokenCount,
     TokenizeRequest,
@@ -32,7 +35,6 @@ from templora_memory.server.schemas import (
 )
 from templora_memory.server.state import StateDep, TenantDep
 from templora_memory.service.answering import HEAD
-from templora_memory.service.streams import ReplyStream
 
 router = APIRouter(tags=["completions"])
 
@@ -57,21 +59,22 @@ async def complete(
     memory_id = named_memory(state, body.model, body.memory)
     notes = check_ignored(body, state, response)
 
-    def opener(cancelled: Callable[[], bool]) -> ReplyStream:
-        return answering(tenant, memory_id).stream(
+    def opener(number: int) -> StreamOpener:
+        return lambda cancelled: answering(tenant, memory_id).stream(
             [Message("user", body.text)],
             strength=body.strength,
-            sampling=body.sampling(),
+            sampling=body.sampling(number=number),
             max_tokens=reply_limit(tenant.service.policy, body.max_tokens),
             revision=None if memory_id is None else HEAD,
             cancelled=cancelled,
         )
 
-    events = _CompletionEvents.of(body, memory_id, notes)
+    openers = [opener(number) for number in range(body.n or 1)]
+    with_logprobs = body.logprob_count is not None
+    events = _CompletionEvents.of(body, memory_id, notes, with_logprobs=with_logprobs)
     if body.stream:
-        return await stream_answers(request, state, tenant, [opener], events)
-    (reply,) = await whole_answers(request, state, tenant, [opener])
-    return events.completion(reply)
+        return await stream_answers(request, state, tenant, openers, events)
+    return events.completion(await whole_answers(request, state, tenant, openers))
 
 
 @router.post("/tokenize", summary="How many tokens has a text?")
@@ -117,36 +120,67 @@ async def embeddings(_: TenantDep) -> NoReturn:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _CompletionEvents(ChoiceEvents):
-    """The events of one answer, and the body of a whole one."""
+    """The events of the answers to one prompt, and the body of whole ones."""
 
-    __slots__ = ()
-    kind, prefix = "text_completion", "cmpl"
+    kind: ClassVar[str] = "text_completion"
+    prefix: ClassVar[str] = "cmpl"
 
-    def completion(self, reply: Reply) -> CompletionBody:
-        """Return the body of a whole answer."""
+    with_logprobs: bool
+    tokens: Counter[int] = field(default_factory=Counter)
+    """Of each answer, how many tokens were reported while it was streamed."""
+    offsets: Counter[int] = field(default_factory=Counter)
+    """Of each answer, how many characters these have."""
+
+    def completion(self, replies: Sequence[Reply]) -> CompletionBody:
+        """Return the body of whole answers."""
         return CompletionBody(
             id=self.id,
             created=self.created,
             model=self.model,
-            choices=[CompletionChoice(text=reply.text, finish_reason=finish_reason(reply))],
-            usage=usage_of(reply),
-            templora=memory_use_of(self.memory, reply, self.notes),
+            choices=[
+                CompletionChoice(
+                    index=index,
+                    text=reply.text,
+                    finish_reason=finish_reason(reply),
+                    logprobs=CompletionLogprobs.of(reply.logprobs) if self.with_logprobs else None,
+                )
+                for index, reply in enumerate(replies)
+            ],
+            usage=usage_of(*replies),
+            templora=memory_use_of(self.memory, replies[-1], self.notes),
         )
 
-    def _text(self, text: str, reason: str | None = None, **more: object) -> str:
-        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
+    def _text(
+        self,
+        index: int,
+        text: str,
+        logprobs: Sequence[TokenLogprob],
+        reason: str | None = None,
+        **more: object,
+    ) -> str:
+        told = CompletionLogprobs.of(logprobs, self.offsets[index]) if logprobs else None
+        self.tokens[index] += len(logprobs)
+        self.offsets[index] += sum(len(token.token) for token in logprobs)
+        choice = {
+            "index": index,
+            "text": text,
+            "logprobs": told and told.model_dump(),
+            "finish_reason": reason,
+        }
         return self.choices(choice, **more)
 
     def begin(self) -> Iterator[str]:
         """Yield nothing: the text begins at once."""
         yield from ()
 
-    def piece(self, _: int, piece: ReplyPiece) -> Iterator[str]:
+    def piece(self, index: int, piece: ReplyPiece) -> Iterator[str]:
         """Yield the event of a piece of text."""
-        yield self._text(piece.text)
+        yield self._text(index, piece.text, piece.logprobs)
 
-    def end(self, _: int, reply: Reply) -> Iterator[str]:
-        """Yield the last events."""
+    def end(self, index: int, reply: Reply) -> Iterator[str]:
+        """Yield the last event of an answer."""
         use = memory_use_of(self.memory, reply, self.notes).model_dump()
-        yield self._text("", finish_reason(reply), templora=use)
+        rest = reply.logprobs[self.tokens[index] :]
+        yield self._text(index, "", rest, finish_reason(reply), templora=use)
