@@ -24,7 +24,8 @@ class RequestLimiter:
     """A limited number of slots, and a queue of limited length before them.
 
     Belongs to the event loop's thread. Keys share: a free slot goes to the key that holds fewest,
-    and within a key to the request that came first. Where the queue is full, the newest request of
+    and within a key to the request that came first; one key never holds them all, if
+    `max_running_per_key` is less. Where the queue is full, the newest request of
     the key with the most of them makes room for a key that has fewer.
 
     A request is refused with 429 if the queue is full, if it waits longer than `queue_seconds`, or
@@ -35,18 +36,27 @@ class RequestLimiter:
         max_waiting: requests that may wait for a slot.
         max_per_key: requests of one key that may run or wait at once.
         queue_seconds: longest wait for a slot.
+        max_running_per_key: slots that one key may hold; None: all of them.
     """
 
     def __init__(
-        self, *, max_running: int, max_waiting: int, max_per_key: int, queue_seconds: float
+        self,
+        *,
+        max_running: int,
+        max_waiting: int,
+        max_per_key: int,
+        queue_seconds: float,
+        max_running_per_key: int | None = None,
     ) -> None:
+        self._max_running_per_key = max_running_per_key or max_running
         self._free_slots = max_running
         self._max_waiting = max_waiting
         self._max_per_key = max_per_key
         self._queue_seconds = queue_seconds
         self._arrivals = itertools.count()
         self._queues: dict[str, deque[_Waiter]] = {}  # of keys that wait; none is empty
-        self._in_flight: Counter[str] = Counter()
+        self._in_flight: Counter[str] = Counter()  # per key, as is the next
+        self._running: Counter[str] = Counter()
 
     @property
     def waiting(self) -> int:
@@ -70,8 +80,9 @@ class RequestLimiter:
             )
         self._in_flight[key] += 1
         try:
-            if self._free_slots and not self._queues:
-                self._free_slots -= 1
+            # a key that waits has no right to a slot yet: none is passed over
+            if self._free_slots and key not in self._queues and self._may_run(key):
+                self._take_slot(key)
             else:
                 await self._wait_for_slot(key)
         except BaseException:
@@ -82,7 +93,7 @@ class RequestLimiter:
     def release(self, key: str) -> None:
         """Give a slot back; called by the slot itself."""
         self._uncount(key)
-        self._hand_on()
+        self._give_back(key)
 
     @asynccontextmanager
     async def slot(self, key: str) -> AsyncIterator[None]:
@@ -109,7 +120,7 @@ class RequestLimiter:
             if not waiter.turn.done():
                 self._leave_queue(key, waiter)
             elif waiter.turn.exception() is None:  # the slot came just as the wait ended
-                self._hand_on()
+                self._give_back(key)
             if isinstance(error, TimeoutError):
                 raise _busy(f"No place became free within {self._queue_seconds:g} seconds") from (
                     error
@@ -136,26 +147,32 @@ class RequestLimiter:
         if not queue:
             del self._queues[key]
 
-    def _hand_on(self) -> None:
-        """Give a free slot to the next request of the queue, or keep it."""
-        if not self._queues:
-            self._free_slots += 1
+    def _may_run(self, key: str) -> bool:
+        return self._running[key] < self._max_running_per_key
+
+    def _take_slot(self, key: str) -> None:
+        self._free_slots -= 1
+        self._running[key] += 1
+
+    def _give_back(self, key: str) -> None:
+        """Free a slot of a key, and give it to the next request of the queue that may have it."""
+        self._free_slots += 1
+        self._running[key] -= 1
+        if not self._running[key]:
+            del self._running[key]  # keys that are idle take no memory
+        ready = [other for other in self._queues if self._may_run(other)]
+        if not ready:
             return
-        key = min(
-            self._queues,
-            key=lambda other: (
-                self._in_flight[other] - len(self._queues[other]),  # slots that it holds
-                self._queues[other][0].number,
-            ),
-        )
-        waiter = self._queues[key][0]
-        self._leave_queue(key, waiter)
+        chosen = min(ready, key=lambda other: (self._running[other], self._queues[other][0].number))
+        waiter = self._queues[chosen][0]
+        self._leave_queue(chosen, waiter)
+        self._take_slot(chosen)
         waiter.turn.set_result(None)
 
     def _uncount(self, key: str) -> None:
         self._in_flight[key] -= 1
         if not self._in_flight[key]:
-            del self._in_flight[key]  # keys that are idle take no memory
+            del self._in_flight[key]
 
 
 class Slot:

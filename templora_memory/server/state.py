@@ -61,6 +61,7 @@ class ServerState:
             max_waiting=settings.max_waiting,
             max_per_key=settings.max_per_key,
             queue_seconds=settings.queue_seconds,
+            max_running_per_key=None if keys is None else max(1, settings.max_running * 3 // 4),
         )
         # looking and forgetting must work while all replies are busy: a limit of their own
         self.file_limiter = RequestLimiter(

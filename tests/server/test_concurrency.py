@@ -66,6 +66,25 @@ def test_a_free_slot_goes_to_the_key_that_holds_fewest():
     asyncio.run(scenario())
 
 
+def test_one_key_never_holds_all_slots():
+    async def scenario():
+        limiter = make_limiter(max_running=3, max_waiting=9, max_running_per_key=2)
+        held = [await limiter.acquire("a"), await limiter.acquire("a")]
+        third = asyncio.create_task(limiter.acquire("a"))
+        await asyncio.sleep(0.01)
+        assert not third.done()
+        (await limiter.acquire("b")).release()
+        await asyncio.sleep(0.01)
+        assert not third.done()
+        held[0].release()
+        (await third).release()
+        held[1].release()
+        assert (limiter.in_flight, limiter.waiting) == (0, 0)
+        assert [await limiter.acquire(key) for key in ("a", "a", "b")]
+
+    asyncio.run(scenario())
+
+
 def test_one_key_cannot_fill_the_queue():
     async def scenario():
         limiter = make_limiter(max_waiting=3)

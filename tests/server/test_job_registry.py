@@ -3,7 +3,7 @@
 from starlette.testclient import TestClient
 
 
-def test_a_job_says_what_it_does(make_app, slow, until):
+def test_a_job_says_what_it_does(make_app, slow):
     backend = slow(learning=30)
     with TestClient(make_app(backend), base_url="http://localhost") as client:
         url = "/v1/memories/a/absorb"
