@@ -80,7 +80,7 @@ class RequestLimiter:
             )
         self._in_flight[key] += 1
         try:
-            # a key that waits has no right to a slot yet: none is passed over
+            # where a slot is free, those that wait may not have it: nobody is passed over
             if self._free_slots and key not in self._queues and self._may_run(key):
                 self._take_slot(key)
             else:

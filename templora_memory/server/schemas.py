@@ -317,6 +317,10 @@ ModelName: TypeAlias = Annotated[
 ]
 
 
+MAX_TOOLS = 128
+ToolChoice: TypeAlias = Literal["none", "auto", "required"]
+
+
 class ToolFunction(BaseModel):
     """A function that the model may call; `parameters` is a JSON schema."""
 
@@ -367,8 +371,8 @@ class ChatRequest(SamplingFields):
     revision: RevisionName | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
-    tools: Annotated[list[ChatTool] | None, Field(max_length=128)] = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tools: Annotated[list[ChatTool] | None, Field(max_length=MAX_TOOLS)] = None
+    tool_choice: ToolChoice | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     logprobs: bool | None = None
@@ -645,6 +649,53 @@ class InputMessage(ChatMessage):
 
     type: Literal["message"] = "message"
 
+    def as_chat_message(self) -> ChatMessage:
+        """Return it as a message of a chat completion."""
+        return self
+
+
+class FunctionCallItem(BaseModel):
+    """A call that the model made, as the Responses interface has it."""
+
+    type: Literal["function_call"]
+    call_id: str | None = None
+    name: Annotated[str, Field(max_length=256)]
+    arguments: str = "{}"
+
+    def as_chat_message(self) -> ChatMessage:
+        """Return it as a message of a chat completion."""
+        function = FunctionCall(name=self.name, arguments=self.arguments)
+        return ChatMessage(role="assistant", tool_calls=[MessageToolCall(function=function)])
+
+
+class FunctionCallOutput(BaseModel):
+    """The result of a call, as the Responses interface has it."""
+
+    type: Literal["function_call_output"]
+    call_id: str | None = None
+    output: str | list[ContentPart]
+
+    def as_chat_message(self) -> ChatMessage:
+        """Return it as a message of a chat completion."""
+        return ChatMessage(role="tool", content=self.output)
+
+
+class ResponsesTool(ToolFunction):
+    """A tool in the form of the Responses interface."""
+
+    type: Literal["function"]
+
+    def as_chat_tool(self) -> dict[str, Any]:
+        """Return it in the form of chat completions."""
+        function = self.model_dump(exclude={"type"}, exclude_none=True)
+        return {"type": "function", "function": function}
+
+
+class NamedResponsesTool(NamedFunction):
+    """The tool that has to be called, in the form of the Responses interface."""
+
+    type: Literal["function"]
+
 
 class TextOptions(BaseModel):
     """The form of the text of a response."""
@@ -667,21 +718,25 @@ class ResponseTextFormat(BaseModel):
 
 
 class ResponsesRequest(SamplingFields):
-    """A conversation to answer, in the form of OpenAI's Responses interface; text only.
+    """A conversation to answer, in the form of OpenAI's Responses interface; text and functions.
 
     The whole conversation comes with every request: `previous_response_id` is refused.
     """
 
     model: ModelName
-    input: str | Annotated[list[InputMessage], Field(min_length=1)]
+    input: (
+        str
+        | Annotated[list[InputMessage | FunctionCallItem | FunctionCallOutput], Field(min_length=1)]
+    )
     instructions: str | None = None
     memory: MemoryName | None = None
     max_output_tokens: MaxTokens = None
     text: TextOptions | None = None
     strength: Strength = 1.0
     recall_tokens: Annotated[int | None, Field(ge=0, le=1 << 31)] = None
-    tools: Annotated[list[Any] | None, Field(max_length=0)] = None
-    tool_choice: Literal["none", "auto"] | None = None
+    tools: Annotated[list[ResponsesTool] | None, Field(max_length=MAX_TOOLS)] = None
+    tool_choice: ToolChoice | NamedResponsesTool | None = None
+    parallel_tool_calls: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
     background: Literal[False] | None = None
 
@@ -693,7 +748,7 @@ class ResponsesRequest(SamplingFields):
             messages.append(ChatMessage(role="system", content=self.instructions))
         if isinstance(self.input, str):
             return [*messages, ChatMessage(role="user", content=self.input)]
-        return [*messages, *self.input]
+        return [*messages, *(item.as_chat_message() for item in self.input)]
 
     @property
     def schema_text(self) -> str | None:

@@ -23,12 +23,6 @@ from templora_memory.server.answers import (
     stream_answers,
     whole_answers,
 )
-from templora_memory.server.chat_tools import (
-    WITHOUT_TEMPLATE,
-    CallReader,
-    asked_tools,
-    forced_call_schema,
-)
 from templora_memory.server.errors import ApiError
 from templora_memory.server.reply_task import ReplyPiece, StreamOpener
 from templora_memory.server.schemas import (
@@ -45,9 +39,10 @@ from templora_memory.server.schemas import (
 )
 from templora_memory.server.state import ServerState, StateDep, TenantDep
 from templora_memory.server.tenants import Tenant
+from templora_memory.server.tools import AskedTools, CallReader
 from templora_memory.service.memory import Memory, WithoutMemory
 from templora_memory.service.streams import ReplyStream
-from templora_memory.tool_calls import CLOSE_TAG, ToolPlan, template_description
+from templora_memory.tool_calls import ToolPlan
 
 router = APIRouter(prefix="/v1", tags=["chat"])
 
@@ -98,21 +93,20 @@ async def chat(
     the results as messages of the role `tool`. Neither calls nor results are ever learned.
     """
     memory_id = named_memory(state, chat_request.model, chat_request.memory)
-    plan = asked_tools(chat_request)
-    described = bool(plan.tools) and not state.tenants.template_has_tools
-    more = (WITHOUT_TEMPLATE,) if described else ()
+    tools = AskedTools.of_chat(chat_request)
+    more = tools.notes(in_template=state.tenants.template_has_tools)
     notes = check_ignored(chat_request, state, response, more)
     count = chat_request.n or 1
     events = _ChatEvents.of(
         chat_request,
         memory_id,
         notes,
-        plan=plan,
+        plan=tools.plan,
         with_logprobs=chat_request.logprob_count is not None,
-        streamed=tuple(_StreamedChoice(CallReader(plan)) for _ in range(count)),
+        streamed=tuple(_StreamedChoice(CallReader(tools.plan)) for _ in range(count)),
     )
     openers = [
-        _stream_opener(chat_request, plan, memory_id, tenant, number) for number in range(count)
+        _stream_opener(chat_request, tools, memory_id, tenant, number) for number in range(count)
     ]
     if chat_request.stream:
         return await stream_answers(request, state, tenant, openers, events)
@@ -120,7 +114,11 @@ async def chat(
 
 
 def _stream_opener(
-    chat_request: ChatRequest, plan: ToolPlan, memory_id: str | None, tenant: Tenant, number: int
+    chat_request: ChatRequest,
+    tools: AskedTools,
+    memory_id: str | None,
+    tenant: Tenant,
+    number: int,
 ) -> StreamOpener:
     """Return the function that starts a reply, to be called on a reply thread.
 
@@ -129,20 +127,15 @@ def _stream_opener(
     policy = tenant.service.policy
     max_tokens = reply_limit(policy, chat_request.max_completion_tokens or chat_request.max_tokens)
     form = chat_request.response_format
-    schema = forced_call_schema(plan, max_tokens or policy.reply_tokens)
+    schema = tools.schema(max_tokens or policy.reply_tokens)
     if form is not None and schema is None:
         schema = form.schema_text
-    one_call = plan.tools and not plan.forced and chat_request.parallel_tool_calls is False
-    sampling = chat_request.sampling(
-        schema=schema, number=number, stop=(CLOSE_TAG,) if one_call else ()
-    )
+    sampling = chat_request.sampling(schema=schema, number=number, stop=tools.stop)
 
     def open_stream(cancelled: Callable[[], bool]) -> ReplyStream:
-        # here, because the template's words take the tokenizer, which others may be using
-        tools = plan.describe(template_description(plan.tools, tenant.service.backend))
         return answering(tenant, memory_id).stream(
             [message.as_message() for message in chat_request.messages],
-            context=(tools, *chat_request.context),
+            context=(tools.describe(tenant.service.backend), *chat_request.context),
             strength=chat_request.strength,
             sampling=sampling,
             max_tokens=max_tokens,

@@ -1,4 +1,7 @@
-"""The route of OpenAI's Responses interface, for text. Nothing is kept but in the memory."""
+"""The route of OpenAI's Responses interface, for text and functions.
+
+Nothing is kept but in the memory.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,9 @@ from templora_memory.server.answers import (
 from templora_memory.server.errors import ApiError
 from templora_memory.server.reply_task import ReplyPiece
 from templora_memory.server.routes.chat import answering, named_memory, reply_limit
-from templora_memory.server.schemas import ResponsesRequest, memory_use_of
+from templora_memory.server.schemas import MessageToolCall, ResponsesRequest, memory_use_of
 from templora_memory.server.state import StateDep, TenantDep
+from templora_memory.server.tools import AskedTools, CallReader
 from templora_memory.service.streams import ReplyStream
 
 router = APIRouter(prefix="/v1", tags=["responses"])
@@ -46,6 +50,7 @@ async def respond(
     """Answer as `/v1/chat/completions` does; `input` is a text or the whole conversation.
 
     With `stream` there are events `response.output_text.delta` and the others of that interface.
+    With `tools` the answer may have calls of these, as items of the type `function_call`.
     """
     if (body.model_extra or {}).get("previous_response_id"):
         raise ApiError(
@@ -56,22 +61,29 @@ async def respond(
             param="previous_response_id",
         )
     memory_id = named_memory(state, body.model, body.memory)
-    notes = check_ignored(body, state, response)
+    tools = AskedTools.of_response(body)
+    more = tools.notes(in_template=state.tenants.template_has_tools)
+    notes = check_ignored(body, state, response, more)
+    policy = tenant.service.policy
+    max_tokens = reply_limit(policy, body.max_output_tokens)
+    schema = tools.schema(max_tokens or policy.reply_tokens) or body.schema_text
+    sampling = body.sampling(schema=schema, stop=tools.stop)
 
     def opener(cancelled: Callable[[], bool]) -> ReplyStream:
         return answering(tenant, memory_id).stream(
             [message.as_message() for message in body.sent],
+            context=tools.describe(tenant.service.backend),
             strength=body.strength,
-            sampling=body.sampling(schema=body.schema_text),
-            max_tokens=reply_limit(tenant.service.policy, body.max_output_tokens),
+            sampling=sampling,
+            max_tokens=max_tokens,
             recall_tokens=body.recall_tokens,
             cancelled=cancelled,
         )
 
     events = _ResponseEvents(
-        id=f"resp_{secrets.token_hex(12)}",
-        item_id=f"msg_{secrets.token_hex(12)}",
+        id=_new_id("resp"),
         request=body,
+        reader=CallReader(tools.plan),
         memory=memory_id,
         created=int(time.time()),
         notes=notes,
@@ -82,20 +94,30 @@ async def respond(
     return events.response(reply)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _ResponseEvents:
-    """The fields that all events of one response share, and the bodies made with them."""
+    """The events of one response, and the body that they add up to.
+
+    A message of the answer's text opens with the first piece of it and is closed by a call.
+    """
 
     id: str
-    item_id: str
     request: ResponsesRequest
+    reader: CallReader
     memory: str | None
     created: int
     notes: tuple[str, ...]
     numbers: Iterator[int] = field(default_factory=count)
+    output: list[dict[str, Any]] = field(default_factory=list)
+    """Items that are complete."""
+    message: dict[str, Any] | None = None
+    """The message that is open."""
+    text: str = ""
+    """Of the message that is open."""
 
     def _body(self, status: str, output: list[dict[str, Any]], **more: object) -> dict[str, Any]:
         request = self.request
+        choice = request.tool_choice or ("auto" if request.tools else "none")
         return {
             "id": self.id,
             "object": "response",
@@ -108,13 +130,13 @@ class _ResponseEvents:
             "max_output_tokens": request.max_output_tokens,
             "model": request.model,
             "output": output,
-            "parallel_tool_calls": False,
+            "parallel_tool_calls": request.parallel_tool_calls is not False,
             "previous_response_id": None,
             "store": False,
             "temperature": request.temperature or 0.0,
             "text": {"format": {"type": "text"}},
-            "tool_choice": "none",
-            "tools": [],
+            "tool_choice": choice if isinstance(choice, str) else choice.model_dump(),
+            "tools": [tool.model_dump() for tool in request.tools or ()],
             "top_p": 1.0 if request.top_p is None else request.top_p,
             "truncation": "disabled",
             "usage": None,
@@ -122,26 +144,17 @@ class _ResponseEvents:
             **more,
         }
 
-    @staticmethod
-    def _part(text: str) -> dict[str, Any]:
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-
-    def _item(self, status: str, *parts: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "id": self.item_id,
-            "type": "message",
-            "status": status,
-            "role": "assistant",
-            "content": list(parts),
-        }
-
     def response(self, reply: Reply) -> dict[str, Any]:
         """Return the body of a whole answer."""
+        for _ in (*self.piece(0, ReplyPiece(reply.text)), *self._finish(_status(reply))):
+            pass  # the items are what is wanted here, not their events
+        return self._complete(reply)
+
+    def _complete(self, reply: Reply) -> dict[str, Any]:
         cut = reply.finish_reason == "length"
-        status = "incomplete" if cut else "completed"
         return self._body(
-            status,
-            [self._item(status, self._part(reply.text))],
+            _status(reply),
+            self.output,
             incomplete_details={"reason": "max_output_tokens"} if cut else None,
             usage={
                 "input_tokens": reply.prompt_tokens,
@@ -153,33 +166,104 @@ class _ResponseEvents:
             templora=memory_use_of(self.memory, reply, self.notes).model_dump(),
         )
 
+    # --- events --------------------------------------------------------------------------------
+
     def _event(self, kind: str, **more: object) -> str:
         body = {"type": kind, "sequence_number": next(self.numbers), **more}
         return event(body, kind)
 
-    def _text_event(self, kind: str, **more: object) -> str:
-        place = {"item_id": self.item_id, "output_index": 0, "content_index": 0}
-        return self._event(kind, **place, **more)
+    def _item_event(self, kind: str, item_id: str, **more: object) -> str:
+        return self._event(kind, item_id=item_id, output_index=len(self.output), **more)
 
     def begin(self) -> Iterator[str]:
-        """Yield the events before the text."""
+        """Yield the events before the answer."""
         body = self._body("in_progress", [])
         yield self._event("response.created", response=body)
         yield self._event("response.in_progress", response=body)
-        item = self._item("in_progress")
-        yield self._event("response.output_item.added", output_index=0, item=item)
-        yield self._text_event("response.content_part.added", part=self._part(""))
 
     def piece(self, _: int, piece: ReplyPiece) -> Iterator[str]:
-        """Yield the event of a piece of text."""
-        yield self._text_event("response.output_text.delta", delta=piece.text, logprobs=[])
+        """Yield the events of a piece of text."""
+        for part in self.reader.feed(piece.text):
+            yield from self._take(part)
+
+    def _take(self, part: str | MessageToolCall) -> Iterator[str]:
+        if isinstance(part, str):
+            yield from self._take_text(part)
+        else:
+            yield from self._close_message()
+            yield from self._take_call(part)
+
+    def _take_text(self, text: str) -> Iterator[str]:
+        if self.message is None:
+            yield from self._open_message()
+        assert self.message is not None  # noqa: S101  # it was opened
+        self.text += text
+        yield self._item_event(
+            "response.output_text.delta",
+            self.message["id"],
+            content_index=0,
+            delta=text,
+            logprobs=[],
+        )
+
+    def _open_message(self) -> Iterator[str]:
+        self.text = ""
+        self.message = {
+            "id": _new_id("msg"),
+            "type": "message",
+            "status": "in_progress",
+            "role": "assistant",
+            "content": [],
+        }
+        yield self._event(
+            "response.output_item.added", output_index=len(self.output), item=self.message
+        )
+        yield self._item_event(
+            "response.content_part.added", self.message["id"], content_index=0, part=_part("")
+        )
+
+    def _close_message(self, status: str = "completed") -> Iterator[str]:
+        if self.message is None:
+            return
+        item_id, part = self.message["id"], _part(self.text)
+        yield self._item_event(
+            "response.output_text.done", item_id, content_index=0, text=self.text, logprobs=[]
+        )
+        yield self._item_event("response.content_part.done", item_id, content_index=0, part=part)
+        yield from self._add({**self.message, "status": status, "content": [part]})
+        self.message = None
+
+    def _take_call(self, call: MessageToolCall) -> Iterator[str]:
+        function = call.function
+        item = {
+            "id": _new_id("fc"),
+            "type": "function_call",
+            "status": "in_progress",
+            "call_id": call.id,
+            "name": function.name,
+            "arguments": "",
+        }
+        yield self._event("response.output_item.added", output_index=len(self.output), item=item)
+        kind, given = "response.function_call_arguments", function.arguments
+        yield self._item_event(f"{kind}.delta", item["id"], delta=given)
+        yield self._item_event(f"{kind}.done", item["id"], name=function.name, arguments=given)
+        yield from self._add({**item, "status": "completed", "arguments": given})
+
+    def _add(self, item: dict[str, Any]) -> Iterator[str]:
+        yield self._event("response.output_item.done", output_index=len(self.output), item=item)
+        self.output.append(item)
+
+    def _finish(self, status: str) -> Iterator[str]:
+        for part in self.reader.finish():
+            yield from self._take(part)
+        if not self.output and self.message is None:
+            yield from self._open_message()  # an answer without a word is an empty message
+        yield from self._close_message(status)
 
     def end(self, _: int, reply: Reply) -> Iterator[str]:
-        """Yield the events after the text, the last with the whole response."""
-        body = self.response(reply)
-        yield self._text_event("response.output_text.done", text=reply.text, logprobs=[])
-        yield self._text_event("response.content_part.done", part=self._part(reply.text))
-        yield self._event("response.output_item.done", output_index=0, item=body["output"][0])
+        """Yield the events after the answer, the last with the whole response."""
+        yield from self._finish(_status(reply))
+        body = self._complete(reply)
         yield self._event(f"response.{body['status']}", response=body)
 
     def last(self, _: Sequence[Reply]) -> Iterator[str]:
@@ -191,3 +275,15 @@ class _ResponseEvents:
         detail = {"code": error.code, "message": str(error.detail)}
         yield self._event("error", **detail, param=error.param)
         yield self._event("response.failed", response=self._body("failed", [], error=detail))
+
+
+def _status(reply: Reply) -> str:
+    return "incomplete" if reply.finish_reason == "length" else "completed"
+
+
+def _part(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _new_id(prefix: str) -> str:
+    return f"{prefix}_{secrets.token_hex(12)}"

@@ -1,4 +1,4 @@
-"""Tools over chat completions: what the model is told, and calls in OpenAI's form."""
+"""Tools over HTTP: what the model is told, and calls in OpenAI's form."""
 
 import json
 
@@ -180,6 +180,55 @@ def test_calls_and_results_in_a_history_are_shown_and_kept_and_never_learned(ser
     kept = client.get("/v1/memories/ada/text").json()["messages"]
     assert [m["role"] for m in kept] == ["user", "call", "tool", "assistant"]
     assert not backend.learned
+
+
+RESPONSE_TOOL = {"type": "function", "strict": True, **WEATHER["function"]}
+
+
+def respond(client, **more):
+    body = {"model": "fake:ada", "input": USER["content"], "tools": [RESPONSE_TOOL], **more}
+    answer = client.post("/v1/responses", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+def test_a_response_has_calls_as_items(serve):
+    backend = Scripted(f"I look. {CALL}")
+    client = serve(backend)
+    body = respond(client).json()
+    message, call = body["output"]
+    assert message["content"][0]["text"] == "I look. "
+    assert (call["type"], call["name"], call["status"]) == ("function_call", "weather", "completed")
+    assert json.loads(call["arguments"]) == {"place": "Salt Harbour"}
+    lines = respond(client, stream=True).text.splitlines()
+    events = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
+    assert [e["sequence_number"] for e in events] == list(range(len(events)))
+    done = [e for e in events if e["type"] == "response.output_item.done"]
+    assert [e["item"]["type"] for e in done] == ["message", "function_call"]
+    assert [e["output_index"] for e in done] == [0, 1]
+    final = events[-1]["response"]
+    assert [item["type"] for item in final["output"]] == ["message", "function_call"]
+    (given,) = (e for e in events if e["type"] == "response.function_call_arguments.done")
+    assert given["item_id"] == done[1]["item"]["id"]
+
+
+def test_a_response_goes_on_from_the_result_of_a_call(serve):
+    backend = Scripted(CALL)
+    client = serve(backend)
+    (call,) = respond(client).json()["output"]
+    backend.answer = "It rains."
+    result = {"type": "function_call_output", "call_id": call["call_id"], "output": "rain"}
+    body = respond(client, input=[USER, call, result]).json()
+    assert body["output"][0]["content"][0]["text"] == "It rains."
+    assert shown(backend)[1:] == [("user", USER["content"]), ("call", CALL), ("tool", "rain")]
+
+
+def test_a_response_can_be_forced_to_call(serve):
+    backend = Scripted(template=False)
+    for choice in ("required", {"type": "function", "name": "weather"}):
+        body = respond(serve(backend, root=str(choice)[2:5]), tool_choice=choice).json()
+        assert [item["type"] for item in body["output"]] == ["function_call"]
+    assert "chat template" in body["templora"]["notes"][0]
 
 
 @pytest.mark.parametrize(
