@@ -190,3 +190,49 @@ def test_llama_index_answers_and_streams(server):
     pieces = list(llm.stream_chat(question))
     assert len(pieces) > 5
     assert pieces[-1].message.content.endswith(BEES)
+
+
+PLACE = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
+LOOK = {"name": "look", "description": "Look.", "parameters": PLACE, "strict": True}
+
+
+def test_openai_calls_tools_and_goes_on_from_their_results(client):
+    tools = [{"type": "function", "function": LOOK}]
+    asked = {"model": "fake", "messages": ASKED, "tools": tools, "tool_choice": "required"}
+    whole = client.chat.completions.create(**asked).choices[0]
+    assert whole.finish_reason == "tool_calls"
+    (call,) = whole.message.tool_calls
+    assert (call.function.name, call.function.arguments) == ("look", '{"place": "word"}')
+    with client.chat.completions.stream(**asked) as stream:
+        (streamed,) = stream.get_final_completion().choices[0].message.tool_calls
+    assert streamed.function.arguments == call.function.arguments
+    result = {"role": "tool", "tool_call_id": call.id, "content": "Eve keeps bees."}
+    after = client.chat.completions.create(
+        model="fake", messages=[*ASKED, whole.message, result], tools=tools
+    )
+    assert after.choices[0].message.content
+
+
+def test_openai_calls_tools_in_responses(client):
+    asked = {"model": "fake", "tools": [{"type": "function", **LOOK}], "tool_choice": "required"}
+    whole = client.responses.create(input="Who?", **asked)
+    (call,) = whole.output
+    assert (call.type, call.name, call.arguments) == ("function_call", "look", '{"place": "word"}')
+    with client.responses.stream(input="Who?", **asked) as stream:
+        (streamed,) = stream.get_final_response().output
+    assert streamed.arguments == call.arguments
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "Eve."}
+    history = [{"role": "user", "content": "Who?"}, call, result]
+    after = client.responses.create(model="fake", input=history, tools=asked["tools"])
+    assert after.output_text
+
+
+def test_openai_reads_log_probabilities_and_several_streamed_answers(client):
+    asked = {"model": "fake:ada", "messages": ASKED, "logprobs": True, "top_logprobs": 2, "n": 2}
+    with client.chat.completions.stream(**asked) as stream:
+        first, second = stream.get_final_completion().choices
+    assert first.message.content == second.message.content
+    for choice in (first, second):
+        tokens = choice.logprobs.content
+        assert "".join(token.token for token in tokens) == choice.message.content
+        assert len(tokens[0].top_logprobs) == 2

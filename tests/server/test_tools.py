@@ -225,8 +225,9 @@ def test_a_response_goes_on_from_the_result_of_a_call(serve):
 
 def test_a_response_can_be_forced_to_call(serve):
     backend = Scripted(template=False)
+    client = serve(backend)
     for choice in ("required", {"type": "function", "name": "weather"}):
-        body = respond(serve(backend, root=str(choice)[2:5]), tool_choice=choice).json()
+        body = respond(client, tool_choice=choice).json()
         assert [item["type"] for item in body["output"]] == ["function_call"]
     assert "chat template" in body["templora"]["notes"][0]
 

@@ -234,9 +234,9 @@ class _ResponseEvents:
         self.message = None
 
     def _take_call(self, call: MessageToolCall) -> Iterator[str]:
-        function = call.function
+        function, item_id = call.function, _new_id("fc")
         item = {
-            "id": _new_id("fc"),
+            "id": item_id,
             "type": "function_call",
             "status": "in_progress",
             "call_id": call.id,
@@ -245,8 +245,8 @@ class _ResponseEvents:
         }
         yield self._event("response.output_item.added", output_index=len(self.output), item=item)
         kind, given = "response.function_call_arguments", function.arguments
-        yield self._item_event(f"{kind}.delta", item["id"], delta=given)
-        yield self._item_event(f"{kind}.done", item["id"], name=function.name, arguments=given)
+        yield self._item_event(f"{kind}.delta", item_id, delta=given)
+        yield self._item_event(f"{kind}.done", item_id, name=function.name, arguments=given)
         yield from self._add({**item, "status": "completed", "arguments": given})
 
     def _add(self, item: dict[str, Any]) -> Iterator[str]:
