@@ -74,7 +74,9 @@ def test_other_learning_settings_are_checked(changes):
     [
         {"temperature": -1}, {"temperature": math.nan}, {"temperature": None}, {"top_p": 0},
         {"top_p": 1.1}, {"top_k": -1}, {"top_k": 1.5}, {"repetition_penalty": 0},
-        {"seed": "x"}, {"seed": 2**63},
+        {"seed": "x"}, {"seed": 2**63}, {"min_p": 1.1}, {"min_p": -0.1},
+        {"frequency_penalty": math.inf}, {"presence_penalty": "x"}, {"logprobs": 21},
+        {"logprobs": -1}, {"logprobs": 1.5},
         {"stop": "end"}, {"stop": ("",)}, {"stop": (5,)},
     ],
 )  # fmt: skip
