@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Annotated, Any, Literal, Self, TypeAlias
@@ -153,10 +154,10 @@ class ContentPart(BaseModel):
 
 
 class FunctionCall(BaseModel):
-    """A tool and the arguments for it, as JSON text."""
+    """A tool and the arguments for it, as JSON text; some clients send them as an object."""
 
     name: Annotated[str, Field(max_length=256)]
-    arguments: str = "{}"
+    arguments: str | dict[str, Any] = "{}"
 
 
 class MessageToolCall(BaseModel):
@@ -168,12 +169,12 @@ class MessageToolCall(BaseModel):
 
     def as_text(self) -> str:
         """Return it as the model would have written it."""
-        try:
-            arguments = json.loads(self.function.arguments)
-        except (ValueError, RecursionError):
-            arguments = None
-        known = arguments if isinstance(arguments, dict) else self.function.arguments
-        return format_call(self.function.name, known)
+        arguments = self.function.arguments or {}
+        if isinstance(arguments, str):
+            with suppress(ValueError, RecursionError):  # what is no JSON is shown as it is
+                parsed = json.loads(arguments)
+                arguments = parsed if isinstance(parsed, dict) else arguments
+        return format_call(self.function.name, arguments)
 
 
 class ChatMessage(BaseModel):

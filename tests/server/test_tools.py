@@ -233,6 +233,27 @@ def test_a_response_can_be_forced_to_call(serve):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "shown_as"),
+    [
+        ('{"place": "Rome"}', '{"place": "Rome"}'),
+        ({"place": "Rome"}, '{"place": "Rome"}'),
+        ("", "{}"),
+        ("Rome", '"Rome"'),
+        ("[1]", '"[1]"'),
+    ],
+)
+def test_arguments_of_a_history_are_shown_however_a_client_writes_them(serve, arguments, shown_as):
+    backend = Scripted("Dry.")
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+    said = {"role": "assistant", "content": "I look.", "tool_calls": [call]}
+    ask(serve(backend), messages=[USER, said, {"role": "tool", "content": "dry"}])
+    role, content = shown(backend)[2]
+    assert role == "call"
+    assert content.startswith("I look.\n<tool_call>")
+    assert f'"arguments": {shown_as}}}' in content
+
+
+@pytest.mark.parametrize(
     ("more", "param"),
     [
         ({"tool_choice": {"type": "function", "function": {"name": "fly"}}}, "tool_choice"),
