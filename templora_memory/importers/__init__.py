@@ -25,6 +25,7 @@ from templora_memory.importers._use import (
     spoken_name,
     uses,
     with_lore,
+    with_lore_entry,
     world_character,
 )
 from templora_memory.importers._values import (
@@ -73,6 +74,7 @@ __all__ = [
     "turns",
     "uses",
     "with_lore",
+    "with_lore_entry",
     "without_pictures",
     "world_character",
 ]

@@ -69,6 +69,31 @@ def book(value: object) -> tuple[tuple[LoreEntry, ...], list[str]]:
     return tuple(sorted(entries, key=lambda entry: entry.order)), noted
 
 
+def rows_of(value: object) -> tuple[list[Any], list[int]]:
+    """The rows of a lorebook as they are, and where in them the entries of `book` come from."""
+    rows = _rows(value)
+    parsed = [(made.order, at) for at, row in enumerate(rows) if (made := entry_of(row))]
+    return rows, [at for _, at in sorted(parsed, key=lambda item: item[0])]
+
+
+def entry_of(row: object) -> LoreEntry | None:
+    """The entry of one row of any tool; None if it has no text."""
+    return _entry(row, Counter())
+
+
+def with_texts(row: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with these fields of a Character Card, and everything else that it has.
+
+    Decorators before its text stay there.
+    """
+    written = _first_text(row, "content", "text", "entry", "value")
+    marks = written[: len(written) - len(_decorators(written)[0])]
+    changed = {**row, **entry, "content": marks + entry["content"]}
+    if "disable" in row:
+        changed["disable"] = not entry["enabled"]
+    return changed
+
+
 _SETTINGS = ("scan_depth", "token_budget", "recursive_scanning", "scanDepth", "tokenBudget")
 
 
@@ -230,11 +255,12 @@ def _keys(row: Mapping[str, Any], *names: str) -> tuple[str, ...]:
         given: list[Any] = [value] if _PATTERN.fullmatch(value.strip()) else value.split(",")
     else:
         given = value if isinstance(value, list) else []
-    keys = (_key(key) for key in given[:_MAX_KEYS] if isinstance(key, (str, int, float)))
+    keys = (clean_key(key) for key in given[:_MAX_KEYS] if isinstance(key, (str, int, float)))
     return tuple(filter(None, keys))
 
 
-def _key(key: object) -> str:
+def clean_key(key: object) -> str:
+    """A key on one line; a regular expression stays as it is written."""
     text = str(key).strip()
     return text if _PATTERN.fullmatch(text) else one_line(text)
 

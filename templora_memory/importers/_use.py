@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from templora_memory.domain.messages import Document, Message
+from templora_memory.errors import InvalidText
+from templora_memory.importers import _lore
 from templora_memory.importers._export import lore_entry
-from templora_memory.importers._text import fill
+from templora_memory.importers._text import fill, one_line, plain
 from templora_memory.importers._values import Character, World
 
 NEUTRAL_USER = "the user"
@@ -93,6 +97,76 @@ def with_lore(character: Character, world: World) -> Character:
     lore = tuple(sorted((*character.lore, *world.lore), key=lambda entry: entry.order))
     noted = tuple(f"{world.name}: {text}" for text in world.warnings)
     return replace(character, lore=lore, warnings=(*character.warnings, *noted), raw={})
+
+
+def with_lore_entry(
+    character: Character,
+    number: int | None,
+    *,
+    content: str,
+    keys: Sequence[str],
+    name: str = "",
+    enabled: bool = True,
+    constant: bool = False,
+) -> Character:
+    """The character with one lorebook entry changed, or with another one.
+
+    Its card has the entry as Character Cards do; whatever else an entry or the card says stays.
+
+    `number` is its position in `Character.lore`; None: a new entry, behind the others. For the rest
+    see `LoreEntry`; markup is taken out.
+
+    Raises:
+        InvalidText: nothing is left of the text, or nothing would ever mention the entry.
+    """
+    fields: dict[str, Any] = {
+        "keys": [key for text in keys if (key := _lore.clean_key(text))],
+        "content": plain(content),
+        "name": one_line(name),
+        "enabled": enabled,
+        "constant": constant,
+    }
+    if not fields["content"]:
+        raise InvalidText("A lorebook entry needs a text.")
+    if not fields["keys"] and not constant:
+        raise InvalidText("A lorebook entry needs a key that mentions it, or is always used.")
+    data = character.raw.get("data")
+    data = data if isinstance(data, Mapping) else {}
+    book = data.get("character_book")
+    rows, positions = _lore.rows_of(book)
+    if [_lore.entry_of(rows[at]) for at in positions] != list(character.lore):
+        rows, positions = [lore_entry(e) for e in character.lore], [*range(len(character.lore))]
+    if number is None:
+        last = max((entry.order for entry in character.lore), default=-1)
+        rows = [*rows, {**fields, "insertion_order": last + 1, "extensions": {}}]
+    else:
+        rows = list(rows)
+        rows[positions[number]] = _changed(rows[positions[number]], fields)
+    lore, _ = _lore.book(rows)
+    settings = book if isinstance(book, Mapping) else {"extensions": {}}
+    raw = character.raw
+    if data:
+        raw = {**raw, "data": {**data, "character_book": {**settings, "entries": rows}}}
+    return replace(character, lore=lore, raw=raw)
+
+
+def _changed(row: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a lorebook with these fields, so that it reads as they say."""
+    changed = _lore.with_texts(row, fields)
+    entry = _lore.entry_of(changed)
+    if entry is not None and (entry.enabled, entry.constant, list(entry.keys)) == (
+        fields["enabled"], fields["constant"], fields["keys"],
+    ):  # fmt: skip
+        return changed
+    changed["content"] = fields["content"]  # a decorator or a chance of 0 said otherwise
+    more = row.get("extensions")
+    more = more if isinstance(more, Mapping) else {}
+    return {**_certain(changed), "extensions": _certain(more)}
+
+
+def _certain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields without the chance of an entry."""
+    return {name: value for name, value in row.items() if name != "probability"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

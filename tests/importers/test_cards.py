@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from templora_memory import Message
+from templora_memory.errors import InvalidText
 from templora_memory.importers import (
     ChatLog,
     FileRefused,
@@ -23,6 +24,7 @@ from templora_memory.importers import (
     to_card,
     to_json,
     to_png,
+    with_lore_entry,
 )
 
 
@@ -198,6 +200,58 @@ def test_lore_and_examples_of_an_old_card_survive(files):
     built = load_character(to_json(bare))
     assert built.lore == found.lore
     assert built.example_dialogues == found.example_dialogues
+
+
+@pytest.mark.parametrize("book", ["list", "rows by key"])
+def test_a_changed_lore_entry_stands_in_the_card_and_nothing_else_of_it_changes(files, book):
+    card = json.loads(json.dumps(files.card()))  # its own
+    rows = card["data"]["character_book"]["entries"]
+    rows[0] |= {"secondary_keys": ["wet"], "selective": True, "extensions": {"mine": [1]}}
+    card["data"]["character_book"]["scan_depth"] = 7
+    if book == "rows by key":
+        card["data"]["character_book"]["entries"] = {str(n): row for n, row in enumerate(rows)}
+    found = load_character(files.json(card))
+    (before,) = [e for e in found.lore if e.keys == ("cellar",)]
+    edited = with_lore_entry(
+        found, found.lore.index(before), content="It is <b>dry</b> now.", keys=["cellar", "/va+t/i"]
+    )
+    again = load_character(to_json(edited))
+    assert again.lore == edited.lore
+    after = again.lore[found.lore.index(before)]
+    assert (after.content, after.keys, after.regex) == (
+        "It is dry now.", ("cellar", "/va+t/i"), True,
+    )  # fmt: skip
+    assert after.secondary_keys == ("wet",)
+    written = json.loads(to_json(edited))["data"]["character_book"]
+    assert written["scan_depth"] == 7
+    assert written["entries"][0]["extensions"] == {"mine": [1]}
+    assert written["entries"][0]["content"].startswith("@@depth 4\n")
+    assert [e for e in again.lore if e.keys != after.keys] == [e for e in found.lore if e != before]
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["a card", "a text"])
+def test_another_lore_entry_comes_behind_the_others(files, raw):
+    found = load_character(files.json())
+    found = found if raw else replace(found, raw={})
+    more = with_lore_entry(found, None, content="A ghost.", keys=[], name="Attic", constant=True)
+    assert [e.content for e in more.lore] == [*(e.content for e in found.lore), "A ghost."]
+    assert load_character(to_json(more)).lore == more.lore
+    for content, keys in (("<img src=x>", ["attic"]), ("A ghost.", [" "])):
+        with pytest.raises(InvalidText, match="A lorebook entry needs"):
+            with_lore_entry(found, None, content=content, keys=keys)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"content": "@@dont_activate\nDark."}, {"content": "Dark.", "extensions": {"probability": 0}},
+     {"content": "Dark.", "enabled": False, "disable": True}],
+)  # fmt: skip
+def test_an_entry_that_is_switched_on_is_on_whatever_switched_it_off(files, row):
+    rows = [{"keys": ["cellar"], "insertion_order": 1, **row}]
+    found = load_character(files.json(files.card(character_book={"entries": rows})))
+    assert not found.lore[0].enabled
+    changed = with_lore_entry(found, 0, content="Dark.", keys=["cellar"])
+    assert load_character(to_json(changed)).lore[0].enabled
 
 
 # --- macros, markup, lore ------------------------------------------------------------------------

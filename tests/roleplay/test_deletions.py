@@ -125,6 +125,42 @@ def test_going_back_to_an_older_revision_can_be_undone(studio, enter, absorbed):
     assert studio.memory.list() == (actor.id,)  # the copy that waited is gone
 
 
+@pytest.mark.parametrize("what", ["character", "rollback"])
+def test_a_sweep_while_something_comes_back_takes_nothing_of_it(studio, enter, absorbed, what):
+    visitor = enter()
+    actor = absorbed(visitor)
+    memory = studio.memory[actor.id]
+    first = memory.head().name
+    list(studio.absorb(visitor, actor, [Document("She has a new red hat.")], "a hat"))
+    newest = memory.head().name
+    if what == "rollback":
+        deletion = studio.rollback(visitor, actor, actor.id, first)
+    else:
+        deletion = studio.deletions.character(visitor, actor)
+    restore = deletion.restore
+    deletion.restore = lambda: (studio.sweep(), restore())  # as the sweeper's thread may
+    studio.deletions.undo(visitor)
+    assert studio.memory[actor.id].head().name == newest
+    assert visitor.deletions == []
+
+
+def test_an_undo_that_failed_can_be_tried_again(studio, enter, absorbed):
+    visitor = enter()
+    actor = absorbed(visitor)
+    deletion = studio.deletions.character(visitor, actor)
+    restore = deletion.restore
+
+    def fail():
+        raise OSError("disk")
+
+    deletion.restore = fail
+    with pytest.raises(OSError, match="disk"):
+        studio.deletions.undo(visitor)
+    deletion.restore = restore
+    assert studio.deletions.undo(visitor) == actor.label
+    assert visitor.actors == {actor.id: actor}
+
+
 def test_leaving_ends_what_could_be_undone(make_studio, make_memory):
     studio = make_studio(make_memory("left"), home="left-home", grace=1000.0)
     visitor = studio.visitors.enter(None, "a")

@@ -16,6 +16,7 @@ from templora_memory.apps.roleplay import (
 from templora_memory.apps.roleplay.charts import Series, chart
 from templora_memory.apps.roleplay.comparison import ComparedAnswer
 from templora_memory.apps.roleplay.deletions import DeletionProof, PendingDeletion
+from templora_memory.apps.roleplay.faces import picture_address
 from templora_memory.apps.roleplay.learning_estimate import duration
 from templora_memory.apps.roleplay.learning_task import LearningStep, LearningTask
 from templora_memory.apps.roleplay.state import (
@@ -179,9 +180,9 @@ def test_a_portrait_becomes_a_small_picture_and_a_broken_one_none():
 
     target = io.BytesIO()
     image.new("RGB", (400, 600), "red").save(target, "PNG")
-    assert rendering.picture_address(target.getvalue()).startswith("data:image/jpeg;base64,")
-    assert rendering.picture_address(b"\x89PNG\r\n\x1a\n broken") == ""
-    assert rendering.picture_address(None) == ""
+    assert picture_address(target.getvalue()).startswith("data:image/jpeg;base64,")
+    assert picture_address(b"\x89PNG\r\n\x1a\n broken") == ""
+    assert picture_address(None) == ""
 
 
 def test_words_about_perplexity_follow_the_numbers():

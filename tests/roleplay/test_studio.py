@@ -1,5 +1,6 @@
 """What visitors can do with characters, over the fake backend; no Gradio here."""
 
+import io
 import threading
 import time
 
@@ -7,9 +8,15 @@ import pytest
 
 from templora_memory import Document, Message
 from templora_memory.apps.roleplay import bundled_characters
-from templora_memory.apps.roleplay.character_reply import CharacterReply, ReplyControls, greet
+from templora_memory.apps.roleplay.character_reply import (
+    CharacterReply,
+    ReplyControls,
+    greet,
+    impersonation,
+    without_speaker,
+)
 from templora_memory.apps.roleplay.saved_characters import HomeInUse
-from templora_memory.apps.roleplay.state import PREFIX, Actor, Visitor
+from templora_memory.apps.roleplay.state import PREFIX, Actor, Persona, Visitor
 from templora_memory.apps.roleplay.studio import ActionRefused
 from templora_memory.apps.roleplay.visitors import VisitExpired
 from templora_memory.errors import LearningFailed, StoreDamaged, UnknownMemory
@@ -81,15 +88,13 @@ def test_progress_has_steps_and_a_curve(studio, enter):
 
 def test_stopping_leaves_no_character_and_no_file(studio, enter):
     visitor = enter()
-    gate = threading.Event()
-    studio.memory.backend._on_learn = lambda: gate.wait(5)
+    studio.memory.backend._on_learn = lambda: time.sleep(0.3)  # longer than between two looks
     actor = studio.add(visitor, bundled_characters.actor("kestrel"))
     task = studio.learn(visitor, actor, [Document("word " * 200)], "much")
     until(lambda: task.phase == "learning")
     task.stop()  # returns while a chunk is being learned
     assert task.stopping
     assert actor.id in visitor.actors  # it says that it is stopping until it is gone
-    gate.set()
     assert task.ended.wait(10)
     assert "has learned nothing and is gone" in task.note
     assert studio.memory.list() == ()
@@ -487,3 +492,86 @@ def test_a_character_deleted_between_the_door_and_the_reply_stays_away(
     with pytest.raises(UnknownMemory):
         say(studio, visitor, actor, "Who are you?")
     assert studio.memory.list() == ()
+
+
+# --- going on, the user's words, lore -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["weights", "prompt"])
+def test_an_answer_is_gone_on_with_and_nothing_of_it_is_said_twice(studio, enter, absorbed, mode):
+    visitor = enter()
+    actor = absorbed(visitor)
+    persona = visitor.personas[0]
+    say(studio, visitor, actor, "Which lame goose is called what?", mode=mode)
+    chat = actor.chat(persona)
+    begun = chat.messages[-1].content
+    rest = CharacterReply(studio.memory, actor, chat, persona, ReplyControls(mode=mode))
+    list(rest)
+    request = studio.memory.backend.requests[-1]
+    assert request.prefill == begun
+    assert request.messages[-1] == Message("user", "Which lame goose is called what?")
+    assert [part.text for part in rest.prompt.parts][-1] == begun
+
+
+def test_the_users_words_are_asked_for_and_neither_kept_nor_learned(studio, enter, absorbed):
+    visitor = enter()
+    actor = absorbed(visitor)
+    persona = visitor.personas[0]
+    say(studio, visitor, actor, "Hello!")
+    chat = actor.chat(persona)
+    before = list(chat.messages)
+    journalled = studio.memory[actor.pair(persona)].transcript().messages
+    options = ReplyControls()
+    instruction = impersonation(actor, Persona(name="Ben", note="A tired sailor."))
+    list(CharacterReply(studio.memory, actor, chat, persona, options, instruction=instruction))
+    asked = studio.memory.backend.requests[-1].messages[-1]
+    assert "Ben" in asked.content
+    assert "A tired sailor." in asked.content
+    assert chat.messages == before
+    assert studio.memory[actor.pair(persona)].transcript().messages == journalled
+
+
+def test_the_name_of_the_speaker_is_no_part_of_what_is_said():
+    assert without_speaker(" ben: Hello, Orla. ", Persona(name="Ben")) == "Hello, Orla."
+    assert without_speaker("Bend: it", Persona(name="Ben")) == "Bend: it"
+
+
+def test_lore_that_is_written_here_joins_the_prompt_and_goes_along_with_the_card(
+    studio, enter, absorbed
+):
+    visitor = enter()
+    actor = absorbed(visitor)
+    entry = {"content": "The fog bell is cracked.", "name": "", "enabled": True, "constant": False}
+    number = studio.write_lore(visitor, actor, None, keys=["fog bell"], **entry)
+    say(studio, visitor, actor, "Do you hear the fog bell?")
+    shown = actor.chat(visitor.personas[0]).prompt
+    assert "The fog bell is cracked." in [part.text for part in shown.parts]
+    card = studio.export(visitor, actor, visitor.personas[0])[1]
+    assert load(card, filename="a.png").lore == actor.character.lore
+    studio.write_lore(visitor, actor, number, keys=["fog bell"], **{**entry, "enabled": False})
+    say(studio, visitor, actor, "And the fog bell now?")
+    assert not any("cracked" in p.text for p in actor.chat(visitor.personas[0]).prompt.parts[:1])
+    with pytest.raises(ActionRefused, match="gone"):
+        studio.write_lore(visitor, actor, 99, keys=["x"], **entry)
+    long = {**entry, "content": "x" * 20_001}
+    with pytest.raises(ActionRefused, match="20,000 characters"):
+        studio.write_lore(visitor, actor, None, keys=["x"], **long)
+
+
+def test_a_kept_character_has_its_portrait_after_a_restart(make_memory, make_studio):
+    image = pytest.importorskip("PIL.Image")
+    target = io.BytesIO()
+    image.new("RGB", (300, 400), "red").save(target, "PNG")
+    for portrait in (target.getvalue(), None):
+        home = f"home-{portrait is None}"
+        memory = make_memory(home + "-memories")
+        studio = make_studio(memory, home=home)
+        visitor = studio.visitors.enter(None, "tab")
+        card = Character(name="Nell", description="Nell keeps the mill.", portrait=portrait)
+        actor = studio.add(visitor, bundled_characters.from_character(card))
+        assert bool(actor.image) == (portrait is not None)
+        list(studio.absorb(visitor, actor, [Document("Nell keeps the mill.")], "its bio"))
+        studio.keep(visitor, actor, saved=True)
+        studio.close()
+        back = make_studio(memory, home=home).visitors.enter(visitor.token, "tab")
+        assert back.actors[actor.id].image == actor.image

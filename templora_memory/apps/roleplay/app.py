@@ -15,6 +15,7 @@ from .chat_handlers import ChatHandlers
 from .components import PageComponents, Updates
 from .deletion_handlers import DeletionHandlers
 from .figures_handlers import FiguresHandlers
+from .lorebook_handlers import LorebookHandlers
 from .news_handlers import NewsHandlers
 from .page_view import PageView
 from .preview_handlers import PreviewHandlers
@@ -57,6 +58,7 @@ def build(
             ChatHandlers(studio, page, view).wire()
             FiguresHandlers(studio, page, view).wire()
             DeletionHandlers(studio, page, view).wire()
+            LorebookHandlers(studio, page, view).wire()
             NewsHandlers(studio, page, view).wire()
         blocks.queue(max_size=64, default_concurrency_limit=16, api_open=False)
     except BaseException:

@@ -10,6 +10,7 @@ from importlib.resources import files
 from templora_memory.domain.segmentation import sentences
 from templora_memory.importers import Character, documents, load_character, one_line, spoken_name
 
+from .faces import picture_address
 from .fact_questions import facts_of_sentences
 from .state import Actor, CharacterFact
 
@@ -46,6 +47,7 @@ def from_character(character: Character) -> Actor:
         tagline=one_line(str(extension.get("tagline", ""))),
         art=str(extension.get("art", "")),
         accent=accent if _COLOUR.fullmatch(accent) else "",
+        image=picture_address(character.portrait),
     )
 
 

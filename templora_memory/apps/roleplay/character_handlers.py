@@ -9,11 +9,12 @@ import gradio as gr
 from templora_memory.importers import one_line
 
 from .character_reply import greet
+from .chat_search import search_chats, search_results
 from .components import PageComponents, Updates
 from .error_toasts import with_error_toasts
 from .page_view import PageView
 from .state import Actor, Persona, Visitor
-from .studio import Studio
+from .studio import ActionRefused, Studio
 
 
 class CharacterHandlers:
@@ -29,7 +30,15 @@ class CharacterHandlers:
         p, actions = self._page, self._page.memory.actions
         components = self._view.all_components
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        choose = with_error_toasts(self.choose)
+        c, choose = p.characters, with_error_toasts(self.choose)
+        c.wanted.input(
+            with_error_toasts(self.search),
+            [*p.selection, c.wanted],
+            c.found,
+            trigger_mode="always_last",
+            **private,
+        )
+        c.found.select(with_error_toasts(self.open_found), p.selection, components, **private)
         p.talk.active.input(choose, [p.token, p.talk.active, p.played], components, **private)
         p.memory.persona.input(choose, [p.token, p.chosen, p.memory.persona], components, **private)
         p.characters.mine.select(with_error_toasts(self.pick), p.selection, components, **private)
@@ -57,8 +66,23 @@ class CharacterHandlers:
         self, data: gr.EventData, token: str, _actor_id: str | None, persona_key: str | None
     ) -> Updates:
         """Show the character that was clicked in the list."""
-        chosen = data._data or {}  # noqa: SLF001  # Gradio has no other way to what was triggered
-        return self.choose(token, str(chosen.get("value", "")), persona_key)
+        return self.choose(token, _clicked(data), persona_key)
+
+    def search(self, token: str, actor_id: str | None, persona_key: str | None, wanted: str) -> str:
+        """Show the chats that have these words."""
+        visitor, _, _ = self._view.find(token, actor_id, persona_key)
+        return search_results(search_chats(visitor, wanted or ""), wanted or "")
+
+    def open_found(
+        self, data: gr.EventData, token: str, _actor_id: str | None, _persona_key: str | None
+    ) -> Updates:
+        """Open a chat that was found, with its character and its persona."""
+        actor_id, persona_key, chat_key = [*_clicked(data).split(), "", "", ""][:3]
+        visitor, actor, persona = self._view.find(token, actor_id, persona_key)
+        if actor is None or persona.key != persona_key:
+            raise ActionRefused("This chat is gone: search again.")
+        actor.open_chat(persona, chat_key)
+        return self._view.all_updates(visitor, actor, persona)
 
     def _chosen(
         self, token: str, actor_id: str | None, persona_key: str | None
@@ -112,3 +136,9 @@ class CharacterHandlers:
             "close the page."
         )
         return self._view.all_updates(visitor, actor, persona)
+
+
+def _clicked(data: gr.EventData) -> str:
+    """Return what a script of ours sent along with a click."""
+    chosen = data._data or {}  # noqa: SLF001  # Gradio has no other way to what was triggered
+    return str(chosen.get("value", ""))

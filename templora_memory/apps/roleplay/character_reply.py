@@ -79,6 +79,27 @@ def greet(actor: Actor, chat: Chat, persona: Persona) -> None:
         chat.messages.append(Message("assistant", offered[0]))
 
 
+def impersonation(actor: Actor, persona: Persona) -> str:
+    """Return the instruction with which the model writes the user's next message."""
+    name, other = persona.called, spoken_name(actor.character)
+    who = f" {persona.note}" if persona.note else ""
+    return (
+        f"Write the next message of {name}, the user, to {other}: what {name} says now, in the "
+        f"first person, in the language and the manner of {name}'s messages above.{who} Write "
+        f"nothing of what {other} says or does."
+    )
+
+
+def without_speaker(text: str, persona: Persona) -> str:
+    """Return a line without the name of its speaker before it, which some models write."""
+    said = text.strip()
+    for name in (persona.called, persona.name):
+        begin = f"{name}:"
+        if said.casefold().startswith(begin.casefold()):
+            return said[len(begin) :].strip()
+    return said
+
+
 def passages(notes: str, question: str) -> tuple[str, ...]:
     """Return the paragraphs of the notes that share the rarest words with the question."""
     pieces = [
@@ -112,9 +133,12 @@ class CharacterReply:
 
     Args:
         memory: the service.
-        actor, chat, persona: who answers whom; the conversation ends with the user's message.
+        actor, chat, persona: who answers whom. A message of the user at the end is answered, one of
+            the character is gone on with.
         options: of this reply.
         seed: of the random numbers, for temperatures over 0.
+        instruction: what this one reply is to be instead, after a message of the character; it is
+            shown last and never learned, nor is the reply.
     """
 
     def __init__(
@@ -126,6 +150,7 @@ class CharacterReply:
         options: ReplyControls,
         *,
         seed: int | None = None,
+        instruction: str = "",
     ) -> None:
         self._memory = memory
         self._options = options
@@ -134,7 +159,10 @@ class CharacterReply:
         policy = memory.policy
         max_tokens = options.max_tokens or policy.reply_tokens
         self._max_tokens = min(max_tokens, max(1, policy.window // 2))
+        self._instruction = [Message("system", instruction)] if instruction else []
         self._room = policy.window - self._max_tokens
+        if instruction:
+            self._room -= self._count(self._instruction)
         self._card = card_text(actor.character, user=persona.called)
         self._system = self._system_parts(actor, persona)
         self._actor = actor
@@ -158,7 +186,8 @@ class CharacterReply:
                 for e in entries
             ]
         if self._options.notes and actor.notes:
-            parts += [("Your notes", text) for text in passages(actor.notes, texts[-1])]
+            asked = next((m.content for m in reversed(self._body) if m.role == "user"), texts[-1])
+            parts += [("Your notes", text) for text in passages(actor.notes, asked)]
         return [(kind, text) for kind, text in parts if text]
 
     def __iter__(self) -> Iterator[str]:
@@ -172,7 +201,7 @@ class CharacterReply:
             if self._options.shows_card:
                 self._halve_card()
         stream = talks.stream(
-            self._sent_body,
+            [*self._sent_body, *self._instruction],
             context=[text for _, text in self._system],
             strength=self._options.strength,
             sampling=self._sampling,
@@ -185,7 +214,8 @@ class CharacterReply:
 
     def _shorten(self) -> None:
         """Without a memory what does not fit is lost: the oldest messages, then the card's end."""
-        while len(self._sent_body) > 1 and self._tokens() > self._room:
+        least = 2 if self._body[-1].role == "assistant" else 1  # and what it was said to
+        while len(self._sent_body) > least and self._tokens() > self._room:
             self._sent_body = self._sent_body[1:]
         over = self._tokens() - self._room
         if over > 0 and self._options.shows_card:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import gradio as gr
 
 from . import bundled_characters, rendering
+from .chat_search import search_results
+from .faces import gallery_card
 
 _CHOOSE = """
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('[data-actor]');
-  if (button) trigger('select', {value: button.dataset.actor});
-});
+element.addEventListener('click', (event) => {{
+  const button = event.target.closest('[data-{0}]');
+  if (button) trigger('select', {{value: button.dataset.{0}}});
+}});
 """
 
 
@@ -21,6 +23,8 @@ class CharactersPanel:
     """The components of the left that handlers read or change."""
 
     mine: gr.HTML
+    wanted: gr.Textbox
+    found: gr.HTML
     meet_box: gr.Accordion
     meet: dict[str, gr.Button]
     file: gr.File
@@ -50,7 +54,14 @@ def heading(text: str, more: str = "") -> gr.HTML:
 def build() -> CharactersPanel:
     """Lay the panel out, within a column."""
     heading("Characters")
-    mine = gr.HTML(rendering.character_list((), None, {}, {}), elem_id="mine", js_on_load=_CHOOSE)
+    mine = gr.HTML(
+        rendering.character_list((), None, {}, {}),
+        elem_id="mine",
+        js_on_load=_CHOOSE.format("actor"),
+    )
+    with gr.Accordion("Search chats", open=False, elem_id="search"):
+        wanted = gr.Textbox(label="Words to find", max_length=200)
+        found = gr.HTML(search_results((), ""), elem_id="found", js_on_load=_CHOOSE.format("chat"))
     with gr.Accordion("Meet somebody", open=True, elem_id="meet") as meet_box:
         meet = _gallery()
     with gr.Accordion("Bring your own", open=False, elem_id="bring"):
@@ -68,6 +79,8 @@ def build() -> CharactersPanel:
         paste = gr.Button("Preview this bio", size="md")
     return CharactersPanel(
         mine=mine,
+        wanted=wanted,
+        found=found,
         meet_box=meet_box,
         meet=meet,
         file=file,
@@ -82,7 +95,7 @@ def _gallery() -> dict[str, gr.Button]:
     for name in bundled_characters.names():
         actor = bundled_characters.actor(name)
         with gr.Column(min_width=160, elem_classes="meet"):
-            gr.HTML(rendering.gallery_card(actor))
+            gr.HTML(gallery_card(actor))
             meet[name] = gr.Button(f"Meet {actor.label.split()[0]}", size="sm")
     return meet
 

@@ -1,4 +1,7 @@
-"""Event handlers of the conversation: send, retry, swipe, undo, edit, compare, chats, personas."""
+"""Event handlers of the conversation.
+
+Send, retry, continue, impersonate, swipe, undo, edit, compare, chats, personas.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,13 @@ from templora_memory.errors import UnknownMemory
 from templora_memory.importers import Character, ChatLog, greetings, load, one_line, plain
 
 from . import rendering
-from .character_reply import CharacterReply, ReplyControls, greet
+from .character_reply import (
+    CharacterReply,
+    ReplyControls,
+    greet,
+    impersonation,
+    without_speaker,
+)
 from .comparison import ComparedAnswer, compare, comparison
 from .components import PageComponents, Updates
 from .error_toasts import show_error, with_error_toasts
@@ -42,7 +51,7 @@ class ChatHandlers:
         """Connect the components of the conversation with these handlers."""
         p, t, m = self._page, self._page.talk, self._page.memory
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        options = [m.mode, m.strength, m.temperature, m.length, m.use_lore, m.use_notes]
+        options = [m.mode, m.strength, m.temperature, m.length, m.lorebook.use, m.use_notes]
         shown = [t.say, *self._view.chat_components]
         inputs = [*p.selection, *options]
         chat = self._view.chat_components
@@ -51,6 +60,8 @@ class ChatHandlers:
             gr.on([t.say.submit, t.send.click], self.send, [*inputs, t.say], shown, **streaming),
             t.chat.retry(self.retry, inputs, shown, **streaming),
             t.chat.edit(self.edit, inputs, shown, **streaming),
+            t.go_on.click(self.go_on, inputs, shown, **streaming),
+            t.impersonate.click(self.impersonate, [*inputs, t.say], shown, **streaming),
         ]
         t.stop.click(
             with_error_toasts(self.stopped), p.selection, chat, cancels=answering, **private
@@ -189,22 +200,92 @@ class ChatHandlers:
         except UnknownMemory:
             return 0
 
-    def _growing(self, actor: Actor, chat: Chat, persona: Persona, text: str) -> Updates:
-        t = self._page.talk
-        rows = self._view.chat_messages(actor, chat, persona)
-        rows.append(rendering.chat_message(Message("assistant", text or "…")))
-        busy: Updates = {t.send: gr.update(interactive=False), t.stop: gr.update(interactive=True)}
-        return {t.chat: gr.update(value=rows), **({} if text else busy)}
+    def go_on(self, token: str, actor_id: str, persona_key: str, *inputs: Any) -> Iterator[Updates]:
+        """Let the character go on with its newest answer, as if it had not ended there."""
+        selection = (token, actor_id, persona_key)
+        yield from self._streamed(self._go_on(selection, inputs), selection)
 
-    def _answer(
-        self, visitor: Visitor, actor: Actor, persona: Persona, chat: Chat, options: ReplyControls
+    def _go_on(
+        self, selection: tuple[Any, ...], inputs: tuple[Any, ...]
     ) -> Generator[Updates, None, None]:
-        """Stream a reply; what was said by then stays if it is stopped."""
-        task = visitor.learning.get(actor.id)
-        if task is not None and task.unlearned:  # the card stands in for what is not learned yet
-            options = options.with_mode("prompt" if options.uses_memory else options.mode)
+        visitor, actor, persona, chat = self._scene(*selection)
+        with _ChatTurn(chat):
+            if not chat.begun or chat.messages[-1].role != "assistant":
+                raise ActionRefused("There is no answer to go on with yet: say something first.")
+            yield self._busy()
+            begun = chat.messages[-1].content
+            steps = self._answer(visitor, actor, persona, chat, _options(inputs), begun=begun)
+            yield from steps
+
+    def impersonate(
+        self, token: str, actor_id: str, persona_key: str, *inputs: Any
+    ) -> Iterator[Updates]:
+        """Write the user's next message into the box, where it can be changed before it is sent."""
+        selection = (token, actor_id, persona_key)
+        yield from self._streamed(self._impersonate(selection, inputs), selection)
+
+    def _impersonate(
+        self, selection: tuple[Any, ...], inputs: tuple[Any, ...]
+    ) -> Generator[Updates, None, None]:
+        *given, typed = inputs
+        visitor, actor, persona, chat = self._scene(*selection)
+        if (typed or "").strip():
+            raise ActionRefused("There is something in the box already: send it or clear it first.")
+        with _ChatTurn(chat):
+            if not chat.messages or chat.messages[-1].role != "assistant":
+                raise ActionRefused(f"It is not your turn yet: let {actor.label} speak first.")
+            yield self._busy()
+            written = CharacterReply(
+                self._studio.memory, actor, chat, persona, _while_learning(visitor, actor, given),
+                seed=secrets.randbelow(2**31), instruction=impersonation(actor, persona),
+            )  # fmt: skip
+            text, last = "", 0.0
+            for piece in written:
+                text += piece
+                if time.monotonic() - last >= _EVERY:
+                    last = time.monotonic()
+                    yield {self._page.talk.say: text}
+        if not text.strip():
+            gr.Info("The model found nothing to say. Raise the temperature and try again.")
+        yield {
+            self._page.talk.say: without_speaker(text, persona),
+            **self._view.chat_updates(visitor, actor, persona),
+        }
+
+    def _busy(self) -> Updates:
+        t = self._page.talk
+        return {t.send: gr.update(interactive=False), t.stop: gr.update(interactive=True)}
+
+    def _growing(
+        self, actor: Actor, chat: Chat, persona: Persona, text: str, begun: str = ""
+    ) -> Updates:
+        rows = self._view.chat_messages(actor, chat, persona)
+        if begun:
+            rows.pop()  # it grows where it stands
+        rows.append(rendering.chat_message(Message("assistant", begun + text or "…")))
+        return {self._page.talk.chat: gr.update(value=rows), **({} if text else self._busy())}
+
+    def _answer(  # who says what to whom
+        self,
+        visitor: Visitor,
+        actor: Actor,
+        persona: Persona,
+        chat: Chat,
+        options: ReplyControls,
+        *,
+        begun: str = "",
+    ) -> Generator[Updates, None, None]:
+        """Stream a reply; what was said by then stays if it is stopped.
+
+        With `begun`, it is the rest of the newest answer.
+        """
         answer = CharacterReply(
-            self._studio.memory, actor, chat, persona, options, seed=secrets.randbelow(2**31)
+            self._studio.memory,
+            actor,
+            chat,
+            persona,
+            _while_learning(visitor, actor, options),
+            seed=secrets.randbelow(2**31),
         )
         text, last = "", 0.0
         try:
@@ -213,18 +294,23 @@ class ChatHandlers:
                 now = time.monotonic()
                 if now - last >= _EVERY:
                     last = now
-                    yield self._growing(actor, chat, persona, text)
+                    yield self._growing(actor, chat, persona, text, begun)
         except UnknownMemory:
             if not actor.gone:
                 raise
         finally:
-            self._settle(chat, text, answer)
+            if begun:
+                self._settle_rest(chat, begun + text.rstrip(), answer)
+            else:
+                self._settle(chat, text, answer)
         if actor.gone:
             raise ActionRefused("This character was deleted while it spoke.")
         visitor.changed()
         self._studio.save(visitor, actor)
         again = {}
-        if not text.strip():
+        if begun and not text.strip():
+            gr.Info("It has nothing to add. Say something, or raise the temperature.")
+        elif not text.strip():
             gr.Info(
                 "The model said nothing to that. Put it in other words, or raise the temperature."
             )
@@ -249,6 +335,16 @@ class ChatHandlers:
         if (prompt := answer.prompt) is not None:
             chat.prompt = prompt
             chat.costs.append(prompt.cost)
+
+    @staticmethod
+    def _settle_rest(chat: Chat, said: str, answer: CharacterReply) -> None:
+        """Keep an answer that went on, in the place of what it was before."""
+        chat.messages[-1] = Message("assistant", said)
+        if chat.swipes:
+            chat.swipes[chat.swipe] = said
+        if (prompt := answer.prompt) is not None:
+            chat.prompt = prompt
+            chat.costs[-1:] = [prompt.cost]  # a turn counts its newest prompt
 
     # --- other answers -------------------------------------------------------------------------
 
@@ -441,6 +537,14 @@ def _options(inputs: Any) -> ReplyControls:
         lore=bool(lore),
         notes=bool(notes),
     )
+
+
+def _while_learning(visitor: Visitor, actor: Actor, options: Any) -> ReplyControls:
+    """Return the options; until a character is learned its card stands in for its memory."""
+    controls = options if isinstance(options, ReplyControls) else _options(options)
+    task = visitor.learning.get(actor.id)
+    unlearned = task is not None and task.unlearned
+    return controls.with_mode("prompt") if unlearned and controls.uses_memory else controls
 
 
 def _flat(value: Any) -> str:

@@ -31,6 +31,8 @@ class ChatPanel:
     say: gr.Textbox
     send: gr.Button
     stop: gr.Button
+    go_on: gr.Button
+    impersonate: gr.Button
     new_chat: gr.Button
     delete_chat: gr.Button
     status: gr.HTML
@@ -86,6 +88,8 @@ def build() -> ChatPanel:
         stop = gr.Button("Stop", min_width=86, scale=0, interactive=False)
     with gr.Row(elem_id="below"):
         status = gr.HTML(rendering.status_line(None, None, None, 0), elem_id="status")
+        go_on = gr.Button("Continue", size="sm", min_width=84, scale=0, interactive=False)
+        impersonate = gr.Button("Impersonate", size="sm", min_width=100, scale=0, interactive=False)
         new_chat = gr.Button("New chat", size="sm", min_width=90, scale=0)
         delete_chat = gr.Button("Delete chat…", size="sm", min_width=110, scale=0)
     with gr.Accordion("Compare four ways", open=False, elem_id="comparing"):
@@ -118,6 +122,8 @@ def build() -> ChatPanel:
         say=say,
         send=send,
         stop=stop,
+        go_on=go_on,
+        impersonate=impersonate,
         new_chat=new_chat,
         delete_chat=delete_chat,
         status=status,

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -48,6 +49,7 @@ class PendingDeletion:
         restore: brings it back.
         finish: removes it; raises `TemploraError` if it must be tried again.
         memories: ids of characters whose memories must stay until then.
+        ending: whether it is being restored or finished at this moment.
     """
 
     label: str
@@ -56,6 +58,7 @@ class PendingDeletion:
     finish: Callable[[], DeletionProof]
     memories: frozenset[str] = frozenset()
     key: str = field(default_factory=lambda: secrets.token_hex(6))
+    ending: bool = False
 
     def seconds_left(self) -> float:
         """Seconds until it cannot be undone."""
@@ -114,20 +117,37 @@ class Deletions:
 
     @staticmethod
     def _take(visitor: Visitor, key: str | None) -> PendingDeletion | None:
-        """Take a deletion out, so that it is undone or finished once; None: the newest."""
+        """Return a deletion to undo or finish, which nobody else does then; None: the newest.
+
+        It stays among the others until it has ended: a sweep would take its memories for strays.
+        """
         with visitor.lock:
             for deletion in reversed(visitor.deletions):
-                if key in {None, deletion.key}:
-                    visitor.deletions.remove(deletion)
+                if key in {None, deletion.key} and not deletion.ending:
+                    deletion.ending = True
                     return deletion
         return None
+
+    @staticmethod
+    @contextmanager
+    def _ended(visitor: Visitor, deletion: PendingDeletion) -> Iterator[None]:
+        """Take a deletion out once it is undone or finished; after an error it waits again."""
+        try:
+            yield
+        except BaseException:
+            deletion.due = max(deletion.due, time.monotonic() + 1.0)
+            deletion.ending = False
+            raise
+        with visitor.lock:
+            visitor.deletions.remove(deletion)
 
     def undo(self, visitor: Visitor, key: str | None = None) -> str | None:
         """Bring back what was deleted; its label, or None if it is too late."""
         deletion = self._take(visitor, key)
         if deletion is None:
             return None
-        deletion.restore()
+        with self._ended(visitor, deletion):
+            deletion.restore()
         visitor.record(f"{deletion.label} is back", "")
         return deletion.label
 
@@ -140,13 +160,8 @@ class Deletions:
         deletion = self._take(visitor, key)
         if deletion is None:
             return None
-        try:
+        with self._ended(visitor, deletion):
             proof = deletion.finish()
-        except BaseException:
-            deletion.due = time.monotonic() + 1.0
-            with visitor.lock:
-                visitor.deletions.append(deletion)
-            raise
         visitor.deleted = proof
         visitor.record(f"{deletion.label} is gone for good", removed(proof.receipt))
         return proof
@@ -301,7 +316,8 @@ class Deletions:
             self._memory[memory_id].fork(spare)
             self._memory[memory_id].rollback(revision)
         except BaseException:
-            self._take(visitor, deletion.key)
+            with visitor.lock:
+                visitor.deletions.remove(deletion)
             forget_if_there(self._memory, spare)
             raise
         return deletion

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from . import rendering
+from . import lorebook_panel, rendering
 from .characters_panel import heading
 from .comparison import MODE_NAMES
+from .lorebook_panel import LorebookPanel
 
 _MODES = [(name, mode) for mode, name in MODE_NAMES.items()]
 
@@ -40,8 +41,7 @@ class MemoryPanel:
     persona_name: gr.Textbox
     persona_note: gr.Textbox
     persona_add: gr.Button
-    use_lore: gr.Checkbox
-    lorebook: gr.HTML
+    lorebook: LorebookPanel
     use_notes: gr.Checkbox
     notes: gr.Textbox
     notes_file: gr.UploadButton
@@ -101,9 +101,7 @@ def build(reply_tokens: int, max_tokens: int) -> MemoryPanel:
             label="Who you are", max_length=500, placeholder="A tired sailor."
         )
         persona_add = gr.Button("Play this person")
-    with gr.Accordion("Lorebook", open=False):
-        use_lore = gr.Checkbox(value=True, label="Use it")
-        lorebook = gr.HTML(rendering.lorebook(None))
+    lorebook = lorebook_panel.build()
     with gr.Accordion("Notes for the prompt", open=False):
         use_notes = gr.Checkbox(value=True, label="Look things up in my notes")
         notes = gr.Textbox(
@@ -124,7 +122,6 @@ def build(reply_tokens: int, max_tokens: int) -> MemoryPanel:
         persona_name=persona_name,
         persona_note=persona_note,
         persona_add=persona_add,
-        use_lore=use_lore,
         lorebook=lorebook,
         use_notes=use_notes,
         notes=notes,

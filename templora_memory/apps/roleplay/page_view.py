@@ -13,6 +13,7 @@ from templora_memory.importers import greetings
 from . import deletion_rendering, learning_rendering, rendering
 from .comparison import no_comparison
 from .components import PageComponents, Updates
+from .faces import avatars
 from .learning_estimate import duration
 from .markup import file_size
 from .state import Actor, Chat, Persona, Visitor
@@ -52,7 +53,6 @@ class PageView:
             p.memory.actions.panel,
             p.memory.actions.files,
             p.memory.notes,
-            p.memory.lorebook,
             p.deletion.confirm,
             *self.chat_components,
             *self.figures_components,
@@ -71,6 +71,8 @@ class PageView:
             t.compare,
             t.send,
             t.stop,
+            t.go_on,
+            t.impersonate,
             t.swipes,
             t.swipe_number,
             t.status,
@@ -109,7 +111,6 @@ class PageView:
             p.memory.actions.panel: gr.update(visible=actor is not None),
             p.memory.actions.files: gr.update(visible=False, value=None),
             p.memory.notes: actor.notes if actor else "",
-            p.memory.lorebook: rendering.lorebook(actor),
             p.deletion.confirm: gr.update(visible=False),
             **self.chat_updates(visitor, actor, persona),
             **self.figures_updates(visitor, actor, persona, "actor"),
@@ -194,11 +195,13 @@ class PageView:
         task = visitor.learning.get(actor.id) if actor else None
         ready = actor is not None and not (task and task.stopping)
         begun = chat is not None and chat.begun
+        spoken = bool(chat and chat.messages and chat.messages[-1].role == "assistant")
         swipes = len(chat.swipes) if chat else 0
         return {
             t.chat: gr.update(
                 value=self.chat_messages(actor, chat, persona),
                 placeholder=rendering.no_words(actor) if actor else rendering.nobody(),
+                avatar_images=avatars(actor, persona),
             ),
             t.chats: self._chat_choices(actor, chat, persona),
             t.delete_chat: gr.update(interactive=begun),
@@ -206,6 +209,8 @@ class PageView:
             t.compare: gr.update(interactive=ready),
             t.send: gr.update(interactive=ready),
             t.stop: gr.update(interactive=False),
+            t.go_on: gr.update(interactive=ready and begun and spoken),
+            t.impersonate: gr.update(interactive=ready and spoken),
             t.swipes: gr.update(visible=swipes > 1),
             t.swipe_number: rendering.swipe_number(chat.swipe + 1 if chat else 0, swipes),
             t.status: self.status(visitor, actor, chat, persona),

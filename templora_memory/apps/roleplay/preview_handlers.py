@@ -167,7 +167,6 @@ class PreviewHandlers:
         v = self._page.preview
         is_actor = isinstance(candidate, Actor)
         if isinstance(candidate, Actor):
-            candidate.image = rendering.picture_address(candidate.character.portrait)
             shown = self._preview(candidate, examples=True, lore=False)
         else:
             shown = rendering.chat_preview(candidate, actor, persona)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
 from templora_memory import Document, Message, Probe, Revision, Status
-from templora_memory.importers import ChatLog, Uses, without_pictures
+from templora_memory.importers import ChatLog, LoreEntry, Uses, without_pictures
 
 from .charts import Series, chart
+from .faces import face
 from .learning_rendering import curve, estimate, learned_from, meter
 from .markup import clock, many, styled, table
 from .state import Actor, Chat, Persona, PromptPart, PromptRecord, VisitEvent
-from .style import LOGO, emblem
+from .style import LOGO
 
 _EXCERPT = 1200
-_THUMB = 160
+_TITLE = 60
 _KINDS = {"user": "You said", "assistant": "The character said", "tool": "Tool"}
 _TAG = re.compile(r"<(?=[a-zA-Z/!])")
 
@@ -52,48 +51,6 @@ def nobody() -> str:
 def no_words(actor: Actor) -> str:
     """What stands in a chat in which nobody spoke yet; Markdown."""
     return f"Say something to {safe_markdown(actor.label)}: this chat is empty."
-
-
-# --- faces ---------------------------------------------------------------------------------------
-
-
-def picture_address(portrait: bytes | None) -> str:
-    """A small picture as a data address; empty if there is none or it does not decode."""
-    if portrait is None:
-        return ""
-    from PIL import Image  # noqa: PLC0415  # comes with Gradio
-
-    try:
-        with Image.open(io.BytesIO(portrait), formats=("PNG",)) as image:
-            image.thumbnail((_THUMB, _THUMB * 2))
-            small = image.convert("RGB")
-        target = io.BytesIO()
-        small.save(target, "JPEG", quality=85)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return ""  # a broken picture does not spoil a character
-    return "data:image/jpeg;base64," + base64.b64encode(target.getvalue()).decode()
-
-
-def face(actor: Actor, note: str, state: str = "") -> str:
-    """Emblem or portrait, name, a line about it, and its state."""
-    letter = escape(next((c for c in actor.label if c.isalnum()), "?").upper())
-    seed = sum(actor.character.name.encode())
-    shown = (
-        f'<img src="{actor.image}" alt="">'
-        if actor.image
-        else emblem(actor.art, actor.accent, letter, seed)
-    )
-    return (
-        f'<span class="face">{shown}<span><b class="name" dir="auto">{escape(actor.label)}</b>'
-        + (f'<span class="line" dir="auto">{escape(note)}</span>' if note else "")
-        + (f'<span class="state">{escape(state)}</span>' if state else "")
-        + "</span></span>"
-    )
-
-
-def gallery_card(actor: Actor) -> str:
-    """Return the card of a bundled character in the gallery."""
-    return styled(face(actor, actor.tagline))
 
 
 # --- preview -------------------------------------------------------------------------------------
@@ -284,6 +241,12 @@ def swipe_number(number: int, of: int) -> str:
     return styled(f'<p class="quiet" role="status">Answer {number} of {of}</p>') if of > 1 else ""
 
 
+def lore_title(entry: LoreEntry) -> str:
+    """What an entry of a lorebook is called: its title, its keys, or its first words."""
+    title = entry.name or ", ".join(entry.keys) or entry.content
+    return title if len(title) <= _TITLE else f"{title[: _TITLE - 1].rstrip()}…"
+
+
 def lorebook(actor: Actor | None) -> str:
     """Keys and texts of the lorebook."""
     entries = actor.character.lore if actor else ()
@@ -291,9 +254,10 @@ def lorebook(actor: Actor | None) -> str:
         return styled('<p class="quiet">This character has no lorebook.</p>')
     cells = [
         [
-            escape(entry.name or ", ".join(entry.keys) or "always"),
+            escape(lore_title(entry)),
             escape(entry.content[:300])
-            + ("" if entry.enabled and not entry.regex else " <small>(not used)</small>"),
+            + ("" if entry.enabled else " <small>(switched off)</small>")
+            + (" <small>(always)</small>" if entry.constant else ""),
         ]
         for entry in entries[:100]
     ]

@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from templora_memory import AbsorbReport, Message
 from templora_memory.errors import InputError
 from templora_memory.importers import load_character, to_png
 
+from .faces import picture_address
 from .state import AbsorbRecord, Actor, CharacterFact, Chat, FactProbe, Persona, PromptCost, Visitor
 
 _log = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class SavedCharacters:
             "tagline": actor.tagline,
             "art": actor.art,
             "accent": actor.accent,
+            "portrait": bool(actor.image),
             "notes": actor.notes,
             "created": actor.created,
             "facts": [asdict(fact) for fact in actor.facts],
@@ -126,10 +128,14 @@ class SavedCharacters:
         return list(visitors.values())
 
     def _actor(self, actor_id: str, row: dict[str, Any]) -> Actor:
+        character = load_character(self._card(actor_id))
+        if not row.get("portrait", False):  # the picture that carries the card says nothing
+            character = replace(character, portrait=None)
         return Actor(
             id=actor_id,
             label=row["label"],
-            character=load_character(self._card(actor_id)),
+            character=character,
+            image=picture_address(character.portrait),
             facts=tuple(CharacterFact(**fact) for fact in row["facts"]),
             tagline=row["tagline"],
             art=row["art"],

@@ -25,6 +25,9 @@ MAX_PERSONAS = 12
 MAX_PENDING = 3
 MAX_CHATS = 40
 """Chats of one character with one persona."""
+MAX_LORE = 1000
+"""Entries of a lorebook that can be written here."""
+MAX_LORE_TEXT = 20_000  # characters of an entry
 MAX_TITLE = 48  # characters
 
 

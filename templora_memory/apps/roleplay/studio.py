@@ -25,7 +25,14 @@ from templora_memory import (
     Probe,
 )
 from templora_memory.errors import InputError
-from templora_memory.importers import Character, ChatLog, chat_to_jsonl, spoken_name, to_png
+from templora_memory.importers import (
+    Character,
+    ChatLog,
+    chat_to_jsonl,
+    spoken_name,
+    to_png,
+    with_lore_entry,
+)
 
 from .deletions import Deletions, PendingDeletion, forget_if_there
 from .learning_estimate import LearningEstimate
@@ -34,6 +41,8 @@ from .saved_characters import SavedCharacters
 from .state import (
     MAX_ACTORS,
     MAX_CHATS,
+    MAX_LORE,
+    MAX_LORE_TEXT,
     MAX_PERSONAS,
     PREFIX,
     AbsorbRecord,
@@ -508,6 +517,40 @@ class Studio:
             self.saved.save(visitor, actor)
         else:
             self.saved.remove(actor)
+
+    def write_lore(
+        self,
+        visitor: Visitor,
+        actor: Actor,
+        number: int | None,
+        *,
+        content: str,
+        keys: Sequence[str],
+        name: str,
+        enabled: bool,
+        constant: bool,
+    ) -> int:
+        """Change an entry of a character's lorebook, or add one; return its number.
+
+        Its card has it from now on, as it is exported too. Nothing of it is learned by that.
+
+        Raises:
+            ActionRefused: there is no entry of this number, it is too long, or there are too many.
+            InvalidText: it has no text, or nothing would ever mention it.
+        """
+        lore = actor.character.lore
+        if number is None and len(lore) >= MAX_LORE:
+            raise ActionRefused(f"A lorebook has {MAX_LORE} entries at most: change one of them.")
+        if number is not None and not 0 <= number < len(lore):
+            raise ActionRefused("This entry is gone: choose it again.")
+        if len(content) > MAX_LORE_TEXT:
+            raise ActionRefused(f"An entry has {MAX_LORE_TEXT:,} characters at most.")
+        actor.character = with_lore_entry(
+            actor.character, number, content=content, keys=keys, name=name, enabled=enabled,
+            constant=constant,
+        )  # fmt: skip
+        self.save(visitor, actor)
+        return len(lore) if number is None else number
 
     def new_chat(self, visitor: Visitor, actor: Actor, persona: Persona) -> Chat:
         """Open another conversation; the others stay.
