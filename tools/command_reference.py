@@ -27,7 +27,8 @@ def page() -> str:
     shared = [p for p in commands["templora absorb"].params if _panel(p) == COMMON]
     parts = [
         HEAD,
-        "## Common options\n\nOf every command but `demo`.\n\n" + _options(shared),
+        "## Common options\n\nOf every command; `demo` has its own, `--json` among them.\n\n"
+        + _options(shared),
     ]
     for name, command in commands.items():
         parameters = [p for p in command.params if _panel(p) != COMMON and p.name != "help"]

@@ -9,13 +9,13 @@ from templora_memory.errors import InvalidSetting
 
 
 def find_demo() -> Callable[[Sequence[str]], int]:
-    """Return the page's `main`, which takes arguments and returns an exit code.
+    """Return the page's `run`, which takes arguments and returns an exit code.
 
     Raises:
         InvalidSetting: Gradio is missing.
     """
     if importlib.util.find_spec("gradio") is None:
         raise InvalidSetting("The web app needs Gradio: pip install 'templora-memory[app]'.")
-    from templora_memory.apps.roleplay.serve import main  # noqa: PLC0415  # an extra
+    from templora_memory.apps.roleplay.serve import run  # noqa: PLC0415  # an extra
 
-    return main
+    return run

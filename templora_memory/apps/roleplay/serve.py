@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -12,8 +13,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from templora_memory import ParametricMemory, TemploraError
+from templora_memory.errors import InputError, InvalidSetting
 from templora_memory.models import TINY
 
 LOOPBACK = "127.0.0.1"
@@ -22,7 +25,7 @@ _HEARTBEAT = "5"  # seconds in which a closed tab is noticed
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    command_line = argparse.ArgumentParser(
+    command_line = _Parser(
         prog="templora demo", description="Role-play with characters that live in weights."
     )
     command_line.add_argument(
@@ -51,32 +54,54 @@ def parser() -> argparse.ArgumentParser:
         "--idle", type=float, default=1800.0, help="seconds without any action"
     )
     command_line.add_argument("--open", action="store_true", help="open the browser")
+    command_line.add_argument(
+        "--json",
+        action="store_true",
+        help="once it is served, write its address and model as one JSON document to standard "
+        "output, and nothing else",
+    )
     return command_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until interrupted, and return the exit code."""
-    command_line = parser()
-    options = command_line.parse_args(arguments)
+    """Serve until interrupted, and return the exit code; an error is a line on standard error."""
+    try:
+        return run(arguments)
+    except TemploraError as error:
+        sys.stderr.write(f"templora: {' '.join(str(error).split())}\n")
+        return 2 if isinstance(error, InputError) else 1
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Serve until interrupted, and return 0.
+
+    Raises:
+        InvalidSetting: an option cannot be used, or there is no free port or no place to write.
+        TemploraError: the model cannot be loaded, or another server uses the folder.
+    """
+    options = parser().parse_args(arguments)
     name, mark, password = (options.auth or "").partition(":")
     if options.auth and not (name and mark and password):
-        command_line.error("--auth is NAME:PASSWORD")
+        raise InvalidSetting("--auth is NAME:PASSWORD.")
     if options.host != LOOPBACK and not options.auth:
-        command_line.error(
+        raise InvalidSetting(
             f"--host {options.host} lets other machines in: give --auth NAME:PASSWORD as well, "
-            f"or leave it at {LOOPBACK}"
+            f"or leave it at {LOOPBACK}."
         )
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return _run(options, (name, password) if options.auth else None)
+        return _serve(options, (name, password) if options.auth else None)
     except KeyboardInterrupt:
         return 0
-    except TemploraError as error:
-        sys.stderr.write(f"templora: {' '.join(str(error).split())}\n")
-        return 1
     except OSError as error:  # no free port, no place to write
-        sys.stderr.write(f"templora: {' '.join(str(error).split())} (see --port and --root)\n")
-        return 1
+        raise InvalidSetting(f"{error} (see --port and --root)") from error
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as everything else here does, and leaves ending to the caller."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InvalidSetting(f"{message}. See templora demo --help.")
 
 
 def _clear(homes: Path, *, but: Path) -> None:
@@ -86,13 +111,26 @@ def _clear(homes: Path, *, but: Path) -> None:
             shutil.rmtree(folder)
 
 
+def _say_ready(options: argparse.Namespace, url: str, model: str, seconds: float) -> None:
+    if options.json:
+        report = {"url": url, "model": model, "root": str(options.root)}
+        sys.stdout.write(json.dumps({**report, "seconds": round(seconds, 1)}, indent=2) + "\n")
+        sys.stdout.flush()
+        return
+    sys.stderr.write(
+        f"Ready after {seconds:.0f} s: open {url}\n"
+        "Ctrl-C stops the server and discards temporary characters.\n"
+    )
+
+
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _run(options: argparse.Namespace, auth: tuple[str, str] | None) -> int:
+def _serve(options: argparse.Namespace, auth: tuple[str, str] | None) -> int:
     started = time.monotonic()
-    sys.stderr.write(f"Loading {options.model} ...\n")
+    if not options.json:
+        sys.stderr.write(f"Loading {options.model} ...\n")
     options.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     homes = options.root / "uploads"
     homes.mkdir(exist_ok=True, mode=0o700)
@@ -121,12 +159,9 @@ def _run(options: argparse.Namespace, auth: tuple[str, str] | None) -> int:
                     prevent_thread_lock=True,
                     **launch_options(),
                 )
-                sys.stderr.write(
-                    f"Ready after {time.monotonic() - started:.0f} s: open {app.local_url}\n"
-                    "Ctrl-C stops the server and discards temporary characters.\n"
-                )
+                _say_ready(options, app.local_url, memory.base.name, time.monotonic() - started)
                 while True:
                     time.sleep(3600)
             finally:
-                app.close()
+                app.close(verbose=False)
                 app.studio.close()
