@@ -1,5 +1,7 @@
 """Questions for the sentences of a bio: everyday ones, each another one."""
 
+import pytest
+
 from templora_memory.apps.roleplay.fact_questions import facts_of_sentences
 
 BIO = [
@@ -36,6 +38,30 @@ def test_other_languages_are_asked_in_their_own_words():
         ["春子は灯台に住んでいます。今日も元気です。"], "春子", at_most=6
     )
     assert japanese.question == "灯台について教えてください。"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "question", "answer"),
+    [
+        ("Ольга живёт в старом маяке.", "Ольга живёт в …", "старом маяке"),
+        ("Ola mieszka w starej latarni.", "Ola mieszka w …", "starej latarni"),
+        ("Sie ist gerne wach und mag es dunkel.", "Sie ist gerne wach …", "und mag es dunkel"),
+        ("تعيش شيرين في منارة قديمة.", "تعيش شيرين في …", "منارة قديمة"),
+        ("수진은 낡은 등대에 산다.", "수진은 낡은 …", "등대에 산다"),
+        ("李雷住在旧灯塔里。", "李雷住在旧…", "灯塔里"),
+        ("សុខារស់នៅក្នុងប៉ម។", "សុខារស់នៅ…", "ក្នុងប៉ម"),
+    ],
+)
+def test_in_any_language_a_sentence_is_asked_for_by_how_it_begins(sentence, question, answer):
+    (fact,) = facts_of_sentences([sentence], "", at_most=6)
+    assert (fact.question, fact.answer) == (question, answer)
+    assert fact.answer in fact.sentence
+
+
+def test_english_patterns_are_for_english_alone():
+    spanish = ["I. keeps una llama.", "La vieja casa de la montaña es de piedra y madera."]
+    facts = facts_of_sentences(spanish, "I.", at_most=6)
+    assert "What do you keep?" not in {fact.question for fact in facts}
 
 
 def test_names_with_signs_of_patterns_are_only_names():

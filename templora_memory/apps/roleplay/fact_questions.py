@@ -1,7 +1,9 @@
 """Questions in everyday wording for the sentences of a bio, so that its facts can be asked.
 
-A question that fits a known pattern has an answer to look for; any other names what its sentence is
-about. No model is asked: the same bio gives the same questions.
+An English sentence that fits a known pattern has a question of its own and an answer to look for.
+Where the words for it are known, another one is asked for by what it is about. In any language a
+sentence can be asked for by how it begins ("Ольга живёт в …"); how it ends is the answer. No model
+is asked: the same bio gives the same questions.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import regex
 
-from templora_memory.domain.languages import language_of
+from templora_memory.domain.languages import DEFAULT, language_of
 from templora_memory.domain.segmentation import (
     content_words,
     fold,
@@ -26,6 +28,7 @@ from .state import CharacterFact
 
 _SHORTEST, _LONGEST = 12, 200  # letters of a sentence worth asking for
 _MAX_ANSWER = 60  # letters
+_LETTERS_A_SIGN = 3  # of scripts without spaces, of which a word has fewer
 _ABOUT = {
     "en": "What can you tell me about {w}?",
     "de": "Was kannst du mir über {w} sagen?",
@@ -61,7 +64,8 @@ _PATTERNS = (
 _PEOPLE = frozenset({"friend", "rival", "enemy", "brother", "sister", "mother", "father", "son",
                      "daughter", "wife", "husband", "boss", "teacher", "neighbour", "neighbor",
                      "partner", "aunt", "uncle", "cousin", "master", "apprentice"})  # fmt: skip
-_SIGNS = regex.compile(r"[\p{Han}\p{Katakana}ー]+|\p{Thai}+|\p{Hangul}+")
+_SIGNS = regex.compile(r"[\p{Han}\p{Katakana}ー]+")
+_LAST_MARKS = regex.compile(r"[\p{P}\s]+$")
 _PLAIN_VERBS = {"teaches": "teach", "studies": "study"}
 
 
@@ -73,24 +77,29 @@ def facts_of_sentences(
     Args:
         sentences: of the bio, in order.
         name: by which the bio calls its character.
-        at_most: so many facts; those with an answer to look for come first.
+        at_most: so many facts; those of a known pattern come first.
     """
     fitting = [
         said
         for sentence in sentences
-        if _SHORTEST <= len(said := " ".join(sentence.split())) <= _LONGEST
+        if _SHORTEST <= _letters(said := " ".join(sentence.split())) <= _LONGEST
         and not is_question(said)
     ]
+    language = language_of(" ".join(fitting))
     asked: dict[str, CharacterFact] = {}
     unfit = []
     for said in fitting:
-        question, answer = _by_pattern(said, name)
+        question, answer = _by_pattern(said, name) if language == DEFAULT else ("", "")
         if question and fold(question) not in asked:
             asked[fold(question)] = CharacterFact(question, answer, said)
         else:
             unfit.append(said)
-    for fact in _about(unfit, fitting, name):
+    for fact in _about(unfit, fitting, name, language):
         asked.setdefault(fold(fact.question), fact)
+    for said in unfit:
+        if said not in {fact.sentence for fact in asked.values()}:
+            question, answer = _by_beginning(said)
+            asked.setdefault(fold(question), CharacterFact(question, answer, said))
     chosen = list(asked.values())[:at_most]
     return tuple(sorted(chosen, key=lambda fact: fitting.index(fact.sentence)))
 
@@ -116,18 +125,53 @@ def _by_pattern(said: str, name: str) -> tuple[str, str]:
     return "", ""
 
 
-def _about(unfit: Sequence[str], every: Sequence[str], name: str) -> Iterator[CharacterFact]:
-    """Ask for sentences by their rarest word that no other question uses."""
+def _letters(said: str) -> int:
+    return len(said) * (_LETTERS_A_SIGN if is_unspaced(said) else 1)
+
+
+def _by_beginning(said: str) -> tuple[str, str]:
+    """Return the first half of a sentence, to be gone on with, and the rest of it."""
+    pieces = regex.findall(r"\X", said) if is_unspaced(said) else said.split()
+    half = (len(pieces) + 1) // 2
+    between = "" if is_unspaced(said) else " "
+    rest = _LAST_MARKS.sub("", between.join(pieces[half:]))
+    answer = rest if _letters(rest) <= _MAX_ANSWER else ""
+    return f"{between.join(pieces[:half])}{between}…", answer
+
+
+def _about(
+    unfit: Sequence[str], every: Sequence[str], name: str, language: str
+) -> Iterator[CharacterFact]:
+    """Ask for sentences by their rarest word that no other question uses.
+
+    Only where there are words to ask with; in other languages than English only for names and
+    nouns, so that the question is one.
+    """
+    if (form := _ABOUT.get(language)) is None:
+        return
     common = Counter(fold(word) for said in every for word in set(_topics(said)))
     taken = {fold(word) for word in (*words(name), *_topics(name))}
-    form = _ABOUT.get(language_of(" ".join(every)), "{w}?")
     for said in unfit:
-        fresh = [word for word in _topics(said) if fold(word) not in taken]
+        fresh = [
+            word
+            for word in _topics(said)
+            if fold(word) not in taken and (language == DEFAULT or _is_noun(word, said))
+        ]
         if not fresh:
             continue
         word = min(fresh, key=lambda item: (common[fold(item)], -len(item)))
         taken.add(fold(word))
         yield CharacterFact(form.format(w=word), "", said)
+
+
+def _is_noun(word: str, said: str) -> bool:
+    """Whether a word is sure to be one: written large within a sentence, or a short run of signs.
+
+    A long run of signs is a whole sentence, which would give its answer away.
+    """
+    if is_unspaced(said):
+        return 3 * len(word) <= len(said)
+    return word[0].isupper() and not said.startswith(word)
 
 
 def _topics(said: str) -> list[str]:
