@@ -374,6 +374,51 @@ def test_answers_to_one_message_are_kept_as_swipes(open_page):
     expect(answers(page)).to_have_count(2, timeout=PATIENCE)
 
 
+def test_an_answer_goes_on_and_the_users_turn_can_be_written_by_the_model(open_page):
+    page = open_page()
+    absorb(page)
+    go_on, impersonate = (
+        page.get_by_role("button", name=name, exact=True) for name in ("Continue", "Impersonate")
+    )
+    expect(go_on).to_be_disabled()  # a greeting alone answers nothing
+    say(page, "Which lame goose is called what?", 1)
+    go_on.click()
+    see(answers(page).last, re.compile("Button.+I see", re.DOTALL))  # the fake says it again
+    expect(answers(page)).to_have_count(2)
+    expect(impersonate).to_be_enabled(timeout=PATIENCE)
+    impersonate.click()
+    box = page.get_by_label("Your message")
+    expect(box).to_have_value(re.compile("I see"), timeout=PATIENCE)
+    expect(page.get_by_role("button", name="Send")).to_be_enabled(timeout=PATIENCE)
+    impersonate.click()
+    toast(page, "something in the box already")
+    expect(box).to_have_value(re.compile("I see"))
+    expect(page.locator("#chat [data-testid=user]")).to_have_count(1)
+
+
+def test_faces_stand_beside_words_chats_are_found_and_lore_is_written(open_page):
+    page = open_page()
+    absorb(page, "Marta")
+    pictures = page.locator("#chat .avatar-container img")
+    expect(pictures.first).to_have_attribute("src", re.compile("^data:image/"), timeout=PATIENCE)
+    say(page, "I have a boat called Wren.", 1)
+    absorb(page, "Oren")
+    page.get_by_role("button", name="Search chats").click()
+    page.get_by_label("Words to find").fill("wren")
+    page.locator("#found button", has_text="I have a boat").click()
+    see(page.locator("#chat"), "I have a boat called Wren.")
+    expect(page.get_by_label("Active character")).to_have_value("Marta Quill", timeout=PATIENCE)
+    page.get_by_role("button", name="Lorebook").click()
+    lore = page.locator("#lorebook")
+    lore.get_by_label("Keys, one on each line").fill("attic\nroof")
+    lore.get_by_label("Text", exact=True).fill("A ghost lives in the attic.")
+    lore.get_by_role("button", name="Save entry").click()
+    see(lore.locator("table"), "attic, roof")
+    say(page, "What is on the roof?", 2)
+    page.get_by_role("button", name="What the model sees").click()
+    see(page.locator("#prompt"), "A ghost lives in the attic.")
+
+
 def test_four_answers_stand_side_by_side_and_change_no_chat(open_page):
     page = open_page()
     absorb(page)
@@ -531,6 +576,8 @@ def test_the_page_works_on_a_phone_and_with_the_keyboard(open_page):
     see(page.locator("#progress"), "is in the weights")
     say(page, "Which lame goose is called what?", 1)
     page.evaluate("window.scrollTo(0, 0)")
+    box = page.locator("#say").bounding_box()
+    assert box["y"] + box["height"] <= 844  # also under the news of what was learned
     order = ("#chat", "#say", "#left", "#right")
     above = [page.locator(name).bounding_box()["y"] for name in order]
     assert above == sorted(above)  # the chat first

@@ -31,7 +31,7 @@ class CharacterHandlers:
         components = self._view.all_components
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         c, choose = p.characters, with_error_toasts(self.choose)
-        c.wanted.input(
+        c.wanted.change(  # its event `input` comes with the value before the last letter
             with_error_toasts(self.search),
             [*p.selection, c.wanted],
             c.found,

@@ -9,6 +9,7 @@ import gradio as gr
 from . import bundled_characters, rendering
 from .chat_search import search_results
 from .faces import gallery_card
+from .markup import quiet, styled
 
 _CHOOSE = """
 element.addEventListener('click', (event) => {{
@@ -65,9 +66,8 @@ def build() -> CharactersPanel:
     with gr.Accordion("Meet somebody", open=True, elem_id="meet") as meet_box:
         meet = _gallery()
     with gr.Accordion("Bring your own", open=False, elem_id="bring"):
-        file = gr.File(
-            label="Card, text, PDF, chat or exported memory", height=150, elem_id="upload"
-        )
+        gr.HTML(styled(quiet("A card, a text, a PDF, a chat, or a memory that was exported.")))
+        file = gr.File(label="File", height=150, elem_id="upload")
         paste_name = gr.Textbox(label="Name", max_length=120, placeholder="Ada Finch")
         paste_bio = gr.Textbox(
             label="Bio",

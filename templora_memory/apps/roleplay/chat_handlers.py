@@ -253,8 +253,10 @@ class ChatHandlers:
         }
 
     def _busy(self) -> Updates:
+        """What can be pressed while a reply is written."""
         t = self._page.talk
-        return {t.send: gr.update(interactive=False), t.stop: gr.update(interactive=True)}
+        waiting = dict.fromkeys((t.send, t.go_on, t.impersonate), gr.update(interactive=False))
+        return {**waiting, t.stop: gr.update(interactive=True)}
 
     def _growing(
         self, actor: Actor, chat: Chat, persona: Persona, text: str, begun: str = ""

@@ -43,49 +43,52 @@ class ChatPanel:
 
 def build() -> ChatPanel:
     """Lay the panel out, within a column."""
-    with gr.Row(elem_id="who"):
-        active = gr.Dropdown([], label="Active character", min_width=140, scale=2)
-        chats = gr.Dropdown([], label="Chat", min_width=140, scale=2)
-        keep = gr.Checkbox(
-            value=False, label="Keep on this machine", min_width=150, elem_id="keep", scale=1
+    with gr.Column(elem_id="talk"):  # as high as the screen: the box to write in is always there
+        with gr.Row(elem_id="who"):
+            active = gr.Dropdown([], label="Active character", min_width=140, scale=2)
+            chats = gr.Dropdown([], label="Chat", min_width=140, scale=2)
+            keep = gr.Checkbox(
+                value=False, label="Keep on this machine", min_width=150, elem_id="keep", scale=1
+            )
+        preview = build_preview()
+        with gr.Row(elem_id="learning"):
+            progress = gr.HTML(visible=False, elem_id="progress")
+            stop_learning = gr.Button(
+                "Stop learning", size="sm", visible=False, min_width=110, scale=0
+            )
+            dismiss = gr.Button("Dismiss", size="sm", visible=False, min_width=90, scale=0)
+        chat = gr.Chatbot(
+            label="Conversation",
+            elem_id="chat",
+            height="auto",
+            editable="all",
+            buttons=["copy", "copy_all"],
+            group_consecutive_messages=False,
+            allow_tags=False,
+            sanitize_html=True,
+            latex_delimiters=[],
+            feedback_options=None,
+            allow_file_downloads=False,
+            layout="bubble",
+            placeholder=rendering.nobody(),
         )
-    preview = build_preview()
-    with gr.Row(elem_id="learning"):
-        progress = gr.HTML(visible=False, elem_id="progress")
-        stop_learning = gr.Button("Stop learning", size="sm", visible=False, min_width=110, scale=0)
-        dismiss = gr.Button("Dismiss", size="sm", visible=False, min_width=90, scale=0)
-    chat = gr.Chatbot(
-        label="Conversation",
-        elem_id="chat",
-        height="max(300px, calc(100dvh - 330px))",
-        editable="all",
-        buttons=["copy", "copy_all"],
-        group_consecutive_messages=False,
-        allow_tags=False,
-        sanitize_html=True,
-        latex_delimiters=[],
-        feedback_options=None,
-        allow_file_downloads=False,
-        layout="bubble",
-        placeholder=rendering.nobody(),
-    )
-    with gr.Row(visible=False, elem_id="swipes") as swipes:
-        swipe_left = gr.Button("◀ Previous answer", size="sm", min_width=90, scale=0)
-        swipe_number = gr.HTML(elem_id="swipe-number")
-        swipe_right = gr.Button("Next answer ▶", size="sm", min_width=90, scale=0)
-    with gr.Row(elem_id="write"):
-        say = gr.Textbox(
-            label="Your message",
-            lines=1,
-            max_lines=8,
-            max_length=20_000,
-            placeholder="Ask about something in the story",
-            elem_id="say",
-            scale=5,
-            min_width=160,
-        )
-        send = gr.Button("Send", variant="primary", min_width=86, scale=0, interactive=False)
-        stop = gr.Button("Stop", min_width=86, scale=0, interactive=False)
+        with gr.Row(visible=False, elem_id="swipes") as swipes:
+            swipe_left = gr.Button("◀ Previous answer", size="sm", min_width=90, scale=0)
+            swipe_number = gr.HTML(elem_id="swipe-number")
+            swipe_right = gr.Button("Next answer ▶", size="sm", min_width=90, scale=0)
+        with gr.Row(elem_id="write"):
+            say = gr.Textbox(
+                label="Your message",
+                lines=1,
+                max_lines=8,
+                max_length=20_000,
+                placeholder="Ask about the story",
+                elem_id="say",
+                scale=5,
+                min_width=160,
+            )
+            send = gr.Button("Send", variant="primary", min_width=86, scale=0, interactive=False)
+            stop = gr.Button("Stop", min_width=86, scale=0, interactive=False)
     with gr.Row(elem_id="below"):
         status = gr.HTML(rendering.status_line(None, None, None, 0), elem_id="status")
         go_on = gr.Button("Continue", size="sm", min_width=84, scale=0, interactive=False)

@@ -83,9 +83,9 @@ def search_results(hits: tuple[ChatHit, ...], wanted: str) -> str:
     if not hits:
         return styled(f'<p role="status" class="quiet">No chat has “{escape(wanted)}”.</p>')
     rows = "".join(
-        f'<li><button type="button" data-chat="{escape(hit.key)}"><b class="name" dir="auto">'
-        f"{escape(_title(hit))}</b>"
-        f'<span class="line" dir="auto">{escape(hit.text)}</span></button></li>'
+        f'<li><button type="button" data-chat="{escape(hit.key)}"><span class="face"><span>'
+        f'<b class="name" dir="auto">{escape(_title(hit))}</b>'
+        f'<span class="line" dir="auto">{escape(hit.text)}</span></span></span></button></li>'
         for hit in hits[:MAX_HITS]
     )
     more = quiet(f"And {len(hits) - MAX_HITS} more.") if len(hits) > MAX_HITS else ""

@@ -34,8 +34,8 @@ def page_header(model: str, grace: float) -> str:
         f'<header class="head">{LOGO}<h1>Characters that live in weights</h1><div class="chips">'
         f'<span class="chip">model <b>{escape(model)}</b></span>'
         '<span class="chip">on this machine, offline</span>'
-        f'<span class="chip">temporary: gone <b>{grace:.0f} s</b> after you close the tab, unless '
-        "kept</span></div></header>"
+        f'<span class="chip">gone <b>{grace:.0f} s</b> after you close the tab, unless kept</span>'
+        "</div></header>"
     )
 
 

@@ -95,6 +95,8 @@ figcaption { color: var(--quiet); font-size: 13.5px; margin-top: 6px; }
 #middle { gap: 8px !important; flex: 1 1 0 !important; min-width: 0 !important; }
 #who { gap: 8px !important; align-items: flex-end; } #who .block, #who .form { border: 0 !important; box-shadow: none !important; background: none !important; padding: 0 !important; }
 #who .form { gap: 8px !important; align-items: flex-end; } #who #keep { padding-bottom: 9px !important; } #who input { text-overflow: ellipsis; }
+#talk { gap: 8px !important; display: flex; flex-direction: column; flex-wrap: nowrap !important; min-height: calc(100dvh - 112px); } #talk > * { flex: none !important; }
+#talk > #chat { flex: 1 1 300px !important; height: 300px !important; min-height: 300px !important; }
 #chat .placeholder-content, #chat .placeholder { text-align: center; padding: 0 8%; }
 .gradio-container .t .four section h3 { margin: 0 !important; } .gradio-container .t .four section p { margin: 4px 0 !important; }
 #write { gap: 8px !important; align-items: flex-end; flex-wrap: nowrap !important; } #write button { height: 42px; padding: 0 16px !important; white-space: nowrap; }
@@ -127,7 +129,8 @@ footer { display: none !important; }
 @media (max-width: 760px) {
   .gradio-container .main { padding: 0 10px 90px !important; }
   .gradio-container h1 { font-size: 17px !important; } .chip { white-space: normal; } #who .form { flex-wrap: wrap; } #who #keep { flex: 1 1 100%; padding-bottom: 0 !important; }
-  #learning { flex-wrap: wrap !important; } .head .chips { margin: 0; } .head .chip:nth-child(2) { display: none; }
+  #learning { flex-wrap: wrap !important; } .head .chips { margin: 0; } .head { padding: 4px 0 0; gap: 4px 10px; } .head > svg { width: 24px; height: 24px; } .head .chips { gap: 4px; } .head .chip { font-size: 12px; padding: 2px 8px; } .head .chip:nth-child(2) { display: none; }
+  #talk { min-height: calc(100dvh - 108px); } #below { gap: 6px !important; } #below button { padding: 0 7px !important; min-width: 0 !important; } #talk > #chat { flex-basis: 240px !important; height: 240px !important; min-height: 240px !important; } #status { flex: 1 1 100% !important; }
   #middle { order: 0; flex: 1 1 100% !important; } #left { order: 1; flex: 1 1 100% !important; } #right { order: 2; }
 }
 """  # noqa: E501  # a style sheet reads better unwrapped
