@@ -34,7 +34,7 @@ _TOAST_MS = 15_000  # until every note has gone
 def main(folder: Path = IMAGES) -> int:
     """Take all pictures; return the exit status."""
     with tempfile.TemporaryDirectory() as root:
-        program = subprocess.Popen(
+        program = subprocess.Popen(  # noqa: S603  # ourselves
             [sys.executable, "-m", "templora_memory.apps.roleplay", "--json", "--root", root],
             stdout=subprocess.PIPE,
             text=True,
@@ -75,9 +75,8 @@ def _take(browser: Browser, url: str, folder: Path) -> None:
         page.get_by_label("Your message").press("Enter")
         expect(page.locator("#chat [data-testid=bot]")).to_have_count(number + 1)
         expect(page.locator("#status")).to_contain_text(f"{2 * number + 1} messages")
-    page.get_by_role("button", name="Search chats").click()  # folded up again below
-    page.get_by_role("button", name="Search chats").click()
     page.wait_for_timeout(_TOAST_MS)
+    page.evaluate("window.scrollTo(0, 0)")
     _save(_shot(page), folder / "app-characters.png")
 
     page.get_by_role("button", name="How it learned").click()
@@ -96,7 +95,7 @@ def _take(browser: Browser, url: str, folder: Path) -> None:
 
     page.get_by_role("button", name="What the model sees").click()
     page.wait_for_timeout(1000)
-    _save(_below(_shot(page, "#talk"), _shot(page, "#prompt")), folder / "app-role-play.png")
+    _save(_shot(page, "#sees"), folder / "app-role-play.png")
     page.get_by_role("button", name="What the model sees").click()
     page.get_by_role("button", name="What was learned").click()
     page.wait_for_timeout(1000)
@@ -137,11 +136,6 @@ def _beside(pictures: Sequence[Image.Image]) -> Image.Image:
         both.paste(item, (left, 0))
         left += item.width + _GAP
     return both
-
-
-def _below(*pictures: Image.Image) -> Image.Image:
-    turned = [item.transpose(Image.Transpose.TRANSPOSE) for item in pictures]
-    return _beside(turned).transpose(Image.Transpose.TRANSPOSE)
 
 
 def _save(picture: Image.Image, path: Path) -> None:

@@ -159,6 +159,19 @@ def vllm(trainer, url, *, max_rank):
     return trainer
 
 
+def test_the_first_example_of_the_readme_prints_what_stands_below_it(tmp_path, monkeypatch, capsys):
+    text = (TOP / "README.md").read_text("utf-8")
+    example, shown = re.search(
+        r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.DOTALL
+    ).groups()
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})  # noqa: S102  # our own, on the embedded model
+    printed = capsys.readouterr().out
+    assert "Button" in printed.splitlines()[0]
+    # the last digits of a sum may differ elsewhere, and with them the words of the base model
+    assert printed.splitlines()[0] == shown.splitlines()[0]
+
+
 def test_the_readme_shows_every_command():
     from templora_memory.cli._commands import app  # noqa: PLC0415
 

@@ -59,6 +59,7 @@ def build() -> ChatPanel:
             dismiss = gr.Button("Dismiss", size="sm", visible=False, min_width=90, scale=0)
         chat = gr.Chatbot(
             label="Conversation",
+            show_label=False,  # it would lie on the first message
             elem_id="chat",
             height="auto",
             editable="all",

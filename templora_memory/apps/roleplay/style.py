@@ -64,7 +64,7 @@ CSS = """
 .t th, .t td { text-align: left; padding: 8px 14px 8px 2px !important; border: 0 !important; border-bottom: 1px solid var(--line) !important; vertical-align: top; background: none !important; }
 .t th { font-weight: 600; color: var(--quiet); font-size: 13px; }
 .t td { overflow-wrap: break-word; min-width: 7ch; }
-.probes table { min-width: 720px; }
+.probes table { min-width: 560px; } .probes .meter { width: 36px; } .probes td, .probes th { padding-right: 10px !important; }
 .t td.n, .t th.n { text-align: right !important; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .t mark { background: none; font-weight: 600; color: var(--good); }
 .t .no { color: var(--bad); }
@@ -98,7 +98,7 @@ figcaption { color: var(--quiet); font-size: 13.5px; margin-top: 6px; }
 #talk { gap: 8px !important; display: flex; flex-direction: column; flex-wrap: nowrap !important; min-height: calc(100dvh - 112px); } #talk > * { flex: none !important; }
 #talk > #chat { flex: 1 1 300px !important; height: 300px !important; min-height: 300px !important; }
 #chat .placeholder-content, #chat .placeholder { text-align: center; padding: 0 8%; }
-.gradio-container .t .four section h3 { margin: 0 !important; } .gradio-container .t .four section p { margin: 4px 0 !important; }
+.gradio-container .t .four section h3 { margin: 0 !important; min-height: 2.7em; } .gradio-container .t .four section p { margin: 4px 0 !important; }
 #write { gap: 8px !important; align-items: flex-end; flex-wrap: nowrap !important; } #write button { height: 42px; padding: 0 16px !important; white-space: nowrap; }
 #say { padding: 0 !important; border: 0 !important; background: none !important; } #say textarea { min-height: 42px; }
 #say label > span { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
