@@ -1,7 +1,9 @@
 """What is shown: foreign text is never markup, the numbers are the numbers."""
 
+import base64
 import time
 from html.parser import HTMLParser
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -16,7 +18,7 @@ from templora_memory.apps.roleplay import (
 from templora_memory.apps.roleplay.charts import Series, chart
 from templora_memory.apps.roleplay.comparison import ComparedAnswer
 from templora_memory.apps.roleplay.deletions import DeletionProof, PendingDeletion
-from templora_memory.apps.roleplay.faces import picture_address
+from templora_memory.apps.roleplay.faces import avatars, picture_address
 from templora_memory.apps.roleplay.learning_estimate import duration
 from templora_memory.apps.roleplay.learning_task import LearningStep, LearningTask
 from templora_memory.apps.roleplay.state import (
@@ -183,6 +185,18 @@ def test_a_portrait_becomes_a_small_picture_and_a_broken_one_none():
     assert picture_address(target.getvalue()).startswith("data:image/jpeg;base64,")
     assert picture_address(b"\x89PNG\r\n\x1a\n broken") == ""
     assert picture_address(None) == ""
+
+
+def test_everybody_has_a_face_and_a_name_in_it_is_never_markup():
+    actor = evil_actor()
+    user, character = avatars(actor, Persona(name="<&> <b>"))
+    for picture in (user, character):
+        kind, _, data = picture["url"].partition(",")
+        assert kind == "data:image/svg+xml;base64"
+        ET.fromstring(base64.b64decode(data))  # noqa: S314  # drawn here
+    actor.image = "data:image/jpeg;base64,AAAA"
+    assert avatars(actor, Persona())[1]["url"] == actor.image
+    assert avatars(None, Persona()) == [None, None]
 
 
 def test_words_about_perplexity_follow_the_numbers():

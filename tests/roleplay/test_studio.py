@@ -575,3 +575,12 @@ def test_a_kept_character_has_its_portrait_after_a_restart(make_memory, make_stu
         studio.close()
         back = make_studio(memory, home=home).visitors.enter(visitor.token, "tab")
         assert back.actors[actor.id].image == actor.image
+
+
+def test_the_settings_of_a_reply_reach_the_model(studio, enter, absorbed):
+    visitor = enter()
+    actor = absorbed(visitor)
+    say(studio, visitor, actor, "Hello!", temperature=0.7, repetition_penalty=1.2, max_tokens=9)
+    request = studio.memory.backend.requests[-1]
+    assert (request.sampling.temperature, request.sampling.repetition_penalty) == (0.7, 1.2)
+    assert request.max_tokens == 9

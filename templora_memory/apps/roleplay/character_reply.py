@@ -43,6 +43,7 @@ class ReplyControls:
         mode: memory in weights, card in the prompt, both, or neither.
         strength: factor on the memory; 0 is exactly the base model.
         temperature: 0 takes the most likely token.
+        repetition_penalty: over 1 makes what was said already less likely.
         max_tokens: of the reply; None: the policy's.
         lore, notes: whether these may be retrieved into the prompt.
     """
@@ -50,6 +51,7 @@ class ReplyControls:
     mode: Mode = "weights"
     strength: float = 1.0
     temperature: float = 0.0
+    repetition_penalty: float = 1.0
     max_tokens: int | None = None
     lore: bool = True
     notes: bool = True
@@ -167,7 +169,11 @@ class CharacterReply:
         self._system = self._system_parts(actor, persona)
         self._actor = actor
         self._id = actor.pair(persona) if options.uses_memory else None
-        self._sampling = Sampling(temperature=options.temperature, seed=seed)
+        self._sampling = Sampling(
+            temperature=options.temperature,
+            repetition_penalty=options.repetition_penalty,
+            seed=seed,
+        )
         self._reply: Reply | None = None
         self._sent_body = self._body
 

@@ -51,7 +51,8 @@ class ChatHandlers:
         """Connect the components of the conversation with these handlers."""
         p, t, m = self._page, self._page.talk, self._page.memory
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        options = [m.mode, m.strength, m.temperature, m.length, m.lorebook.use, m.use_notes]
+        options = [m.mode, m.strength, m.temperature, m.repetition, m.length]
+        options += [m.lorebook.use, m.use_notes]
         shown = [t.say, *self._view.chat_components]
         inputs = [*p.selection, *options]
         chat = self._view.chat_components
@@ -530,11 +531,12 @@ def _message_index(index: int | Sequence[int]) -> int:
 
 
 def _options(inputs: Any) -> ReplyControls:
-    mode, strength, temperature, length, lore, notes = inputs
+    mode, strength, temperature, repetition, length, lore, notes = inputs
     return ReplyControls(
         mode=mode,
         strength=float(strength),
         temperature=float(temperature),
+        repetition_penalty=float(repetition),
         max_tokens=int(length),
         lore=bool(lore),
         notes=bool(notes),

@@ -36,6 +36,7 @@ class MemoryPanel:
     mode: gr.Radio
     strength: gr.Slider
     temperature: gr.Slider
+    repetition: gr.Slider
     length: gr.Slider
     persona: gr.Dropdown
     persona_name: gr.Textbox
@@ -92,6 +93,10 @@ def build(reply_tokens: int, max_tokens: int) -> MemoryPanel:
             0.0, 1.5, value=0.0, step=0.05, label="Temperature",
             info="0 always takes the likeliest word.",
         )  # fmt: skip
+        repetition = gr.Slider(
+            1.0, 1.5, value=1.0, step=0.05, label="Repetition penalty",
+            info="Over 1 where a model says the same over and over; names suffer from it, too.",
+        )  # fmt: skip
         length = gr.Slider(
             8, max_tokens, value=reply_tokens, step=1, label="Longest reply, in tokens"
         )
@@ -117,6 +122,7 @@ def build(reply_tokens: int, max_tokens: int) -> MemoryPanel:
         mode=mode,
         strength=strength,
         temperature=temperature,
+        repetition=repetition,
         length=length,
         persona=persona,
         persona_name=persona_name,

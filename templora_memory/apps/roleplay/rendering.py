@@ -192,7 +192,7 @@ def status_line(
         return styled('<p class="quiet">Choose a character, or meet one.</p>')
     parts = [many(len(chat.messages), "message")]
     if unlearned:
-        parts.append("still learning: the card stands in the prompt until it is in the weights")
+        parts.append("still learning: the card stands in the prompt")
     if shown is not None:
         parts += [f"{shown.sent:,} tokens in the prompt", f"{shown.in_weights} messages in weights"]
     if jobs:

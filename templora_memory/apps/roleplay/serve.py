@@ -151,7 +151,7 @@ def _serve(options: argparse.Namespace, auth: tuple[str, str] | None) -> int:
             )
             _clear(homes, but=Path(uploads))
             try:
-                app.launch(
+                _, url, _ = app.launch(
                     server_name=options.host,
                     server_port=options.port,
                     auth=auth,
@@ -159,7 +159,7 @@ def _serve(options: argparse.Namespace, auth: tuple[str, str] | None) -> int:
                     prevent_thread_lock=True,
                     **launch_options(),
                 )
-                _say_ready(options, app.local_url, memory.base.name, time.monotonic() - started)
+                _say_ready(options, url, memory.base.name, time.monotonic() - started)
                 while True:
                     time.sleep(3600)
             finally:
