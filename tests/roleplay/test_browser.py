@@ -550,7 +550,7 @@ def test_the_page_passes_axe(open_page, server, theme):
     for name in (
         *("How it learned", "Compare four ways", "What the model sees", "What was learned"),
         *("Receipts of this visit", "This character", "Settings", "Play somebody else"),
-        *("Lorebook", "Notes for the prompt", "Bring your own"),
+        *("Lorebook", "Notes for the prompt", "Bring your own", "Search chats"),
     ):
         page.get_by_role("button", name=name).click()
     page.get_by_role("button", name="Answer four ways").click()
