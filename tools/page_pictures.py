@@ -22,8 +22,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-QUESTIONS = ("What pet do you have?", "What are you afraid of?")
-COMPARED = "Who is your best friend?"
+QUESTIONS = ("Who is your best friend?", "What is your favourite food?")
+COMPARED = "Who is your rival?"
 _TIMEOUT_MS = 600_000
 _COLOURS = 128
 _GAP = 20  # pixels between pictures side by side
