@@ -73,6 +73,14 @@ TextId = Annotated[
         autocompletion=_config.complete_text_id,
     ),
 ]
+TextIds = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TEXT...",
+        help="Ids of texts, or their first 8 letters (templora texts).",
+        autocompletion=_config.complete_text_id,
+    ),
+]
 Question = Annotated[
     str | None, typer.Option("--question", "-q", help="What to ask before and after.")
 ]
@@ -478,14 +486,7 @@ def config(
 def remove(
     call: Call,
     memory_id: MemoryId,
-    ids: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="TEXT...",
-            help="Ids of texts, or their first 8 letters (templora texts).",
-            autocompletion=_config.complete_text_id,
-        ),
-    ],
+    ids: TextIds,
     *,
     question: Question = None,
     answer: Answer = None,
@@ -649,14 +650,7 @@ def texts(
 def pin(
     call: Call,
     memory_id: MemoryId,
-    ids: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="TEXT...",
-            help="Ids of texts, or their first 8 letters (templora texts).",
-            autocompletion=_config.complete_text_id,
-        ),
-    ],
+    ids: TextIds,
     off: Annotated[bool, typer.Option("--off", help="Take the pins off.")] = False,
 ) -> None:
     """Keep texts in replay and recall, or with --off no longer.

@@ -6,11 +6,12 @@ living processes from what killed ones left: only the lock of the latter can be 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
-from templora_memory.domain.manifest import FileRecord
+from templora_memory.domain.manifest import FileRecord, Manifest
 from templora_memory.errors import StoreError
 from templora_memory.fs.files import (
     digest_file,
@@ -90,3 +91,18 @@ def file_records(staged: Path) -> tuple[FileRecord, ...]:
     with writing(staged):
         sync_folder(staged)
     return tuple(records)
+
+
+def with_staged_files(manifest: Manifest, staged: Mapping[str, Path]) -> Manifest:
+    """Return a manifest with the files of its staged revisions, given by their names.
+
+    Raises:
+        StoreError: as `file_records`.
+    """
+    revisions = (
+        replace(revision, files=file_records(staged[revision.name]))
+        if revision.name in staged
+        else revision
+        for revision in manifest.revisions
+    )
+    return replace(manifest, revisions=tuple(revisions))

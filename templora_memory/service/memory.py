@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from operator import getitem
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Literal, TypeVar, Unpack, overload
 
 from templora_memory.domain.ids import MemoryId
 from templora_memory.domain.manifest import Manifest, Revision
@@ -38,6 +38,8 @@ from templora_memory.service.recording import AbsorbInput, Recorder
 from templora_memory.service.search import Searcher
 from templora_memory.service.streams import ReplyStream, TextStream
 from templora_memory.service.texts import TextEditor
+
+R = TypeVar("R")
 
 if TYPE_CHECKING:  # it imports this module
     from templora_memory.service.parametric_memory import ParametricMemory
@@ -110,6 +112,11 @@ class Memory:
 
     def _manifest(self) -> Manifest:
         return self._loaded().catalog.get(self.id)
+
+    def _learn(self, work: Callable[[Job[R]], R], *, wait: bool) -> R | Job[R]:
+        """Start the work of a job on this memory, and wait for its result, or return the job."""
+        job = self._loaded().jobs.start(self._manifest().id, work)
+        return wait_or_cancel(job) if wait else job
 
     # --- answering -----------------------------------------------------------------------------
 
@@ -227,9 +234,7 @@ class Memory:
             UnknownMemory.
             LearningFailed, StoreError, Cancelled: the old revisions stay.
         """
-        parts = self._loaded()
-        job = parts.jobs.start(self._manifest().id, parts.absorber.rebuild)
-        return wait_or_cancel(job) if wait else job
+        return self._learn(self._loaded().absorber.rebuild, wait=wait)
 
     def resume(self) -> Job:
         """Learn the documents in the journal that no revision has learned yet.
@@ -474,10 +479,7 @@ class Memory:
             UnknownMemory, UnknownText, InvalidSetting, InvalidText: nothing was changed.
             LearningFailed, StoreError, BaseMismatch, Cancelled: the memory is as it was.
         """
-        parts = self._loaded()
-        work = parts.texts.removal(self.id, ids, ask)
-        job = parts.jobs.start(self._manifest().id, work)
-        return wait_or_cancel(job) if wait else job
+        return self._learn(self._loaded().texts.removal(self.id, ids, ask), wait=wait)
 
     @overload
     def correct(
@@ -522,10 +524,7 @@ class Memory:
             UnknownMemory, UnknownText, InvalidText, NotAdmitted: nothing was changed.
             LearningFailed, StoreError, BaseMismatch, Cancelled: the memory is as it was.
         """
-        parts = self._loaded()
-        work = parts.texts.correction(self.id, text_id, text, ask)
-        job = parts.jobs.start(self._manifest().id, work)
-        return wait_or_cancel(job) if wait else job
+        return self._learn(self._loaded().texts.correction(self.id, text_id, text, ask), wait=wait)
 
     def pin(self, ids: Iterable[str]) -> None:
         """Keep texts in replay and recall.

@@ -55,7 +55,7 @@ from templora_memory.errors import (
     UnknownRevision,
 )
 from templora_memory.fs.files import make_folder, replace_file
-from templora_memory.fs.staging import file_records
+from templora_memory.fs.staging import file_records, with_staged_files
 from templora_memory.ports import retry_on_conflict
 from templora_memory.stores import archive
 from templora_memory.stores.bucket import manifest_object
@@ -709,13 +709,7 @@ class ObjectStore:
         staged: Mapping[str, Path],
     ) -> tuple[Manifest, tuple[RemovedFile, ...]]:
         """Replace manifest and journal at once; see `Store.amend`."""
-        revisions = (
-            replace(revision, files=file_records(staged[revision.name]))
-            if revision.name in staged
-            else revision
-            for revision in manifest.revisions
-        )
-        manifest = replace(manifest, revisions=tuple(revisions))
+        manifest = with_staged_files(manifest, staged)
         stored = self._check_epoch(manifest, epoch)
         path, began = f"{stored.name}/{secrets.token_hex(16)}", time.monotonic()
         try:

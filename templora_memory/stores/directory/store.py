@@ -69,7 +69,7 @@ from templora_memory.fs.files import (
     writing,
 )
 from templora_memory.fs.locks import hold
-from templora_memory.fs.staging import clear, file_records, temporary
+from templora_memory.fs.staging import clear, file_records, temporary, with_staged_files
 from templora_memory.stores import archive
 from templora_memory.stores.conflicts import check_epoch, exists
 from templora_memory.stores.decrypted_cache import DecryptedCache
@@ -641,13 +641,7 @@ class DirectoryStore:
         staged: Mapping[str, Path],
     ) -> tuple[Manifest, tuple[RemovedFile, ...]]:
         """Replace manifest and journal at once; see `Store.amend`."""
-        revisions = (
-            replace(revision, files=file_records(staged[revision.name]))
-            if revision.name in staged
-            else revision
-            for revision in manifest.revisions
-        )
-        manifest = replace(manifest, revisions=tuple(revisions))
+        manifest = with_staged_files(manifest, staged)
         folder = self._folder(manifest.id)
         with self._locked(folder):
             before = self._journal_in(folder, self._check_epoch(manifest, epoch))
