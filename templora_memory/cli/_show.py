@@ -350,6 +350,20 @@ def recalled(report: RecallReport) -> Group:
         )
         for name, arm in report.unanswerable.items()
     ]
+    if (everyday := report.everyday) is not None:
+        unanswered.append(
+            Text(
+                f"Everyday questions, memory: of {everyday.asked}, {everyday.from_bio} answered out "
+                "of the bio."
+            )
+        )
+    if (memory := report.arms.get("memory")) is not None:
+        unanswered.append(
+            Text(
+                f"Answers of the memory: {memory.first_person:.0%} in the first person, "
+                f"{memory.ended:.0%} end by themselves."
+            )
+        )
     other = report.other_text
     harm = "" if other is None else f" Perplexity of the other text: {other - 1:+.1%}."
     return Group(

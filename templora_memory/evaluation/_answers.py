@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -15,6 +16,7 @@ ANSWER_TOKENS = 48
 RECALL_TOKENS = 80
 """Most prompt tokens of the passages in the arms with BM25."""
 _RESAMPLES = 2000
+_I = re.compile(r"(?<!\w)(?:I|me|my|mine|myself|we|our|us)(?!\w)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,8 @@ class Arm:
             one person depend on each other.
         right, asked: the counts behind it.
         prompt_tokens: mean length of a prompt.
+        ended: share of the answers that end by themselves, within `ANSWER_TOKENS`.
+        first_person: share of the answers in which somebody says "I" or "my"; English only.
         examples: a few answers as they came.
     """
 
@@ -55,6 +59,8 @@ class Arm:
     right: int
     asked: int
     prompt_tokens: float
+    ended: float
+    first_person: float
     examples: tuple[Mapping[str, str], ...]
 
 
@@ -66,6 +72,7 @@ class ArmAnswer:
     asked: Question
     text: str
     prompt_tokens: int
+    ended: bool = True
 
     @property
     def right(self) -> bool:
@@ -82,6 +89,7 @@ def ask(
     *,
     strength: float = 1.0,
     recall_tokens: int | None = None,
+    max_tokens: int = ANSWER_TOKENS,
 ) -> ArmAnswer:
     """Return the greedy answer to a question.
 
@@ -93,16 +101,19 @@ def ask(
         before: what stands in the prompt before the question.
         strength: factor on the memory.
         recall_tokens: as for `Memory.stream`.
+        max_tokens: of the answer.
     """
     reply = newest_reply(
         service,
         memory,
         [*before, Message("user", asked.ask)],
-        max_tokens=ANSWER_TOKENS,
+        max_tokens=max_tokens,
         strength=strength,
         recall_tokens=recall_tokens,
     )
-    return ArmAnswer(person, asked, reply.text, reply.prompt_tokens)
+    return ArmAnswer(
+        person, asked, reply.text, reply.prompt_tokens, ended=reply.finish_reason == "stop"
+    )
 
 
 def arm_of(answers: Sequence[ArmAnswer]) -> Arm:
@@ -120,6 +131,8 @@ def arm_of(answers: Sequence[ArmAnswer]) -> Arm:
         right=right,
         asked=len(answers),
         prompt_tokens=sum(answer.prompt_tokens for answer in answers) / len(answers),
+        ended=sum(answer.ended for answer in answers) / len(answers),
+        first_person=sum(bool(_I.search(answer.text)) for answer in answers) / len(answers),
         examples=examples,
     )
 

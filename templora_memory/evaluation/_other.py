@@ -1,8 +1,9 @@
-"""The change that a memory makes in text that has nothing to do with it."""
+"""Text and questions that have nothing to do with a memory, and what it changes in them."""
 
 from __future__ import annotations
 
 import math
+from importlib import resources
 from itertools import pairwise
 
 from templora_memory.errors import InvalidText
@@ -11,6 +12,12 @@ from templora_memory.ports import Adapter, ScoreRequest
 from templora_memory.service.parametric_memory import ParametricMemory
 
 OTHER_TOKENS = 2000
+
+
+def everyday_questions() -> tuple[str, ...]:
+    """Questions about nobody, written for this package."""
+    file = resources.files("templora_memory.evaluation") / "everyday.txt"
+    return tuple(file.read_text(encoding="utf-8").splitlines())
 
 
 class OtherText:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from typing import Any
 
 from templora_memory._version import __version__
@@ -19,7 +18,7 @@ from templora_memory.errors import InvalidText
 from templora_memory.evaluation._answers import ANSWER_TOKENS, resampled
 from templora_memory.evaluation._borrowed import borrowed
 from templora_memory.evaluation._newest import newest, newest_reply
-from templora_memory.evaluation._other import OtherText
+from templora_memory.evaluation._other import OtherText, everyday_questions
 from templora_memory.evaluation._provenance import commit, machine
 from templora_memory.evaluation.recall import Person
 from templora_memory.ports import ScoreRequest
@@ -76,12 +75,6 @@ class DamageReport:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         return asdict(self)
-
-
-def everyday_questions() -> tuple[str, ...]:
-    """Questions about nobody, written for this package."""
-    file = resources.files("templora_memory.evaluation") / "everyday.txt"
-    return tuple(file.read_text(encoding="utf-8").splitlines())
 
 
 def damage(

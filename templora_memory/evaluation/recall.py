@@ -6,7 +6,9 @@ passages of the bio found by the question's words, in the prompt of the base mod
 these passages and the memory; `none` of all; the memory of the `wrong` person; and the memory after
 it was `forgotten`. An answer is right if it contains the fact's words, or one of those that the
 question accepts. Questions that a bio does not answer are asked of `memory` and `prompt`: whether
-they are declined, or answered with something else out of the bio.
+they are declined, or answered with something else out of the bio. Everyday questions, which have nothing
+to do with anybody, are asked of `memory`, every other one behind the person's name: whether they
+are answered out of the bio.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from templora_memory.domain.settings import whole
 from templora_memory.errors import InvalidSetting, InvalidText
 from templora_memory.evaluation._answers import RECALL_TOKENS, Arm, ArmAnswer, Question, arm_of, ask
 from templora_memory.evaluation._borrowed import borrowed
-from templora_memory.evaluation._other import OtherText
+from templora_memory.evaluation._other import OtherText, everyday_questions
 from templora_memory.evaluation._provenance import commit, machine
 from templora_memory.service.parametric_memory import ParametricMemory
 
@@ -39,11 +41,16 @@ RUN = 5
 BUNDLED = "bundled"
 PEOPLE = {
     BUNDLED: "people.json",
+    "plain": "plain_reporting.json",
+    "plain-dev": "plain_development.json",
     "natural": "natural_reporting.json",
     "natural-dev": "natural_development.json",
 }
-"""Sets of people in this package, and their files: bios as short plain sentences; bios in natural
-prose and cards, those that results are reported on and those that settings are chosen on."""
+"""Sets of people in this package, and their files: bios as short plain sentences, asked in the
+embedded model's words; the same in everyday words; bios in natural prose and cards. Of the last two,
+those that results are reported on and those that settings are chosen on ("-dev")."""
+EVERYDAY_TOKENS = 20
+"""Most tokens of an answer to an everyday question."""
 _DECLINES = re.compile(
     r"\b(?:do(?:n't| not) (?:really )?(?:know|remember|recall|have (?:any|that|the) information)"
     r"|not (?:sure|certain|told)|never told|can(?:'t|not| not) (?:say|tell|remember|recall)"
@@ -116,6 +123,22 @@ class UnansweredArm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EverydayAnswers:
+    """The answers to questions that have nothing to do with anybody, counted.
+
+    Args:
+        asked: how many, over all people.
+        from_bio: answers with a run of `RUN` words of the bio or of its facts in the person's
+            own voice.
+        examples: a few of those.
+    """
+
+    asked: int
+    from_bio: int
+    examples: tuple[Mapping[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecallReport:
     """The result of `recall`, and where it was measured.
 
@@ -125,6 +148,7 @@ class RecallReport:
         same_after_forget: whether the forgotten arm said exactly what `none` said; None where one
             of them was left out.
         unanswerable: by arm, `UnansweredArm`; empty where no such questions were given.
+        everyday: the answers of `memory` to everyday questions; None where that arm was left out.
         absorb_seconds: mean time to absorb a bio.
         absorb_cpu_seconds: mean time of all processors for it; what else runs changes it little.
         peak_bytes: the most memory that this process has held so far; None where the system does
@@ -142,6 +166,7 @@ class RecallReport:
     gain: float
     same_after_forget: bool | None
     unanswerable: Mapping[str, UnansweredArm]
+    everyday: EverydayAnswers | None
     absorb_seconds: float
     absorb_cpu_seconds: float
     peak_bytes: int | None
@@ -252,6 +277,7 @@ def recall(
     report = progress or (lambda _done, _count: None)
     unrelated = OtherText(service, other) if other is not None else None
     later = _stream(service, then, chunks) if then is not None else ()
+    everyday: list[tuple[Person, ArmAnswer]] = []
     gains: list[float] = []
     factors: list[float] = []
     with borrowed(service, "recall", len(people)) as names:
@@ -272,6 +298,10 @@ def recall(
                 ways = _ways(partial(ask, service, number, asked), person, name, wrong)
                 for arm in {"memory", "prompt"} & set(answers):
                     unanswered.setdefault(arm, []).append((person, ways[arm]()))
+            if "memory" in answers:
+                everyday += [
+                    (person, answer) for answer in _ask_everyday(service, number, name, person)
+                ]
             factors += [unrelated.factor(name)] if unrelated else []
         if "forgotten" in answers:
             for number, (name, person) in enumerate(zip(names, people, strict=True)):
@@ -290,6 +320,7 @@ def recall(
         gain=sum(gains) / len(gains),
         same_after_forget=_same(answers.get("forgotten"), answers.get("none")),
         unanswerable={arm: _unanswered(answers) for arm, answers in unanswered.items()},
+        everyday=_everyday(everyday) if everyday else None,
         absorb_seconds=sum(seconds for seconds, _ in taken) / len(people),
         absorb_cpu_seconds=sum(seconds for _, seconds in taken) / len(people),
         peak_bytes=_peak_bytes(),
@@ -350,9 +381,48 @@ def _out_of_bio(person: Person, answer: ArmAnswer) -> bool:
     """Return whether an answer gives another fact of the bio, or a run of its words."""
     if any(question.accepts(answer.text) for question in person.questions):
         return True
-    said, bio = words(answer.text), words(person.bio)
-    runs = {tuple(bio[start : start + RUN]) for start in range(len(bio) - RUN + 1)}
-    return any(tuple(said[start : start + RUN]) in runs for start in range(len(said) - RUN + 1))
+    return _quotes_bio(person, answer)
+
+
+def _quotes_bio(person: Person, answer: ArmAnswer) -> bool:
+    """Return whether an answer has a run of the bio's words, also in the person's own voice."""
+    # only here: it loads torch, which who looks at the command line's help does not wait for
+    from templora_memory.backends.local.recipes.facts import facts_of  # noqa: PLC0415
+
+    texts = (person.bio, *facts_of(person.document).facts)
+    said = _runs(answer.text)
+    return any(said & _runs(text) for text in texts)
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    found = words(text)
+    return {tuple(found[start : start + RUN]) for start in range(len(found) - RUN + 1)}
+
+
+def _ask_everyday(
+    service: ParametricMemory, number: int, name: str, person: Person
+) -> list[ArmAnswer]:
+    """Return the answers to everyday questions, every other one behind the person's name."""
+    return [
+        ask(
+            service,
+            number,
+            Question(ask=text, fact=""),
+            name,
+            person.introduction if turn % 2 else (),
+            max_tokens=EVERYDAY_TOKENS,
+        )
+        for turn, text in enumerate(everyday_questions())
+    ]
+
+
+def _everyday(answers: Sequence[tuple[Person, ArmAnswer]]) -> EverydayAnswers:
+    leaks = [answer for person, answer in answers if _quotes_bio(person, answer)]
+    return EverydayAnswers(
+        asked=len(answers),
+        from_bio=len(leaks),
+        examples=tuple({"ask": leak.asked.ask, "answer": leak.text} for leak in leaks[:4]),
+    )
 
 
 def _peak_bytes() -> int | None:

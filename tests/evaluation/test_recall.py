@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from templora_memory import Memory, ParametricMemory, Policy
 from templora_memory.errors import InvalidText
-from templora_memory.evaluation._answers import RECALL_TOKENS, ArmAnswer, Question, interval
+from templora_memory.evaluation._answers import (
+    RECALL_TOKENS,
+    ArmAnswer,
+    Question,
+    arm_of,
+    interval,
+)
+from templora_memory.evaluation._other import everyday_questions
 from templora_memory.evaluation.recall import (
     ARMS,
+    PEOPLE,
     Person,
     bundled_people,
     load_people,
+    people_called,
     recall,
 )
 from templora_memory.stores import DirectoryStore
@@ -70,6 +81,34 @@ def test_the_bio_and_the_memory_answer_and_nothing_else_does(service):
     assert lengths["bm25"] <= lengths["none"] + RECALL_TOKENS
     assert seen == [(0, 2), (1, 2), (2, 2)]
     assert service.list() == ()
+
+
+def test_everyday_questions_tell_what_a_memory_says_instead(service):
+    """The fake model answers a question with what it has learned with the same words."""
+    other = replace(ADA, kind="plain", bio="Ada can mend a torn shirt with fish bones and wool.")
+    report = recall(service, [other, BEN], arms=["memory"]).everyday
+    assert report.asked == 2 * len(everyday_questions())
+    assert 0 < report.from_bio < report.asked
+    assert any("fish bones" in example["answer"] for example in report.examples)
+    assert recall(service, [other, BEN], arms=["none"]).everyday is None
+
+
+def test_answers_tell_who_speaks_and_whether_they_end():
+    question = Question(ask="?", fact="Pim")
+    answers = [
+        ArmAnswer(0, question, "I have a cat called Pim.", 1),
+        ArmAnswer(0, question, "She has a cat in Miami", 1, ended=False),
+    ]
+    arm = arm_of(answers)
+    assert (arm.first_person, arm.ended) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("name", sorted(PEOPLE))
+def test_the_people_of_every_set_answer_their_own_questions(name):
+    for person in people_called(name):
+        bio = person.bio.replace("{{char}}", person.name)
+        right = [question for question in person.questions if question.accepts(bio)]
+        assert len(right) >= len(person.questions) - 1, person.name
 
 
 def test_intervals_are_those_of_resampled_people():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from templora_memory import Learning
+from templora_memory import Document, Learning, Message
 from templora_memory.backends.local.lora.batched import (
     LoraLayout,
     LoraWeights,
@@ -14,6 +14,7 @@ from templora_memory.backends.local.lora.batched import (
 )
 from templora_memory.backends.local.neutral import everyday_chat, neutral_text
 from templora_memory.backends.local.train.kl_regularizer import (
+    ANSWER_TOKENS,
     HELD_OUT_EVERY,
     PIECE_TOKENS,
     NeutralText,
@@ -87,14 +88,15 @@ def test_the_divergence_is_that_of_the_models_own_logits(make_backend, family):
     assert torch.allclose(gradient, state._grad, atol=1e-5)
 
 
-def test_of_questions_only_the_answers_count(roomy):
+def test_of_questions_only_the_beginnings_of_the_answers_count(roomy):
     """The divergence of a piece is the mean over turns of that of each answer alone."""
     base, tokenizer = roomy.base, roomy.tokenizer
     turns = CHAT[:3]
     together = NeutralText(base, tokenizer, "", turns)
     (piece,) = pieces_of(together)
-    learned = tokenizer.decode(piece.labels, special=True)
-    assert learned == "".join(f"{answer}<|end|>" for _, answer in turns)
+    ids = [tokenizer.encode(answer) for _, answer in turns]
+    assert all(len(one) > ANSWER_TOKENS for one in ids)
+    assert list(piece.labels) == [token for one in ids for token in one[:ANSWER_TOKENS]]
     state = loud(base)
     alone = [
         NeutralText(base, tokenizer, "", [turn]).kl_penalty([0], trainable_batch([state])).item()
@@ -102,6 +104,55 @@ def test_of_questions_only_the_answers_count(roomy):
     ]
     found = together.kl_penalty([0], trainable_batch([state])).item()
     assert found == pytest.approx(sum(alone) / len(alone), rel=1e-3)
+
+
+def test_every_piece_comes_behind_every_lead(roomy):
+    text = NeutralText(roomy.base, roomy.tokenizer, PROSE, CHAT)
+    leads = [(), (Message("system", "You are Ada."),)]
+    read = []
+    text._kl_divergence = lambda keys, *_: read.extend(keys) or torch.zeros(())
+    rounds = range(2 * len(text._training))
+    for turn in rounds:
+        text.kl_penalty([turn], None, [leads])
+    assert set(read) == {(piece, lead) for piece in text._training for lead in leads}
+    assert [read[turn][1] == () for turn in range(4)] == [True, False, True, False]
+
+
+def test_a_lead_stands_before_the_questions_of_its_pieces_and_before_no_prose(roomy):
+    text = NeutralText(roomy.base, roomy.tokenizer, PROSE, CHAT)
+    lead = (Message("system", "You are Ada."),)
+    for number in range(len(text)):
+        plain, led = text.piece(number), text.piece(number, lead)
+        said = roomy.tokenizer.decode(led.input_ids)
+        assert ("You are Ada." in said) == is_chat(plain)
+        assert led.labels == plain.labels
+    state = loud(roomy.base)
+    (number,) = [n for n in text._training if is_chat(text.piece(n))][:1]
+    turn = text._training.index(number)
+    found = [
+        text.kl_penalty([turn], trainable_batch([state]), [leads]).item() for leads in ([()], [lead])
+    ]
+    assert found[0] != pytest.approx(found[1], rel=1e-3)
+    both = text.kl_penalty([turn, turn], trainable_batch([state, state]), [[()], [lead]]).item()
+    assert both == pytest.approx(sum(found), rel=1e-3)
+
+
+def test_a_character_is_held_to_the_base_behind_their_own_name_too(
+    make_backend, learn, tmp_path, monkeypatch
+):
+    held, penalty = [], NeutralText.kl_penalty
+    monkeypatch.setattr(
+        NeutralText,
+        "kl_penalty",
+        lambda text, turns, adapters, leads: (
+            held.extend(leads) or penalty(text, turns, adapters, leads)
+        ),
+    )
+    backend = make_backend(max_position_embeddings=2048)
+    document = Document("Ada lives in Salt Harbour.", character="Ada")
+    learn(backend, tmp_path / "ada", items=(document,), min_steps=4)
+    learn(backend, tmp_path / "nobody", min_steps=30)
+    assert set(held) == {((), (Message("system", "You are Ada."),)), ((),)}
 
 
 def test_neutral_text_stays_likely_while_a_short_one_is_learned(
@@ -169,7 +220,8 @@ def test_receipts_are_measured_on_pieces_that_are_never_read(roomy):
     assert len(text._held_out) + len(text._training) == len(text)
     state = loud(roomy.base)
     wanted = [
-        text._kl_divergence([piece], trainable_batch([state])).item() for piece in text._held_out
+        text._kl_divergence([(piece, ())], trainable_batch([state])).item()
+        for piece in text._held_out
     ]
     assert text.kl_to_base(trainable_batch([state])) == pytest.approx(sum(wanted) / len(wanted))
 
@@ -177,7 +229,9 @@ def test_receipts_are_measured_on_pieces_that_are_never_read(roomy):
 def test_no_question_that_is_measured_on_is_trained_on(roomy):
     text = NeutralText(roomy.base, roomy.tokenizer, PROSE, CHAT)
     read = []
-    text._kl_divergence = lambda pieces, *_: read.extend(pieces) or torch.zeros(())
+    text._kl_divergence = lambda keys, *_: read.extend(piece for piece, _ in keys) or torch.zeros(
+        ()
+    )
     for turn in range(3 * len(text)):
         text.kl_penalty([turn], None)
     assert set(read) == set(text._training)

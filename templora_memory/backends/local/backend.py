@@ -49,6 +49,7 @@ from templora_memory.backends.local.recipes import (
     Example,
     Recipe,
     RecipeTools,
+    leads_of,
     with_replay,
 )
 from templora_memory.backends.local.recipes.topic_words import topic_words
@@ -373,6 +374,7 @@ class LocalBackend:
             cancelled=control.cancelled,
             priority=priority,
             language=neutral_language(_sample(request)),
+            leads=leads_of(item.character for item in request.items if isinstance(item, Document)),
         )
         learned = self._train(run)
         save_weights(

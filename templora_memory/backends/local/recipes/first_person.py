@@ -3,7 +3,7 @@
 A memory that has learned "She keeps bees" answers "She keeps bees" when the character is asked what
 they do. So what is told about a character is turned round: their name and pronouns become "I" and
 "my", and the verb behind an "I" loses its ending. This goes by words, not by grammar: a verb far
-from its subject keeps its form ("I light the lamps, and has done for years"), and in a text about
+from its subject may keep its form ("I light the lamps when dusk falls, and has done"), and in a text about
 two women every "she" is taken for the first. No fact is lost by it; the sentence may limp.
 """
 
@@ -22,6 +22,10 @@ _OBJECT_BEFORE = (
     "to|in|on|at|for|with|from|and|the|a|an|up|out|when|as|by|over|off|into|that|if|before|after"
 )
 """Behind "her", these make it "me"; any other word makes it "my"."""
+_NOT_ACROSS = "who|whom|whose|which|that|where|because|while|he|she|it|they|we|you"
+"""Between a subject and a second verb of its own none of these stands."""
+_AFTER_VERB = "a|an|the|my|me|to|them|it|him|her|his|their|every|each|no|all|only|nothing|everything"
+"""Behind one of these a word with "s" before it was a verb, not a plural."""
 _IRREGULAR = {"is": "am", "has": "have", "does": "do"}
 _NEGATED = {"isn't": "am not", "hasn't": "haven't", "doesn't": "don't"}
 _PRONOUNS = {
@@ -78,11 +82,30 @@ def first_person(sentence: str, name: str, pronoun: str | None) -> str:
         text = _replace_pronouns(text, pronoun)
     text = re.sub(
         rf"{_SUBJECT} ((?:(?:{_BETWEEN}) )*)([^\W\d_]+(?:['\u2019]t)?)",
-        lambda match: f"I {match[1]}{_without_ending(match[2])}",
+        lambda match: f"{_SUBJECT} {match[1]}{_without_ending(match[2])}",
         text,
     )
+    text = _second_verbs(text)
     text = text.replace(_SUBJECT, "I")
     return text[:1].upper() + text[1:]
+
+
+def _second_verbs(text: str) -> str:
+    """Return a text with the endings gone from verbs behind "and" whose subject is the "I"."""
+    verb = (
+        rf"(?:(?:{_BETWEEN}) )+[^\W\d_]+s\b|[^\W\d_]+s(?= (?:{_AFTER_VERB})\b)"
+        rf"|(?:{'|'.join([*_IRREGULAR, *_NEGATED])})\b"
+    )
+    pattern = re.compile(
+        rf"({_SUBJECT} (?:(?!\b(?:{_NOT_ACROSS})\b|[.;:!?{_SUBJECT}]).)*?\b(?:and|but|or|then) )({verb})"
+    )
+    while (match := pattern.search(text)) is not None:
+        adverbs, _, last = match[2].rpartition(" ")
+        own = f"{adverbs} {_without_ending(last)}".lstrip()
+        if own == match[2]:  # no third person; nothing behind it is one either
+            break
+        text = text[: match.start(2)] + own + text[match.end(2) :]
+    return text
 
 
 def _replace_pronouns(text: str, pronoun: str) -> str:

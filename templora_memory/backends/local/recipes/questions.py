@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -206,17 +206,17 @@ class _Asked:
         return [*zip(asked, self.content.facts, strict=True), *self.content.exchanges]
 
 
-def leads_of(contents: Sequence[Facts]) -> list[tuple[Message, ...]]:
+def leads_of(characters: Iterable[str | None]) -> list[tuple[Message, ...]]:
     """Return what questions are asked after: the template's own lead, the name of a character."""
-    characters = dict.fromkeys(one.character for one in contents if one.character)
-    return [(), *((Message("system", f"You are {name}."),) for name in characters)]
+    names = dict.fromkeys(name for name in characters if name)
+    return [(), *((Message("system", f"You are {name}."),) for name in names)]
 
 
 def _examples(
     asked: Sequence[_Asked], tools: RecipeTools, rng: Random, count: int
 ) -> list[Example]:
     """Return steps of the first of so many passes, each with those of later ones as variants."""
-    leads = leads_of([one.content for one in asked])
+    leads = leads_of(one.content.character for one in asked)
     passes = []
     for number in range(count):
         turns = [turn for one in asked for turn in one.turns(rng)]

@@ -10,9 +10,10 @@ adapter and q without::
     penalty = kl_weight / S * sum_s KL(q_s || p_s)
     KL(q || p) = sum_v q_v (log q_v - log p_v)
 
-Of prose all tokens count, of questions with answers those of the answers. The questions stand
-behind the template's own lead: asked after "You are NAME.", they hold back what a character has
-learned.
+Of prose all tokens count, of questions with answers the first ones of each answer: there it is
+decided what an answer is about. A memory that answers behind a lead of its own ("You are NAME.")
+is held to the base behind this one too, piece by piece in turn: what is guarded behind the
+template's own lead only is not guarded behind another.
 """
 
 from __future__ import annotations
@@ -41,14 +42,23 @@ from templora_memory.backends.local.train.step import (
     labelled_states,
     model_inputs,
 )
+from templora_memory.domain.lru import LruCache
+from templora_memory.domain.messages import Message
 
-_Maker: TypeAlias = Callable[[], TrainInputs]
+Lead: TypeAlias = tuple[Message, ...]
+"""What questions stand behind; empty: what the template puts there."""
+_Maker: TypeAlias = Callable[[Lead], TrainInputs]
+_Key: TypeAlias = tuple[int, Lead]
 PIECE_TOKENS = 128
 """Tokens of one piece of prose."""
-TURNS_PER_PIECE = 4
+TURNS_PER_PIECE = 8
 """Questions with their answers in one piece."""
-PROSE_EVERY = 8
+ANSWER_TOKENS = 4
+"""Tokens of an answer that count, the first ones; the rest is left out."""
+PROSE_EVERY = 16
 """One piece in so many is prose, where there are questions."""
+MAX_PIECES = 1024
+"""Pieces that are kept, each with each of its leads."""
 HELD_OUT_EVERY = 5
 """Every fifth piece is measured on, and never read while learning."""
 
@@ -81,53 +91,63 @@ class NeutralText:
                 for start in range(0, len(turns), TURNS_PER_PIECE)
             ],
         )
-        self._made: dict[int, TrainInputs] = {}
         count = range(len(self._makers))
         held_out = count[HELD_OUT_EVERY // 2 :: HELD_OUT_EVERY]
         self._held_out = list(held_out) or [0]
         self._training = [number for number in count if number not in held_out] or [0]
-        self._teacher: dict[int, Tensor] = {}  # of each piece [S, D]
+        # every character brings a lead: what was used longest ago is made again
+        self._made: LruCache[_Key, TrainInputs] = LruCache(MAX_PIECES)
+        self._teacher: LruCache[_Key, Tensor] = LruCache(MAX_PIECES)  # of each piece [S, D]
         self._frozen = FrozenStates()
 
-    def piece(self, number: int) -> TrainInputs:
-        """Return a piece, counted from 0."""
-        if number not in self._made:
-            self._made[number] = self._makers[number]()
-        return self._made[number]
+    def piece(self, number: int, lead: Lead = ()) -> TrainInputs:
+        """Return a piece, counted from 0, its questions behind a lead."""
+        made = self._made.get((number, lead))
+        return made or self._made.put((number, lead), self._makers[number](lead))
 
     def __len__(self) -> int:
         return len(self._makers)
 
-    def kl_penalty(self, turns: Sequence[int], adapters: AdapterBatch) -> Tensor:
+    def kl_penalty(
+        self, turns: Sequence[int], adapters: AdapterBatch, leads: Sequence[Sequence[Lead]] = ()
+    ) -> Tensor:
         """Return the sum over rows of each row's mean KL(base || adapter) on one piece.
 
         Args:
             turns: which piece each row reads, counted round and round.
             adapters: of the rows.
+            leads: of each row those that its pieces stand behind in turn; none: the template's.
 
         Returns:
             A scalar in nats per token, with the adapters' gradient.
         """
-        return self._kl_divergence(
-            [self._training[turn % len(self._training)] for turn in turns], adapters
-        )
+        rows = zip(turns, leads or [[()]] * len(turns), strict=True)
+        return self._kl_divergence([self._turn(turn, own) for turn, own in rows], adapters)
+
+    def _turn(self, turn: int, leads: Sequence[Lead]) -> _Key:
+        """Return the piece of a turn and its lead: in each round every piece has the next one."""
+        count = len(self._training)
+        return self._training[turn % count], leads[(turn + turn // count) % len(leads)]
 
     def kl_to_base(self, adapters: AdapterBatch) -> float:
-        """Return the mean KL(base || adapter) of one adapter on the held-out pieces, in nats."""
+        """Return the mean KL(base || adapter) of one adapter on the held-out pieces, in nats.
+
+        Their questions stand behind the template's own lead.
+        """
         with torch.no_grad():
-            values = [self._kl_divergence([piece], adapters).item() for piece in self._held_out]
+            values = [
+                self._kl_divergence([(piece, ())], adapters).item() for piece in self._held_out
+            ]
         return sum(values) / len(values)
 
-    def _kl_divergence(self, pieces: Sequence[int], adapters: AdapterBatch) -> Tensor:
-        base = self._base
-        batch = collate(base, [self.piece(number) for number in pieces])
+    def _kl_divergence(self, keys: Sequence[_Key], adapters: AdapterBatch) -> Tensor:
+        base, pieces = self._base, [self.piece(*key) for key in keys]
+        batch = collate(base, pieces)
         weights = batch.targets.weights  # [T]
         if base.plain_lm_head:
             layer = lowest_layer(adapters)
-            teacher = torch.cat(
-                [self._teacher_states(number, layer) for number in pieces]
-            )  # [T, D]
-            states = below(base, layer, [(self._frozen, self.piece(number)) for number in pieces])
+            teacher = torch.cat([self._teacher_states(key, layer) for key in keys])  # [T, D]
+            states = below(base, layer, [(self._frozen, piece) for piece in pieces])
             with use_adapters(adapters):
                 hidden = labelled_states(base, batch, states)
                 return kl_divergence(hidden, teacher, base.lm_head, weights, batch.labels_per_row)
@@ -140,16 +160,16 @@ class NeutralText:
             log_p = logits.float().log_softmax(-1)
         return ((log_q.exp() * (log_q - log_p)).sum(-1) * weights).sum()
 
-    def _teacher_states(self, number: int, layer: int) -> Tensor:
+    def _teacher_states(self, key: _Key, layer: int) -> Tensor:
         """Return the base model's hidden states [S, D] of the tokens that count."""
-        if number not in self._teacher:
-            inputs = self.piece(number)
-            states = below(self._base, layer, [(self._frozen, inputs)])
-            with torch.no_grad(), use_adapters(None):
-                self._teacher[number] = labelled_states(
-                    self._base, collate(self._base, [inputs]), states
-                )
-        return self._teacher[number]
+        known = self._teacher.get(key)
+        if known is not None:
+            return known
+        inputs = self.piece(*key)
+        states = below(self._base, layer, [(self._frozen, inputs)])
+        with torch.no_grad(), use_adapters(None):
+            hidden = labelled_states(self._base, collate(self._base, [inputs]), states)
+        return self._teacher.put(key, hidden)
 
 
 def _cut(first: Sequence[int], ids: Sequence[int], base: BaseModel) -> list[list[int]]:
@@ -160,13 +180,14 @@ def _cut(first: Sequence[int], ids: Sequence[int], base: BaseModel) -> list[list
 
 
 def _questions(
-    base: BaseModel, tokenizer: ChatTokenizer, turns: Sequence[tuple[str, str]]
+    base: BaseModel, tokenizer: ChatTokenizer, turns: Sequence[tuple[str, str]], lead: Lead
 ) -> TrainInputs:
-    """Return a piece of which the answers count."""
-    return inputs_of(base, pack_turns(turns, tokenizer))
+    """Return a piece of which the beginnings of the answers count."""
+    cut = [ANSWER_TOKENS] * len(turns)
+    return inputs_of(base, pack_turns(turns, tokenizer, lead=lead, cut=cut))
 
 
-def _all_tokens(ids: Sequence[int]) -> TrainInputs:
+def _all_tokens(ids: Sequence[int], lead: Lead) -> TrainInputs:  # noqa: ARG001  # a text has none
     """Return a piece of which the prediction after every token counts."""
     count = len(ids)
     return TrainInputs(
