@@ -353,8 +353,8 @@ def recalled(report: RecallReport) -> Group:
     if (everyday := report.everyday) is not None:
         unanswered.append(
             Text(
-                f"Everyday questions, memory: of {everyday.asked}, {everyday.from_bio} answered out "
-                "of the bio."
+                f"Everyday questions, memory: of {everyday.asked}, {everyday.from_bio} answered "
+                "out of the bio."
             )
         )
     if (memory := report.arms.get("memory")) is not None:

@@ -6,9 +6,9 @@ passages of the bio found by the question's words, in the prompt of the base mod
 these passages and the memory; `none` of all; the memory of the `wrong` person; and the memory after
 it was `forgotten`. An answer is right if it contains the fact's words, or one of those that the
 question accepts. Questions that a bio does not answer are asked of `memory` and `prompt`: whether
-they are declined, or answered with something else out of the bio. Everyday questions, which have nothing
-to do with anybody, are asked of `memory`, every other one behind the person's name: whether they
-are answered out of the bio.
+they are declined, or answered with something else out of the bio. Everyday questions, which have
+nothing to do with anybody, are asked of `memory`, every other one behind the person's name: whether
+they are answered out of the bio.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ PEOPLE = {
     "natural-dev": "natural_development.json",
 }
 """Sets of people in this package, and their files: bios as short plain sentences, asked in the
-embedded model's words; the same in everyday words; bios in natural prose and cards. Of the last two,
-those that results are reported on and those that settings are chosen on ("-dev")."""
+embedded model's words; the same in everyday words; bios in natural prose and cards. Of the last
+two, those that results are reported on and those that settings are chosen on ("-dev")."""
 EVERYDAY_TOKENS = 20
 """Most tokens of an answer to an everyday question."""
 _DECLINES = re.compile(

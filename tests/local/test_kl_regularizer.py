@@ -13,13 +13,16 @@ from templora_memory.backends.local.lora.batched import (
     use_adapters,
 )
 from templora_memory.backends.local.neutral import everyday_chat, neutral_text
+from templora_memory.backends.local.recipes.facts import facts_of
 from templora_memory.backends.local.train.kl_regularizer import (
-    ANSWER_TOKENS,
+    BEGINNING,
     HELD_OUT_EVERY,
     PIECE_TOKENS,
+    Held,
     NeutralText,
 )
 from templora_memory.backends.local.train.optimizer import TrainableAdapter, trainable_batch
+from tests.local.conftest import TEXT
 
 SETTINGS = Learning(r=4, lora_alpha=8, learning_rate=1e-3, context=16)
 PROSE = neutral_text("en")
@@ -52,6 +55,11 @@ def loud(base):
     layout = LoraLayout(choose_targets(base.layers, "all-linear"), 4)
     flat = torch.randn(layout.size, generator=torch.Generator().manual_seed(0)) * 0.1
     return TrainableAdapter(LoraWeights(layout, flat, 8.0, use_rslora=False), SETTINGS)
+
+
+def begun(tokenizer, answer):
+    """The first tokens of an answer; of a short one with its end."""
+    return tokenizer.decode(tokenizer.encode(answer)[:BEGINNING])
 
 
 def is_chat(piece):
@@ -94,9 +102,7 @@ def test_of_questions_only_the_beginnings_of_the_answers_count(roomy):
     turns = CHAT[:3]
     together = NeutralText(base, tokenizer, "", turns)
     (piece,) = pieces_of(together)
-    ids = [tokenizer.encode(answer) for _, answer in turns]
-    assert all(len(one) > ANSWER_TOKENS for one in ids)
-    assert list(piece.labels) == [token for one in ids for token in one[:ANSWER_TOKENS]]
+    assert tokenizer.decode(piece.labels) == "".join(begun(tokenizer, a) for _, a in turns)
     state = loud(base)
     alone = [
         NeutralText(base, tokenizer, "", [turn]).kl_penalty([0], trainable_batch([state])).item()
@@ -108,13 +114,13 @@ def test_of_questions_only_the_beginnings_of_the_answers_count(roomy):
 
 def test_every_piece_comes_behind_every_lead(roomy):
     text = NeutralText(roomy.base, roomy.tokenizer, PROSE, CHAT)
-    leads = [(), (Message("system", "You are Ada."),)]
+    leads = ((), (Message("system", "You are Ada."),))
     read = []
     text._kl_divergence = lambda keys, *_: read.extend(keys) or torch.zeros(())
     rounds = range(2 * len(text._training))
     for turn in rounds:
-        text.kl_penalty([turn], None, [leads])
-    assert set(read) == {(piece, lead) for piece in text._training for lead in leads}
+        text.kl_penalty([turn], None, [Held(leads, ("I row.",))])
+    assert set(read) == {(piece, lead, ("I row.",)) for piece in text._training for lead in leads}
     assert [read[turn][1] == () for turn in range(4)] == [True, False, True, False]
 
 
@@ -130,29 +136,42 @@ def test_a_lead_stands_before_the_questions_of_its_pieces_and_before_no_prose(ro
     (number,) = [n for n in text._training if is_chat(text.piece(n))][:1]
     turn = text._training.index(number)
     found = [
-        text.kl_penalty([turn], trainable_batch([state]), [leads]).item() for leads in ([()], [lead])
+        text.kl_penalty([turn], trainable_batch([state]), [Held((one,))]).item()
+        for one in ((), lead)
     ]
     assert found[0] != pytest.approx(found[1], rel=1e-3)
-    both = text.kl_penalty([turn, turn], trainable_batch([state, state]), [[()], [lead]]).item()
+    both = text.kl_penalty(
+        [turn, turn], trainable_batch([state, state]), [Held(), Held((lead,))]
+    ).item()
     assert both == pytest.approx(sum(found), rel=1e-3)
 
 
 def test_a_character_is_held_to_the_base_behind_their_own_name_too(
     make_backend, learn, tmp_path, monkeypatch
 ):
-    held, penalty = [], NeutralText.kl_penalty
+    held = []
     monkeypatch.setattr(
         NeutralText,
         "kl_penalty",
-        lambda text, turns, adapters, leads: (
-            held.extend(leads) or penalty(text, turns, adapters, leads)
-        ),
+        lambda *args: held.extend(args[-1]) or torch.zeros((), requires_grad=True),
     )
-    backend = make_backend(max_position_embeddings=2048)
+    backend = make_backend()
     document = Document("Ada lives in Salt Harbour.", character="Ada")
     learn(backend, tmp_path / "ada", items=(document,), min_steps=4)
     learn(backend, tmp_path / "nobody", min_steps=30)
-    assert set(held) == {((), (Message("system", "You are Ada."),)), ((),)}
+    ada = Held(((), (Message("system", "You are Ada."),)), ("I live in Salt Harbour.",))
+    assert set(held) == {ada, Held(((),), facts_of(Document(TEXT)).facts)}
+
+
+def test_every_other_question_is_followed_by_the_beginning_of_what_was_learned(roomy):
+    """There the base model's predictions count: of what is not to be said to everything."""
+    answers = ("I live in Salt Harbour with my seven cats.", "I have been afraid of thunder.")
+    text = NeutralText(roomy.base, roomy.tokenizer, "", CHAT[:4])
+    plain, held = text.piece(0), text.piece(0, (), answers)
+    own = [begun(roomy.tokenizer, answer) for _, answer in CHAT[:4]]
+    first, second = (begun(roomy.tokenizer, answer) for answer in answers)
+    assert roomy.tokenizer.decode(plain.labels) == "".join(own)
+    assert roomy.tokenizer.decode(held.labels) == "".join([own[0], first, own[2], second])
 
 
 def test_neutral_text_stays_likely_while_a_short_one_is_learned(
@@ -220,7 +239,7 @@ def test_receipts_are_measured_on_pieces_that_are_never_read(roomy):
     assert len(text._held_out) + len(text._training) == len(text)
     state = loud(roomy.base)
     wanted = [
-        text._kl_divergence([(piece, ())], trainable_batch([state])).item()
+        text._kl_divergence([(piece, (), ())], trainable_batch([state])).item()
         for piece in text._held_out
     ]
     assert text.kl_to_base(trainable_batch([state])) == pytest.approx(sum(wanted) / len(wanted))
@@ -229,8 +248,8 @@ def test_receipts_are_measured_on_pieces_that_are_never_read(roomy):
 def test_no_question_that_is_measured_on_is_trained_on(roomy):
     text = NeutralText(roomy.base, roomy.tokenizer, PROSE, CHAT)
     read = []
-    text._kl_divergence = lambda keys, *_: read.extend(piece for piece, _ in keys) or torch.zeros(
-        ()
+    text._kl_divergence = lambda keys, *_: (
+        read.extend(piece for piece, *_ in keys) or torch.zeros(())
     )
     for turn in range(3 * len(text)):
         text.kl_penalty([turn], None)

@@ -49,9 +49,10 @@ from templora_memory.backends.local.recipes import (
     Example,
     Recipe,
     RecipeTools,
-    leads_of,
     with_replay,
 )
+from templora_memory.backends.local.recipes.facts import facts_of
+from templora_memory.backends.local.recipes.questions import MAX_FACTS, leads_of
 from templora_memory.backends.local.recipes.topic_words import topic_words
 from templora_memory.backends.local.scheduler import (
     SHARE,
@@ -61,7 +62,7 @@ from templora_memory.backends.local.scheduler import (
     ModelThread,
 )
 from templora_memory.backends.local.tokenizer import PLAIN_STOP, ChatTokenizer
-from templora_memory.backends.local.train.kl_regularizer import NeutralText
+from templora_memory.backends.local.train.kl_regularizer import Held, NeutralText
 from templora_memory.backends.local.train.optimizer import save_optimizer
 from templora_memory.backends.local.train.runs import (
     TrainingBatcher,
@@ -374,7 +375,7 @@ class LocalBackend:
             cancelled=control.cancelled,
             priority=priority,
             language=neutral_language(_sample(request)),
-            leads=leads_of(item.character for item in request.items if isinstance(item, Document)),
+            held=_held(request),
         )
         learned = self._train(run)
         save_weights(
@@ -675,6 +676,17 @@ def _sample(request: LearnRequest) -> str:
     """Return enough of what is learned to know its language by."""
     texts = (item.text if isinstance(item, Document) else item.content for item in request.items)
     return "\n".join(text[:SAMPLE] for text in islice(texts, SAMPLED_ITEMS))
+
+
+def _held(request: LearnRequest) -> Held:
+    """Return where a memory of this is held to the base model, see `train/kl_regularizer.py`."""
+    documents = [item for item in request.items if isinstance(item, Document)]
+    if not request.min_steps:
+        return Held()
+    contents = [facts_of(document) for document in documents]
+    said = [answer for one in contents for answer in (*one.facts, *(a for _, a in one.exchanges))]
+    leads = leads_of(document.character for document in documents)
+    return Held(tuple(leads), tuple(said[:MAX_FACTS]))
 
 
 def _check(cancelled: Callable[[], bool]) -> None:

@@ -18,7 +18,7 @@ from templora_memory.backends.local.recipes.next_token import (
     pairs,
     statements,
 )
-from templora_memory.backends.local.recipes.questions import auto, leads_of, study
+from templora_memory.backends.local.recipes.questions import auto, study
 from templora_memory.backends.local.recipes.replay import with_replay
 
 RECIPES: dict[str, Recipe] = {
@@ -38,7 +38,6 @@ __all__ = [
     "NameTopics",
     "Recipe",
     "RecipeTools",
-    "leads_of",
     "pack_turns",
     "with_replay",
 ]

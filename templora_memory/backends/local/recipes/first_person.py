@@ -3,8 +3,9 @@
 A memory that has learned "She keeps bees" answers "She keeps bees" when the character is asked what
 they do. So what is told about a character is turned round: their name and pronouns become "I" and
 "my", and the verb behind an "I" loses its ending. This goes by words, not by grammar: a verb far
-from its subject may keep its form ("I light the lamps when dusk falls, and has done"), and in a text about
-two women every "she" is taken for the first. No fact is lost by it; the sentence may limp.
+from its subject may keep its form ("I light the lamps when dusk falls, and has done"), and in a
+text about two women every "she" is taken for the first. No fact is lost by it; the sentence may
+limp.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ _OBJECT_BEFORE = (
 """Behind "her", these make it "me"; any other word makes it "my"."""
 _NOT_ACROSS = "who|whom|whose|which|that|where|because|while|he|she|it|they|we|you"
 """Between a subject and a second verb of its own none of these stands."""
-_AFTER_VERB = "a|an|the|my|me|to|them|it|him|her|his|their|every|each|no|all|only|nothing|everything"
+_AFTER_VERB = (
+    "a|an|the|my|me|to|them|it|him|her|his|their|every|each|no|all|only|nothing|everything"
+)
 """Behind one of these a word with "s" before it was a verb, not a plural."""
 _IRREGULAR = {"is": "am", "has": "have", "does": "do"}
 _NEGATED = {"isn't": "am not", "hasn't": "haven't", "doesn't": "don't"}
@@ -97,7 +100,8 @@ def _second_verbs(text: str) -> str:
         rf"|(?:{'|'.join([*_IRREGULAR, *_NEGATED])})\b"
     )
     pattern = re.compile(
-        rf"({_SUBJECT} (?:(?!\b(?:{_NOT_ACROSS})\b|[.;:!?{_SUBJECT}]).)*?\b(?:and|but|or|then) )({verb})"
+        rf"({_SUBJECT} (?:(?!\b(?:{_NOT_ACROSS})\b|[.;:!?{_SUBJECT}]).)*?"
+        rf"\b(?:and|but|or|then) )({verb})"
     )
     while (match := pattern.search(text)) is not None:
         adverbs, _, last = match[2].rpartition(" ")

@@ -10,17 +10,19 @@ adapter and q without::
     penalty = kl_weight / S * sum_s KL(q_s || p_s)
     KL(q || p) = sum_v q_v (log q_v - log p_v)
 
-Of prose all tokens count, of questions with answers the first ones of each answer: there it is
-decided what an answer is about. A memory that answers behind a lead of its own ("You are NAME.")
-is held to the base behind this one too, piece by piece in turn: what is guarded behind the
-template's own lead only is not guarded behind another.
+Of prose all tokens count, of questions the first ones of the answers: there it is decided what is
+talked about. In place of its own answer every other question is followed by the beginning of
+something that the memory has learned: that is the path that must stay as unlikely as it was. A
+memory that answers behind a lead of its own ("You are NAME.") is held to the base behind this one
+too, piece by piece in turn: what is guarded behind the template's own lead only is not guarded
+behind another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -47,13 +49,27 @@ from templora_memory.domain.messages import Message
 
 Lead: TypeAlias = tuple[Message, ...]
 """What questions stand behind; empty: what the template puts there."""
-_Maker: TypeAlias = Callable[[Lead], TrainInputs]
-_Key: TypeAlias = tuple[int, Lead]
+
+
+class Held(NamedTuple):
+    """Where a memory is held to the base model.
+
+    Args:
+        leads: what its questions stand behind.
+        answers: what it has learned to say, and is not to say to everything.
+    """
+
+    leads: tuple[Lead, ...] = ((),)
+    answers: tuple[str, ...] = ()
+
+
+_Maker: TypeAlias = Callable[[Lead, tuple[str, ...]], TrainInputs]
+_Key: TypeAlias = tuple[int, Lead, tuple[str, ...]]
 PIECE_TOKENS = 128
 """Tokens of one piece of prose."""
 TURNS_PER_PIECE = 8
 """Questions with their answers in one piece."""
-ANSWER_TOKENS = 4
+BEGINNING = 4
 """Tokens of an answer that count, the first ones; the rest is left out."""
 PROSE_EVERY = 16
 """One piece in so many is prose, where there are questions."""
@@ -87,7 +103,7 @@ class NeutralText:
         self._makers = _mix(
             [partial(_all_tokens, ids) for ids in _cut(first, tokenizer.encode(prose), base)],
             [
-                partial(_questions, base, tokenizer, turns[start : start + TURNS_PER_PIECE])
+                partial(_questions, base, tokenizer, turns, start)
                 for start in range(0, len(turns), TURNS_PER_PIECE)
             ],
         )
@@ -100,34 +116,42 @@ class NeutralText:
         self._teacher: LruCache[_Key, Tensor] = LruCache(MAX_PIECES)  # of each piece [S, D]
         self._frozen = FrozenStates()
 
-    def piece(self, number: int, lead: Lead = ()) -> TrainInputs:
-        """Return a piece, counted from 0, its questions behind a lead."""
-        made = self._made.get((number, lead))
-        return made or self._made.put((number, lead), self._makers[number](lead))
+    def piece(self, number: int, lead: Lead = (), answers: tuple[str, ...] = ()) -> TrainInputs:
+        """Return a piece, counted from 0.
+
+        Args:
+            number: of the piece.
+            lead: what its questions stand behind.
+            answers: that every other of its questions is followed by the beginning of, in turn;
+                none: all are followed by their own.
+        """
+        key = number, lead, answers
+        return self._made.get(key) or self._made.put(key, self._makers[number](lead, answers))
 
     def __len__(self) -> int:
         return len(self._makers)
 
     def kl_penalty(
-        self, turns: Sequence[int], adapters: AdapterBatch, leads: Sequence[Sequence[Lead]] = ()
+        self, turns: Sequence[int], adapters: AdapterBatch, held: Sequence[Held] = ()
     ) -> Tensor:
         """Return the sum over rows of each row's mean KL(base || adapter) on one piece.
 
         Args:
             turns: which piece each row reads, counted round and round.
             adapters: of the rows.
-            leads: of each row those that its pieces stand behind in turn; none: the template's.
+            held: where each row is held; none: behind the template's own lead.
 
         Returns:
             A scalar in nats per token, with the adapters' gradient.
         """
-        rows = zip(turns, leads or [[()]] * len(turns), strict=True)
-        return self._kl_divergence([self._turn(turn, own) for turn, own in rows], adapters)
+        rows = zip(turns, held or [Held()] * len(turns), strict=True)
+        return self._kl_divergence([self._key(turn, own) for turn, own in rows], adapters)
 
-    def _turn(self, turn: int, leads: Sequence[Lead]) -> _Key:
-        """Return the piece of a turn and its lead: in each round every piece has the next one."""
-        count = len(self._training)
-        return self._training[turn % count], leads[(turn + turn // count) % len(leads)]
+    def _key(self, turn: int, held: Held) -> _Key:
+        """Return the piece of a turn: in each round it stands behind the next lead."""
+        count, leads = len(self._training), held.leads
+        lead = leads[(turn + turn // count) % len(leads)]
+        return self._training[turn % count], lead, held.answers
 
     def kl_to_base(self, adapters: AdapterBatch) -> float:
         """Return the mean KL(base || adapter) of one adapter on the held-out pieces, in nats.
@@ -136,7 +160,7 @@ class NeutralText:
         """
         with torch.no_grad():
             values = [
-                self._kl_divergence([(piece, ())], adapters).item() for piece in self._held_out
+                self._kl_divergence([(piece, (), ())], adapters).item() for piece in self._held_out
             ]
         return sum(values) / len(values)
 
@@ -179,15 +203,23 @@ def _cut(first: Sequence[int], ids: Sequence[int], base: BaseModel) -> list[list
     return full or ([[*first, *ids]] if ids else [])
 
 
-def _questions(
-    base: BaseModel, tokenizer: ChatTokenizer, turns: Sequence[tuple[str, str]], lead: Lead
+def _questions(  # noqa: PLR0917  # the last two come later
+    base: BaseModel,
+    tokenizer: ChatTokenizer,
+    turns: Sequence[tuple[str, str]],
+    start: int,
+    lead: Lead,
+    answers: tuple[str, ...],
 ) -> TrainInputs:
     """Return a piece of which the beginnings of the answers count."""
-    cut = [ANSWER_TOKENS] * len(turns)
-    return inputs_of(base, pack_turns(turns, tokenizer, lead=lead, cut=cut))
+    piece = [
+        (question, answers[number // 2 % len(answers)] if answers and number % 2 else answer)
+        for number, (question, answer) in enumerate(turns[start : start + TURNS_PER_PIECE], start)
+    ]
+    return inputs_of(base, pack_turns(piece, tokenizer, lead=lead, cut=[BEGINNING] * len(piece)))
 
 
-def _all_tokens(ids: Sequence[int], lead: Lead) -> TrainInputs:  # noqa: ARG001  # a text has none
+def _all_tokens(ids: Sequence[int], *_: object) -> TrainInputs:
     """Return a piece of which the prediction after every token counts."""
     count = len(ids)
     return TrainInputs(

@@ -27,7 +27,7 @@ from templora_memory.backends.local.scheduler import (
     PriorityQueue,
 )
 from templora_memory.backends.local.train.frozen_layers import FrozenStates, below
-from templora_memory.backends.local.train.kl_regularizer import Lead, NeutralText
+from templora_memory.backends.local.train.kl_regularizer import Held, NeutralText
 from templora_memory.backends.local.train.optimizer import (
     TrainableAdapter,
     TrainCounters,
@@ -78,7 +78,7 @@ class TrainingRun:
         progress: called after each example.
         cancelled: asked before each step.
         language: of the neutral text that it is held to the base model on.
-        leads: what the questions of this text stand behind in turn.
+        held: where else than behind the template's lead.
         priority: of the absorb; while somebody waits, the first in order learns alone.
 
     Raises:
@@ -99,11 +99,11 @@ class TrainingRun:
         cancelled: Callable[[], bool],
         priority: AbsorbPriority = DEFAULT_PRIORITY,
         language: str = DEFAULT,
-        leads: Sequence[Lead] = ((),),
+        held: Held = Held(),  # noqa: B008  # frozen
     ) -> None:
         self.priority = priority
         self.language = language
-        self.leads = tuple(leads)
+        self.held = held
         self._examples = [example for example in examples if any(example.weights)]
         if not self._examples:
             raise LearningFailed(
@@ -445,9 +445,9 @@ class TrainingBatcher(PriorityQueue[TrainingRun]):
         """Add the gradient of weight * KL(base || adapter) on a piece of neutral text."""
         adapters = trainable_batch([run.adapter for run in runs])
         turns = [run.kl_penalties for run in runs]
-        leads = [run.leads for run in runs]
+        held = [run.held for run in runs]
         with self._base.learning(adapters):
-            penalty = self.neutral_text(language).kl_penalty(turns, adapters, leads)
+            penalty = self.neutral_text(language).kl_penalty(turns, adapters, held)
         (weight * penalty).backward()  # type: ignore[no-untyped-call]
 
     def _kl_to_base(self, run: TrainingRun) -> float | None:
