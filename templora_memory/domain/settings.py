@@ -99,9 +99,9 @@ class Learning:
             `document_steps` decide alone.
         kl_weight: while a short document is passed over more than `steps_per_chunk` times, each
             step adds this times KL(base || memory) on neutral text, prose or everyday questions
-            with their answers, in nats per token, so that both stay as likely as before ("Learning
-            without Forgetting", 1606.09282). 0: none, which is faster, recalls a little more, and
-            answers everything with what it has learned.
+            with the beginnings of answers, in nats per token, so that they stay as likely as before
+            ("Learning without Forgetting", 1606.09282). 0: none, which is faster, recalls a little
+            more, and answers everything with what it has learned.
         replay: chunks of earlier text that are learned again for each new chunk, 0.25 being one for
             every four; half of them drawn evenly from all that the memory has learned, half from
             its sources in turn (a document, the conversation), however short. They keep early text
@@ -141,7 +141,7 @@ class Learning:
     reuse_context: bool = True
     document_steps: int = 160
     stop_loss: float = 0.03
-    kl_weight: float = 1.0
+    kl_weight: float = 4.0
     replay: float = 0.25
     damp_repeats: bool = True
     scale_short: bool = True

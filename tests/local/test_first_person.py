@@ -71,6 +71,11 @@ def test_contractions_are_turned_round(told, said):
     assert first_person(told, "Ada", "she") == said
 
 
+def test_the_user_of_a_card_is_spoken_to():
+    told = "{{char}} likes {{user}} and {{user}}'s dog."
+    assert first_person(told, "Ada", "she") == "I like you and your dog."
+
+
 @pytest.mark.parametrize(
     ("told", "said"),
     [

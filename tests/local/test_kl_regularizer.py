@@ -157,8 +157,8 @@ def test_a_character_is_held_to_the_base_behind_their_own_name_too(
     )
     backend = make_backend()
     document = Document("Ada lives in Salt Harbour.", character="Ada")
-    learn(backend, tmp_path / "ada", items=(document,), min_steps=4)
-    learn(backend, tmp_path / "nobody", min_steps=30)
+    learn(backend, tmp_path / "ada", items=(document,), min_steps=4, measure=False)
+    learn(backend, tmp_path / "nobody", min_steps=30, measure=False)
     ada = Held(((), (Message("system", "You are Ada."),)), ("I live in Salt Harbour.",))
     assert set(held) == {ada, Held(((),), facts_of(Document(TEXT)).facts)}
 

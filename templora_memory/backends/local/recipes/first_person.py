@@ -66,7 +66,8 @@ def first_person(sentence: str, name: str, pronoun: str | None) -> str:
 
     Args:
         sentence: English.
-        name: of whom it is about; each part of it counts as the name, and so does "{{char}}".
+        name: of whom it is about; each part of it counts as the name, and so does "{{char}}";
+            "{{user}}" is spoken to.
         pronoun: "she", "he" or None, see `pronoun_of`.
     """
     small = FUNCTION_WORDS[DEFAULT]
@@ -75,7 +76,8 @@ def first_person(sentence: str, name: str, pronoun: str | None) -> str:
         *(part for part in name.split() if len(part) > 2 and part.lower() not in small),  # noqa: PLR2004  # no initials
     ]
     names = "|".join([*map(re.escape, dict.fromkeys(parts)), r"\{\{char\}\}"])
-    text = re.sub(rf"(?<!\w)(?:{names})['\u2019]s(?!\w)", "my", sentence)
+    text = re.sub(r"\{\{user\}\}(['\u2019]s\b)?", lambda of: "your" if of[1] else "you", sentence)
+    text = re.sub(rf"(?<!\w)(?:{names})['\u2019]s(?!\w)", "my", text)
     text = re.sub(
         rf"({_NAMING})?(?<!\w)(?:{names})(?!\w)",
         lambda match: match[0] if match[1] else _SUBJECT,
