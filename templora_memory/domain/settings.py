@@ -139,9 +139,9 @@ class Learning:
     context: int | None = None
     context_gradient: bool = False
     reuse_context: bool = True
-    document_steps: int = 160
+    document_steps: int = 120
     stop_loss: float = 0.03
-    kl_weight: float = 4.0
+    kl_weight: float = 2.0
     replay: float = 0.25
     damp_repeats: bool = True
     scale_short: bool = True
