@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -22,6 +24,7 @@ from templora_memory.backends.local.train.kl_regularizer import (
     NeutralText,
 )
 from templora_memory.backends.local.train.optimizer import TrainableAdapter, trainable_batch
+from templora_memory.ports import LearningControl, LearnRequest
 from tests.local.conftest import TEXT
 
 SETTINGS = Learning(r=4, lora_alpha=8, learning_rate=1e-3, context=16)
@@ -161,6 +164,25 @@ def test_a_character_is_held_to_the_base_behind_their_own_name_too(
     learn(backend, tmp_path / "nobody", min_steps=30, measure=False)
     ada = Held(((), (Message("system", "You are Ada."),)), ("I live in Salt Harbour.",))
     assert set(held) == {ada, Held(((),), facts_of(Document(TEXT)).facts)}
+
+
+def test_a_text_that_is_learned_again_is_held_too(make_backend, tmp_path, monkeypatch):
+    held = []
+    monkeypatch.setattr(
+        NeutralText,
+        "kl_penalty",
+        lambda *args: held.extend(args[-1]) or torch.zeros((), requires_grad=True),
+    )
+    backend = make_backend()
+    ada, ben = (Document(f"{name} rows a boat.", character=name) for name in ("Ada", "Ben"))
+    request = LearnRequest(
+        items=(ben,), before=(), start=None, chunk=32, recipe="study", min_steps=2,
+        settings=replace(SETTINGS, measure=False), replay=((ada,),),
+    )  # fmt: skip
+    (tmp_path / "ben").mkdir()
+    backend.learn(request, into=tmp_path / "ben", control=LearningControl())
+    leads = ((), (Message("system", "You are Ben."),), (Message("system", "You are Ada."),))
+    assert set(held) == {Held(leads, ("I row a boat.",))}
 
 
 def test_every_other_question_is_followed_by_the_beginning_of_what_was_learned(roomy):

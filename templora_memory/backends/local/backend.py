@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -680,13 +680,14 @@ def _sample(request: LearnRequest) -> str:
 
 def _held(request: LearnRequest) -> Held:
     """Return where a memory of this is held to the base model, see `train/kl_regularizer.py`."""
-    documents = [item for item in request.items if isinstance(item, Document)]
     if not request.min_steps:
         return Held()
+    learned = (*request.items, *chain.from_iterable(request.replay))
+    documents = [item for item in learned if isinstance(item, Document)]
     contents = [facts_of(document) for document in documents]
     said = [answer for one in contents for answer in (*one.facts, *(a for _, a in one.exchanges))]
     leads = leads_of(document.character for document in documents)
-    return Held(tuple(leads), tuple(said[:MAX_FACTS]))
+    return Held(tuple(leads), tuple(dict.fromkeys(said))[:MAX_FACTS])
 
 
 def _check(cancelled: Callable[[], bool]) -> None:

@@ -72,4 +72,4 @@ def _asked_again(
         *content.exchanges,
     ]
     chosen = rng.sample(turns, min(TURNS_PER_EXAMPLE, len(turns)))
-    return pack_turns(chosen, tools.tokenizer, lead=rng.choice(leads_of([content])))
+    return pack_turns(chosen, tools.tokenizer, lead=rng.choice(leads_of([content.character])))
