@@ -176,7 +176,7 @@ def test_a_text_that_is_learned_again_is_held_too(make_backend, tmp_path, monkey
     backend = make_backend()
     ada, ben = (Document(f"{name} rows a boat.", character=name) for name in ("Ada", "Ben"))
     request = LearnRequest(
-        items=(ben,), before=(), start=None, chunk=32, recipe="study", min_steps=2,
+        items=(ben,), before=(), start=None, chunk=32, recipe="study", min_steps=12,
         settings=replace(SETTINGS, measure=False), replay=((ada,),),
     )  # fmt: skip
     (tmp_path / "ben").mkdir()
