@@ -174,7 +174,8 @@ def test_a_text_that_is_learned_again_is_held_too(make_backend, tmp_path, monkey
         lambda *args: held.extend(args[-1]) or torch.zeros((), requires_grad=True),
     )
     backend = make_backend()
-    ada, ben = (Document(f"{name} rows a boat.", character=name) for name in ("Ada", "Ben"))
+    ada = Document("Ada lives in Salt Harbour.", character="Ada")
+    ben = Document("Ben lives in Oak Hill.", character="Ben")
     request = LearnRequest(
         items=(ben,), before=(), start=None, chunk=32, recipe="study", min_steps=12,
         settings=replace(SETTINGS, measure=False), replay=((ada,),),
@@ -182,7 +183,7 @@ def test_a_text_that_is_learned_again_is_held_too(make_backend, tmp_path, monkey
     (tmp_path / "ben").mkdir()
     backend.learn(request, into=tmp_path / "ben", control=LearningControl())
     leads = ((), (Message("system", "You are Ben."),), (Message("system", "You are Ada."),))
-    assert set(held) == {Held(leads, ("I row a boat.",))}
+    assert set(held) == {Held(leads, ("I live in Oak Hill.", "I live in Salt Harbour."))}
 
 
 def test_every_other_question_is_followed_by_the_beginning_of_what_was_learned(roomy):
