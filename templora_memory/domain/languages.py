@@ -164,15 +164,17 @@ def language_of(text: str, default: str = DEFAULT) -> str:
 def latin_scores(text: str) -> dict[str, float]:
     """Return for languages in Latin letters how much of a composed text speaks for each.
 
-    A word that several languages share is shared among them.
+    A word that several languages share is shared among them; one with a capital letter counts half,
+    because it may be a name: "Ben" is "I" in Turkish.
     """
     scores: Counter[str] = Counter()
     by_word = _by_word()
     lowered = text.lower()
-    for word, count in Counter(_LATIN_WORD.findall(lowered)).items():
-        languages = by_word.get(word, ())
+    for word, count in Counter(_LATIN_WORD.findall(text)).items():
+        weight = count / 2 if word[0].isupper() else count
+        languages = by_word.get(word.lower(), ())
         for language in languages:
-            scores[language] += count / len(languages)  # type: ignore[assignment]  # a float
+            scores[language] += weight / len(languages)  # type: ignore[assignment]  # a float
     if not lowered.isascii():
         for language, letters in _LATIN_LETTERS.items():
             scores[language] += sum(map(lowered.count, letters))

@@ -49,6 +49,11 @@ def test_a_foreign_name_does_not_change_the_language():
     assert language_of("她的名字叫 Ada Lovelace，住在宁波。") == "zh"
 
 
+@pytest.mark.parametrize("text", ["Ben lives in Oak Hill.", "Ben rows a boat.", "Mia sails."])
+def test_a_name_that_is_a_word_elsewhere_decides_nothing(text):
+    assert language_of(text) == "en"
+
+
 @pytest.mark.parametrize("text", ["", "12 + 30", "Ada Quill", "🐝"])
 def test_what_says_nothing_has_the_default(text):
     assert language_of(text) == "en"
