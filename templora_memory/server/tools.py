@@ -29,7 +29,6 @@ from templora_memory.tool_calls import (
     ToolPlan,
     parse_calls,
     plan_tools,
-    template_description,
 )
 
 WITHOUT_TEMPLATE = RequestNote(
@@ -134,7 +133,7 @@ class AskedTools:
 
     def describe(self, backend: object) -> str:
         """Return the text for the system message; takes the tokenizer, so not on the event loop."""
-        return self.plan.describe(template_description(self.plan.tools, backend))
+        return self.plan.describe(backend)
 
 
 class CallReader:

@@ -50,13 +50,9 @@ from templora_memory import (
     Sampling,
 )
 from templora_memory.errors import PromptTooLong, UnknownMemory
+from templora_memory.json_schemas import bounded_schema
 from templora_memory.models import TINY
-from templora_memory.tool_calls import (
-    ToolPlan,
-    bounded_schema,
-    plan_tools,
-    template_description,
-)
+from templora_memory.tool_calls import ToolPlan, plan_tools
 
 from langchain_templora._bridge import pieces
 from langchain_templora._messages import as_history
@@ -284,13 +280,10 @@ class ChatTempLora(BaseChatModel):
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
     ) -> int:
         """Exact tokens of the prompt that these messages and tools make, nothing absorbed."""
-        tools_text = self._tools_text(ToolPlan(tuple(map(convert_to_openai_tool, tools or ()))))
+        backend = self.memory.backend
+        tools_text = plan_tools([convert_to_openai_tool(t) for t in tools or ()]).describe(backend)
         system = (Message("system", tools_text),) if tools_text else ()
-        return self.memory.backend.count((*system, *as_history(messages)))
-
-    def _tools_text(self, tools: ToolPlan) -> str:
-        template = template_description(tools.tools, self.memory.backend) if tools.tools else None
-        return tools.describe(template)
+        return backend.count((*system, *as_history(messages)))
 
     # --- tools and structured output --------------------------------------------------------------
 
@@ -649,7 +642,7 @@ class _ModelCall:
         """
         service = self.model.memory
         max_tokens = service.policy.reply_tokens if self.max_tokens is None else self.max_tokens
-        tools_text = self.model._tools_text(self.tools)  # noqa: SLF001  # one idea in two classes
+        tools_text = self.tools.describe(service.backend)
         try:
             options = ReplyOptions(
                 context=[tools_text] if tools_text else (),

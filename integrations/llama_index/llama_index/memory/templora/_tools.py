@@ -5,6 +5,7 @@ Calls are read as `templora_memory.tool_calls` says; a bare JSON object or list 
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Sequence
 
@@ -16,6 +17,8 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 from templora_memory.tool_calls import ToolCall, parse_calls, split_calls, text_before_calls
+
+_log = logging.getLogger(__name__)
 
 
 def read_calls(text: str, names: Sequence[str]) -> tuple[str, list[ToolCallBlock]]:
@@ -43,9 +46,12 @@ def _block(call: ToolCall) -> ToolCallBlock:
     )
 
 
-def answer_message(text: str, names: Sequence[str]) -> ChatMessage:
-    """Return an answer as a message: its text, then its calls."""
+def answer_message(text: str, names: Sequence[str], *, parallel: bool = True) -> ChatMessage:
+    """Return an answer as a message: its text, then its calls, or the first one alone."""
     rest, calls = read_calls(text, names)
+    if len(calls) > 1 and not parallel:
+        _log.info("the model wrote %d calls and may make one: the first is taken", len(calls))
+        calls = calls[:1]
     spoken = [TextBlock(text=rest)] if rest or not calls else []
     return ChatMessage(role=MessageRole.ASSISTANT, blocks=[*spoken, *calls])
 
@@ -53,8 +59,9 @@ def answer_message(text: str, names: Sequence[str]) -> ChatMessage:
 class AnswerReader:
     """Turns the growing text of a streamed answer into responses that never show half a call."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], *, parallel: bool = True) -> None:
         self._names = names
+        self._parallel = parallel
         self._shown = ""
 
     def piece(self, text: str) -> ChatResponse | None:
@@ -69,7 +76,7 @@ class AnswerReader:
 
     def end(self, text: str) -> ChatResponse | None:
         """Return the whole answer; None if all of it was shown."""
-        message = answer_message(text, self._names)
+        message = answer_message(text, self._names, parallel=self._parallel)
         if text == self._shown:
             return None
         delta = (message.content or "")[len(self._shown) :]
