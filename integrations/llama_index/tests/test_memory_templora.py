@@ -5,6 +5,7 @@ import copy
 import pickle
 import threading
 import time
+import warnings
 
 import pytest
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock, ToolCallBlock
@@ -699,3 +700,30 @@ def test_tool_calls_count_as_they_are_sent(make_box, user):
     assert sent <= memory._estimate_token_count(shown)
     assert sent <= memory.token_limit
     assert memory.llm.chat(shown).message.content
+
+
+def test_a_language_model_of_another_session_says_so_once(box, talk):
+    service = box.open(window=400)
+    memory = TempLoraMemory.from_defaults(service, "ada")
+    memory.put_messages(talk(2))
+    stranger, base = TempLoraLLM(service, "eve"), TempLoraLLM(service)
+    with pytest.warns(UserWarning, match=r"shows the conversation of session 'ada'.*of 'eve'"):
+        stranger.chat(memory.get())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stranger.chat(memory.get())
+        base.chat(memory.get())
+        memory.llm.chat(memory.get())
+        TempLoraLLM(service, "eve").chat(memory.get()[:2])  # that may be chance
+        TempLoraMemory.from_defaults(service, "eve").set(talk(2))
+        TempLoraLLM(service, "eve").chat(memory.get())  # both say the same
+
+
+def test_little_room_for_the_conversation_is_told(caplog):
+    settings = {"window": 1024, "ratio": 0.7}
+    assert Budget.of(reply=256, **settings).history == 32
+    assert "only 32 of 1024 tokens are left for the conversation" in caplog.text
+    caplog.clear()
+    assert Budget.of(reply=64, **settings).history > 200
+    assert Budget.of(reply=256, history=32, **settings).history == 32  # as it was asked for
+    assert caplog.text == ""

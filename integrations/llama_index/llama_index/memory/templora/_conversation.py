@@ -36,6 +36,7 @@ from llama_index.memory.templora._overflow import MakeRoom
 
 AbsorbMode: TypeAlias = Literal["background", "blocking", "manual"]
 _EXCHANGE = 2  # messages
+_TELLING = 3  # messages
 _log = logging.getLogger(__name__)
 
 
@@ -124,6 +125,17 @@ class Conversation:
         with self._lock:
             known = len(self._rows)
             return known if len(rows) >= known and all(map(is_same, self._rows, rows)) else 0
+
+    def is_shown_in(self, prompt: Sequence[ChatMessage]) -> bool:
+        """Return whether a prompt shows the turns in the window, at least one and a half of them.
+
+        Fewer may be the same in two conversations by chance.
+        """
+        rows = self._active
+        return len(rows) >= _TELLING and any(
+            all(map(is_same, prompt[begin : begin + _TELLING], rows))
+            for begin in range(len(prompt) - _TELLING + 1)
+        )
 
     def attach(self, rows: Sequence[ChatMessage]) -> None:
         """Find out where this transcript stands in what the memory already knows. Once.
@@ -405,6 +417,15 @@ def current(service: ParametricMemory, session_id: str) -> Conversation | None:
     with _LIVE_LOCK:
         known = _LIVE.get(service)
         return known.get(session_id) if known else None
+
+
+def shown_by(service: ParametricMemory, prompt: Sequence[ChatMessage]) -> list[str]:
+    """Return the sessions whose turns a prompt shows."""
+    if len(prompt) < _TELLING:
+        return []
+    with _LIVE_LOCK:
+        conversations = list((_LIVE.get(service) or {}).values())
+    return [c.session_id for c in conversations if c.is_shown_in(prompt)]
 
 
 # --- comparing -----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import warnings
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -44,7 +45,7 @@ from templora_memory.errors import PromptTooLong, UnknownMemory, UnknownRevision
 from templora_memory.json_schemas import bounded_schema
 from templora_memory.tool_calls import ToolPlan, knows_tools, plan_tools
 
-from llama_index.memory.templora._conversation import Conversation, current
+from llama_index.memory.templora._conversation import Conversation, current, shown_by
 from llama_index.memory.templora._messages import prompt_messages
 from llama_index.memory.templora._tokens import tokenizer_of
 from llama_index.memory.templora._tools import AnswerReader, answer_message
@@ -97,6 +98,7 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
     _pm: ParametricMemory = PrivateAttr()
     _conversation: Conversation | None = PrivateAttr(default=None)
     _own_prompt: bool = PrivateAttr(default=False)
+    _warned: bool = PrivateAttr(default=False)
 
     def __init__(
         self,
@@ -288,6 +290,7 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
         self, messages: Sequence[ChatMessage], options: Mapping[str, Any]
     ) -> ReplyStream:
         """Begin to answer; where the prompt does not fit, its memory gets to make room."""
+        self._warn_of_another_session(messages, options.get("session_id", self.session_id))
         try:
             return self._stream(self._chat_prompt(messages), options)
         except PromptTooLong:
@@ -295,6 +298,23 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
             if shorter is None:
                 raise
         return self._stream(self._chat_prompt(shorter), options)
+
+    def _warn_of_another_session(
+        self, messages: Sequence[ChatMessage], session_id: str | None
+    ) -> None:
+        """Say, once, that a prompt shows the turns of a session that answers would not know."""
+        if session_id is None or self._warned:
+            return  # the base model was asked for
+        shown = shown_by(self._pm, messages)
+        if shown and session_id not in shown:
+            self._warned = True
+            warnings.warn(
+                f"The prompt shows the conversation of session {shown[0]!r}, and the language "
+                f"model answers with the memory of {session_id!r}: what has left the window is not "
+                "known to it. Use memory.llm.",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _shortened(
         self, messages: Sequence[ChatMessage], options: Mapping[str, Any]
@@ -532,9 +552,10 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
         Texts without a `max_length` get as many characters as the answer may have tokens.
         """
         llm, options = self._held(output_cls, llm_kwargs)
-        return super(TempLoraLLM, llm).structured_predict(
+        answer: Model = super(TempLoraLLM, llm).structured_predict(
             output_cls, prompt, options, **prompt_args
         )
+        return answer
 
     async def astructured_predict(
         self,
@@ -545,9 +566,10 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
     ) -> Model:
         """See `structured_predict`."""
         llm, options = self._held(output_cls, llm_kwargs)
-        return await super(TempLoraLLM, llm).astructured_predict(
+        answer: Model = await super(TempLoraLLM, llm).astructured_predict(
             output_cls, prompt, options, **prompt_args
         )
+        return answer
 
     def _structured_stream_call(
         self,
