@@ -715,7 +715,8 @@ def test_a_language_model_of_another_session_says_so_once(box, talk):
         base.chat(memory.get())
         memory.llm.chat(memory.get())
         TempLoraLLM(service, "eve").chat(memory.get()[:2])  # that may be chance
-        TempLoraMemory.from_defaults(service, "eve").set(talk(2))
+        eve = TempLoraMemory.from_defaults(service, "eve")
+        eve.set(talk(2))
         TempLoraLLM(service, "eve").chat(memory.get())  # both say the same
 
 
