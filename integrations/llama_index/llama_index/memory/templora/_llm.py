@@ -281,7 +281,9 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
         except PromptTooLong as error:
             error.add_note(
                 "Give retrieved text less room (similarity_top_k, chunk_size), or let LlamaIndex "
-                "count with this model's tokenizer: Settings.tokenizer = llm.tokenizer_fn"
+                "count with this model's tokenizer: Settings.tokenizer = llm.tokenizer_fn. A stock "
+                "Memory counts neither tool calls nor tools: lower its token_limit, or use "
+                "TempLoraMemory, which makes room."
             )
             raise
         raise AssertionError("unreachable")  # the loop returns or raises
