@@ -481,8 +481,8 @@ class ChatTempLora(BaseChatModel):
         """Yield the answer to a conversation in pieces."""
         routed = await self._arouted(config, kwargs)
         chunks: Any = super().astream(input, config, stop=stop, **routed)
-        with _told_if_left_early(config):
-            async with aclosing(chunks):
+        async with aclosing(chunks):
+            with _told_if_left_early(config):
                 async for chunk in chunks:
                     yield chunk
 

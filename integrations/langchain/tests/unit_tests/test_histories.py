@@ -383,6 +383,8 @@ def test_a_stream_left_early_says_that_the_turn_is_not_stored(
         async for _ in stream:
             break
         await stream.aclose()
+        gc.collect()
+        await asyncio.sleep(0.1)  # what is inside is closed by the loop, a little later
 
     if asynchronous:
         asyncio.run(leave())
