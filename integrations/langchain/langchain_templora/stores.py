@@ -18,6 +18,7 @@ from templora_memory import Document
 from templora_memory.service.search import PassageIndex
 
 _ALL = 2**31 - 1  # items that a search by words looks at
+_OF_NO_MEMORY = ("", 0)  # the index belongs to no version of a memory
 
 
 class FullTextStore(BaseStore):
@@ -41,7 +42,7 @@ class FullTextStore(BaseStore):
         self.supports_ttl = self._inner.supports_ttl
         self.ttl_config = self._inner.ttl_config
         self._lock = threading.Lock()
-        self._index = PassageIndex("")
+        self._index = PassageIndex(_OF_NO_MEMORY)
         self._indexed: set[tuple[tuple[str, ...], str]] = set()
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
@@ -63,7 +64,7 @@ class FullTextStore(BaseStore):
         with self._lock:
             if put & self._indexed:
                 self._index.close()
-                self._index, self._indexed = PassageIndex(""), set()
+                self._index, self._indexed = PassageIndex(_OF_NO_MEMORY), set()
 
     def _ranked(self, ops: Sequence[Op], found: Sequence[Result]) -> list[Result]:
         return [
