@@ -18,6 +18,7 @@ from templora_memory.json_schemas import bounded_schema
 OPEN_TAG = "<tool_call>"
 CLOSE_TAG = "</tool_call>"
 _TAGGED = re.compile(rf"{OPEN_TAG}\s*(.*?)\s*(?:{CLOSE_TAG}|\Z)", re.DOTALL)
+_TAG = re.compile(f"{OPEN_TAG}|{CLOSE_TAG}")
 _BARE_CALL = re.compile(r"\s*(?:\{|\[\s*(?:\{|\Z))")
 
 
@@ -187,13 +188,15 @@ def parse_calls(body: str, names: Sequence[str]) -> tuple[ToolCall, ...]:
     Arguments stand under "arguments" or "parameters", as an object or as JSON in a string.
 
     Args:
-        body: the text between the tags.
+        body: the text between the tags; more of them around it do no harm.
         names: of the tools that may be called.
 
     Returns:
         The calls; none if any of them cannot be read or names another tool.
     """
     value = _parse_json(body)
+    if value is None:
+        value = _parse_json(_TAG.sub("", body))
     calls = [_parse_call(item, names) for item in (value if isinstance(value, list) else [value])]
     readable = tuple(call for call in calls if call is not None)
     return readable if len(readable) == len(calls) else ()
@@ -218,12 +221,6 @@ def _parse_json(text: str) -> Any:
 def split_calls(text: str) -> tuple[str, tuple[str, ...]]:
     """Split a finished answer into the text beside its calls and the bodies of the calls."""
     return _TAGGED.sub("", text), tuple(_TAGGED.findall(text))
-
-
-def text_before_calls(text: str) -> str:
-    """Return the beginning of an unfinished answer that is certainly no part of a call."""
-    before, tag, _ = text.partition(OPEN_TAG)
-    return before if tag else text[: len(text) - _overlap(text, OPEN_TAG)]
 
 
 class ToolCallSplitter:

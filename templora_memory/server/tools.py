@@ -161,8 +161,7 @@ class CallReader:
         if isinstance(part, str):
             yield part
             return
-        body = part.body.replace(OPEN_TAG, "").replace(CLOSE_TAG, "").strip()
-        calls = parse_calls(body, self._plan.names)
+        calls = parse_calls(part.body, self._plan.names)
         for call in calls:
             arguments = json.dumps(call.arguments, ensure_ascii=False)
             yield MessageToolCall(

@@ -48,7 +48,7 @@ from templora_memory.tool_calls import ToolPlan, knows_tools, plan_tools
 from llama_index.memory.templora._conversation import Conversation, current, shown_by
 from llama_index.memory.templora._messages import prompt_messages
 from llama_index.memory.templora._tokens import tokenizer_of
-from llama_index.memory.templora._tools import AnswerReader, answer_message
+from llama_index.memory.templora._tools import AnswerReader
 
 _TRIES = 4  # a revision may be retired between asking for its name and using it
 _SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "do_sample")
@@ -390,13 +390,12 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
         reader = _reader(kwargs)
 
         def responses() -> Generator[ChatResponse, None, None]:
-            text = ""
             with contextlib.closing(_pieces(stream)) as pieces:
                 for text, delta in pieces:
-                    shown = reader.piece(text) if reader else _chat_piece(text, delta)
+                    shown = reader.piece(delta) if reader else _chat_piece(text, delta)
                     if shown:
                         yield shown
-            if reader and (rest := reader.end(text)):
+            if reader and (rest := reader.end()):
                 yield rest
 
         return responses()
@@ -418,13 +417,12 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
         reader = _reader(kwargs)
 
         async def responses() -> ChatResponseAsyncGen:
-            text = ""
             async with contextlib.aclosing(_apieces(stream)) as pieces:
                 async for text, delta in pieces:
-                    shown = reader.piece(text) if reader else _chat_piece(text, delta)
+                    shown = reader.piece(delta) if reader else _chat_piece(text, delta)
                     if shown:
                         yield shown
-            if reader and (rest := reader.end(text)):
+            if reader and (rest := reader.end()):
                 yield rest
 
         return responses()
@@ -615,16 +613,11 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
 # --- options -------------------------------------------------------------------------------------
 
 
-def _names(options: Mapping[str, Any]) -> list[str]:
-    """Names of the tools of a call."""
-    return [str(tool["function"]["name"]) for tool in options.get("tools") or ()]
-
-
 def _reader(options: Mapping[str, Any]) -> AnswerReader | None:
-    """What reads the calls out of a streamed answer; None: there are no tools."""
-    names = _names(options)
+    """What reads the calls out of an answer; None: there are no tools."""
+    plan = plan_tools(options.get("tools"), options.get("tool_choice"))
     parallel = options.get("parallel_tool_calls", True)
-    return AnswerReader(names, parallel=parallel) if names else None
+    return AnswerReader(plan, parallel=parallel) if plan.tools else None
 
 
 def _schema(options: Mapping[str, Any], plan: ToolPlan, characters: int) -> str | None:
@@ -691,9 +684,9 @@ def _counts(reply: Reply) -> dict[str, Any]:
 
 
 def _chat_end(reply: Reply, options: Mapping[str, Any]) -> ChatResponse:
-    if names := _names(options):
-        parallel = options.get("parallel_tool_calls", True)
-        message = answer_message(reply.text, names, parallel=parallel)
+    if reader := _reader(options):
+        reader.piece(reply.text)
+        message = reader.message()
     else:
         message = ChatMessage(role=MessageRole.ASSISTANT, content=reply.text)
     return ChatResponse(message=message, raw=reply.as_dict(), additional_kwargs=_counts(reply))
