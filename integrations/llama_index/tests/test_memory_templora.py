@@ -707,6 +707,16 @@ def test_tool_calls_count_as_they_are_sent(make_box, user):
     assert memory.llm.chat(shown).message.content
 
 
+def test_a_window_too_small_for_retrieving_engines_is_told(caplog):
+    settings = {"window": 600, "reply": 50, "ratio": 0.7}
+    Budget.of(**settings)
+    assert "600 tokens is too small for LlamaIndex's retrieving engines" in caplog.text
+    caplog.clear()
+    Budget.of(**settings, retrieval=0)
+    Budget.of(**settings | {"window": 1024})
+    assert caplog.text == ""
+
+
 def test_a_language_model_of_another_session_says_so_once(box, talk):
     service = box.open(window=400)
     memory = TempLoraMemory.from_defaults(service, "ada")

@@ -70,6 +70,14 @@ class Budget:
                 "evicted turns fit beside the others until they are learned."
             )
         room = window - reply
+        if retrieval is None and window < _PACKS:
+            _log.warning(
+                "a window of %d tokens is too small for LlamaIndex's retrieving engines: they keep "
+                "500 free where they pack text, and end in 'Chunk size ... is not positive'. "
+                "Without retrieval set rag_token_reserve=0; with it take a window of %d, or a "
+                "query engine with response_mode='simple_summarize', which keeps nothing free",
+                window, _PACKS,
+            )  # fmt: skip
         if history is None:
             reserve = _retrieval(window) if retrieval is None else retrieval
             history = room - reserve - int(window * _MARGIN_SHARE)
