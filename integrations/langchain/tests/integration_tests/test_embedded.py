@@ -239,3 +239,5 @@ def test_the_long_conversation_runs(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "| model calls | 20 |" in out
     assert "what was told, nats per token" in out
+    assert "files, 1 with what was told; after forgetting the thread: " in out
+    assert out.rstrip().endswith(" 0 with what was told")
