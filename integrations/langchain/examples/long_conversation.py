@@ -245,7 +245,7 @@ def main() -> None:
             print(f"| {name} | {' | '.join(cells)} |")
         print(f"\nwhat was told, with the memory's prompt but without it: {without:.3f}")
         print(f"on disk: {on_disk(folder, said)}; ", end="")
-        memory.forget(thread_memory_id(THREAD))
+        memory[thread_memory_id(THREAD)].forget()
         print(f"after forgetting the thread: {on_disk(folder, said)}")
 
 
