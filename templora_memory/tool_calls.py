@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-MAX_SAFE_INTEGER = 2**53 - 1
-"""The largest integer that every JSON reader takes exactly (RFC 8259)."""
+from templora_memory.json_schemas import bounded_schema
+
 OPEN_TAG = "<tool_call>"
 CLOSE_TAG = "</tool_call>"
 _TAGGED = re.compile(rf"{OPEN_TAG}\s*(.*?)\s*(?:{CLOSE_TAG}|\Z)", re.DOTALL)
+_TAG = re.compile(f"{OPEN_TAG}|{CLOSE_TAG}")
 _BARE_CALL = re.compile(r"\s*(?:\{|\[\s*(?:\{|\Z))")
 
 
@@ -64,11 +65,11 @@ class ToolPlan:
         """The names of the tools."""
         return tuple(tool["function"]["name"] for tool in self.tools)
 
-    def describe(self, template: str | None) -> str:
-        """Return the text for the system message; `template` is that of the chat template."""
+    def describe(self, backend: object = None) -> str:
+        """Return the text for the system message, in the backend's words where it has some."""
         if not self.tools:
             return ""
-        description = template or describe_tools(self.tools)
+        description = describe_tools(self.tools, backend)
         if not self.forced:
             return description
         return (
@@ -92,7 +93,7 @@ class ToolPlan:
         return json.dumps(calls[0] if len(calls) == 1 else {"anyOf": calls})
 
 
-def plan_tools(tools: Sequence[Mapping[str, Any]] | None, choice: object) -> ToolPlan:
+def plan_tools(tools: Sequence[Mapping[str, Any]] | None, choice: object = None) -> ToolPlan:
     """Return the plan that `tools` and `tool_choice` of a request ask for.
 
     Choices: None, "auto", "none", "any", "required", True, False, a name, or OpenAI's
@@ -134,63 +135,6 @@ def _call_schema(function: Mapping[str, Any], characters: int, *, at: str) -> di
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }
-
-
-def bounded_schema(schema: Mapping[str, Any], characters: int, *, at: str = "#") -> dict[str, Any]:
-    """Return a schema that is closed to unknown keys and whose texts and integers have an end.
-
-    A small model may otherwise write one of them until its tokens are used up.
-
-    Args:
-        schema: a JSON schema.
-        characters: of a text that has no limit of its own.
-        at: where it will stand in a larger schema, as a JSON pointer; its references follow.
-    """
-    return dict(_bounded(schema, characters, at))
-
-
-def _bounded(schema: Any, characters: int, at: str) -> Any:
-    if isinstance(schema, list):
-        return [_bounded(item, characters, at) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    limited: dict[str, Any] = {}
-    for key, value in schema.items():
-        match key:
-            case "title" | "description" | "strict":
-                continue
-            case "$ref" if isinstance(value, str) and value.startswith("#"):
-                limited[key] = at + value[1:]
-            case "const" | "enum" | "default" | "examples" | "required":
-                limited[key] = value
-            case "properties" | "$defs" | "definitions" if isinstance(value, Mapping):
-                # a property may be called "title" or "enum": its name is not a word of the schema
-                limited[key] = {
-                    name: _bounded(item, characters, at) for name, item in value.items()
-                }
-            case _:
-                limited[key] = _bounded(value, characters, at)
-    if "properties" in limited:
-        limited.setdefault("additionalProperties", False)
-    _bound_values(limited, characters)
-    return limited
-
-
-def _bound_values(limited: dict[str, Any], characters: int) -> None:
-    """Give the texts and integers of a schema an end."""
-    kind, free = limited.get("type"), not {"enum", "const"} & set(limited)
-    if kind == "string" and free and not {"pattern", "format"} & set(limited):
-        limited.setdefault("maxLength", max(characters, _whole(limited, "minLength")))
-    if kind == "integer" and free:
-        if not {"minimum", "exclusiveMinimum"} & set(limited):
-            limited["minimum"] = min(-MAX_SAFE_INTEGER, _whole(limited, "maximum"))
-        if not {"maximum", "exclusiveMaximum"} & set(limited):
-            limited["maximum"] = max(MAX_SAFE_INTEGER, _whole(limited, "minimum"))
-
-
-def _whole(schema: Mapping[str, Any], key: str) -> int:
-    value = schema.get(key, 0)
-    return int(value) if isinstance(value, (int, float)) else 0
 
 
 # --- writing -----------------------------------------------------------------------------------
@@ -244,13 +188,15 @@ def parse_calls(body: str, names: Sequence[str]) -> tuple[ToolCall, ...]:
     Arguments stand under "arguments" or "parameters", as an object or as JSON in a string.
 
     Args:
-        body: the text between the tags.
+        body: the text between the tags; more of them around it do no harm.
         names: of the tools that may be called.
 
     Returns:
         The calls; none if any of them cannot be read or names another tool.
     """
     value = _parse_json(body)
+    if value is None:
+        value = _parse_json(_TAG.sub("", body))
     calls = [_parse_call(item, names) for item in (value if isinstance(value, list) else [value])]
     readable = tuple(call for call in calls if call is not None)
     return readable if len(readable) == len(calls) else ()
@@ -275,12 +221,6 @@ def _parse_json(text: str) -> Any:
 def split_calls(text: str) -> tuple[str, tuple[str, ...]]:
     """Split a finished answer into the text beside its calls and the bodies of the calls."""
     return _TAGGED.sub("", text), tuple(_TAGGED.findall(text))
-
-
-def text_before_calls(text: str) -> str:
-    """Return the beginning of an unfinished answer that is certainly no part of a call."""
-    before, tag, _ = text.partition(OPEN_TAG)
-    return before if tag else text[: len(text) - _overlap(text, OPEN_TAG)]
 
 
 class ToolCallSplitter:

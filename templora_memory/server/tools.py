@@ -29,7 +29,6 @@ from templora_memory.tool_calls import (
     ToolPlan,
     parse_calls,
     plan_tools,
-    template_description,
 )
 
 WITHOUT_TEMPLATE = RequestNote(
@@ -134,7 +133,7 @@ class AskedTools:
 
     def describe(self, backend: object) -> str:
         """Return the text for the system message; takes the tokenizer, so not on the event loop."""
-        return self.plan.describe(template_description(self.plan.tools, backend))
+        return self.plan.describe(backend)
 
 
 class CallReader:
@@ -162,8 +161,7 @@ class CallReader:
         if isinstance(part, str):
             yield part
             return
-        body = part.body.replace(OPEN_TAG, "").replace(CLOSE_TAG, "").strip()
-        calls = parse_calls(body, self._plan.names)
+        calls = parse_calls(part.body, self._plan.names)
         for call in calls:
             arguments = json.dumps(call.arguments, ensure_ascii=False)
             yield MessageToolCall(

@@ -4,7 +4,8 @@ The same user speaks to three agents: with `ParametricMemoryMiddleware`, with La
 `SummarizationMiddleware`, and with neither (the newest messages that fit). The table says what each
 of them sends to the model, and how likely the user's own sentences of long ago are at the end,
 given what the agent then has: its prompt and, for the first, its memory. Sentences of the same form
-that the user never said show how much of that is form and how much is memory.
+that the user never said show how much of that is form and how much is memory. Then the thread is
+forgotten, and the folder of the memories is searched for what was told.
 
     python long_conversation.py --turns 200 --window 1024
 """
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any, Literal, cast
 
@@ -158,6 +160,13 @@ def likelihood(
     return total / tokens
 
 
+def on_disk(folder: str, said: Sequence[str]) -> str:
+    """Return how many files are under a folder, and how many of them hold a sentence."""
+    texts = [path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()]
+    holding = sum(any(sentence.encode() in text for sentence in said) for text in texts)
+    return f"{len(texts)} files, {holding} with what was told"
+
+
 def quarters(values: list[float]) -> float:
     """The last quarter over the second: the first still fills the window."""
     size = len(values) // 4
@@ -235,6 +244,9 @@ def main() -> None:
         for name, cells in rows.items():
             print(f"| {name} | {' | '.join(cells)} |")
         print(f"\nwhat was told, with the memory's prompt but without it: {without:.3f}")
+        print(f"on disk: {on_disk(folder, said)}; ", end="")
+        memory[thread_memory_id(THREAD)].forget()
+        print(f"after forgetting the thread: {on_disk(folder, said)}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Importing this package loads neither torch nor `langchain`. The middleware is in
 `langchain_templora.middleware` (needs ``langchain``), the chat history in
-`langchain_templora.histories`, the classic memory in `langchain_templora.classic`.
+`langchain_templora.histories`, the classic memory in `langchain_templora.classic`, a LangGraph
+store with full-text search in `langchain_templora.stores`.
 """
 
 from langchain_templora._version import __version__

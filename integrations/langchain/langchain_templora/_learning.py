@@ -40,7 +40,7 @@ class Known:
 
     messages: int
     revision: str | None
-    gone: int = 0
+    gone: tuple[Message, ...] = ()
     """Messages that were trimmed from the conversation's beginning and that nobody has learned."""
 
 
@@ -120,7 +120,7 @@ class OneConversation:
         teacher, limit = self._teacher, newest_exchange(messages)
         before = self._before(memory_id, messages)
         if not teacher.exists(memory_id):
-            return Known(0, None, len(before))
+            return Known(0, None, before)
         sizes = [len(teacher.body([message])) for message in messages[:limit]]
         covered = teacher.service[memory_id].covered([*before, *teacher.body(messages[:limit])])
         left, count = covered.messages - len(before), 0
@@ -128,14 +128,13 @@ class OneConversation:
             left -= sizes[count]
             count += 1
         revision = covered.revision.name if covered.revision else None
-        return Known(count, revision, max(0, len(before) - covered.messages))
+        return Known(count, revision, before[covered.messages :])
 
     def learn(self, memory_id: str, messages: Sequence[BaseMessage], end: int) -> Job | None:
         """Begin to learn the conversation up to `end`; None if there is nothing to learn."""
         teacher = self._teacher
         before, known = self._before(memory_id, messages), self.known(memory_id, messages)
-        gone = before[len(before) - known.gone :]
-        if not _teaches([*gone, *teacher.body(messages[known.messages : end])]):
+        if not _teaches([*known.gone, *teacher.body(messages[known.messages : end])]):
             return None
         teacher.make(memory_id)
         return teacher.service[memory_id].absorb(

@@ -108,6 +108,17 @@ def as_parts(message: BaseMessage) -> tuple[Message, ...]:
             )
 
 
+def as_message(part: Message) -> BaseMessage | None:
+    """Return what was said as a LangChain message again; None: a tool call or a tool's result."""
+    match part.role:
+        case "user":
+            return HumanMessage(part.content, name=part.name)
+        case "assistant":
+            return AIMessage(part.content, name=part.name)
+        case _:
+            return None
+
+
 def as_history(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
     """A conversation as the core sees it.
 

@@ -18,32 +18,41 @@ from templora_memory.tool_calls import (
 
 
 class ToolReader:
-    """Splits an answer, as it comes, into text and LangChain's tool call chunks."""
+    """Splits an answer, as it comes, into text and LangChain's tool call chunks.
 
-    def __init__(self, tools: ToolPlan) -> None:
+    Where only one call is allowed, what the model writes after it is left out: the model goes on
+    when it has the result.
+    """
+
+    def __init__(self, tools: ToolPlan, *, parallel: bool = True) -> None:
         self._names = tools.names
+        self._parallel = parallel
         self._reader = ToolAnswerReader(tools)
         self._count = 0  # calls given out
 
     def feed(self, piece: str) -> Iterator[str | ToolCallChunk]:
         """Take in a piece of text, and yield what is certain by now."""
-        yield from map(self._chunk, self._reader.feed(piece))
+        yield from self._chunks(self._reader.feed(piece))
 
     def finish(self) -> Iterator[str | ToolCallChunk]:
         """Yield the rest, once the answer has ended."""
-        yield from map(self._chunk, self._reader.finish())
+        yield from self._chunks(self._reader.finish())
 
-    def _chunk(self, part: str | TaggedText) -> str | ToolCallChunk:
-        if isinstance(part, str):
-            return part
-        body = part.body.replace(OPEN_TAG, "").replace(CLOSE_TAG, "").strip()
-        calls = parse_calls(body, self._names)
-        call = calls[0] if len(calls) == 1 else None
-        self._count += 1
-        return tool_call_chunk(
-            name=call.name if call else None,
-            # a text instead of arguments, so that LangChain takes the call for an invalid one
-            args=json.dumps(call.arguments if call else body, ensure_ascii=False),
-            id=f"call_{uuid.uuid4().hex}",
-            index=self._count - 1,
-        )
+    def _chunks(self, parts: Iterator[str | TaggedText]) -> Iterator[str | ToolCallChunk]:
+        for part in parts:
+            for chunk in [part] if isinstance(part, str) else self._calls(part.body):
+                if self._count and not self._parallel:
+                    return
+                self._count += not isinstance(chunk, str)
+                yield chunk
+
+    def _calls(self, body: str) -> Iterator[ToolCallChunk]:
+        body = body.replace(OPEN_TAG, "").replace(CLOSE_TAG, "").strip()
+        for call in parse_calls(body, self._names) or (None,):
+            yield tool_call_chunk(
+                name=call.name if call else None,
+                # a text instead of arguments, so that LangChain takes the call for an invalid one
+                args=json.dumps(call.arguments if call else body, ensure_ascii=False),
+                id=f"call_{uuid.uuid4().hex}",
+                index=self._count,
+            )

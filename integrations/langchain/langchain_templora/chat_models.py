@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -12,9 +13,9 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, cast, runtime_checkable
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
@@ -50,19 +51,16 @@ from templora_memory import (
     Sampling,
 )
 from templora_memory.errors import PromptTooLong, UnknownMemory
+from templora_memory.json_schemas import bounded_schema
 from templora_memory.models import TINY
-from templora_memory.tool_calls import (
-    ToolPlan,
-    bounded_schema,
-    plan_tools,
-    template_description,
-)
+from templora_memory.tool_calls import ToolPlan, plan_tools
 
 from langchain_templora._bridge import pieces
 from langchain_templora._messages import as_history
 from langchain_templora._tools import ToolReader
 from langchain_templora._version import __version__
 
+_log = logging.getLogger("langchain_templora")
 PROVIDER = "templora"
 BASE = "base"
 """As a revision: answer with the base model alone; the messages go into the prompt as they are."""
@@ -75,11 +73,12 @@ _ALIASES = {"model_name", "stop_sequences"}
 _OF_SERVERS = ("api_key", "max_retries", "timeout")
 """LangChain's standard parameters that mean nothing to a model on this machine: taken, not used."""
 _MAX_TOKENS = ("max_new_tokens", "max_completion_tokens")  # as transformers and OpenAI call it
-_IGNORED = ("parallel_tool_calls", "stream_usage")
-"""What agents pass to every model; this one always does as if they were true."""
+_IGNORED = ("stream_usage",)
+"""What agents pass to every model; this one always does as if it were true."""
+_TOKEN_LIMITS = frozenset({"max_input_tokens", "max_output_tokens"})
 _KNOWN = frozenset(
     {*_ROUTE, *_SAMPLING, "max_tokens", "strength", "tools", "tool_choice", "response_format"}
-    | {"model", "stream", "strict"}
+    | {"model", "parallel_tool_calls", "stream", "strict"}
 )
 
 
@@ -243,7 +242,7 @@ class ChatTempLora(BaseChatModel):
         return params
 
     def _resolve_model_profile(self) -> ModelProfile | None:
-        return ModelProfile(
+        known = ModelProfile(
             text_inputs=True,
             text_outputs=True,
             image_inputs=False,
@@ -253,6 +252,14 @@ class ChatTempLora(BaseChatModel):
             tool_calling=True,
             tool_choice=True,
         )
+        profile: Any = _LazyProfile(known, self._token_limits)
+        return cast("ModelProfile", profile)
+
+    def _token_limits(self) -> dict[str, int]:
+        """The limits of a profile; loads the model, whose window decides them."""
+        policy = self.memory.policy
+        reply = policy.reply_tokens if self.max_tokens is None else self.max_tokens
+        return {"max_input_tokens": policy.window - reply, "max_output_tokens": reply}
 
     # --- tokens -----------------------------------------------------------------------------------
 
@@ -284,13 +291,10 @@ class ChatTempLora(BaseChatModel):
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
     ) -> int:
         """Exact tokens of the prompt that these messages and tools make, nothing absorbed."""
-        tools_text = self._tools_text(ToolPlan(tuple(map(convert_to_openai_tool, tools or ()))))
+        backend = self.memory.backend
+        tools_text = plan_tools([convert_to_openai_tool(t) for t in tools or ()]).describe(backend)
         system = (Message("system", tools_text),) if tools_text else ()
-        return self.memory.backend.count((*system, *as_history(messages)))
-
-    def _tools_text(self, tools: ToolPlan) -> str:
-        template = template_description(tools.tools, self.memory.backend) if tools.tools else None
-        return tools.describe(template)
+        return backend.count((*system, *as_history(messages)))
 
     # --- tools and structured output --------------------------------------------------------------
 
@@ -304,7 +308,8 @@ class ChatTempLora(BaseChatModel):
         """Let the model call tools.
 
         Without a choice the model decides; whether it does well depends on its training. With
-        "any" or a name its answer follows the JSON schema of a call, whatever the model.
+        "any" or a name its answer follows the JSON schema of a call, whatever the model. With
+        ``parallel_tool_calls=False`` an answer has one call at most.
 
         Raises:
             ValueError: an unknown choice.
@@ -462,7 +467,8 @@ class ChatTempLora(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
         """Yield the answer to a conversation in pieces."""
-        yield from super().stream(input, config, stop=stop, **self._routed(config, kwargs))
+        with _told_if_left_early(config):
+            yield from super().stream(input, config, stop=stop, **self._routed(config, kwargs))
 
     async def astream(
         self,
@@ -476,8 +482,9 @@ class ChatTempLora(BaseChatModel):
         routed = await self._arouted(config, kwargs)
         chunks: Any = super().astream(input, config, stop=stop, **routed)
         async with aclosing(chunks):
-            async for chunk in chunks:
-                yield chunk
+            with _told_if_left_early(config):
+                async for chunk in chunks:
+                    yield chunk
 
     def generate(
         self,
@@ -557,7 +564,7 @@ class ChatTempLora(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         call = self._call(messages, stop, kwargs)
-        reader = ToolReader(call.tools)
+        reader = ToolReader(call.tools, parallel=call.parallel)
         with call.start() as stream:  # leaving early stops the model; no lock is held meanwhile
             for piece in stream:
                 for chunk in _chunks(reader.feed(piece)):
@@ -578,7 +585,7 @@ class ChatTempLora(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = self._call(messages, stop, kwargs)
-        reader = ToolReader(call.tools)
+        reader = ToolReader(call.tools, parallel=call.parallel)
         async with aclosing(pieces(call.start)) as arriving:
             async for piece in arriving:
                 if isinstance(piece, Reply):
@@ -617,6 +624,7 @@ class ChatTempLora(BaseChatModel):
             memory_id=routed["memory_id"],
             revision=routed["memory_revision"],
             tools=plan_tools(kwargs.get("tools"), kwargs.get("tool_choice")),
+            parallel=kwargs.get("parallel_tool_calls") is not False,
             form=kwargs.get("response_format"),
             sampling=Sampling(
                 **{name: value for name, value in chosen.items() if value is not None},
@@ -636,6 +644,7 @@ class _ModelCall:
     memory_id: str | None
     revision: str | None
     tools: ToolPlan
+    parallel: bool
     form: Any
     sampling: Sampling
     max_tokens: int | None
@@ -649,7 +658,7 @@ class _ModelCall:
         """
         service = self.model.memory
         max_tokens = service.policy.reply_tokens if self.max_tokens is None else self.max_tokens
-        tools_text = self.model._tools_text(self.tools)  # noqa: SLF001  # one idea in two classes
+        tools_text = self.tools.describe(service.backend)
         try:
             options = ReplyOptions(
                 context=[tools_text] if tools_text else (),
@@ -707,6 +716,30 @@ class _ModelCall:
         )
 
 
+class _LazyProfile(dict[str, Any]):
+    """A model's profile; its token limits are found out when somebody asks for them.
+
+    LangChain reads profiles when a model is made, and then ours is not loaded yet.
+    """
+
+    def __init__(self, known: Mapping[str, Any], limits: Callable[[], dict[str, int]]) -> None:
+        super().__init__(known)
+        self._limits = limits
+
+    def __missing__(self, name: str) -> Any:
+        if name not in _TOKEN_LIMITS:
+            raise KeyError(name)
+        self.update(self._limits())
+        return self[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an entry; of a limit that was not asked for yet as well."""
+        return self[name] if name in _TOKEN_LIMITS else super().get(name, default)
+
+    def __contains__(self, name: object) -> bool:
+        return name in _TOKEN_LIMITS or super().__contains__(name)
+
+
 def _renamed(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options with other libraries' names for `max_tokens` under that one.
 
@@ -749,6 +782,23 @@ def _window_revision(history: object, memory_id: str | None) -> str | None:
     if isinstance(history, _Window) and history.memory_id == memory_id:
         return history.window_revision
     return None
+
+
+@contextmanager
+def _told_if_left_early(config: RunnableConfig | None) -> Iterator[None]:
+    """Say it in the log where a reader leaves a stream and LangChain keeps nothing of the turn."""
+    try:
+        yield
+    except GeneratorExit:
+        history = (ensure_config(config).get("configurable") or {}).get("message_history")
+        if isinstance(history, _Window):
+            _log.warning(
+                "the reader left the answer of %r before its end: RunnableWithMessageHistory adds "
+                "neither question nor answer to the history. Add both with add_messages, or read "
+                "to the end.",
+                history,
+            )
+        raise
 
 
 def _chunks(parts: Iterator[Any]) -> Iterator[ChatGenerationChunk]:

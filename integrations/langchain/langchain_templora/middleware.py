@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias
 from urllib.parse import quote
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
@@ -21,7 +22,7 @@ from langchain_core.messages import AnyMessage, BaseMessage
 from langchain_core.messages.utils import convert_to_messages
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.runtime import Runtime
-from templora_memory import AbsorbProgress, ForgetReceipt, ParametricMemory
+from templora_memory import AbsorbProgress, ForgetReceipt, Message, ParametricMemory
 from templora_memory.errors import UnknownMemory
 
 from langchain_templora._learning import (
@@ -43,7 +44,7 @@ from langchain_templora._limits import (
     first_fitting,
     turns_after,
 )
-from langchain_templora._messages import as_history
+from langchain_templora._messages import as_history, as_message
 from langchain_templora.chat_models import BASE, ChatTempLora
 from langchain_templora.histories import SURVIVABLE
 
@@ -57,21 +58,32 @@ __all__ = [
 
 _log = logging.getLogger("langchain_templora")
 MemoryIdOf: TypeAlias = Callable[[Any, Any], str | None]
+_LONG_THREAD_ID = 200  # characters, encoded
+_THREAD_ID_HEAD = 120
 CallSettings: TypeAlias = Callable[[str, str | None], Mapping[str, Any]]
 
 
-def thread_memory_id(thread_id: str) -> str:
+def thread_memory_id(thread_id: str | int) -> str:
     """The id of the memory of a LangGraph thread: "thread:" and the thread id.
 
-    Characters that mean something in memory ids (``@``, ``/``, space ...) are encoded, so two
-    threads never share a memory.
+    Characters that mean something in memory ids (``@``, ``/``, space ...) are encoded, and a long
+    id is cut and ends in its SHA-256, so two threads never share a memory. A number is the same
+    thread as its digits, as in LangGraph.
 
     Raises:
         ValueError: an empty thread id.
     """
+    if isinstance(thread_id, int) and not isinstance(thread_id, bool):
+        thread_id = str(thread_id)
     if not isinstance(thread_id, str) or not thread_id:
-        raise ValueError(f"thread_id is {thread_id!r}: it must be a text that is not empty.")
-    return f"thread:{quote(thread_id, safe=':')}"
+        raise ValueError(
+            f"thread_id is {thread_id!r}: it must be a text that is not empty, or a whole number."
+        )
+    quoted = quote(thread_id, safe=":")
+    if len(quoted) > _LONG_THREAD_ID:
+        digest = hashlib.sha256(thread_id.encode()).hexdigest()
+        quoted = f"{quoted[:_THREAD_ID_HEAD]} {digest}"  # no short id has a space in it
+    return f"thread:{quoted}"
 
 
 def local_settings(memory_id: str, revision: str | None) -> dict[str, Any]:
@@ -95,7 +107,9 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
     remembered. Say `forget_thread` to have a conversation forgotten.
 
     The newest turn always stays. Where the rest of the request would not fit the window any more,
-    older turns are learned before the call, whatever the trigger says.
+    older turns are learned before the call, whatever the trigger says. A model that other
+    middleware puts in the place of the agent's (`ModelFallbackMiddleware` further out) gets the
+    conversation whole and no memory.
 
     Args:
         memory: the service; the same object that the agent's `ChatTempLora` has.
@@ -161,6 +175,8 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
         self._on_error = on_error
         self._settings = settings
         self._warned = False
+        self._served = False
+        self._replaced = False
         self._strangers: set[str] = set()
 
     @property
@@ -248,7 +264,7 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
         if self._memory_id is not None:
             return self._memory_id
         info = runtime.execution_info
-        if info is None or not info.thread_id:
+        if info is None or info.thread_id in {None, ""}:
             raise ValueError(
                 "There is no thread id to name the memory after: give the agent a checkpointer and "
                 'invoke it with {"configurable": {"thread_id": "..."}}, or pass memory_id=...'
@@ -260,7 +276,8 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
         memory_id = self._id(request.state, request.runtime)
         if memory_id is None or "memory_id" in request.model_settings:
             return request  # another memory, further out, answers
-        self._check_model(request.model)
+        if not self._answers(request.model):
+            return request
         self._warn_of_summaries(request.messages)
         thread = self._thread(request)
         known = self._scope.known(memory_id, thread)
@@ -271,7 +288,7 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
         if not known.revision:
             self._warn_of_strangers(memory_id, thread)
         return request.override(
-            messages=_left(request, thread, known.messages),
+            messages=self._with_gone(request, known.gone, _left(request, thread, known.messages)),
             model_settings={
                 **self._settings(memory_id, known.revision),
                 **request.model_settings,
@@ -307,19 +324,63 @@ class ParametricMemoryMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT
                 head.messages,
             )
 
-    def _check_model(self, model: object) -> None:
+    def _with_gone(
+        self,
+        request: ModelRequest[ContextT],
+        gone: Sequence[Message],
+        left: list[AnyMessage],
+    ) -> list[AnyMessage]:
+        """The messages of a request after what was trimmed and could not be learned.
+
+        It stands nowhere else. Where it does not fit, its oldest messages are left out.
+        """
+        said: list[Any] = [message for message in map(as_message, gone) if message is not None]
+        count = len(said)
+        while said and self._overflows(request, [*said, *left]):
+            said = said[1:]
+        if len(said) < count:
+            _log.warning(
+                "%d messages that were trimmed and are not learned yet do not fit the prompt: they "
+                "are left out of it for now",
+                count - len(said),
+            )
+        return [*said, *left]
+
+    def _answers(self, model: object) -> bool:
+        """Return whether a model can answer with the memory.
+
+        Another one that a middleware further out has put in its place (a fallback, a router) gets
+        the whole conversation as it is.
+
+        Raises:
+            TypeError, ValueError: it cannot, and no other has been asked here before.
+        """
         if self._settings is not local_settings:
-            return
+            return True
+        if isinstance(model, ChatTempLora) and model.memory is self.memory:
+            self._served = True
+            return True
+        if not self._served:
+            self._refuse(model)
+        if not self._replaced:
+            self._replaced = True
+            _log.warning(
+                "%s answers in place of the agent's ChatTempLora: it gets the conversation whole, "
+                "and no memory",
+                type(model).__name__,
+            )
+        return False
+
+    def _refuse(self, model: object) -> NoReturn:
         if not isinstance(model, ChatTempLora):
             raise TypeError(
                 f"{type(model).__name__} cannot answer with a memory: use ChatTempLora, or pass "
                 "settings=... that select an adapter for your model."
             )
-        if model.memory is not self.memory:
-            raise ValueError(
-                "The agent's ChatTempLora has another memory service than this middleware: pass "
-                "the same object to both (ChatTempLora(memory=service))."
-            )
+        raise ValueError(
+            "The agent's ChatTempLora has another memory service than this middleware: pass "
+            "the same object to both (ChatTempLora(memory=service))."
+        )
 
     def _warn_of_summaries(self, messages: Sequence[BaseMessage]) -> None:
         summary = bool(messages) and (
@@ -452,7 +513,7 @@ def _left(
 def forget_thread(
     memory: ParametricMemory,
     checkpointer: BaseCheckpointSaver[Any],
-    thread_id: str,
+    thread_id: str | int,
     *,
     memory_id: str | None = None,
 ) -> ForgetReceipt:
@@ -470,20 +531,20 @@ def forget_thread(
         Every removed file of the memory; an empty receipt if nothing had been learned.
     """
     receipt = _forget(memory, memory_id or thread_memory_id(thread_id))
-    checkpointer.delete_thread(thread_id)
+    checkpointer.delete_thread(str(thread_id))
     return receipt
 
 
 async def aforget_thread(
     memory: ParametricMemory,
     checkpointer: BaseCheckpointSaver[Any],
-    thread_id: str,
+    thread_id: str | int,
     *,
     memory_id: str | None = None,
 ) -> ForgetReceipt:
     """`forget_thread` for asynchronous checkpointers."""
     receipt = await asyncio.to_thread(_forget, memory, memory_id or thread_memory_id(thread_id))
-    await checkpointer.adelete_thread(thread_id)
+    await checkpointer.adelete_thread(str(thread_id))
     return receipt
 
 

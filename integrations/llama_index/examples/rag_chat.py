@@ -3,7 +3,8 @@
 The same questions go through the same chat engine, once with LlamaIndex's ``Memory``, once with its
 ``ChatMemoryBuffer`` (both as the engine makes them) and once with ``TempLoraMemory``. Every tenth
 turn tells a fact; at the end each fact is asked for, and the likelihood of the right answer is
-measured with what the memory would put into the prompt then. Nothing is fetched.
+measured with what the memory would put into the prompt then. Then the conversation is deleted, and
+the folder of the memories is searched for what was told. Nothing is fetched.
 
     python rag_chat.py --turns 200
 """
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from llama_index.core import Document, VectorStoreIndex
@@ -69,7 +71,7 @@ class Result:
     """The figures of one memory.
 
     Turns, errors by kind, prompt tokens of each answer; of each fact nats per token of the right
-    answer, and nats by which the right name beats wrong ones.
+    answer, and nats by which the right name beats wrong ones; what is on disk.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Result:
     known: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     facts_that_fit: int = 0
+    disk: dict[str, str] = field(default_factory=dict)
 
 
 def documents() -> list[Document]:
@@ -162,6 +165,14 @@ def ask(result: Result, service: ParametricMemory, memory: BaseMemory, told: int
         result.gaps.append(right - sum(wrong) / len(wrong))
 
 
+def on_disk(folder: str, told: int) -> str:
+    """Return how many files are under a folder, and how many of them hold a fact that was told."""
+    facts = [f"{ANIMALS[place]} called {CALLED[place]}".encode() for place in range(told)]
+    texts = [path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()]
+    holding = sum(any(fact in text for fact in facts) for text in texts)
+    return f"{len(texts)} files, {holding} with told facts"
+
+
 class Prompts(BaseEventHandler):
     """Notes the prompt tokens of every answer."""
 
@@ -216,6 +227,10 @@ def main() -> None:
             results.append((result, memory))
         for result, memory in results:
             ask(result, service, memory, told)
+        ours_result = results[-1][0]
+        ours_result.disk["before deleting"] = on_disk(root, told)
+        ours.reset()
+        ours_result.disk["after deleting"] = on_disk(root, told)
     if arguments.json:
         print(json.dumps([asdict(result) for result, _ in results], indent=1))
     else:
@@ -236,6 +251,8 @@ def show(results: list[Result]) -> None:
         )
         for kind, count in r.errors.items():
             print(f"    {count} x {kind}")
+        for when, found in r.disk.items():
+            print(f"    on disk {when}: {found}")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ import json
 import pytest
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent
 from llama_index.core.base.llms.types import ChatMessage, ToolCallBlock
+from llama_index.core.chat_engine import ContextChatEngine, SimpleChatEngine
 from llama_index.core.storage.chat_store.base_db import MessageStatus
 from llama_index.core.tools import FunctionTool
 from llama_index.core.workflow import Context, JsonSerializer
+from templora_memory.errors import LearningFailed, PromptTooLong
 
 from llama_index.memory.templora import TempLoraLLM, TempLoraMemory
 
@@ -246,9 +248,13 @@ def test_what_is_no_call_stays_text(calling, tool, box, said):
 def test_a_tool_can_be_demanded(calling, tool, box):
     calling.chat_with_tools([tool], "When?", tool_required=True)
     calling.chat_with_tools([tool], "When?", tool_choice="look")
-    first, second = (request.messages[0].content for request in box.backend.requests)
-    assert first.startswith("Call one of the tools.")
-    assert second.startswith("Call the tool look.")
+    for request in box.backend.requests:
+        assert "Now call look: answer with the JSON" in request.messages[0].content
+        held = json.loads(request.sampling.schema)
+        assert held["properties"]["name"] == {"const": "look"}
+        assert held["properties"]["arguments"]["required"] == ["place"]
+    with pytest.raises(ValueError, match="tool_choice is 'fly'"):
+        calling.chat_with_tools([tool], "When?", tool_choice="fly")
 
 
 def test_several_calls_at_once(calling, tool, box):
@@ -256,6 +262,14 @@ def test_several_calls_at_once(calling, tool, box):
     response = calling.chat_with_tools([tool], "When?", allow_parallel_tool_calls=True)
     blocks = [b for b in response.message.blocks if isinstance(b, ToolCallBlock)]
     assert len({block.tool_call_id for block in blocks}) == 2
+
+
+def test_one_call_where_no_more_are_allowed(calling, tool, box):
+    box.backend.script = [CALL + CALL] * 2
+    response = calling.chat_with_tools([tool], "When?", allow_parallel_tool_calls=False)
+    assert len(calling.get_tool_calls_from_response(response)) == 1
+    stream = calling.stream_chat_with_tools([tool], "When?", allow_parallel_tool_calls=False)
+    assert len(calling.get_tool_calls_from_response([*stream][-1])) == 1
 
 
 def test_a_plain_model_object_takes_part_too(memory, service_llm, tool, box, run):
@@ -270,3 +284,129 @@ def test_a_plain_model_object_takes_part_too(memory, service_llm, tool, box, run
 @pytest.fixture
 def service_llm(box):
     return TempLoraLLM(box.service, "ada")
+
+
+# --- a prompt that does not fit as it is sent ----------------------------------------------------
+
+
+@pytest.fixture
+def small(make_box):
+    made = make_box(context=400)
+    made.open(window=400, reply_tokens=50, chunk=48)
+    return made
+
+
+@pytest.fixture
+def described():
+    """Tools whose descriptions take most of the window."""
+
+    def act(query: str) -> str:
+        """Act."""
+        return f"done: {query[:4]}"
+
+    return [
+        FunctionTool.from_defaults(act, name=f"tool_{n}", description="word " * 40)
+        for n in range(5)
+    ]
+
+
+def caller(service, **settings):
+    memory = TempLoraMemory.from_defaults(service, "ada", **settings)
+    return memory, memory.llm.model_copy(update={"is_function_calling_model": True})
+
+
+def test_tool_descriptions_count_in_the_budget(small, described, run):
+    memory, calling = caller(small.service, rag_token_reserve=0)
+    told = [f"Fact {number}: {'bees ' * 15}" for number in range(7)]
+
+    async def go():
+        for fact in told:
+            await FunctionAgent(tools=described, llm=calling).run(fact, memory=memory)
+
+    run(go())
+    assert max(small.backend.count(r.messages) for r in small.backend.requests) <= 350
+    shown = [m.content for m in small.backend.requests[-1].messages if m.role == "user"]
+    assert [*small.learned[::2], *shown] == told
+    assert 0 < len(shown) < 5
+    assert memory.status().pending == 0
+
+
+def test_without_learning_by_itself_the_oldest_turns_are_left_out(small, described, run, caplog):
+    memory, calling = caller(small.service, rag_token_reserve=0, absorb="manual")
+
+    async def go():
+        for number in range(5):
+            fact = f"Fact {number}: {'bees ' * 15}"
+            await FunctionAgent(tools=described, llm=calling).run(fact, memory=memory)
+
+    run(go())
+    assert "left out of it for now" in caplog.text
+    assert small.learned == []
+    assert len(memory.get_all()) == 10
+    memory.absorb_now()
+    assert len(small.learned) == 8
+
+
+def test_an_agent_that_writes_through_a_tool_never_runs_over(small, described, run):
+    memory, calling = caller(small.service, rag_token_reserve=0)
+    body = {"name": "tool_0", "arguments": {"query": "word " * 35}}
+
+    async def go():
+        agent = FunctionAgent(tools=described[:2], llm=calling)
+        for number in range(5):
+            small.backend.script = [f"<tool_call>{json.dumps(body)}</tool_call>", f"Done {number}."]
+            await agent.run(f"Write note {number}.", memory=memory)
+
+    run(go())
+    assert small.learned[:2] == ["Write note 0.", "Done 0."]
+    assert "word" not in str(small.learned)
+
+
+def test_failed_learning_leaves_turns_out_and_learns_them_later(small, described, run, caplog):
+    memory, calling = caller(small.service, rag_token_reserve=0)
+    broken = [True]
+
+    def fail():
+        if broken[0]:
+            raise LearningFailed("The loss became NaN.")
+
+    small.backend._on_learn = fail
+
+    async def go(numbers):
+        for number in numbers:
+            fact = f"Fact {number}: {'bees ' * 15}"
+            await FunctionAgent(tools=described, llm=calling).run(fact, memory=memory)
+
+    run(go(range(4)))
+    assert "left out of it for now" in caplog.text
+    assert memory.status().last_error
+    broken[0] = False
+    run(go(range(4, 6)))
+    memory.wait_absorbed()
+    assert [text[:6] for text in small.learned[::2]][:3] == ["Fact 0", "Fact 1", "Fact 2"]
+
+
+def test_a_session_goes_on_after_a_turn_that_was_too_long(small):
+    memory, llm = caller(small.service, rag_token_reserve=0)
+    engine = SimpleChatEngine.from_defaults(llm=llm, memory=memory)
+    engine.chat("Hello, I am Ada.")
+    with pytest.raises(PromptTooLong):
+        engine.chat("bees " * 420)
+    engine.chat("Who am I?")
+    assert "bees" not in small.backend.requests[-1].messages[0].content
+    assert memory.status().last_error is None
+
+
+def test_the_newest_exchange_leaves_where_the_coming_message_needs_its_place(
+    make_box, index, counting
+):
+    box = make_box(context=1100)
+    memory, llm = caller(box.open(window=1100, reply_tokens=50, chunk=48))
+    counting(llm.tokenizer_fn)
+    retriever = index.as_retriever(similarity_top_k=2)
+    engine = ContextChatEngine.from_defaults(retriever=retriever, llm=llm, memory=memory)
+    engine.chat("bees " * 400)
+    assert box.learned == []
+    for _ in range(2):  # not in the memory before it is answered
+        engine.chat("flowers " * 60)
+    assert box.learned[0].split()[0] == "bees"

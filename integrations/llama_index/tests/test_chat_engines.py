@@ -196,3 +196,12 @@ def test_stock_limits_leave_no_room_and_ours_do(box, index, counting):
     for number in range(12):
         chat.chat(f"What about the marble bees at house {number}, " + "please " * 30 + "?")
     assert len(memory.get_all()) == 24
+
+
+def test_a_small_window_packs_with_another_response_mode(make_box, index, counting):
+    llm = TempLoraLLM(make_box(context=600).open(window=600, reply_tokens=50))
+    counting(llm.tokenizer_fn)
+    with pytest.raises(ValueError, match=r"Chunk size -\d+ is not positive"):
+        index.as_query_engine(llm=llm).query("Where is the marble key?")
+    engine = index.as_query_engine(llm=llm, response_mode="simple_summarize")
+    assert str(engine.query("Where is the marble key?"))

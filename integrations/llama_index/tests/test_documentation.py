@@ -25,7 +25,8 @@ def test_the_first_block_runs(name, tmp_path, monkeypatch, capsys, counting):
     ]
     services = []
 
-    def fake(_model="fake", *, root):
+    def fake(_model="fake", *, root, policy=None):
+        assert policy is None or policy.reply_tokens == 64
         policy = Policy(window=window, reply_tokens=24, chunk=16)
         services.append(ParametricMemory(FakeBackend(context=window), DirectoryStore(root), policy))
         return services[-1]

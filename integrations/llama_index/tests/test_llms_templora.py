@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import json
 import pickle
 import threading
 import time
@@ -13,6 +14,7 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.prompts import PromptTemplate
+from pydantic import BaseModel
 from templora_memory import WithoutMemory
 from templora_memory.errors import InvalidId, InvalidSetting, PromptTooLong, UnknownRevision
 
@@ -155,6 +157,8 @@ def test_unusable_options_are_refused(service, asked):
         TempLoraLLM(service, generate_kwargs={"temprature": 1})
     llm = TempLoraLLM(service)
     with pytest.raises(ValueError, match="Unknown options"):
+        llm.chat(asked, tempurature=1)
+    with pytest.raises(ValueError, match="tool_choice is 'x'"):
         llm.chat(asked, tool_choice="x")
     with pytest.raises(InvalidSetting, match="temperature is -1"):
         llm.chat(asked, temperature=-1)
@@ -355,3 +359,64 @@ def test_another_session_costs_nothing(service):
 
 def test_the_tokenizer_counts_as_the_model_does(service):
     assert len(TempLoraLLM(service).tokenizer_fn("one two three")) == 3
+
+
+# --- structured output ---------------------------------------------------------------------------
+
+
+class Guest(BaseModel):
+    """Somebody who comes."""
+
+    name: str
+    age: int
+    pets: list[str]
+
+
+WHO = PromptTemplate("Who is {x}?")
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "function calling"])
+def structured(service, request):
+    return TempLoraLLM(service, is_function_calling_model=request.param)
+
+
+def check_held(box):
+    held = json.loads(box.backend.requests[-1].sampling.schema)
+    assert held["properties"]["name"] == {"type": "string", "maxLength": 24}
+    assert held["additionalProperties"] is False
+    assert "Who is Bob?" in box.backend.requests[-1].messages[-1].content
+
+
+def test_structured_answers_follow_the_schema(structured, box, run):
+    guest = Guest(name="word", age=0, pets=[])
+    assert structured.structured_predict(Guest, WHO, x="Bob") == guest
+    check_held(box)
+    assert run(structured.astructured_predict(Guest, WHO, x="Bob")) == guest
+    check_held(box)
+    assert structured.as_structured_llm(Guest).complete("Who is Bob?").raw == guest
+    check_held(box)
+
+
+def test_structured_answers_stream(structured, box, run):
+    guest = Guest(name="word", age=0, pets=[])
+    *_, last = structured.stream_structured_predict(Guest, WHO, x="Bob")
+    assert last == guest
+    check_held(box)
+
+    async def go():
+        stream = await structured.astream_structured_predict(Guest, WHO, x="Bob")
+        return [part async for part in stream]
+
+    assert run(go())[-1] == guest
+
+
+def test_a_schema_and_an_answer_that_is_cut_off(service, box):
+    llm = TempLoraLLM(service)
+    said = llm.chat([ChatMessage("Who?")], schema={"type": "object", "properties": {}})
+    assert said.message.content == "{}"
+    box.backend.script = ['{"name": "Bo']
+    with pytest.raises(ValueError, match=r"(?i)json"):
+        llm.structured_predict(Guest, WHO, x="Bob")
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    with pytest.raises(ValueError, match="offer the schema as a tool"):
+        llm.chat([ChatMessage("Who?")], schema={"type": "object"}, tools=tools)

@@ -5,6 +5,7 @@ import copy
 import pickle
 import threading
 import time
+import warnings
 
 import pytest
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock, ToolCallBlock
@@ -449,20 +450,25 @@ def test_limits_leave_room_for_an_answer_and_for_retrieved_text(make_box, window
     assert history + memory.token_flush_size <= memory.token_limit
 
 
-@pytest.mark.parametrize("limit", [500, 2000, 8000])
+@pytest.mark.parametrize("limit", [500, 8000])
 def test_turns_leave_in_chunks_of_a_fixed_share(make_box, talk, limit, run):
     service = make_box(context=16384).open(window=16384, reply_tokens=64, chunk=None)
     memory = TempLoraMemory.from_defaults(service, token_limit=limit, absorb="manual")
     assert memory.token_flush_size == int(limit * 0.3)
-    sizes, before = [], 0
     words = "word " * (limit // 50)
-    for row in talk(60):
-        row.blocks[0].text += words
-        memory.put(row)
-        now = len(run(memory.aget_all(ARCHIVED)))
-        if now != before:
-            sizes.append(now - before)
-            before = now
+
+    async def leave():  # in one loop: that is most of the time
+        sizes, before = [], 0
+        for row in talk(40):
+            row.blocks[0].text += words
+            await memory.aput(row)
+            now = len(await memory.aget_all(ARCHIVED))
+            if now != before:
+                sizes.append(now - before)
+                before = now
+        return sizes
+
+    sizes = run(leave())
     assert len(sizes) >= 2
     assert max(sizes) - min(sizes) <= 4
     assert sizes[0] < 20
@@ -699,3 +705,41 @@ def test_tool_calls_count_as_they_are_sent(make_box, user):
     assert sent <= memory._estimate_token_count(shown)
     assert sent <= memory.token_limit
     assert memory.llm.chat(shown).message.content
+
+
+def test_a_window_too_small_for_retrieving_engines_is_told(caplog):
+    settings = {"window": 600, "reply": 50, "ratio": 0.7}
+    Budget.of(**settings)
+    assert "600 tokens is too small for LlamaIndex's retrieving engines" in caplog.text
+    caplog.clear()
+    Budget.of(**settings, retrieval=0)
+    Budget.of(**settings | {"window": 1024})
+    assert caplog.text == ""
+
+
+def test_a_language_model_of_another_session_says_so_once(box, talk):
+    service = box.open(window=400)
+    memory = TempLoraMemory.from_defaults(service, "ada")
+    memory.put_messages(talk(2))
+    stranger, base = TempLoraLLM(service, "eve"), TempLoraLLM(service)
+    with pytest.warns(UserWarning, match=r"shows the conversation of session 'ada'.*of 'eve'"):
+        stranger.chat(memory.get())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stranger.chat(memory.get())
+        base.chat(memory.get())
+        memory.llm.chat(memory.get())
+        TempLoraLLM(service, "eve").chat(memory.get()[:2])  # that may be chance
+        eve = TempLoraMemory.from_defaults(service, "eve")
+        eve.set(talk(2))
+        TempLoraLLM(service, "eve").chat(memory.get())  # both say the same
+
+
+def test_little_room_for_the_conversation_is_told(caplog):
+    settings = {"window": 1024, "ratio": 0.7}
+    assert Budget.of(reply=256, **settings).history == 32
+    assert "only 32 of 1024 tokens are left for the conversation" in caplog.text
+    caplog.clear()
+    assert Budget.of(reply=64, **settings).history > 200
+    assert Budget.of(reply=256, history=32, **settings).history == 32  # as it was asked for
+    assert caplog.text == ""

@@ -4,6 +4,8 @@ import asyncio
 import threading
 
 import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import SummarizationMiddleware
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import ContextOverflowError, OutputParserException
@@ -541,3 +543,33 @@ def test_arguments_of_the_service_are_taken_or_refused(ada, tmp_path):
     assert made.memory is not None
     with pytest.raises(ValueError, match=r"device.*belong to the service"):
         ChatTempLora(model="fake", memory=ada.service, device="cpu")
+
+
+# --- its profile ---------------------------------------------------------------------------------
+
+
+def test_the_profile_tells_the_window_and_loads_nothing_before(box):
+    model = box.model
+    assert "not loaded" in repr(box.service)
+    assert "max_input_tokens" in model.profile
+    assert "max_input_tokens" not in dict(model.profile)
+    assert model.profile.get("tool_calling") is True
+    assert model.profile.get("image_tokens") is None
+    assert "not loaded" in repr(box.service)
+    assert model.profile.get("max_input_tokens") == 160
+    assert model.profile["max_output_tokens"] == 40
+    assert dict(model.profile)["max_input_tokens"] == 160
+    with pytest.raises(KeyError, match="image_tokens"):
+        model.profile["image_tokens"]
+    assert ChatTempLora(memory=box.service, max_tokens=10).profile["max_input_tokens"] == 190
+    assert ChatTempLora(memory=box.service, profile={"max_input_tokens": 5}).profile == {
+        "max_input_tokens": 5
+    }
+
+
+def test_limits_of_other_middleware_may_be_fractions_of_the_window(make_box):
+    box = make_box("wide", backend={"context": 2000}, window=2000)
+    middleware = SummarizationMiddleware(box.model, trigger=("fraction", 0.5), keep=("messages", 2))
+    agent = create_agent(box.model, [], middleware=[middleware])
+    said = [HumanMessage("bees " * 300), AIMessage("owls " * 900), HumanMessage("And now?")]
+    assert "summary" in agent.invoke({"messages": said})["messages"][0].text

@@ -1,6 +1,7 @@
 """The chat history and the classic memory, in LangChain's older chains."""
 
 import asyncio
+import gc
 import logging
 import threading
 import warnings
@@ -365,3 +366,36 @@ def test_another_memory_than_the_historys_is_refused(box):
     configured = {"configurable": {"message_history": history}}
     with pytest.raises(ValueError, match="memory 'bob', and the memory_id of the model is 'ada'"):
         box.model.with_memory("ada").invoke("Hello", configured)
+
+
+# --- a stream that its reader leaves -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_stream_left_early_says_that_the_turn_is_not_stored(
+    box, make_chain, caplog, asynchronous
+):
+    chain, histories = make_chain(box)
+    asked = {"question": "Question 0 of bob?", "context": "nothing"}
+
+    async def leave():
+        stream = chain.astream(asked, config())
+        async for _ in stream:
+            break
+        await stream.aclose()
+        gc.collect()
+        await asyncio.sleep(0.1)  # what is inside is closed by the loop, a little later
+
+    if asynchronous:
+        asyncio.run(leave())
+    else:
+        stream = chain.stream(asked, config())
+        next(stream)
+        stream.close()
+    gc.collect()
+    assert histories["bob"].messages == []
+    assert "the reader left the answer of TempLoraChatMessageHistory('bob')" in caplog.text
+    caplog.clear()
+    assert [*chain.stream(asked, config())]
+    assert len(histories["bob"].messages) == 2
+    assert caplog.text == ""

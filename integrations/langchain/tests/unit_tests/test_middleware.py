@@ -306,14 +306,26 @@ def test_threads_have_memories_of_their_own(box, make_agent):
 
 
 def test_thread_ids_of_every_kind_make_different_memories(box):
-    ids = ["a", "a@b", "a/b", "a b", "a%20b", "ä", " a", "thread:a"]
+    ids = ["a", "a@b", "a/b", "a b", "a%20b", "ä", " a", "thread:a", 7, "問い合わせ" * 30]
+    ids += ["x" * 400, "x" * 399 + "y", thread_memory_id("x" * 400).removeprefix("thread:")]
     names = [thread_memory_id(thread) for thread in ids]
     assert len(set(names)) == len(ids)
     for name in names:
         box.service.open(name)
     assert len(box.service.list()) == len(ids)
-    with pytest.raises(ValueError, match="thread_id is ''"):
-        thread_memory_id("")
+    assert thread_memory_id(7) == thread_memory_id("7")
+    for nothing in ("", None, True, 1.5):
+        with pytest.raises(ValueError, match="thread_id is"):
+            thread_memory_id(nothing)
+
+
+@pytest.mark.parametrize("thread", [0, 12, "問い合わせ" * 40])
+def test_a_thread_may_have_a_number_or_a_long_name_for_its_id(box, make_agent, thread):
+    agent = make_agent(box, **EAGER)
+    chat(agent, 4, thread)
+    assert box.service.list() == (thread_memory_id(thread),)
+    assert forget_thread(box.service, agent.checkpointer, thread).files
+    assert agent.get_state(config(thread)).values == {}
 
 
 def test_one_memory_a_user_over_many_threads(box, make_agent):

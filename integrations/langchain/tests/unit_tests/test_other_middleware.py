@@ -8,12 +8,16 @@ from langchain.agents.middleware import (
     AgentMiddleware,
     ClearToolUsesEdit,
     ContextEditingMiddleware,
+    ModelFallbackMiddleware,
     before_model,
 )
+from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
+from pydantic import Field
+from templora_memory.errors import LearningFailed
 
 from langchain_templora.middleware import ParametricMemoryMiddleware, forget_thread
 
@@ -100,6 +104,39 @@ def test_a_rewritten_beginning_is_told_once(box, caplog):
     assert caplog.text.count("rewritten the beginning") == 1
 
 
+class Hosted(FakeListChatModel):
+    """Another provider's model, which knows nothing of memories."""
+
+    seen: list[tuple[int, dict[str, object]]] = Field(default_factory=list)
+
+    def _call(self, messages, stop=None, run_manager=None, **kwargs):
+        self.seen.append((len(messages), kwargs))
+        return "I stand in."
+
+
+def test_a_fallback_gets_the_conversation_whole_and_no_memory(box, caplog):
+    hosted = Hosted(responses=["x"])
+    own = ParametricMemoryMiddleware(box.service, **EAGER)
+    agent = create_agent(
+        box.model,
+        [],
+        middleware=[ModelFallbackMiddleware(hosted), own],
+        checkpointer=InMemorySaver(),
+    )
+    for number in range(4):
+        agent.invoke({"messages": [HumanMessage(f"Fact {number}")]}, CONFIG)
+    assert box.learned
+    stream, box.backend.stream = box.backend.stream, None  # the local model fails
+    for number in (4, 5):
+        state = agent.invoke({"messages": [HumanMessage(f"Fact {number}")]}, CONFIG)
+    assert last(state).text == "I stand in."
+    assert [(count, settings) for count, settings in hosted.seen] == [(9, {}), (11, {})]
+    assert caplog.text.count("it gets the conversation whole") == 1
+    box.backend.stream = stream
+    state = agent.invoke({"messages": [HumanMessage("Fact 6")]}, CONFIG)
+    assert used(last(state))[0]
+
+
 # --- the state itself is trimmed -----------------------------------------------------------------
 
 
@@ -152,3 +189,28 @@ def test_a_forgotten_thread_does_not_come_back_when_its_rest_is_trimmed(box):
     for number in range(6):
         agent.invoke({"messages": [HumanMessage(f"Other {number}")]}, CONFIG)
     assert "Secret 0" not in users(box)
+
+
+def test_what_was_trimmed_and_could_not_be_learned_stays_in_the_prompt(make_box, caplog):
+    broken = [True]
+
+    def fail():
+        if broken[0]:
+            raise LearningFailed("The loss became NaN.")
+
+    box = make_box("failing", backend={"on_learn": fail}, window=240)
+    own = ParametricMemoryMiddleware(box.service, **EAGER)
+    agent = create_agent(box.model, [], middleware=[trim_to(3), own], checkpointer=InMemorySaver())
+    told = [f"I keep {n} bees in house {n}" for n in range(9)]
+    for text in told[:4]:
+        agent.invoke({"messages": [HumanMessage(text)]}, CONFIG)
+    assert [m.content for m in box.shown if m.role == "user"] == told[:4]
+    for text in told[4:]:
+        agent.invoke({"messages": [HumanMessage(text)]}, CONFIG)
+    assert "left out of it for now" in caplog.text  # the oldest, where the window is full
+    assert box.backend.count(box.shown) <= 200
+    assert [m.content for m in box.shown if m.role == "user"][-2:] == told[-2:]
+    broken[0] = False
+    agent.invoke({"messages": [HumanMessage("And now?")]}, CONFIG)
+    assert users(box)[:6] == told[:6]
+    assert "I keep 0 bees" not in str(box.shown)

@@ -77,3 +77,25 @@ def test_a_forced_answer_is_a_call_as_a_whole():
     text = '{"name": "add", "arguments": {}}'
     assert read(text, size=4, forced=("add",)) == ("", [("add", "{}")])
     assert read("Sorry.", forced=("add",)) == ("", [(None, '"Sorry."')])
+
+
+@pytest.mark.parametrize("size", [1, 7, None])
+def test_one_call_where_no_more_are_allowed(size):
+    text = f"I look.\n{CALL}\n{CALL}\nDone."
+    reader = ToolReader(ToolPlan((SEARCH, ADD)), parallel=False)
+    parts = []
+    for start in range(0, len(text), size or len(text)):
+        parts += reader.feed(text[start : start + (size or len(text))])
+    parts += reader.finish()
+    assert sum(not isinstance(part, str) for part in parts) == 1
+    assert "".join(part for part in parts if isinstance(part, str)).strip() == "I look."
+
+
+@pytest.mark.parametrize(("parallel", "expected"), [(True, ["search", "add"]), (False, ["search"])])
+def test_a_list_of_calls_is_as_many_calls(parallel, expected):
+    body = '[{"name": "search", "arguments": {"query": "bees"}}, {"name": "add"}]'
+    for text in (body, f"<tool_call>{body}</tool_call>"):
+        reader = ToolReader(ToolPlan((SEARCH, ADD)), parallel=parallel)
+        chunks = [*reader.feed(text), *reader.finish()]
+        assert [chunk["name"] for chunk in chunks] == expected
+        assert [chunk["index"] for chunk in chunks] == [*range(len(expected))]

@@ -31,6 +31,15 @@ from llama_index.memory.templora._messages import (
 _log = logging.getLogger(__name__)
 
 
+def tell_left_out(count: int) -> None:
+    """Say in the log that messages are in no prompt now, and not learned either."""
+    _log.warning(
+        "%d messages that are not learned yet do not fit the prompt: they are left out of it for "
+        "now",
+        count,
+    )
+
+
 class ParametricMemoryBlock(BaseMemoryBlock[list[ChatMessage]]):
     """Learns what a ``Memory`` evicts, each session into a memory of its own.
 
@@ -146,10 +155,7 @@ class ParametricMemoryBlock(BaseMemoryBlock[list[ChatMessage]]):
     ) -> list[ChatMessage] | None:
         """Leave out the oldest whole turns that are not learned yet, as many as needed."""
         shortened = await asyncio.to_thread(self._without, content, tokens_to_truncate)
-        _log.warning(
-            "%d messages that are not learned yet do not fit the prompt: they are left out of it "
-            "for now", len(content) - len(shortened),
-        )  # fmt: skip
+        tell_left_out(len(content) - len(shortened))
         return shortened or None
 
     def _without(self, rows: list[ChatMessage], tokens: int) -> list[ChatMessage]:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from llama_index.core.base.llms.types import ChatMessage, MessageRole
+from llama_index.core.base.llms.types import ChatMessage
 from templora_memory import Job, Message, ParametricMemory
 from templora_memory.errors import UnknownMemory
 
@@ -25,10 +25,18 @@ from llama_index.memory.templora._events import (
     ParametricAbsorbEndEvent,
     ParametricAbsorbStartEvent,
 )
-from llama_index.memory.templora._messages import Extract, as_chat, copies
+from llama_index.memory.templora._messages import (
+    Extract,
+    as_chat,
+    copies,
+    is_same,
+    is_system,
+)
+from llama_index.memory.templora._overflow import MakeRoom
 
 AbsorbMode: TypeAlias = Literal["background", "blocking", "manual"]
 _EXCHANGE = 2  # messages
+_TELLING = 3  # messages
 _log = logging.getLogger(__name__)
 
 
@@ -89,6 +97,7 @@ class Conversation:
         self._asked: int | None = None  # up to which message learning was last tried
         self._error: BaseException | None = None
         self._ready = False
+        self.make_room: Callable[[], MakeRoom | None] = _nobody
         _register(self)
 
     def __repr__(self) -> str:
@@ -109,13 +118,24 @@ class Conversation:
     def ends_with(self, row: ChatMessage) -> bool:
         """Return whether the newest evicted row is this one."""
         with self._lock:
-            return bool(self._rows) and _same(self._rows[-1], row)
+            return bool(self._rows) and is_same(self._rows[-1], row)
 
     def shared_with(self, rows: Sequence[ChatMessage]) -> int:
         """Return the number of evicted rows if these rows begin with all of them; otherwise 0."""
         with self._lock:
             known = len(self._rows)
-            return known if len(rows) >= known and all(map(_same, self._rows, rows)) else 0
+            return known if len(rows) >= known and all(map(is_same, self._rows, rows)) else 0
+
+    def is_shown_in(self, prompt: Sequence[ChatMessage]) -> bool:
+        """Return whether a prompt shows the turns in the window, at least one and a half of them.
+
+        Fewer may be the same in two conversations by chance.
+        """
+        rows = self._active
+        return len(rows) >= _TELLING and any(
+            all(map(is_same, prompt[begin : begin + _TELLING], rows))
+            for begin in range(len(prompt) - _TELLING + 1)
+        )
 
     def attach(self, rows: Sequence[ChatMessage]) -> None:
         """Find out where this transcript stands in what the memory already knows. Once.
@@ -134,7 +154,7 @@ class Conversation:
         """Say what the transcript is now: rows that have left the window, and rows in it."""
         with self._lock:
             self.attach([*evicted, *active])
-            same = len(evicted) >= len(self._rows) and all(map(_same, self._rows, evicted))
+            same = len(evicted) >= len(self._rows) and all(map(is_same, self._rows, evicted))
             if not same:
                 self._rows, self._evicted_messages, self._positions = [], [], []
                 self._asked = None
@@ -165,7 +185,7 @@ class Conversation:
                     self._positions.append(len(self._rows))
                 self._rows.append(row)
             now = [*evicted, *active]
-            grown = len(now) >= len(self._active) and all(map(_same, self._active, now))
+            grown = len(now) >= len(self._active) and all(map(is_same, self._active, now))
             if edited or not grown:
                 self._known = None  # something was taken back
             self._active = tuple(copies(active))
@@ -228,7 +248,7 @@ class Conversation:
             before = len(self._before or ())
             earlier = [as_chat(m) for m in (self._before or ())[learned:]]
             leading = 0
-            while leading < len(self._rows) and _is_system(self._rows[leading]):
+            while leading < len(self._rows) and is_system(self._rows[leading]):
                 leading += 1
             begin = max(leading, self._first_unlearned(max(0, learned - before)))
             return [*copies(self._rows[:leading]), *earlier, *copies(self._rows[begin:])]
@@ -375,6 +395,10 @@ class Conversation:
             )
 
 
+def _nobody() -> None:
+    """Stand in for the reference to a front end that makes room."""
+
+
 # --- finding one ---------------------------------------------------------------------------------
 
 _Conversations: TypeAlias = "WeakValueDictionary[str, Conversation]"
@@ -395,15 +419,16 @@ def current(service: ParametricMemory, session_id: str) -> Conversation | None:
         return known.get(session_id) if known else None
 
 
+def shown_by(service: ParametricMemory, prompt: Sequence[ChatMessage]) -> list[str]:
+    """Return the sessions whose turns a prompt shows."""
+    if len(prompt) < _TELLING:
+        return []
+    with _LIVE_LOCK:
+        conversations = list((_LIVE.get(service) or {}).values())
+    return [c.session_id for c in conversations if c.is_shown_in(prompt)]
+
+
 # --- comparing -----------------------------------------------------------------------------------
-
-
-def _same(left: ChatMessage, right: ChatMessage) -> bool:
-    return left.role == right.role and left.blocks == right.blocks
-
-
-def _is_system(row: ChatMessage) -> bool:
-    return row.role in {MessageRole.SYSTEM, MessageRole.DEVELOPER}
 
 
 def _not_repeated(

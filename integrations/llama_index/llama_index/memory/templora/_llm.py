@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import warnings
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any, NoReturn
 
@@ -20,14 +23,15 @@ from llama_index.core.base.llms.types import (
     MessageRole,
     ToolCallBlock,
 )
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.bridge.pydantic import BaseModel, Field, PrivateAttr
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools.types import BaseTool
-from llama_index.core.types import BaseOutputParser, PydanticProgramMode
+from llama_index.core.types import BaseOutputParser, Model, PydanticProgramMode
 from templora_memory import (
     Message,
     ParametricMemory,
@@ -38,16 +42,18 @@ from templora_memory import (
     Sampling,
 )
 from templora_memory.errors import PromptTooLong, UnknownMemory, UnknownRevision
-from templora_memory.tool_calls import describe_tools, knows_tools
+from templora_memory.json_schemas import bounded_schema
+from templora_memory.tool_calls import ToolPlan, knows_tools, plan_tools
 
-from llama_index.memory.templora._conversation import Conversation, current
+from llama_index.memory.templora._conversation import Conversation, current, shown_by
 from llama_index.memory.templora._messages import prompt_messages
 from llama_index.memory.templora._tokens import tokenizer_of
-from llama_index.memory.templora._tools import AnswerReader, answer_message
+from llama_index.memory.templora._tools import AnswerReader
 
 _TRIES = 4  # a revision may be retired between asking for its name and using it
 _SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "do_sample")
-_OPTIONS = (*_SAMPLING, "max_new_tokens", "max_tokens", "session_id", "strength", "revision")
+_OPTIONS = (*_SAMPLING, "max_new_tokens", "max_tokens", "session_id", "strength", "revision",
+            "schema")  # fmt: skip
 
 
 class TempLoraLLM(CustomLLM, FunctionCallingLLM):
@@ -66,8 +72,8 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
         max_new_tokens: of an answer; None: the service's ``policy.reply_tokens``.
         generate_kwargs: defaults of a call's options: max_new_tokens, temperature, top_p, top_k,
             repetition_penalty, seed, stop, do_sample, strength (of the memory; 0 is the base
-            model). A call's own keyword arguments override them, and may name a session_id and a
-            revision as well.
+            model), schema (JSON schema that the answer follows). A call's own keyword arguments
+            override them, and may name a session_id and a revision as well.
         stopping_ids: not available without a tokenizer; use ``generate_kwargs={"stop": [...]}``.
         is_chat_model: what query engines are told. Leave it, or they build prompts of their own.
         is_function_calling_model: whether it can call tools, which ``FunctionAgent`` insists on;
@@ -92,6 +98,7 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
     _pm: ParametricMemory = PrivateAttr()
     _conversation: Conversation | None = PrivateAttr(default=None)
     _own_prompt: bool = PrivateAttr(default=False)
+    _warned: bool = PrivateAttr(default=False)
 
     def __init__(
         self,
@@ -249,10 +256,13 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
 
     def _stream(self, messages: Sequence[Message], options: Mapping[str, Any]) -> ReplyStream:
         merged = {**self.generate_kwargs, **options}
-        if tools := merged.pop("tools", None):
-            messages = [*messages, Message("system", describe_tools(tools, self._pm.backend))]
+        plan = plan_tools(merged.pop("tools", None), merged.pop("tool_choice", None))
+        merged.pop("parallel_tool_calls", None)
+        messages = [*messages, *self._tools_messages(plan)]
         sampling = _options(merged)
-        max_tokens = merged.get("max_new_tokens", merged.get("max_tokens", self.max_new_tokens))
+        max_tokens = self._answer_tokens(merged)
+        if schema := _schema(merged, plan, max_tokens):
+            sampling = replace(sampling, schema=schema)
         session_id = merged.get("session_id", self.session_id)
         reply_options = ReplyOptions(
             strength=merged.get("strength", 1.0), sampling=sampling, max_tokens=max_tokens
@@ -271,19 +281,82 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
         except PromptTooLong as error:
             error.add_note(
                 "Give retrieved text less room (similarity_top_k, chunk_size), or let LlamaIndex "
-                "count with this model's tokenizer: Settings.tokenizer = llm.tokenizer_fn"
+                "count with this model's tokenizer: Settings.tokenizer = llm.tokenizer_fn. A stock "
+                "Memory counts neither tool calls nor tools: lower its token_limit, or use "
+                "TempLoraMemory, which makes room."
             )
             raise
         raise AssertionError("unreachable")  # the loop returns or raises
 
-    def _revision(self, session_id: str | None) -> str | None:
-        """The revision to answer with: what the conversation asks for, or the newest."""
+    def _chat_stream(
+        self, messages: Sequence[ChatMessage], options: Mapping[str, Any]
+    ) -> ReplyStream:
+        """Begin to answer; where the prompt does not fit, its memory gets to make room."""
+        self._warn_of_another_session(messages, options.get("session_id", self.session_id))
+        try:
+            return self._stream(self._chat_prompt(messages), options)
+        except PromptTooLong:
+            shorter = self._shortened(messages, {**self.generate_kwargs, **options})
+            if shorter is None:
+                raise
+        return self._stream(self._chat_prompt(shorter), options)
+
+    def _warn_of_another_session(
+        self, messages: Sequence[ChatMessage], session_id: str | None
+    ) -> None:
+        """Say, once, that a prompt shows the turns of a session that answers would not know."""
+        if session_id is None or self._warned:
+            return  # the base model was asked for
+        shown = shown_by(self._pm, messages)
+        if shown and session_id not in shown:
+            self._warned = True
+            warnings.warn(
+                f"The prompt shows the conversation of session {shown[0]!r}, and the language "
+                f"model answers with the memory of {session_id!r}: what has left the window is not "
+                "known to it. Use memory.llm.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def _shortened(
+        self, messages: Sequence[ChatMessage], options: Mapping[str, Any]
+    ) -> list[ChatMessage] | None:
+        """A prompt without its oldest turns, which the memory has learned; None: nothing helps."""
+        bound = self._bound(options.get("session_id", self.session_id))
+        make_room = bound.make_room() if bound else None
+        if make_room is None or self._own_prompt or options.get("revision"):
+            return None
+        count = self._pm.backend.count
+        room = self._pm.policy.window - self._answer_tokens(options)
+        tools = self._tools_messages(plan_tools(options.get("tools"), options.get("tool_choice")))
+        return make_room(messages, lambda rest: count([*prompt_messages(rest), *tools]) <= room)
+
+    def _answer_tokens(self, options: Mapping[str, Any]) -> int:
+        """Most tokens of the answer to a call."""
+        asked: int | None = options.get(
+            "max_new_tokens", options.get("max_tokens", self.max_new_tokens)
+        )
+        return self._pm.policy.reply_tokens if asked is None else asked
+
+    def _tools_messages(self, plan: ToolPlan) -> list[Message]:
+        """What a prompt says about the tools of a call."""
+        description = plan.describe(self._pm.backend)
+        return [Message("system", description)] if description else []
+
+    def _bound(self, session_id: str | None) -> Conversation | None:
+        """The conversation that a session's answers belong to, if there is one."""
         if session_id is None:
             return None
         bound = self._conversation
         if bound is None or bound.session_id != session_id:
             bound = current(self._pm, session_id)
-        if bound is not None:
+        return bound
+
+    def _revision(self, session_id: str | None) -> str | None:
+        """The revision to answer with: what the conversation asks for, or the newest."""
+        if session_id is None:
+            return None
+        if (bound := self._bound(session_id)) is not None:
             return bound.revision
         try:
             head = self._pm[session_id].head()
@@ -307,23 +380,22 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Return the answer to a conversation."""
-        with self._stream(self._chat_prompt(messages), kwargs) as stream:
-            return _chat_end(stream.reply, _names(kwargs))
+        with self._chat_stream(messages, kwargs) as stream:
+            return _chat_end(stream.reply, kwargs)
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Yield the answer to a conversation as it grows."""
-        stream = self._stream(self._chat_prompt(messages), kwargs)
-        names = _names(kwargs)
+        stream = self._chat_stream(messages, kwargs)
+        reader = _reader(kwargs)
 
         def responses() -> Generator[ChatResponse, None, None]:
-            reader, text = AnswerReader(names) if names else None, ""
             with contextlib.closing(_pieces(stream)) as pieces:
                 for text, delta in pieces:
-                    shown = reader.piece(text) if reader else _chat_piece(text, delta)
+                    shown = reader.piece(delta) if reader else _chat_piece(text, delta)
                     if shown:
                         yield shown
-            if reader and (rest := reader.end(text)):
+            if reader and (rest := reader.end()):
                 yield rest
 
         return responses()
@@ -331,28 +403,26 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Return the answer to a conversation."""
-        stream = await asyncio.to_thread(self._stream, self._chat_prompt(messages), kwargs)
+        stream = await asyncio.to_thread(self._chat_stream, messages, kwargs)
         async for _ in _apieces(stream):
             pass
-        return _chat_end(await asyncio.to_thread(lambda: stream.reply), _names(kwargs))
+        return _chat_end(await asyncio.to_thread(lambda: stream.reply), kwargs)
 
     @llm_chat_callback()
     async def astream_chat(
         self, messages: Sequence[ChatMessage], **kwargs: Any
     ) -> ChatResponseAsyncGen:
         """Yield the answer to a conversation as it grows."""
-        stream = await asyncio.to_thread(self._stream, self._chat_prompt(messages), kwargs)
-
-        names = _names(kwargs)
+        stream = await asyncio.to_thread(self._chat_stream, messages, kwargs)
+        reader = _reader(kwargs)
 
         async def responses() -> ChatResponseAsyncGen:
-            reader, text = AnswerReader(names) if names else None, ""
             async with contextlib.aclosing(_apieces(stream)) as pieces:
                 async for text, delta in pieces:
-                    shown = reader.piece(text) if reader else _chat_piece(text, delta)
+                    shown = reader.piece(delta) if reader else _chat_piece(text, delta)
                     if shown:
                         yield shown
-            if reader and (rest := reader.end(text)):
+            if reader and (rest := reader.end()):
                 yield rest
 
         return responses()
@@ -423,7 +493,7 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
         tool_required: bool = False,  # noqa: FBT001, FBT002
         **kwargs: Any,
     ) -> dict[str, Any]:
-        del verbose, allow_parallel_tool_calls  # a model that calls several says so itself
+        del verbose
         messages = list(chat_history or ())
         if user_msg is not None:
             messages.append(
@@ -431,12 +501,18 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
                 if isinstance(user_msg, str)
                 else user_msg
             )
-        wanted = kwargs.pop("tool_choice", None)
-        if tools and (wanted or tool_required):
-            order = f"Call the tool {wanted}." if wanted else "Call one of the tools."
-            messages.insert(0, ChatMessage(role=MessageRole.SYSTEM, content=order))
         specs = [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools]
-        return {"messages": messages, "tools": specs, **kwargs}
+        choice = kwargs.pop("tool_choice", None)
+        if choice is None and tool_required and specs:
+            choice = "required"
+        plan_tools(specs, choice)  # refuse a wrong choice here, not within a stream
+        return {
+            "messages": messages,
+            "tools": specs,
+            "tool_choice": choice,
+            "parallel_tool_calls": allow_parallel_tool_calls,
+            **kwargs,
+        }
 
     def get_tool_calls_from_response(
         self,
@@ -462,13 +538,96 @@ class TempLoraLLM(CustomLLM, FunctionCallingLLM):
             for call in calls
         ]
 
+    # --- structured output -----------------------------------------------------------------------
+
+    def structured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        """Return an answer in the form of a pydantic class, which it follows token by token.
+
+        Texts without a `max_length` get as many characters as the answer may have tokens.
+        """
+        llm, options = self._held(output_cls, llm_kwargs)
+        answer: Model = super(TempLoraLLM, llm).structured_predict(
+            output_cls, prompt, options, **prompt_args
+        )
+        return answer
+
+    async def astructured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        """See `structured_predict`."""
+        llm, options = self._held(output_cls, llm_kwargs)
+        answer: Model = await super(TempLoraLLM, llm).astructured_predict(
+            output_cls, prompt, options, **prompt_args
+        )
+        return answer
+
+    def _structured_stream_call(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Generator[Any, None, None]:
+        llm, options = self._held(output_cls, llm_kwargs)
+        return super(TempLoraLLM, llm)._structured_stream_call(  # LlamaIndex's
+            output_cls, prompt, options, **prompt_args
+        )
+
+    async def _structured_astream_call(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[Any, None]:
+        llm, options = self._held(output_cls, llm_kwargs)
+        return await super(TempLoraLLM, llm)._structured_astream_call(
+            output_cls, prompt, options, **prompt_args
+        )
+
+    def _held(
+        self, output_cls: type[BaseModel], options: dict[str, Any] | None
+    ) -> tuple[TempLoraLLM, dict[str, Any]]:
+        """This model and its options for answers that follow the schema of a class.
+
+        By default LlamaIndex then takes the program that shows the schema and reads JSON: the one
+        with calls of tools streams nothing of a model whose calls are text.
+        """
+        mode, given = self.pydantic_program_mode, options or {}
+        if mode not in {PydanticProgramMode.DEFAULT, PydanticProgramMode.LLM}:
+            return self, given
+        llm = self.model_copy(update={"pydantic_program_mode": PydanticProgramMode.LLM})
+        return llm, {"schema": output_cls.model_json_schema(), **given}
+
 
 # --- options -------------------------------------------------------------------------------------
 
 
-def _names(options: Mapping[str, Any]) -> list[str]:
-    """Names of the tools of a call."""
-    return [str(tool["function"]["name"]) for tool in options.get("tools") or ()]
+def _reader(options: Mapping[str, Any]) -> AnswerReader | None:
+    """What reads the calls out of an answer; None: there are no tools."""
+    plan = plan_tools(options.get("tools"), options.get("tool_choice"))
+    parallel = options.get("parallel_tool_calls", True)
+    return AnswerReader(plan, parallel=parallel) if plan.tools else None
+
+
+def _schema(options: Mapping[str, Any], plan: ToolPlan, characters: int) -> str | None:
+    """The JSON schema that the answer to a call has to follow."""
+    schema = options.get("schema")
+    if schema is None:
+        return plan.schema(characters)
+    if plan.tools:
+        raise ValueError("schema and tools do not go together: offer the schema as a tool.")
+    return json.dumps(bounded_schema(schema, characters))
 
 
 def _options(options: Mapping[str, Any]) -> Sampling:
@@ -524,9 +683,10 @@ def _counts(reply: Reply) -> dict[str, Any]:
     }
 
 
-def _chat_end(reply: Reply, names: Sequence[str]) -> ChatResponse:
-    if names:
-        message = answer_message(reply.text, names)
+def _chat_end(reply: Reply, options: Mapping[str, Any]) -> ChatResponse:
+    if reader := _reader(options):
+        reader.piece(reply.text)
+        message = reader.message()
     else:
         message = ChatMessage(role=MessageRole.ASSISTANT, content=reply.text)
     return ChatResponse(message=message, raw=reply.as_dict(), additional_kwargs=_counts(reply))

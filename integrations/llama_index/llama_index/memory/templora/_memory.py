@@ -6,8 +6,9 @@ import asyncio
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import dropwhile
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakMethod, WeakValueDictionary
 
 from llama_index.core.async_utils import asyncio_run
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
@@ -20,7 +21,7 @@ from llama_index.core.storage.chat_store.sql import SQLAlchemyChatStore
 from templora_memory import Document, Job, ParametricMemory
 from templora_memory.errors import UnknownMemory
 
-from llama_index.memory.templora._block import ParametricMemoryBlock
+from llama_index.memory.templora._block import ParametricMemoryBlock, tell_left_out
 from llama_index.memory.templora._conversation import (
     AbsorbMode,
     Conversation,
@@ -31,8 +32,10 @@ from llama_index.memory.templora._messages import (
     LEARNED_ROLES,
     MessageToText,
     copies,
+    is_system,
     prompt_messages,
 )
+from llama_index.memory.templora._overflow import Fits, Prompt, ShownRows
 from llama_index.memory.templora._tokens import Budget, message_overhead, tokenizer_of
 from llama_index.memory.templora._turns import Turns
 
@@ -184,6 +187,7 @@ class TempLoraMemory(Memory):
         self._block = block
         self._llm = llm.bound_to(block.conversation(self.session_id))
         self._overhead = overhead
+        self._conversation.make_room = WeakMethod(self._make_room)
         _LIVE[self._handle] = self
 
     # --- copies --------------------------------------------------------------------------------
@@ -346,6 +350,7 @@ class TempLoraMemory(Memory):
         """
         async with self._turns.mine():
             await self._attach()
+            await self._evict_long_exchange(input)
             crowded = await self._crowded()
         if crowded:
             await asyncio.to_thread(self._block.settle, self.session_id)
@@ -357,6 +362,25 @@ class TempLoraMemory(Memory):
         async with self._turns.mine():
             await self._attach()
             return await super().aget_all(status=status)
+
+    async def _evict_long_exchange(self, coming: str | ChatMessage | None) -> None:
+        """Evict a newest exchange that alone is over the limit, once another message comes.
+
+        Chat engines put that message into the memory only when it is answered; where LlamaIndex
+        finds no room for retrieved text beside the history, it never would be.
+        """
+        if coming is None or self._block.absorb_mode == "manual":
+            return
+        active = await self.sql_store.get_messages(self.session_id, status=MessageStatus.ACTIVE)
+        asked = next((row for row in reversed(active) if row.role is MessageRole.USER), None)
+        if asked is None or asked is active[-1] or self._is_text_of(asked, coming):
+            return  # it is being answered
+        if self._estimate_token_count(active) > self.token_limit:
+            await self._archive(active)
+
+    @staticmethod
+    def _is_text_of(row: ChatMessage, coming: str | ChatMessage) -> bool:
+        return row.content == (coming if isinstance(coming, str) else coming.content)
 
     async def _crowded(self) -> bool:
         """Return whether turns wait to be learned and do not fit into the prompt any more."""
@@ -391,6 +415,49 @@ class TempLoraMemory(Memory):
             return {**content, name: shortened or []}
         return content
 
+    # --- a prompt that does not fit --------------------------------------------------------------
+
+    def _make_room(self, prompt: Prompt, fits: Fits) -> list[ChatMessage] | None:
+        """Evict turns of a prompt that does not fit as it is sent, and return the rest of it."""
+        shorter: list[ChatMessage] | None = asyncio_run(self._amake_room(prompt, fits))
+        return shorter
+
+    async def _amake_room(self, prompt: Prompt, fits: Fits) -> list[ChatMessage] | None:
+        learns = self._block.absorb_mode != "manual"
+        async with self._turns.mine():
+            await self._attach()
+            active = await self.sql_store.get_messages(self.session_id, status=MessageStatus.ACTIVE)
+            await self._sync(active)
+            pending = [row for row in self._conversation.pending if not is_system(row)]
+            window = list(dropwhile(is_system, active))  # instructions at the beginning stay
+            shown = ShownRows.find(prompt, [*pending, *window])
+            if shown is None:
+                return None
+            count = shown.surplus(fits, self._estimate_token_count, self.token_flush_size)
+            if not count:
+                return None
+            evicted = shown.skipped + count - len(pending)
+            if learns and evicted > 0:
+                await self._archive(active[: evicted + len(active) - len(window)])
+                await self._sync()
+        if learns:
+            await asyncio.to_thread(self._block.settle, self.session_id)
+        status = self.status()
+        if not learns or status.learned < status.evicted:
+            tell_left_out(count)
+        return shown.without(count)
+
+    async def _archive(self, gone: list[ChatMessage]) -> None:
+        """Move the oldest turns out of the window; other blocks hear of it as always."""
+        await self.sql_store.archive_oldest_messages(self.session_id, n=len(gone))
+        others = [block for block in self.memory_blocks if block is not self._block]
+        await asyncio.gather(
+            *[
+                block.aput(gone, from_short_term_memory=True, session_id=self.session_id)
+                for block in others
+            ]
+        )
+
     # --- learning --------------------------------------------------------------------------------
 
     async def aabsorb_now(self) -> None:
@@ -404,17 +471,7 @@ class TempLoraMemory(Memory):
             rows = await self.sql_store.get_messages(self.session_id, status=MessageStatus.ACTIVE)
             users = [i for i, row in enumerate(rows) if row.role == MessageRole.USER]
             if users and users[-1]:
-                gone = rows[: users[-1]]
-                await self.sql_store.archive_oldest_messages(self.session_id, n=len(gone))
-                others = [block for block in self.memory_blocks if block is not self._block]
-                await asyncio.gather(
-                    *[
-                        block.aput(
-                            gone, from_short_term_memory=True, session_id=self.session_id
-                        )
-                        for block in others
-                    ]
-                )  # fmt: skip
+                await self._archive(rows[: users[-1]])
             await self._sync()
         await asyncio.to_thread(self._block.absorb_now, self.session_id)
 

@@ -153,6 +153,16 @@ def as_chat(message: Message) -> ChatMessage:
     return ChatMessage(role=message.role, content=message.content)
 
 
+def is_same(left: ChatMessage, right: ChatMessage) -> bool:
+    """Return whether two rows are the same message, whatever else is noted about them."""
+    return left.role == right.role and left.blocks == right.blocks
+
+
+def is_system(row: ChatMessage) -> bool:
+    """Return whether a row is an instruction, which nobody learns."""
+    return _ROLES[row.role] == "system"
+
+
 def copies(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
     """Deep copies: callers write into what they are given."""
     return [message.model_copy(deep=True) for message in messages]

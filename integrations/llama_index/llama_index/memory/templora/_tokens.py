@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,10 @@ from templora_memory import Message, ParametricMemory
 RETRIEVAL_SHARE = 0.25
 PACKING = 704
 """LlamaIndex keeps 500 tokens free where it packs retrieved text; the rest is for its prompts."""
+_log = logging.getLogger(__name__)
 _MARGIN_SHARE = 1 / 32  # words of prompts around it all
 _LEAST = 32
+_LITTLE = 1 / 8  # of a window, for a conversation
 _PACKS = 1024
 
 
@@ -67,6 +70,14 @@ class Budget:
                 "evicted turns fit beside the others until they are learned."
             )
         room = window - reply
+        if retrieval is None and window < _PACKS:
+            _log.warning(
+                "a window of %d tokens is too small for LlamaIndex's retrieving engines: they keep "
+                "500 free where they pack text, and end in 'Chunk size ... is not positive'. "
+                "Without retrieval set rag_token_reserve=0; with it take a window of %d, or a "
+                "query engine with response_mode='simple_summarize', which keeps nothing free",
+                window, _PACKS,
+            )  # fmt: skip
         if history is None:
             reserve = _retrieval(window) if retrieval is None else retrieval
             history = room - reserve - int(window * _MARGIN_SHARE)
@@ -76,6 +87,14 @@ class Budget:
                     f"of them for answers and {reserve} for retrieved text (rag_token_reserve). "
                     "Lower one of these, or take a larger window."
                 )
+            if history < window * _LITTLE:
+                _log.warning(
+                    "only %d of %d tokens are left for the conversation: %d are kept for answers "
+                    "and %d for retrieved text, so turns leave the prompt nearly at once. Give the "
+                    "service fewer reply_tokens, lower rag_token_reserve (0 without retrieval), or "
+                    "take a larger window",
+                    history, window, reply, reserve,
+                )  # fmt: skip
         elif not 0 < history <= room:
             raise ValueError(
                 f"token_limit is {history!r}: it must be between 1 and {room}, the window of "

@@ -1,12 +1,10 @@
-"""Tool calls in an answer, as LlamaIndex's messages and responses.
-
-Calls are read as `templora_memory.tool_calls` says; a bare JSON object or list is a call as well.
-"""
+"""Tool calls in an answer, as LlamaIndex's messages; read as `templora_memory.tool_calls` says."""
 
 from __future__ import annotations
 
+import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -15,24 +13,82 @@ from llama_index.core.base.llms.types import (
     TextBlock,
     ToolCallBlock,
 )
-from templora_memory.tool_calls import ToolCall, parse_calls, split_calls, text_before_calls
+from templora_memory.tool_calls import (
+    TaggedText,
+    ToolAnswerReader,
+    ToolCall,
+    ToolPlan,
+    parse_calls,
+)
+
+_log = logging.getLogger(__name__)
 
 
-def read_calls(text: str, names: Sequence[str]) -> tuple[str, list[ToolCallBlock]]:
-    """Return the text of an answer beside its calls, and the calls.
+class AnswerReader:
+    """Turns the pieces of an answer into responses that never show half a call.
 
     An answer with a call that cannot be read, or of a tool that there is not, is all text.
+
+    Args:
+        plan: the tools of the request.
+        parallel: whether several calls may be made; otherwise the first one counts.
     """
-    rest, bodies = split_calls(text)
-    if not bodies and text.strip()[:1] in {"{", "["}:
-        rest, bodies = "", (text.strip(),)
-    blocks: list[ToolCallBlock] = []
-    for body in bodies:
-        calls = parse_calls(body, names)
-        if not calls:
-            return text, []
-        blocks += [_block(call) for call in calls]
-    return (rest.strip(), blocks) if blocks else (text, [])
+
+    def __init__(self, plan: ToolPlan, *, parallel: bool = True) -> None:
+        self._names = plan.names
+        self._parallel = parallel
+        self._reader = ToolAnswerReader(plan)
+        self._whole = ""  # the answer as the model wrote it
+        self._text = ""  # beside its calls
+        self._bodies: list[str] = []  # of its calls
+        self._shown = ""
+
+    def piece(self, delta: str) -> ChatResponse | None:
+        """Take in a piece, and return what can be shown so far; None if no more than before."""
+        self._whole += delta
+        self._take(self._reader.feed(delta))
+        # what follows a call waits: where the call cannot be read, it stands before that
+        if self._bodies or self._text == self._shown:
+            return None
+        new, self._shown = self._text[len(self._shown) :], self._text
+        return ChatResponse(
+            message=ChatMessage(role=MessageRole.ASSISTANT, content=self._shown), delta=new
+        )
+
+    def end(self) -> ChatResponse | None:
+        """Return the whole answer; None if all of it was shown."""
+        message = self.message()
+        if self._whole == self._shown:
+            return None
+        delta = (message.content or "")[len(self._shown) :]
+        return ChatResponse(message=message, delta=delta)
+
+    def message(self) -> ChatMessage:
+        """End the answer, and return it as a message: its text, then its calls."""
+        self._take(self._reader.finish())
+        calls = self._calls()
+        text = self._text.strip() if calls else self._whole
+        spoken = [TextBlock(text=text)] if text or not calls else []
+        return ChatMessage(role=MessageRole.ASSISTANT, blocks=[*spoken, *map(_block, calls)])
+
+    def _take(self, parts: Iterator[str | TaggedText]) -> None:
+        for part in parts:
+            if isinstance(part, str):
+                self._text += part
+            else:
+                self._bodies.append(part.body)
+
+    def _calls(self) -> list[ToolCall]:
+        calls: list[ToolCall] = []
+        for body in self._bodies:
+            readable = parse_calls(body, self._names)
+            if not readable:
+                return []
+            calls += readable
+        if len(calls) > 1 and not self._parallel:
+            _log.info("the model wrote %d calls and may make one: the first is taken", len(calls))
+            return calls[:1]
+        return calls
 
 
 def _block(call: ToolCall) -> ToolCallBlock:
@@ -41,41 +97,3 @@ def _block(call: ToolCall) -> ToolCallBlock:
         tool_name=call.name,
         tool_kwargs=call.arguments,
     )
-
-
-def answer_message(text: str, names: Sequence[str]) -> ChatMessage:
-    """Return an answer as a message: its text, then its calls."""
-    rest, calls = read_calls(text, names)
-    spoken = [TextBlock(text=rest)] if rest or not calls else []
-    return ChatMessage(role=MessageRole.ASSISTANT, blocks=[*spoken, *calls])
-
-
-class AnswerReader:
-    """Turns the growing text of a streamed answer into responses that never show half a call."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-        self._shown = ""
-
-    def piece(self, text: str) -> ChatResponse | None:
-        """Return what can be shown of the text so far; None if that is no more than before."""
-        seen = _visible(text)
-        if seen == self._shown:
-            return None
-        delta, self._shown = seen[len(self._shown) :], seen
-        return ChatResponse(
-            message=ChatMessage(role=MessageRole.ASSISTANT, content=seen), delta=delta
-        )
-
-    def end(self, text: str) -> ChatResponse | None:
-        """Return the whole answer; None if all of it was shown."""
-        message = answer_message(text, self._names)
-        if text == self._shown:
-            return None
-        delta = (message.content or "")[len(self._shown) :]
-        return ChatResponse(message=message, delta=delta)
-
-
-def _visible(text: str) -> str:
-    """Return what may be shown of an unfinished answer: nothing that may be part of a call."""
-    return "" if text.lstrip()[:1] in {"{", "["} else text_before_calls(text)
