@@ -271,6 +271,10 @@ def speed(  # noqa: PLR0917  # typer calls it by name
     history: Annotated[
         int, typer.Option(help="Absorbed tokens after which the last turn is timed.")
     ] = 100_000,
+    memories: Annotated[int, typer.Option(help="Memories of a root that is opened.")] = 10_000,
+    documents: Annotated[
+        int, typer.Option(help="Documents that a memory of a fake model learns.")
+    ] = 100,
     plots: Annotated[
         Path | None, typer.Option(help="Folder for pictures.", file_okay=False)
     ] = None,
@@ -297,9 +301,11 @@ def speed(  # noqa: PLR0917  # typer calls it by name
         learned=learned,
         book=book,
         history=(*(step for step in steps if step < history), history),
+        memories=memories,
+        documents=documents,
     )
     with bar(call, "measurements") as shown:
-        task = shown.add_task("starting", total=10, note="")
+        task = shown.add_task("starting", total=14, note="")
 
         def progress(name: str) -> None:
             shown.update(task, description=name, advance=1)

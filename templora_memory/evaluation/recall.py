@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +29,7 @@ from templora_memory.errors import InvalidSetting, InvalidText
 from templora_memory.evaluation._answers import RECALL_TOKENS, Arm, ArmAnswer, Question, arm_of, ask
 from templora_memory.evaluation._borrowed import borrowed
 from templora_memory.evaluation._other import OtherText
-from templora_memory.evaluation._provenance import commit, machine
+from templora_memory.evaluation._provenance import commit, machine, peak_bytes
 from templora_memory.service.parametric_memory import ParametricMemory
 
 ABOUT_ME = "about me"
@@ -292,7 +291,7 @@ def recall(
         unanswerable={arm: _unanswered(answers) for arm, answers in unanswered.items()},
         absorb_seconds=sum(seconds for seconds, _ in taken) / len(people),
         absorb_cpu_seconds=sum(seconds for _, seconds in taken) / len(people),
-        peak_bytes=_peak_bytes(),
+        peak_bytes=peak_bytes(),
         other_text=sum(factors) / len(factors) if factors else None,
         later_chunks=len(later),
         version=__version__,
@@ -353,15 +352,6 @@ def _out_of_bio(person: Person, answer: ArmAnswer) -> bool:
     said, bio = words(answer.text), words(person.bio)
     runs = {tuple(bio[start : start + RUN]) for start in range(len(bio) - RUN + 1)}
     return any(tuple(said[start : start + RUN]) in runs for start in range(len(said) - RUN + 1))
-
-
-def _peak_bytes() -> int | None:
-    if sys.platform == "win32":
-        return None
-    import resource  # noqa: PLC0415  # not everywhere
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _same(one: Sequence[ArmAnswer] | None, other: Sequence[ArmAnswer] | None) -> bool | None:
