@@ -23,7 +23,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from templora_memory.errors import ModelNotFound
@@ -367,6 +366,8 @@ def _clear(model: CatalogModel) -> None:
 @contextmanager
 def _held(model: CatalogModel, waiting: Callable[[], None] | None) -> Iterator[None]:
     """Hold the lock on a model; the system gives it back when its holder dies."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415  # only for fetching
+
     lock = FileLock(_models_dir() / f".{model.path.parent.name}.lock")
     try:
         lock.acquire(timeout=0)

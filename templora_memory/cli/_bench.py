@@ -7,28 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from templora_memory.cli import _plots, _save, _show
+from templora_memory.cli import _save, _show
 from templora_memory.cli._call import Call, command
 from templora_memory.cli._input import read
-from templora_memory.cli._progress import bar, counting
-from templora_memory.evaluation.conversation import (
-    conversation as measure_conversation,
-    load_talks,
-)
-from templora_memory.evaluation.cost import TURN, cost as measure_cost, shape_of
-from templora_memory.evaluation.damage import damage as measure_damage
-from templora_memory.evaluation.perplexity import perplexity as measure, total
-from templora_memory.evaluation.recall import (
-    ARMS,
-    BUNDLED,
-    PEOPLE,
-    people_called,
-    recall as measure_recall,
-)
-from templora_memory.evaluation.translation import (
-    load_pairs,
-    translation as measure_translation,
-)
+
+PEOPLE = ("bundled", "natural", "natural-dev")
+"""Names of sets of people, the default first; `evaluation.recall` says what they are."""
+ARMS = ("prompt", "memory", "half", "bm25", "memory_bm25", "none", "wrong", "forgotten")
+"""What `evaluation.recall` asks, all of it by default."""
 
 bench = typer.Typer(help="Measure what a memory is worth on your own text.")
 
@@ -43,7 +29,7 @@ Other = Annotated[
 People = Annotated[
     str | None,
     typer.Option(
-        help=f"Invented people: {', '.join(PEOPLE)}, or a JSON file. Default: {BUNDLED}.",
+        help=f"Invented people: {', '.join(PEOPLE)}, or a JSON file. Default: {PEOPLE[0]}.",
     ),
 ]
 Out = Annotated[
@@ -74,6 +60,10 @@ def perplexity(
         templora bench perplexity one.txt two.txt --tokens 20000 --preset reference --json
         templora bench perplexity *.txt --out results
     """
+    from templora_memory.cli import _plots
+    from templora_memory.cli._progress import counting
+    from templora_memory.evaluation.perplexity import perplexity as measure, total
+
     texts = {str(path): read(path) for path in files}
     reports = {}
     with call.service() as service:
@@ -115,11 +105,15 @@ def recall(  # noqa: PLR0917  # typer calls it by name
         templora bench recall --set recipe=statements --set learning.kl_weight=0.4
         templora bench recall --then book.txt --chunks 50 --set learning.replay=0.25
     """
-    asked = people_called(people or BUNDLED)
+    from templora_memory.cli import _plots
+    from templora_memory.cli._progress import counting
+    from templora_memory.evaluation.recall import people_called, recall as measure
+
+    asked = people_called(people or PEOPLE[0])
     text = _maybe(other)
     later = _maybe(then)
     with call.service() as service, counting(call, "asking", "people") as progress:
-        report = measure_recall(
+        report = measure(
             service,
             asked,
             other=text,
@@ -148,10 +142,15 @@ def damage(
         templora bench damage --other story.txt
         templora bench damage --set gate=0.05 --json
     """
-    learned = people_called(people or BUNDLED)
+    from templora_memory.cli import _plots
+    from templora_memory.cli._progress import counting
+    from templora_memory.evaluation.damage import damage as measure
+    from templora_memory.evaluation.recall import people_called
+
+    learned = people_called(people or PEOPLE[0])
     text = _maybe(other)
     with call.service() as service, counting(call, "asking", "people") as progress:
-        report = measure_damage(service, learned, other=text, progress=progress)
+        report = measure(service, learned, other=text, progress=progress)
     _save.finish(
         call, "damage", _arms_first(call, report.as_dict()), _show.spoilt(report),
         out=out, plot=lambda folder: _plots.spoilt(folder / "damage.svg", report.arms),
@@ -173,14 +172,16 @@ def cost(
         templora bench cost book.txt
         templora bench cost book.txt --history 100000 --out results
     """
+    from templora_memory.cli import _plots
+    from templora_memory.cli._progress import counting
+    from templora_memory.evaluation.cost import TURN, cost as measure, shape_of
+
     text = read(file)
     steps = (250, 500, 1_000, 3_000, 10_000, 30_000, 100_000)
     lengths = (*(step for step in steps if step < history), history)
     with call.service() as service, counting(call, "histories", "lengths") as progress:
         shape = shape_of(service)
-        report = measure_cost(
-            service, text, shape, lengths=lengths, repeats=repeats, progress=progress
-        )
+        report = measure(service, text, shape, lengths=lengths, repeats=repeats, progress=progress)
     _save.finish(
         call, "cost", {**report.as_dict(), "preset": call.common.preset}, _show.costs(report, TURN),
         out=out, plot=lambda folder: _plots.cost(folder, report),
@@ -204,9 +205,13 @@ def conversation(
         templora bench conversation talks.jsonl
         templora bench conversation talks.jsonl --model Qwen/Qwen3-0.6B --json
     """
+    from templora_memory.cli import _plots
+    from templora_memory.cli._progress import counting
+    from templora_memory.evaluation.conversation import conversation as measure, load_talks
+
     talks = load_talks(file)
     with call.service() as service, counting(call, "asking", "conversations") as progress:
-        report = measure_conversation(service, talks, progress=progress)
+        report = measure(service, talks, progress=progress)
     _save.finish(
         call, "conversation", _arms_first(call, report.as_dict()), _show.conversed(report),
         out=out, plot=lambda folder: _plots.arms(folder / "conversation.svg", report.arms),
@@ -233,12 +238,16 @@ def translation(
         templora bench translation novel.tsv --model Qwen/Qwen3-0.6B
         templora bench translation 4-mrly.eval --no-write --json
     """
+    from templora_memory.cli import _plots
+    from templora_memory.cli._progress import counting
+    from templora_memory.evaluation.translation import load_pairs, translation as measure
+
     sections = load_pairs(file)
     with (
         call.service(recipe="pairs") as service,
         counting(call, "translating", "sections") as progress,
     ):
-        report = measure_translation(service, sections, write=write, progress=progress)
+        report = measure(service, sections, write=write, progress=progress)
     _save.finish(
         call, "translation", _arms_first(call, report.as_dict()), _show.translated(report),
         out=out, plot=lambda folder: _plots.translated(folder / "translation.svg", report.arms),
@@ -262,6 +271,10 @@ def speed(  # noqa: PLR0917  # typer calls it by name
     history: Annotated[
         int, typer.Option(help="Absorbed tokens after which the last turn is timed.")
     ] = 100_000,
+    memories: Annotated[int, typer.Option(help="Memories of a root that is opened.")] = 10_000,
+    documents: Annotated[
+        int, typer.Option(help="Documents that a memory of a fake model learns.")
+    ] = 100,
     plots: Annotated[
         Path | None, typer.Option(help="Folder for pictures.", file_okay=False)
     ] = None,
@@ -277,10 +290,8 @@ def speed(  # noqa: PLR0917  # typer calls it by name
         templora bench speed --model 121m --history 8000
         templora bench speed book.txt --plots docs/results
     """
-    from templora_memory.evaluation.speed import (  # noqa: PLC0415  # loads torch
-        SpeedSettings,
-        speed as measure_speed,
-    )
+    from templora_memory.cli._progress import bar
+    from templora_memory.evaluation.speed import SpeedSettings, speed as measure
 
     steps = [1_000, 3_000, 10_000, 30_000, 100_000]
     settings = SpeedSettings(
@@ -290,14 +301,16 @@ def speed(  # noqa: PLR0917  # typer calls it by name
         learned=learned,
         book=book,
         history=(*(step for step in steps if step < history), history),
+        memories=memories,
+        documents=documents,
     )
     with bar(call, "measurements") as shown:
-        task = shown.add_task("starting", total=10, note="")
+        task = shown.add_task("starting", total=14, note="")
 
         def progress(name: str) -> None:
             shown.update(task, description=name, advance=1)
 
-        report = measure_speed(
+        report = measure(
             call.common.model,
             text=_maybe(file),
             settings=settings,

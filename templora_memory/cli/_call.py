@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
 from rich.console import Console, RenderableType
@@ -20,12 +21,13 @@ from rich.text import Text
 
 from templora_memory.cli import _show
 from templora_memory.cli._clean import clean
-from templora_memory.cli._no_model import NoModel
 from templora_memory.domain.settings import PRESETS, Policy
 from templora_memory.errors import InvalidSetting
 from templora_memory.models import TINY
-from templora_memory.service.parametric_memory import ParametricMemory
-from templora_memory.stores import KEY_FILE_VARIABLE, KEY_VARIABLE, DirectoryStore, Key
+from templora_memory.stores import KEY_FILE_VARIABLE, KEY_VARIABLE, Key
+
+if TYPE_CHECKING:  # not for help
+    from templora_memory.service.parametric_memory import ParametricMemory
 
 P = ParamSpec("P")
 _PANEL = "Common options"
@@ -156,6 +158,8 @@ class Call:
 
         `changes`: of the policy's fields.
         """
+        from templora_memory.service.parametric_memory import ParametricMemory
+
         common = self.common
         memory = ParametricMemory.from_pretrained(
             common.model,
@@ -174,6 +178,10 @@ class Call:
     @contextmanager
     def files(self) -> Iterator[ParametricMemory]:
         """The service without a model, for what only moves text and files."""
+        from templora_memory.cli._no_model import NoModel
+        from templora_memory.service.parametric_memory import ParametricMemory
+        from templora_memory.stores import DirectoryStore
+
         common = self.common
         store = DirectoryStore(common.root or Path.home() / ".templora", key=common.key)
         policy = common.policy()
@@ -220,19 +228,36 @@ def command(
     def register(
         function: Callable[Concatenate[Call, P], None],
     ) -> Callable[Concatenate[Call, P], None]:
-        specific = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-        shared = list(inspect.signature(Common, eval_str=True).parameters.values())
-
-        def run(**given: Any) -> None:
-            common = Common(**{item.name: given.pop(item.name) for item in shared})
-            function(Call(common), **given)  # type: ignore[call-arg]  # `given` is P's keywords
-
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters = [item.replace(kind=keyword) for item in (*specific, *shared)]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {item.name: item.annotation for item in parameters}
-        run.__doc__ = function.__doc__
-        app.command(name or function.__name__)(run)
+        app.command(name or function.__name__)(_Runner(function))
         return function
 
     return register
+
+
+class _Runner:
+    """A command as typer calls it; its options are worked out when typer asks for them."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self._function = function
+        self.__name__ = function.__name__
+        self.__doc__ = function.__doc__
+
+    @cached_property
+    def __signature__(self) -> inspect.Signature:
+        specific = list(inspect.signature(self._function, eval_str=True).parameters.values())[1:]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Signature([one.replace(kind=keyword) for one in (*specific, *_shared())])
+
+    @property
+    def __annotations__(self) -> dict[str, Any]:  # type: ignore[override]  # read, never written
+        return {one.name: one.annotation for one in self.__signature__.parameters.values()}
+
+    def __call__(self, **given: Any) -> None:
+        common = Common(**{one.name: given.pop(one.name) for one in _shared()})
+        self._function(Call(common), **given)
+
+
+@cache
+def _shared() -> tuple[inspect.Parameter, ...]:
+    """Return the options that every command takes."""
+    return tuple(inspect.signature(Common, eval_str=True).parameters.values())

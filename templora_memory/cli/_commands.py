@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -20,15 +20,15 @@ from templora_memory.cli._demo import find_demo
 from templora_memory.cli._input import STDIN, read as read_text
 from templora_memory.cli._lore import LORE_USES
 from templora_memory.cli._model import model
-from templora_memory.cli._progress import follow
 from templora_memory.domain.ids import parse_id
-from templora_memory.domain.messages import Message
-from templora_memory.domain.results import TextPage
 from templora_memory.domain.settings import Sampling
 from templora_memory.domain.suggestions import did_you_mean, nearest
 from templora_memory.errors import InvalidSetting, InvalidText, StoreDamaged, UnknownMemory
-from templora_memory.service.answering import HEAD, ReplyOptions
-from templora_memory.service.memory import Memory
+
+if TYPE_CHECKING:  # not for help
+    from templora_memory.domain.messages import Message
+    from templora_memory.service.answering import ReplyOptions
+    from templora_memory.service.memory import Memory
 
 app = typer.Typer(
     name="templora",
@@ -162,9 +162,8 @@ def absorb(
         templora absorb ada@bob notes/ "*.md" --json
         templora absorb ada - < bio.txt
     """
-    # the readers of all formats, which only this command needs
-    from templora_memory.cli._absorb import learn  # noqa: PLC0415
-    from templora_memory.cli._sources import Choices, read_all  # noqa: PLC0415
+    from templora_memory.cli._absorb import learn
+    from templora_memory.cli._sources import Choices, read_all
 
     if lore not in LORE_USES:
         raise InvalidSetting(
@@ -277,6 +276,9 @@ def chat(
         templora chat ada -m - < question.txt
         templora chat ada -m "What does the letter say?" --context "The letter says: come home."
     """
+    from templora_memory.cli._chat import TerminalChat, typed_lines
+    from templora_memory.service.answering import HEAD
+
     if call.json and message is None:
         raise InvalidSetting("--json needs a message: -m TEXT.")
     sampling = Sampling(
@@ -289,8 +291,6 @@ def chat(
         "max_tokens": max_tokens,
         "recall_tokens": recall,
     }
-    from templora_memory.cli._chat import TerminalChat, typed_lines  # noqa: PLC0415  # not for help
-
     if no_learn:
         options["revision"] = HEAD
     else:
@@ -427,6 +427,8 @@ def rebuild(call: Call, memory_id: MemoryId) -> None:
 
         templora rebuild ada --model Qwen/Qwen3-0.6B
     """
+    from templora_memory.cli._progress import follow
+
     with call.service() as service:
         job = service[memory_id].rebuild(wait=False)
         report = follow(call, job, f"Learning {memory_id} again")
@@ -504,6 +506,8 @@ def remove(
         templora remove ada 5f1c0e9a 77d2b340 --yes --json
         templora remove ada 5f1c0e9a -q "What is the code?" -a "The code is 1234."
     """
+    from templora_memory.cli._progress import follow
+
     ask = _asked(question, answer)
     with call.files() as service:
         names = service[memory_id].resolve_texts(ids)
@@ -544,6 +548,8 @@ def correct(
         templora correct ada 5f1c0e9a - < bio.txt
         templora correct ada 5f1c0e9a "I live in Leeds." -q "Where do you live?" -a "In Leeds."
     """
+    from templora_memory.cli._progress import follow
+
     ask = _asked(question, answer)
     with call.service() as service:
         job = service[memory_id].correct(text_id, clean(_from_stdin(text)), ask=ask, wait=False)
@@ -660,6 +666,8 @@ def pin(
         templora pin ada 5f1c0e9a
         templora pin ada 5f1c0e9a --off
     """
+    from templora_memory.domain.results import TextPage
+
     with call.files() as service:
         memory = service[memory_id]
         names = memory.resolve_texts(ids)

@@ -88,7 +88,7 @@ def complete_id(context: typer.Context, incomplete: str) -> list[str]:
 
 def complete_text_id(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Return the ids of the memory's texts that begin like this, each with the text's beginning."""
-    from templora_memory.cli._show import shortened  # noqa: PLC0415  # not for help
+    from templora_memory.cli._show import shortened
 
     journal = _store(context).journal(str(context.params.get("memory_id") or ""))
     found = []
@@ -99,7 +99,7 @@ def complete_text_id(context: typer.Context, incomplete: str) -> list[tuple[str,
 
 
 def _store(context: typer.Context) -> DirectoryStore:
-    from templora_memory.stores import DirectoryStore, Key  # noqa: PLC0415  # not for help
+    from templora_memory.stores import DirectoryStore, Key
 
     given = context.params.get("root") or os.environ.get("TEMPLORA_ROOT") or load().get("root")
     return DirectoryStore(given or Path.home() / ".templora", key=Key.from_environment())

@@ -16,6 +16,6 @@ def find_demo() -> Callable[[Sequence[str]], int]:
     """
     if importlib.util.find_spec("gradio") is None:
         raise InvalidSetting("The web app needs Gradio: pip install 'templora-memory[app]'.")
-    from templora_memory.apps.roleplay.serve import run  # noqa: PLC0415  # an extra
+    from templora_memory.apps.roleplay.serve import run  # an extra
 
     return run

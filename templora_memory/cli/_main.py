@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from copy import copy
+from typing import Any
 
 import typer
 
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _log.addHandler(_silent)  # what it would say is said below, in one line
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        commands = typer.main.get_command(app)
+        commands = _commands(given)
         code = commands.main(
             given or ["--help"],
             prog_name="templora",
@@ -52,6 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return _fail(message, "Interrupted", INTERRUPTED, given, retry=True)
     return int(code or 0)
+
+
+def _commands(arguments: Sequence[str]) -> Any:
+    """Return the commands as typer builds them: all, or only the one that is called.
+
+    Typer works out the options of everything it is given, which takes longer than most commands.
+    """
+    name = next(iter(arguments), None)
+    chosen = copy(app)
+    chosen.registered_commands = [one for one in app.registered_commands if one.name == name]
+    chosen.registered_groups = [one for one in app.registered_groups if one.name == name]
+    known = chosen.registered_commands or chosen.registered_groups
+    return typer.main.get_command(chosen if known else app)
 
 
 def _file_defaults(arguments: Sequence[str]) -> dict[str, str]:

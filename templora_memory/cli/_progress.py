@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from templora_memory.cli._call import Call
-from templora_memory.service.jobs import Job
+
+if TYPE_CHECKING:
+    from templora_memory.service.jobs import Job
 
 R = TypeVar("R")
 _POLL = 0.05

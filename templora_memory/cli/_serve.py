@@ -25,7 +25,7 @@ KeyFile = Annotated[
 
 def _server() -> ModuleType:
     try:
-        from templora_memory import server  # noqa: PLC0415  # an extra
+        from templora_memory import server  # an extra
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise
@@ -37,7 +37,7 @@ def _server() -> ModuleType:
 
 def _distributed() -> ModuleType:
     try:
-        from templora_memory.server.ray import local  # noqa: PLC0415  # an extra
+        from templora_memory.server.ray import local  # an extra
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA | _RAY:
             raise
@@ -145,7 +145,7 @@ def serve(
         strict=strict,
     )
     observer = server.make_observers(metrics_port=metrics_port, traces=traces)
-    from templora_memory.backends.local import LocalBackend  # noqa: PLC0415  # torch loads here
+    from templora_memory.backends.local import LocalBackend  # torch loads here
 
     common = call.common
     log = logging.getLogger("templora_memory")

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,7 +31,7 @@ from templora_memory.errors import InvalidSetting, InvalidText
 from templora_memory.evaluation._answers import RECALL_TOKENS, Arm, ArmAnswer, Question, arm_of, ask
 from templora_memory.evaluation._borrowed import borrowed
 from templora_memory.evaluation._other import OtherText, everyday_questions
-from templora_memory.evaluation._provenance import commit, machine
+from templora_memory.evaluation._provenance import commit, machine, peak_bytes
 from templora_memory.service.parametric_memory import ParametricMemory
 
 ABOUT_ME = "about me"
@@ -323,7 +322,7 @@ def recall(
         everyday=_everyday(everyday) if everyday else None,
         absorb_seconds=sum(seconds for seconds, _ in taken) / len(people),
         absorb_cpu_seconds=sum(seconds for _, seconds in taken) / len(people),
-        peak_bytes=_peak_bytes(),
+        peak_bytes=peak_bytes(),
         other_text=sum(factors) / len(factors) if factors else None,
         later_chunks=len(later),
         version=__version__,
@@ -423,15 +422,6 @@ def _everyday(answers: Sequence[tuple[Person, ArmAnswer]]) -> EverydayAnswers:
         from_bio=len(leaks),
         examples=tuple({"ask": leak.asked.ask, "answer": leak.text} for leak in leaks[:4]),
     )
-
-
-def _peak_bytes() -> int | None:
-    if sys.platform == "win32":
-        return None
-    import resource  # noqa: PLC0415  # not everywhere
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _same(one: Sequence[ArmAnswer] | None, other: Sequence[ArmAnswer] | None) -> bool | None:

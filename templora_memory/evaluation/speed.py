@@ -28,9 +28,10 @@ from templora_memory.backends.local import LocalBackend
 from templora_memory.domain.messages import Document, Message
 from templora_memory.domain.settings import Policy, Sampling
 from templora_memory.errors import InvalidSetting, InvalidText
+from templora_memory.evaluation._growth import absorb_seconds, open_seconds, start_seconds
 from templora_memory.evaluation._newest import newest_reply
 from templora_memory.evaluation._plots import lines
-from templora_memory.evaluation._provenance import commit, machine
+from templora_memory.evaluation._provenance import commit, machine, peak_bytes
 from templora_memory.evaluation._reference_loop import ReferenceLoop, chunks
 from templora_memory.models import TINY
 from templora_memory.ports import Adapter, ScoreRequest
@@ -41,6 +42,7 @@ from templora_memory.stores import DirectoryStore
 MEMORIES = 8
 ANSWER = 64  # tokens
 SMALL_CHUNK = 64
+FEWEST_DOCUMENTS = 20
 _ENDLESS = Sampling(ignore_end=True)
 
 SHAPES: Mapping[str, Mapping[str, int]] = {
@@ -66,6 +68,8 @@ class SpeedSettings:
         learned: chunks that each repeat learns, each after a full context.
         book: tokens that both ways of learning learn for the comparison of quality; 0: none.
         history: numbers of absorbed tokens after which a turn is timed, growing.
+        memories: in a root that is opened.
+        documents: learned by one memory of a fake model; the last is timed, and the tenth.
     """
 
     chunk: int = 256
@@ -74,12 +78,19 @@ class SpeedSettings:
     learned: int = 8
     book: int = 60_000
     history: tuple[int, ...] = (1_000, 3_000, 10_000, 30_000, 100_000)
+    memories: int = 10_000
+    documents: int = 100
 
     def __post_init__(self) -> None:
         if min(self.chunk, self.repeats, self.learned) < 1 or min(self.context, self.book) < 0:
             raise InvalidSetting("speed settings must be positive: " + repr(self))
         if list(self.history) != sorted(set(self.history)) or not self.history:
             raise InvalidSetting(f"history is {self.history}: it must grow.")
+        if self.memories < 1 or self.documents < FEWEST_DOCUMENTS:
+            raise InvalidSetting(
+                f"{self.memories} memories and {self.documents} documents: at least 1 and "
+                f"{FEWEST_DOCUMENTS} are needed."
+            )
 
 
 @dataclass(slots=True)
@@ -88,7 +99,8 @@ class SpeedReport:
 
     Args:
         ratios: by name, see `docs/results/speed.md`; more is better unless the name ends in
-            `_vs_reference` of perplexity, `_vs_1k`, `_vs_idle`, `_vs_token` or `_vs_adapter`.
+            `_vs_reference` of perplexity, `_vs_1k`, `_vs_10`, `_vs_pass`, `_vs_idle`, `_vs_token`,
+            `_vs_weights` or `_vs_adapter`.
         figures: medians of this run: seconds, tokens per second, bytes.
         curves: lists of points for plots.
     """
@@ -172,6 +184,10 @@ def speed(
                 ("switching adapters", bench.switch),
                 ("bytes", bench.sizes),
                 ("answering while another memory learns", bench.stall),
+                ("decoding against transformers", bench.decode),
+                ("peak memory", bench.peak),
+                ("starting", bench.start),
+                ("many memories and documents", bench.growth),
             ):
                 progress(name)
                 measure()
@@ -514,6 +530,61 @@ class _SpeedBench:
             token_seconds_idle=statistics.median(idle),
             token_seconds_beside_learning=statistics.median(busy),
             longest_gap_seconds_beside_learning=statistics.median(longest),
+        )  # fmt: skip
+
+    def decode(self) -> None:
+        """Tokens per second of one answer of the base model, over transformers' own `generate`."""
+        model, tokenizer = self._base.model, self._base.tokenizer
+        own: list[float] = []
+        other: list[float] = []
+        for repeat in range(self._settings.repeats + 1):
+            words = f"Question {repeat}: what happened then?"
+            own.append(self._ask(None, words, ANSWER))
+            ids = self._backend.loaded.tokenizer.prompt([Message("user", words)])
+            began = time.perf_counter()
+            with torch.no_grad():
+                model.generate(
+                    torch.tensor([ids], device=self._base.device), do_sample=False,
+                    min_new_tokens=ANSWER, max_new_tokens=ANSWER,
+                    pad_token_id=tokenizer.pad_token_id or 0,
+                )  # fmt: skip
+            other.append(time.perf_counter() - began)
+        one, plain = statistics.median(own[1:]), statistics.median(other[1:])
+        self._record(
+            "decode_vs_generate", plain / one,
+            decode_tokens_per_second=ANSWER / one, generate_tokens_per_second=ANSWER / plain,
+        )  # fmt: skip
+
+    def peak(self) -> None:
+        """The most memory of this process so far, over the model's weights in float32."""
+        peak, weights = peak_bytes(), 4 * self.report.parameters
+        if peak is None:
+            self.report.ratios["peak_vs_weights"] = None
+        else:
+            self._record("peak_vs_weights", peak / weights, peak_bytes=peak)
+
+    def start(self) -> None:
+        """A new process that shows the help, or lists no memories, over one that does nothing."""
+        repeats = self._settings.repeats
+        nothing = start_seconds(None, repeats)
+        with tempfile.TemporaryDirectory() as root:
+            for name, arguments in (("help", ["--help"]), ("list", ["list", "--root", root])):
+                seconds = start_seconds(arguments, repeats)
+                self._record(f"{name}_vs_pass", seconds / nothing, **{f"{name}_seconds": seconds})
+        self.report.figures["pass_seconds"] = nothing
+
+    def growth(self) -> None:
+        """A root of many memories opened, over a process that does nothing; the absorb number N."""
+        settings = self._settings
+        seconds = open_seconds(settings.memories, settings.repeats)
+        self._record(
+            f"open_{_thousands(settings.memories)}_vs_pass",
+            seconds / self.report.figures["pass_seconds"], open_seconds=seconds,
+        )  # fmt: skip
+        first, last = absorb_seconds(settings.documents)
+        self._record(
+            f"absorb_{_thousands(settings.documents)}_vs_10", last / first,
+            fake_absorb_seconds=last,
         )  # fmt: skip
 
     def _token_seconds(self, words: str) -> tuple[float, float]:

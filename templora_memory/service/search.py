@@ -5,7 +5,8 @@ SQLite's FTS5 ranks by BM25. It holds nothing that the journal does not hold, an
 memory.
 
 Words are found by their stem, in the language of the text; scripts that put no spaces between words
-by two signs that stand side by side. However a text is coded in Unicode, it is found.
+by two signs that stand side by side. However a text is coded in Unicode, it is found. The rules of
+languages are loaded by the first search: most commands that look at a memory do not need them.
 """
 
 from __future__ import annotations
@@ -18,13 +19,10 @@ from contextlib import closing
 from itertools import pairwise
 
 from templora_memory.domain.journal import Journal
-from templora_memory.domain.languages import DEFAULT, language_of
 from templora_memory.domain.lru import LruCache
 from templora_memory.domain.manifest import Manifest
 from templora_memory.domain.messages import Document, Message, passages
 from templora_memory.domain.results import Passage
-from templora_memory.domain.segmentation import is_unspaced
-from templora_memory.domain.stems import index_terms, query_terms
 from templora_memory.domain.turns import turn_starts
 from templora_memory.ports import Store
 
@@ -42,6 +40,8 @@ class PassageIndex:
     """
 
     def __init__(self, version: tuple[str, int]) -> None:
+        from templora_memory.domain.languages import DEFAULT  # noqa: PLC0415  # rules of languages
+
         self.version = version
         self._lock = threading.Lock()
         self._known: set[str] = set()
@@ -74,6 +74,8 @@ class PassageIndex:
 
     def add_document(self, digest: str, document: Document) -> None:
         """Take in a document, in passages."""
+        from templora_memory.domain.segmentation import is_unspaced  # noqa: PLC0415  # rules of languages
+
         size = UNSPACED_SIZE if is_unspaced(document.text) else SIZE
         pieces = [piece.text.strip() for piece in passages(document, size)]
         self._add(digest, pieces, self._language(document.text))
@@ -93,11 +95,15 @@ class PassageIndex:
 
     def _language(self, text: str) -> str:
         """Return the language of a text; of one that does not say it, that of most others."""
+        from templora_memory.domain.languages import language_of  # noqa: PLC0415  # rules of languages
+
         with self._lock:
             usual = max(self._languages, key=lambda language: self._languages[language])
         return language_of(text, usual)
 
     def _add(self, digest: str, texts: Sequence[str], language: str) -> None:
+        from templora_memory.domain.stems import index_terms  # noqa: PLC0415  # rules of languages
+
         texts = [text for text in texts if text]
         terms = [(" ".join(index_terms(text, language)),) for text in texts]
         with self._lock:
@@ -112,6 +118,8 @@ class PassageIndex:
 
     def search(self, query: str, allowed: Collection[str]) -> tuple[Passage, ...]:
         """Return the passages of these sources that share words with a text, best first."""
+        from templora_memory.domain.stems import query_terms  # noqa: PLC0415  # rules of languages
+
         terms = query_terms(query, self.languages)
         if not terms:
             return ()

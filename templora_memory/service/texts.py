@@ -27,7 +27,6 @@ from templora_memory.domain.results import (
     TextState,
 )
 from templora_memory.domain.settings import whole
-from templora_memory.domain.stems import index_terms, query_terms
 from templora_memory.errors import (
     Cancelled,
     Conflict,
@@ -146,6 +145,8 @@ class TextEditor:
         A conversation is searched by whole turns; of a turn those messages count that have one of
         the words.
         """
+        from templora_memory.domain.stems import query_terms  # noqa: PLC0415  # rules of languages
+
         hits = self._searcher.search(
             manifest, query, documents=journal.documents, dialogue=journal.tip
         )
@@ -167,6 +168,8 @@ class TextEditor:
         return tuple(found)
 
     def _terms(self, manifest: Manifest, journal: Journal, digest: str) -> set[str]:
+        from templora_memory.domain.stems import index_terms  # noqa: PLC0415  # rules of languages
+
         item = journal.entry(digest).item
         text = f"{item.name or ''} {item.content}" if isinstance(item, Message) else item.text
         languages = self._searcher.languages(manifest)

@@ -12,11 +12,12 @@ from rich.text import Text
 
 from templora_memory import Document, Message, ParametricMemory, Policy
 from templora_memory.backends.local import LocalBackend
+from templora_memory.cli import _bench
 from templora_memory.cli._save import markdown
 from templora_memory.errors import InvalidSetting, InvalidText
 from templora_memory.evaluation import ChunkScore, PerplexityReport, by_length, cost, damage
 from templora_memory.evaluation.cost import Shape, shape_of
-from templora_memory.evaluation.recall import bundled_people
+from templora_memory.evaluation.recall import ARMS, PEOPLE, bundled_people
 from templora_memory.stores import DirectoryStore
 
 STORY = "The rain came over the hill and the old dog went home. " * 400
@@ -139,3 +140,8 @@ def test_files_are_written(tmp_path, monkeypatch, capsys):
     assert json.loads((out / "perplexity.json").read_text(encoding="utf-8")) == said
     assert "base ppl" in (out / "perplexity.md").read_text(encoding="utf-8")
     assert Path(out / "perplexity.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_the_command_line_names_the_people_and_arms_that_there_are():
+    assert tuple(PEOPLE) == _bench.PEOPLE
+    assert _bench.ARMS == ARMS

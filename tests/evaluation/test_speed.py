@@ -11,24 +11,35 @@ from templora_memory.errors import InvalidSetting, InvalidText
 from templora_memory.evaluation import speed as module
 from templora_memory.evaluation.speed import SpeedSettings, speed
 
-SMALL = SpeedSettings(chunk=32, context=64, repeats=1, learned=1, book=320, history=(64, 192))
+SMALL = SpeedSettings(chunk=32, context=64, repeats=1, learned=1, book=320, history=(64, 192),
+                      memories=30, documents=20)  # fmt: skip
 RATIOS = {
     "absorb_vs_reference", "floor_over_step", "ppl_vs_reference", "batched_learn",
     "batched_generate", "turn_192_vs_64", "full_history_vs_turn", "switch_vs_token",
     "resident_vs_adapter", "disk_vs_adapter", "stall_vs_idle",
+    "decode_vs_generate", "peak_vs_weights", "help_vs_pass", "list_vs_pass", "open_30_vs_pass",
+    "absorb_20_vs_10",
 }  # fmt: skip
 BOOK = " ".join(f"On day {n} the keeper went to the harbour and counted ships." for n in range(90))
 
 
-@pytest.fixture(autouse=True)
-def shape(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def shape():
     """A random model so small that the whole run takes seconds."""
     few = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
            "num_attention_heads": 2, "num_key_value_heads": 1}  # fmt: skip
-    monkeypatch.setattr(module, "SHAPES", {"121m": few})
-    monkeypatch.setattr(module, "RANDOM_CONTEXT", 512)
-    monkeypatch.setattr(module, "MEMORIES", 2)
-    monkeypatch.setattr(module, "ANSWER", 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SHAPES", {"121m": few})
+        patch.setattr(module, "RANDOM_CONTEXT", 512)
+        patch.setattr(module, "MEMORIES", 2)
+        patch.setattr(module, "ANSWER", 8)
+        yield
+
+
+@pytest.fixture(scope="module")
+def without_book(shape):
+    del shape
+    return speed("121m", settings=SMALL)
 
 
 def test_every_ratio_is_measured():
@@ -36,7 +47,7 @@ def test_every_ratio_is_measured():
     report = speed("121m", text=BOOK, settings=SMALL, progress=told.append)
     assert set(report.ratios) == RATIOS
     assert all(math.isfinite(ratio) for ratio in report.ratios.values())
-    assert len(told) == 10
+    assert len(told) == 14
     assert report.ratios["ppl_vs_reference"] == pytest.approx(1, abs=0.2)
     assert report.ratios["resident_vs_adapter"] == 1
     turns = report.curves["turn_by_absorbed_tokens"]
@@ -46,16 +57,14 @@ def test_every_ratio_is_measured():
     assert found["settings"]["chunk"] == 32
 
 
-def test_without_a_book_only_quality_is_left_out():
-    report = speed("121m", settings=SMALL)
-    assert report.ratios.pop("ppl_vs_reference") is None
-    assert None not in report.ratios.values()
+def test_without_a_book_only_quality_is_left_out(without_book):
+    missing = {name for name, ratio in without_book.ratios.items() if ratio is None}
+    assert missing == {"ppl_vs_reference"}
 
 
-def test_pictures_are_drawn(tmp_path):
+def test_pictures_are_drawn(without_book, tmp_path):
     pytest.importorskip("matplotlib")
-    report = speed("121m", settings=SMALL)
-    for path in report.plot(tmp_path / "pictures"):
+    for path in without_book.plot(tmp_path / "pictures"):
         assert path.read_text(encoding="utf-8").count("<svg") == 1
 
 
@@ -70,7 +79,16 @@ def test_a_context_beyond_the_model_is_refused():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"chunk": 0}, {"repeats": 0}, {"book": -1}, {"history": ()}, {"history": (5, 4)}]
+    "wrong",
+    [
+        {"chunk": 0},
+        {"repeats": 0},
+        {"book": -1},
+        {"history": ()},
+        {"history": (5, 4)},
+        {"memories": 0},
+        {"documents": 9},
+    ],
 )
 def test_settings_that_measure_nothing_are_refused(wrong):
     with pytest.raises(InvalidSetting):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
+import torch
 
+from templora_memory.backends.local import LocalBackend
+from templora_memory.backends.local.base_model import BaseModel
+from templora_memory.backends.local.decode import batch as batch_module
 from templora_memory.backends.local.decode.batch import DecodeBatch
 from templora_memory.backends.local.decode.request import DecodeRequest
 from templora_memory.backends.local.decode.sampler import TokenSampler
@@ -26,6 +31,43 @@ def test_streams_join_and_leave_a_batch_without_changing_the_others(make_backend
     assert got[2:] == [alone[1], alone[0]]
 
 
+def test_answers_that_end_together_or_apart_are_those_that_end_alone(make_backend, learn, tmp_path):
+    backend = make_backend()
+    adapters = [None, *(learn(backend, tmp_path / name)[0] for name in "ab"), None]
+    lengths = (9, 3, 3, 12, 5)  # the first one leaves a hole that the last one fills
+    requests = [
+        ask(f"Who is number {i}?", adapter=adapters[i % 4], max_tokens=count)
+        for i, count in enumerate(lengths)
+    ]
+    alone = [backend.stream(request).completion for request in requests]
+    streams = [backend.stream(request) for request in requests]
+    assert [stream.completion for stream in streams] == alone
+
+
+def test_padding_changes_no_answer(make_backend, monkeypatch):
+    backend = make_backend()
+    requests = [ask("Who is Pim?", max_tokens=5), ask("And who keeps bees on the roof?")]
+    plain = [backend.stream(request).completion for request in requests]
+    monkeypatch.setattr(BaseModel, "decode_padding", 1)
+    alone = [backend.stream(request).completion for request in requests]
+    streams = [backend.stream(request) for request in requests]
+    assert [stream.completion for stream in streams] == alone == plain
+
+
+def test_half_precision_on_a_processor_is_decoded_with_a_mask(make_model, make_tokenizer):
+    model, read = make_model("llama").to(torch.bfloat16), []
+    backend = LocalBackend.of(model, make_tokenizer(), name="half")
+    backend.open()
+    with closing(backend):
+        model.register_forward_pre_hook(
+            lambda _, __, named: read.append(named.get("attention_mask")), with_kwargs=True
+        )
+        prompt = backend.stream(ask(max_tokens=3)).completion.prompt_tokens
+    assert [None if mask is None else mask[0].tolist() for mask in read] == [
+        None, [0] + [1] * (prompt + 1), [0] + [1] * (prompt + 2)
+    ]  # fmt: skip
+
+
 def test_one_failing_prompt_fails_its_own_caller_alone(make_backend, learn, tmp_path):
     backend = make_backend()
     adapter, _ = learn(backend, tmp_path / "a")
@@ -38,7 +80,8 @@ def test_one_failing_prompt_fails_its_own_caller_alone(make_backend, learn, tmp_
     assert good.completion.finish_reason == "length"
 
 
-def test_prompts_that_come_together_do_not_stop_the_others(make_backend):
+def test_prompts_that_come_together_do_not_stop_the_others(make_backend, monkeypatch):
+    monkeypatch.setattr(batch_module, "PREFILL_TOKENS", 4)
     backend = make_backend()
     base, text = backend.loaded.base, backend.loaded.tokenizer
     read = []
@@ -47,17 +90,17 @@ def test_prompts_that_come_together_do_not_stop_the_others(make_backend):
     hook = base.model.register_forward_pre_hook(
         lambda _, __, named: read.append(named["input_ids"].shape[1]), with_kwargs=True
     )
-    for _ in range(3):
+    for prompt in ((65, 66), (65, 66), (65, 66, 67), (65, 66), (65,) * 5, (65, 66)):
         batch.add(
             DecodeRequest(
-                prompt=(65, 66), weights=None, version="", strength=1.0, sampling=ENDLESS,
+                prompt=prompt, weights=None, version="", strength=1.0, sampling=ENDLESS,
                 stop=(), max_tokens=9, channel=Channel(),
             )
         )  # fmt: skip
-    for _ in range(4):
+    for _ in range(6):
         batch.step()
     hook.remove()
-    assert read == [2, 1, 2, 1, 2, 1, 1]
+    assert read == [2, 2, 1, 3, 1, 2, 1, 5, 1, 2, 1, 1]
 
 
 def test_drafts_of_the_oldest_absorb_begin_first_and_only_so_many_at_once(make_backend):
@@ -66,7 +109,7 @@ def test_drafts_of_the_oldest_absorb_begin_first_and_only_so_many_at_once(make_b
     backend.close()
     batch = DecodeBatch(base, text, max_requests=2)
     begun, prefill = [], batch._prefill
-    batch._prefill = lambda request: (begun.append(request.priority.number), prefill(request))
+    batch._prefill = lambda request: (begun.append(request.priority.number), prefill(request))[1]
     drafts = [
         DecodeRequest(
             prompt=(65, 66), weights=None, version="", strength=1.0, sampling=ENDLESS,

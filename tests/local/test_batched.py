@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from templora_memory import Learning
 from templora_memory.backends.local.lora.batched import (
+    AdapterRows,
     LoraLayout,
     adapter_batch,
     choose_targets,
@@ -56,6 +58,33 @@ def test_a_mixed_batch_equals_single_calls_and_its_base_rows_are_the_base(two):
         alone = logits(backend, [choice], IDS)[0]
         assert (mixed[row] - alone).abs().max() < 1e-5
         assert not torch.equal(mixed[row], plain[row])
+
+
+@pytest.mark.parametrize("other", ["same layout", "another layout"])
+def test_rows_that_come_and_go_hold_what_a_batch_made_anew_holds(two, other):
+    _, first, second, _ = two
+    if other == "same layout":
+        second = replace(first, flat=first.flat.flip(0), lora_alpha=2 * first.lora_alpha)
+    rows, choices = AdapterRows(torch.float32), []
+
+    def check():
+        wanted = adapter_batch(choices, torch.float32)
+        assert (rows.batch is None) == (wanted is None)
+        for name, lora in (wanted or {}).items():
+            got = rows.batch[name]
+            assert torch.equal(got.scaling, lora.scaling)
+            used = lora.scaling[:, 0, 0] != 0
+            assert torch.equal(got.lora_A[used], lora.lora_A[used])
+            assert torch.equal(got.lora_B[used], lora.lora_B[used])
+
+    for choice in (None, (first, 1.0), (second, 0.5), None, (first, 0.0), (first, 2.0)):
+        rows.append(choice)
+        choices.append(choice)
+        check()
+    for keep in ([0, 5, 2, 3], [3, 1, 2], [0, 2], [1], []):
+        rows.keep(keep)
+        choices = [choices[row] for row in keep]
+        check()
 
 
 def test_adapters_are_unset_after_an_error_in_the_middle_of_a_forward(two):

@@ -1,8 +1,9 @@
 """Decoding: answers with different adapters, one token a round in one batch.
 
-Each answer is prefilled alone and then joins the batch; rows join and leave between rounds. Their
-caches are padded on the left to one length P = max(position), so that all of them end where the
-next token goes. A row of which `position` tokens are cached::
+Each answer is prefilled alone and then joins the batch; rows join and leave between rounds, and the
+last rows take the places of those that leave. Their caches are padded on the left to one length
+P = max(position) + `BaseModel.decode_padding`, so that all of them end where the next token goes. A
+row of which `position` tokens are cached::
 
     attention_mask [B, P + 1]    0 ........ 0   1 ........ 1   1
                                  P - position   its tokens     the token that is fed
@@ -24,13 +25,14 @@ from templora_memory.backends.local.base_model import BaseModel
 from templora_memory.backends.local.decode.json_grammar import GrammarFactory
 from templora_memory.backends.local.decode.request import DecodeRequest, DecodeSlot
 from templora_memory.backends.local.kv_cache import (
-    KeyValues,
     cached_key_values,
     dynamic_cache,
+    growing_cache,
     pad_left,
 )
 from templora_memory.backends.local.lora.batched import (
     AdapterBatch,
+    AdapterRows,
     LoraWeights,
     adapter_batch,
     use_adapters,
@@ -38,6 +40,10 @@ from templora_memory.backends.local.lora.batched import (
 from templora_memory.backends.local.scheduler import AbsorbPriority
 from templora_memory.backends.local.tokenizer import ChatTokenizer
 from templora_memory.domain.results import FinishReason
+
+PREFILL_TOKENS = 256
+"""Tokens of prompts that a round takes in before it goes on with the answers under way; a longer
+prompt has a round for itself."""
 
 
 class DecodeBatch:
@@ -59,7 +65,7 @@ class DecodeBatch:
         self._waiting: list[DecodeRequest] = []
         self._slots: list[DecodeSlot] = []
         self._cache: DynamicCache | None = None
-        self._adapters: AdapterBatch | None = None
+        self._adapters = AdapterRows(base.dtype)
 
     def add(self, request: DecodeRequest) -> None:
         """Take in a request that waits."""
@@ -81,41 +87,54 @@ class DecodeBatch:
         for request in (*self._waiting, *(slot.request for slot in self._slots)):
             request.channel.queue.put(error)
         self._waiting, self._slots, self._cache = [], [], None
+        self._adapters.clear()
 
     def step(self) -> None:
         """Run one round; an error ends the answers it concerns, nobody else's.
 
-        It takes in one new prompt at most: many that come at once do not stop the others.
+        It takes in `PREFILL_TOKENS` of prompts at most, or one prompt: many that come at once do
+        not stop the others.
         """
-        if (request := self._next()) is not None:
+        begun: list[DecodeSlot] = []
+        room = PREFILL_TOKENS
+        while (request := self._next(len(begun))) is not None:
+            tokens = 0 if request.abandoned else len(request.prompt) - request.cached
+            if tokens > room and room < PREFILL_TOKENS:
+                break
+            room -= tokens
             self._waiting.remove(request)
             try:
-                self._prefill(request)
+                slot = self._prefill(request)
             except BaseException as error:  # noqa: BLE001  # belongs to this answer's caller
                 request.channel.queue.put(error)
+            else:
+                begun += [] if slot is None else [slot]
+            if room <= 0:
+                break
         try:
-            self._leave([slot for slot in self._slots if slot.request.abandoned], "cancelled")
+            self._join(begun)
+            self._leave([(slot, "cancelled") for slot in self._slots if slot.request.abandoned])
             if self._slots:
                 self._decode()
         except BaseException as error:  # noqa: BLE001  # the batch is lost, the thread goes on
             self.fail(error)
 
-    def _next(self) -> DecodeRequest | None:
-        """Return the next request to begin; an abandoned one needs no room."""
+    def _next(self, begun: int) -> DecodeRequest | None:
+        """Return the next request to begin, after so many; an abandoned one needs no room."""
         for request in self._waiting:
             if request.abandoned:
                 return request
-        if not self._waiting or len(self._slots) == self._max_requests:
+        if not self._waiting or len(self._slots) + begun == self._max_requests:
             return None
         return min(self._waiting, key=lambda request: request.priority.rank)  # of equals the first
 
-    def _prefill(self, request: DecodeRequest) -> None:
-        """Run a prompt alone, all but what its cache holds, and let it join the batch."""
+    def _prefill(self, request: DecodeRequest) -> DecodeSlot | None:
+        """Run a prompt alone, all but what its cache holds; return its row unless it has ended."""
         slot = DecodeSlot(request, self._base, self._tokenizer, self._grammars)
         if request.abandoned:
             slot.finish("cancelled")
-            return
-        cached, length = len(request.cache.ids) if request.cache else 0, len(request.prompt)
+            return None
+        cached, length = request.cached, len(request.prompt)
         cache = dynamic_cache(request.cache.key_values if request.cache else None)
         logits = self._forward(
             torch.tensor([request.prompt[cached:]], device=self._base.device),  # [1, S]
@@ -127,9 +146,9 @@ class DecodeBatch:
         request.key_values = cached_key_values(cache)
         reason = slot.accept(logits[0, -1])
         if reason is None:
-            self._join(slot)
-        else:
-            slot.finish(reason)
+            return slot
+        slot.finish(reason)
+        return None
 
     def _forward(
         self,
@@ -150,12 +169,12 @@ class DecodeBatch:
         assert self._cache is not None  # noqa: S101  # there are rows
         input_ids = torch.tensor([[slot.token] for slot in slots], device=base.device)  # [B, 1]
         position_ids = torch.tensor([[slot.position] for slot in slots], device=base.device)
-        length = int(position_ids.max()) + 1  # P + 1
+        length = self._cache_length() + 1  # P + 1
         inputs = {"position_ids": position_ids}
-        if len(slots) > 1:
+        if len(slots) > 1 or base.decode_padding:
             columns = torch.arange(length, device=base.device)[None]  # [1, P + 1]
             inputs["attention_mask"] = (columns >= length - 1 - position_ids).long()
-        logits = self._forward(input_ids, self._adapters, self._cache, **inputs)  # [B, 1, V]
+        logits = self._forward(input_ids, self._adapters.batch, self._cache, **inputs)  # [B, 1, V]
         ended: list[tuple[DecodeSlot, FinishReason | BaseException]] = []
         for index, slot in enumerate(slots):
             slot.position += 1
@@ -165,64 +184,61 @@ class DecodeBatch:
                 ended.append((slot, error))
             else:
                 ended += [] if reason is None else [(slot, reason)]
-        for slot, end in ended:
-            self._leave([slot], end)
+        self._leave(ended)
 
-    def _join(self, slot: DecodeSlot) -> None:
-        """Append a prefilled row, padding the shorter side's keys and values on the left."""
-        key_values = slot.request.key_values
-        assert key_values is not None  # noqa: S101  # it was prefilled
-        if self._slots and self._cache is not None:
-            length = max(self._cache_length(), slot.position)
-            key_values = [
-                (
-                    torch.cat([pad_left(k, length), pad_left(new_k, length)]),
-                    torch.cat([pad_left(v, length), pad_left(new_v, length)]),
-                )
-                for (k, v), (new_k, new_v) in zip(
-                    cached_key_values(self._cache), key_values, strict=True
-                )
-            ]
-        slot.request.key_values = None
-        self._slots.append(slot)
-        self._rebuild(key_values)
+    def _join(self, begun: Sequence[DecodeSlot]) -> None:
+        """Append prefilled rows, padding the shorter ones' keys and values on the left."""
+        if not begun:
+            return
+        rows = [] if self._cache is None else [cached_key_values(self._cache)]
+        rows += [slot.request.key_values or [] for slot in begun]
+        self._slots += begun
+        length = self._cache_length()
+        self._cache = growing_cache([
+            (
+                torch.cat([pad_left(keys, length) for keys, _ in layers]),
+                torch.cat([pad_left(values, length) for _, values in layers]),
+            )
+            for layers in zip(*rows, strict=True)
+        ])  # fmt: skip
+        for slot in begun:
+            slot.request.key_values = None
+            self._adapters.append(_adapter(slot.request))
 
     def _cache_length(self) -> int:
         """Return P, the length that all rows are padded to."""
-        return max(slot.position for slot in self._slots)
+        return max(slot.position for slot in self._slots) + self._base.decode_padding
 
-    def _rebuild(self, key_values: KeyValues) -> None:
-        """Make cache and adapters anew for the rows there are now."""
-        self._cache = dynamic_cache(key_values)
-        self._adapters = adapter_batch(
-            [_adapter(slot.request) for slot in self._slots], self._base.dtype
-        )
-
-    def _leave(self, leaving: Sequence[DecodeSlot], reason: FinishReason | BaseException) -> None:
+    def _leave(self, ended: Sequence[tuple[DecodeSlot, FinishReason | BaseException]]) -> None:
         """Take rows out of the batch and end their answers; the others lose needless padding."""
-        if not leaving or self._cache is None:
+        if not ended or self._cache is None:
             return
-        key_values = cached_key_values(self._cache)
-        length = self._cache_length()
-        stay = [index for index, slot in enumerate(self._slots) if slot not in leaving]
-        for index, slot in enumerate(self._slots):
-            if slot in leaving:
-                if slot.request.keep_cache:
-                    # a copy without the padding: a view would keep the whole batch in memory
-                    slot.request.key_values = [
-                        (
-                            k[index : index + 1, :, length - slot.position :].clone(),
-                            v[index : index + 1, :, length - slot.position :].clone(),
-                        )
-                        for k, v in key_values
-                    ]
-                slot.finish(reason)
+        key_values, length = cached_key_values(self._cache), self._cache_length()
+        places = {id(slot): index for index, slot in enumerate(self._slots)}
+        stay = list(range(len(self._slots)))
+        for index in sorted((places[id(slot)] for slot, _ in ended), reverse=True):
+            last = stay.pop()  # stays: rows behind this one that leave are out already
+            if index < len(stay):
+                stay[index] = last
+        for slot, reason in ended:
+            if slot.request.keep_cache:
+                index = places[id(slot)]
+                # a copy without the padding: a view would keep the whole batch in memory
+                slot.request.key_values = [
+                    (
+                        k[index : index + 1, :, length - slot.position :].clone(),
+                        v[index : index + 1, :, length - slot.position :].clone(),
+                    )
+                    for k, v in key_values
+                ]
+            slot.finish(reason)
         self._slots = [self._slots[index] for index in stay]
+        self._adapters.keep(stay)
         if not self._slots:
-            self._cache, self._adapters = None, None
+            self._cache = None
             return
         shorter = self._cache_length()
-        self._rebuild(
+        self._cache = growing_cache(
             [
                 (k[stay, :, length - shorter :], v[stay, :, length - shorter :])
                 for k, v in key_values

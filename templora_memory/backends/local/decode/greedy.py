@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from templora_memory.backends.local.base_model import BaseModel, label_losses_at
-from templora_memory.backends.local.kv_cache import KeyValues, dynamic_cache
+from templora_memory.backends.local.kv_cache import KeyValues, dynamic_cache, growing_cache
 from templora_memory.backends.local.lora.batched import use_adapters
 
 ROWS = 32
@@ -81,9 +81,10 @@ class GreedyBatch:
         self.output_ids: list[list[int]] = [[] for _ in rows]
         self.log_p: list[list[float]] = [[] for _ in rows]
         self._done = [False] * len(rows)
-        count, length = len(rows), max(len(row) for row in rows)
+        count = len(rows)  # B
+        length = max(len(row) for row in rows) + base.decode_padding  # S
         known = prefix[0][0].shape[2] if prefix else 0  # P
-        self._cache = dynamic_cache(_expand(prefix, count) or None)
+        self._cache = growing_cache(_expand(prefix, count))
         self._next = torch.tensor(
             [[*[0] * (length - len(row)), *row] for row in rows], device=base.device
         )  # [B, S]

@@ -97,6 +97,11 @@ class DecodeRequest:
         return self.channel.closed.is_set()
 
     @property
+    def cached(self) -> int:
+        """How many tokens of the prompt its cache holds."""
+        return len(self.cache.ids) if self.cache else 0
+
+    @property
     def prefix_cache(self) -> PrefixCache | None:
         """Its keys and values once it has ended, where `keep_cache` asks for them."""
         if self.key_values is None:

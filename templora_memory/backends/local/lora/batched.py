@@ -294,6 +294,88 @@ class _LoraHook:
         return torch.baddbmm(output, ax, lora.lora_B.to(device, dtype).mT)  # [B, S, O]
 
 
+AdapterChoice: TypeAlias = tuple[LoraWeights, float] | None
+"""An adapter and its strength; None: the base model."""
+
+
+class AdapterRows:
+    """The adapters of a batch whose rows come and go; each adapter is copied when it comes.
+
+    Adapters of one layout stand as rows of one buffer [C, N]. Where layouts differ, all are put
+    together anew at every change, by `adapter_batch`.
+
+    Args:
+        dtype: of the branches.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._choices: list[AdapterChoice] = []
+        self._flat: Tensor | None = None
+        self._batch: AdapterBatch | None = None
+
+    @property
+    def batch(self) -> AdapterBatch | None:
+        """The adapters of all rows; None if every row is the base model."""
+        return self._batch
+
+    def clear(self) -> None:
+        """Take out all rows."""
+        self._choices, self._flat, self._batch = [], None, None
+
+    def append(self, choice: AdapterChoice) -> None:
+        """Add a row at the end."""
+        self._choices.append(choice)
+        if self._flat is not None and len(self._choices) <= len(self._flat) and self._layout():
+            self._copy(len(self._choices) - 1)
+        else:
+            self._flat = None
+        self._rebuild()
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep only these rows, in this order; a row moves forward or stays where it is."""
+        for place, row in enumerate(rows):
+            if self._flat is not None and place != row:
+                self._flat[place] = self._flat[row]
+        self._choices = [self._choices[row] for row in rows]
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        """Make the batch of the rows there are, copying only what is in no buffer yet."""
+        choices, layout = self._choices, self._layout()
+        if len(choices) < 2 or layout is None:  # noqa: PLR2004  # one row needs no buffer
+            self._flat = None
+            self._batch = adapter_batch(choices, self._dtype)
+            return
+        device = next(choice[0].flat.device for choice in choices if choice)
+        if self._flat is None:
+            self._flat = torch.empty(
+                2 * len(choices), layout.size, dtype=self._dtype, device=device
+            )
+            for row in range(len(choices)):
+                self._copy(row)
+        factors = [choice[0].scaling * choice[1] if choice else 0.0 for choice in choices]
+        scaling = torch.tensor(factors, device=device)[:, None, None]  # [B, 1, 1]
+        self._batch = {
+            name: LoraBatch(a, b, scaling, 0.0)
+            for name, (a, b) in layout.views(self._flat[: len(choices)]).items()
+        }
+
+    def _layout(self) -> LoraLayout | None:
+        """Return the layout that all adapters have; None if they differ or no row has one."""
+        layouts = [choice[0].layout for choice in self._choices if choice and choice[1] != 0]
+        first = next(iter(layouts), None)
+        return first if all(layout == first for layout in layouts) else None
+
+    def _copy(self, row: int) -> None:
+        assert self._flat is not None  # noqa: S101  # whoever calls this has made it
+        choice = self._choices[row]
+        if choice is None or choice[1] == 0:
+            self._flat[row].zero_()
+        else:
+            self._flat[row].copy_(choice[0].flat)
+
+
 def adapter_batch(
     choices: Sequence[tuple[LoraWeights, float] | None], dtype: torch.dtype
 ) -> AdapterBatch | None:
