@@ -25,6 +25,7 @@ from templora_memory.evaluation.recall import (
     people_called,
     recall as measure_recall,
 )
+from templora_memory.evaluation.retrieval import load_dated, retrieval as measure_retrieval
 from templora_memory.evaluation.translation import (
     load_pairs,
     translation as measure_translation,
@@ -210,6 +211,28 @@ def conversation(
     _save.finish(
         call, "conversation", _arms_first(call, report.as_dict()), _show.conversed(report),
         out=out, plot=lambda folder: _plots.arms(folder / "conversation.svg", report.arms),
+    )  # fmt: skip
+
+
+@command(bench)
+def retrieval(
+    call: Call,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="LoCoMo's JSON.")],
+    out: Out = None,
+) -> None:
+    """Whether passages are found that answer a question, and whether it was told. Needs no model.
+
+    **Examples**
+
+        templora bench retrieval locomo10.json
+        templora bench retrieval locomo10.json --json
+    """
+    talks = load_dated(file)
+    with counting(call, "looking", "conversations") as progress:
+        report = measure_retrieval(talks, progress=progress)
+    _save.finish(
+        call, "retrieval", report.as_dict(), _show.retrieved(report),
+        out=out, plot=lambda _: None,
     )  # fmt: skip
 
 

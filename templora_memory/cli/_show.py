@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what makes these is loaded by the commands that show it
     from templora_memory.evaluation.damage import DamageReport
     from templora_memory.evaluation.perplexity import PerplexityReport
     from templora_memory.evaluation.recall import RecallReport
+    from templora_memory.evaluation.retrieval import RetrievalReport
     from templora_memory.evaluation.translation import TranslationReport
 
 SHORT = 12
@@ -372,6 +373,37 @@ def conversed(report: ConversationReport) -> Group:
             f"{report.absorb_seconds:.1f} s to absorb one, gain {report.gain:+.2f} nats per token."
         ),
     )
+
+
+def retrieved(report: RetrievalReport) -> Group:
+    """Return the report of `retrieval` as tables."""
+    tables: list[Table | Text] = []
+    for talk in report.conversations:
+        arms = [
+            (name, str(score.questions), *(f"{value:.3f}" for value in score.recall.values()))
+            for chosen in (talk.arms, talk.dated_arms)
+            for name, score in chosen.items()
+        ]
+        cuts = tuple(f"recall@{cut}" for cut in next(iter(talk.arms.values())).recall)
+        gates = [
+            (
+                name,
+                f"{score.auc:.3f}",
+                f"{score.auc_foreign:.3f}",
+                *("/".join(f"{share:.0%}" for share in shares) for shares in score.below.values()),
+            )
+            for name, score in talk.gates.items()
+        ]
+        thresholds = next(iter(talk.gates.values())).below
+        tables += [
+            Text(
+                f"{talk.name}, {talk.messages} messages. Below: questions that name a time alone; "
+                "shares of answerable/unanswerable/foreign questions below each threshold."
+            ),
+            _columns(("looked for by", "questions", *cuts), arms),
+            _columns(("score", "AUC", "AUC, foreign", *(f"< {t:g}" for t in thresholds)), gates),
+        ]
+    return Group(*tables)
 
 
 def translated(report: TranslationReport) -> Group:
