@@ -377,33 +377,34 @@ def conversed(report: ConversationReport) -> Group:
 
 def retrieved(report: RetrievalReport) -> Group:
     """Return the report of `retrieval` as tables."""
-    tables: list[Table | Text] = []
+    shown: list[Table | Text] = []
     for talk in report.conversations:
         arms = [
             (name, str(score.questions), *(f"{value:.3f}" for value in score.recall.values()))
             for chosen in (talk.arms, talk.dated_arms)
             for name, score in chosen.items()
         ]
-        cuts = tuple(f"recall@{cut}" for cut in next(iter(talk.arms.values())).recall)
+        cuts = tuple(
+            f"recall@{cut}" for score in list(talk.arms.values())[:1] for cut in score.recall
+        )
         gates = [
-            (
-                name,
-                f"{score.auc:.3f}",
-                f"{score.auc_foreign:.3f}",
-                *("/".join(f"{share:.0%}" for share in shares) for shares in score.below.values()),
-            )
+            (name, f"{score.auc:.3f}", f"{score.auc_foreign:.3f}")
             for name, score in talk.gates.items()
         ]
-        thresholds = next(iter(talk.gates.values())).below
-        tables += [
+        below = [
+            (f"{threshold:g}", *(f"{share:.0%}" for share in shares))
+            for threshold, shares in talk.gates["coverage"].below.items()
+        ]
+        shown += [
             Text(
-                f"{talk.name}, {talk.messages} messages. Below: questions that name a time alone; "
-                "shares of answerable/unanswerable/foreign questions below each threshold."
+                f"{talk.name}, {talk.messages} messages. In the second half of the table only "
+                "questions that name a time."
             ),
             _columns(("looked for by", "questions", *cuts), arms),
-            _columns(("score", "AUC", "AUC, foreign", *(f"< {t:g}" for t in thresholds)), gates),
+            _columns(("score", "AUC", "AUC, foreign"), gates),
+            _columns(("coverage below", "answerable", "unanswerable", "foreign"), below),
         ]
-    return Group(*tables)
+    return Group(*shown)
 
 
 def translated(report: TranslationReport) -> Group:

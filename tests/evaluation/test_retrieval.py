@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from templora_memory.cli._save import markdown
+from templora_memory.cli._show import retrieved
 from templora_memory.errors import InvalidText
 from templora_memory.evaluation.retrieval import ARMS, load_dated, retrieval
 
@@ -33,7 +35,10 @@ TALKS = [
         "Ada", "Ben",
         [
             [("Ada", "We sailed to the red island."), ("Ben", "My goose guards the mill.")],
-            [("Ada", "We sailed to the blue island."), ("Ben", "I repaired nine clocks in the tower and wound them all.")],
+            [
+                ("Ada", "We sailed to the blue island."),
+                ("Ben", "I repaired nine clocks in the tower and wound them all."),
+            ],
         ],
         [
             ("Which island did Ada sail to on 20 June 2023?", ["D2:1"], 4),
@@ -100,3 +105,20 @@ def test_other_files_are_refused(tmp_path, content, words):
         load_dated(path)
     with pytest.raises(InvalidText, match="no JSON of LoCoMo"):
         load_dated(Path(tmp_path / "missing.json"))
+
+
+def test_the_report_is_shown_as_tables(file):
+    shown = markdown(retrieved(retrieval(load_dated(file))))
+    assert "| looked for by | questions | recall@1 |" in shown
+    assert "| coverage | 1.000 | 1.000 |" in shown
+    assert "| 0.15 | 0% | 100% | 100% |" in shown
+
+
+def test_a_conversation_without_answers_in_it_has_no_arms(tmp_path):
+    path = tmp_path / "locomo.json"
+    rows = [talk(name, "Ben", [[("Ada", "Hello.")]], [("Who?", [], 5)]) for name in ("Ada", "Cleo")]
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    report = retrieval(load_dated(path))
+    assert report.conversations[0].arms == {}
+    assert report.conversations[0].gates["coverage"].auc == 0.5
+    assert retrieved(report)
