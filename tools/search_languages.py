@@ -10,6 +10,7 @@ the first one is right.
 
 from __future__ import annotations
 
+from templora_memory.domain.journal import JournalEntry
 from templora_memory.domain.messages import Document
 from templora_memory.service.search import PassageIndex
 
@@ -308,7 +309,9 @@ def measure(sentences: list[str], questions: dict[str, set[int]]) -> tuple[float
     """Return recall, precision and the share of questions whose first hit is right."""
     index = PassageIndex(("salt", 0))
     for number, sentence in enumerate(sentences):
-        index.add_document(str(number), Document(sentence))
+        index.add_document(
+            JournalEntry(id=str(number), digest=str(number), item=Document(sentence), time=None)
+        )
     sources = set(map(str, range(len(sentences))))
     wanted = right = returned = first = 0
     for question, relevant in questions.items():

@@ -11,7 +11,7 @@ from templora_memory.cli import _save, _show
 from templora_memory.cli._call import Call, command
 from templora_memory.cli._input import read
 
-PEOPLE = ("bundled", "natural", "natural-dev")
+PEOPLE = ("bundled", "plain", "plain-dev", "natural", "natural-dev")
 """Names of sets of people, the default first; `evaluation.recall` says what they are."""
 ARMS = ("prompt", "memory", "half", "bm25", "memory_bm25", "none", "wrong", "forgotten")
 """What `evaluation.recall` asks, all of it by default."""
@@ -215,6 +215,31 @@ def conversation(
     _save.finish(
         call, "conversation", _arms_first(call, report.as_dict()), _show.conversed(report),
         out=out, plot=lambda folder: _plots.arms(folder / "conversation.svg", report.arms),
+    )  # fmt: skip
+
+
+@command(bench)
+def retrieval(
+    call: Call,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="LoCoMo's JSON.")],
+    out: Out = None,
+) -> None:
+    """Whether passages are found that answer a question, and whether it was told. Needs no model.
+
+    **Examples**
+
+        templora bench retrieval locomo10.json
+        templora bench retrieval locomo10.json --json
+    """
+    from templora_memory.cli._progress import counting
+    from templora_memory.evaluation.retrieval import load_dated, retrieval as measure_retrieval
+
+    talks = load_dated(file)
+    with counting(call, "looking", "conversations") as progress:
+        report = measure_retrieval(talks, progress=progress)
+    _save.finish(
+        call, "retrieval", report.as_dict(), _show.retrieved(report),
+        out=out, plot=lambda _: None,
     )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what makes these is loaded by the commands that show it
     from templora_memory.evaluation.damage import DamageReport
     from templora_memory.evaluation.perplexity import PerplexityReport
     from templora_memory.evaluation.recall import RecallReport
+    from templora_memory.evaluation.retrieval import RetrievalReport
     from templora_memory.evaluation.translation import TranslationReport
 
 SHORT = 12
@@ -386,6 +387,38 @@ def conversed(report: ConversationReport) -> Group:
             f"{report.absorb_seconds:.1f} s to absorb one, gain {report.gain:+.2f} nats per token."
         ),
     )
+
+
+def retrieved(report: RetrievalReport) -> Group:
+    """Return the report of `retrieval` as tables."""
+    shown: list[Table | Text] = []
+    for talk in report.conversations:
+        arms = [
+            (name, str(score.questions), *(f"{value:.3f}" for value in score.recall.values()))
+            for chosen in (talk.arms, talk.dated_arms)
+            for name, score in chosen.items()
+        ]
+        cuts = tuple(
+            f"recall@{cut}" for score in list(talk.arms.values())[:1] for cut in score.recall
+        )
+        gates = [
+            (name, f"{score.auc:.3f}", f"{score.auc_foreign:.3f}")
+            for name, score in talk.gates.items()
+        ]
+        below = [
+            (f"{threshold:g}", *(f"{share:.0%}" for share in shares))
+            for threshold, shares in talk.gates["coverage"].below.items()
+        ]
+        shown += [
+            Text(
+                f"{talk.name}, {talk.messages} messages. In the second half of the table only "
+                "questions that name a time."
+            ),
+            _columns(("looked for by", "questions", *cuts), arms),
+            _columns(("score", "AUC", "AUC, foreign"), gates),
+            _columns(("coverage below", "answerable", "unanswerable", "foreign"), below),
+        ]
+    return Group(*shown)
 
 
 def translated(report: TranslationReport) -> Group:

@@ -20,7 +20,8 @@ class Passage:
 
     Args:
         text: as it was told; of a conversation one turn, each message after its name or role.
-        score: BM25, higher is better; comparable within one search only.
+        score: BM25, with factors for speaker and time, higher is better; comparable within one
+            search only. 0: found by speaker and time alone, or pinned.
         source: digest of the document, or of the last message of the turn.
     """
 
@@ -56,6 +57,10 @@ class Reply:
         absorbed_tokens: tokens of this memory that live in weights instead.
         revision: name of the revision that answered; None: the base model.
         recalled: passages of what the memory was told that stood in the prompt, best first.
+        coverage: how much of what the newest message asks about was found in one place of what the
+            memory was told or the prompt says, from 0 to 1, rare words counting more; of a speaker
+            who is asked for, in what that one said, less what others said beyond it. None: nothing
+            was looked for, or the message has no words that say what it is about.
         strength: factor on the memory that it was answered with.
         omitted_messages: messages of the conversation, as the memory holds it, that come before
             the first one of the history: what a client with a full window left out.
@@ -70,6 +75,7 @@ class Reply:
     absorbed_tokens: int
     revision: str | None
     recalled: tuple[Passage, ...] = ()
+    coverage: float | None = None
     strength: float = 1.0
     omitted_messages: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()

@@ -23,6 +23,8 @@ PRESETS = ("default", "reference")
 RECIPES = ("auto", "continue", "pairs", "statements", "study")
 DEFAULT_WINDOW = 4096  # tokens; longer prompts cost more than they give a memory in weights
 _TOKENS_MIN = 16
+_WINDOW_TO_RECALL = 16  # of how many tokens of the window one is for passages
+_RECALL_MIN = 32  # tokens of a passage of a sentence or two: with less, none would fit
 _SEED_LIMIT = 2**63
 MAX_LOGPROBS = 20
 """Most of the likeliest tokens that are reported at each place of a reply, as OpenAI."""
@@ -255,8 +257,15 @@ class Policy:
             tokens and one pass. Not for style or free talk, of which no answer is sure. None: no
             gate.
         recall_tokens: maximum of tokens of a prompt that passages of what the memory was told may
-            take: those that fit the newest message best (full-text search, BM25), for facts that
-            must be exact. 0: none.
+            take, for facts that must be exact: those that fit the newest message best by its words
+            (full-text search, BM25), by the speaker and by the time that it asks for. None: a
+            sixteenth of the window, which leaves the turns nearly all of it; 0 where that is too
+            little for a passage (windows below 512), and in the preset "reference". 0: none.
+        question_gate: how much of a question must be found in what the memory was told, from 0 to
+            1 (`Reply.coverage`); with less, the prompt asks (in English) to say that it was not
+            told. Only messages with a question mark are gated. None, the
+            default: the prompt never asks for it, because every threshold that catches questions
+            about what was never told also takes some that were (docs/results/retrieval.md).
         keep_revisions: newest revisions that stay on disk for edits and rollback.
         ttl: seconds without use after which the start-up sweep forgets a memory; None: never. The
             clock of the machine decides: one that jumps far ahead forgets early.
@@ -274,7 +283,8 @@ class Policy:
     learning: Learning = field(default_factory=Learning)
     health_kl: float | None = 2.0
     gate: float | None = None
-    recall_tokens: int = 0
+    recall_tokens: int | None = None
+    question_gate: float | None = None
     keep_revisions: int = 4
     ttl: float | None = None
     author_limit: int | None = None
@@ -284,9 +294,16 @@ class Policy:
             whole(name, getattr(self, name), none=True)
         for name in ("keep_turns", "keep_revisions"):
             whole(name, getattr(self, name))
-        whole("recall_tokens", self.recall_tokens, zero=True)
-        for name in ("ttl", "health_kl", "gate"):
+        whole("recall_tokens", self.recall_tokens, zero=True, none=True)
+        for name in ("ttl", "health_kl", "gate", "question_gate"):
             positive(name, getattr(self, name), none=True)
+        if self.question_gate is not None and self.question_gate > 1:
+            raise InvalidSetting(f"question_gate is {self.question_gate!r}: it must be at most 1.")
+        if self.question_gate is not None and self.recall_tokens == 0:
+            raise InvalidSetting(
+                f"question_gate is {self.question_gate!r} and recall_tokens 0: nothing is searched "
+                "then, so leave one of the two out."
+            )
         learning: object = self.learning
         if not isinstance(learning, Learning):
             raise InvalidSetting(f"learning is {learning!r}: it must be Learning(...).")
@@ -298,7 +315,7 @@ class Policy:
                 f"chunk is {self.chunk} tokens, more than the window of {self.window}: "
                 "make the chunk smaller."
             )
-        taken = (self.reply_tokens or 0) + self.recall_tokens
+        taken = (self.reply_tokens or 0) + (self.recall_tokens or 0)
         if self.window and taken >= self.window:
             raise InvalidSetting(
                 f"reply_tokens is {self.reply_tokens}, recall_tokens {self.recall_tokens}, the "
@@ -323,7 +340,7 @@ class Policy:
         base = (
             cls()
             if name == "default"
-            else cls(recipe="continue", health_kl=None, learning=_REFERENCE)
+            else cls(recipe="continue", health_kl=None, learning=_REFERENCE, recall_tokens=0)
         )
         return base.changed(**changes)
 
@@ -368,7 +385,16 @@ class Policy:
             f"{_RATE * (2000 / (limits.hidden_size or 2000)) ** exponent:.1e}"
         )
         learning = {**_values(self.learning), "context": context, "learning_rate": rate}
-        numbers = {"window": window, "reply_tokens": reply, "chunk": chunk}
+        recall = self.recall_tokens
+        if recall is None:
+            room = min(window // _WINDOW_TO_RECALL, window - reply - 1)
+            recall = room if room >= _RECALL_MIN else 0
+        numbers = {
+            "window": window,
+            "reply_tokens": reply,
+            "chunk": chunk,
+            "recall_tokens": recall,
+        }
         return ResolvedPolicy(  # constructing checks the numbers against each other
             **{**_values(self), **numbers, "learning": ResolvedLearning(**learning)}
         )
@@ -385,6 +411,7 @@ class ResolvedPolicy(Policy):
     window: int
     reply_tokens: int
     chunk: int
+    recall_tokens: int
     learning: ResolvedLearning
 
 

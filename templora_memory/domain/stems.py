@@ -1,8 +1,8 @@
 """Text as what a search compares: stems of words, and signs of scripts without spaces.
 
 Indexed text is stemmed in its own language. A query is too short to say in which language it is,
-so it is stemmed in every language that the index has met. Chinese, Japanese, Korean, Thai, Lao,
-Khmer and Burmese are found by single signs and by two neighbours.
+so it is stemmed in every language that the index has met, but for its smallest words. Chinese,
+Japanese, Korean, Thai, Lao, Khmer and Burmese are found by single signs and by two neighbours.
 """
 
 from __future__ import annotations
@@ -77,15 +77,27 @@ def index_terms(text: str, language: str) -> list[str]:
 
 def query_terms(text: str, languages: Iterable[str]) -> list[str]:
     """Return what a query looks for, each once, in an index that has met these languages."""
+    terms = (term for word in query_words(text, languages) for term in word)
+    return list(dict.fromkeys(terms))
+
+
+def query_words(text: str, languages: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return the words of a query, each as the terms any of which finds it.
+
+    The commonest small words of its language ("what did the") are left out, unless there are no
+    others: they find everything.
+    """
     languages = sorted(languages)
-    terms: list[str] = []
-    for word in word_runs(text):
+    runs = word_runs(text)
+    small = FUNCTION_WORDS.get(language_of(text), frozenset())
+    found: list[tuple[str, ...]] = []
+    for word in [run for run in runs if run not in small] or runs:
         if _UNSPACED.match(word):
             signs = _signs(word)
-            terms += _neighbours(signs) or signs
+            found += [(sign,) for sign in _neighbours(signs) or signs]
         else:
-            terms += [stem(word, language) for language in languages]
-    return list(dict.fromkeys(terms))
+            found.append(tuple(dict.fromkeys(stem(word, language) for language in languages)))
+    return list(dict.fromkeys(found))
 
 
 @lru_cache(maxsize=50_000)

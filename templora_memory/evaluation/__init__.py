@@ -15,6 +15,7 @@ from templora_memory.evaluation.perplexity import (
     total,
 )
 from templora_memory.evaluation.recall import Person, RecallReport, recall
+from templora_memory.evaluation.retrieval import RetrievalReport, retrieval
 from templora_memory.evaluation.translation import TranslationReport, translation
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Person",
     "Question",
     "RecallReport",
+    "RetrievalReport",
     "Shape",
     "Spoilt",
     "Talk",
@@ -38,6 +40,7 @@ __all__ = [
     "damage",
     "perplexity",
     "recall",
+    "retrieval",
     "total",
     "translation",
 ]

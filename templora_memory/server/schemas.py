@@ -446,7 +446,8 @@ class MemoryUse(BaseModel):
     """The memory that answered: its revision, and how many tokens live in weights instead.
 
     `omitted_messages` of the conversation, as the memory holds it, come before the first one sent;
-    `recalled` are the passages of its texts that the prompt had, best first.
+    `recalled` are the passages of its texts that the prompt had, best first, and `coverage` is the
+    share of the newest message that was found in what it was told, from 0 to 1.
     """
 
     memory: str | None
@@ -454,6 +455,7 @@ class MemoryUse(BaseModel):
     absorbed_tokens: int
     omitted_messages: int
     recalled: list[RecalledPassage] = []
+    coverage: float | None = None
     notes: list[str] = Field(default=[], description="What of the request was ignored.")
 
 
@@ -554,6 +556,7 @@ def memory_use_of(memory_id: str | None, reply: Reply, notes: Sequence[str] = ()
         absorbed_tokens=reply.absorbed_tokens,
         omitted_messages=reply.omitted_messages,
         recalled=[RecalledPassage(**asdict(passage)) for passage in reply.recalled],
+        coverage=reply.coverage,
         notes=list(notes),
     )
 

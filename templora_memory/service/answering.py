@@ -16,7 +16,7 @@ from templora_memory.domain.messages import (
     MessageLike,
     as_messages,
 )
-from templora_memory.domain.results import Passage, Reply
+from templora_memory.domain.results import Reply
 from templora_memory.domain.settings import ResolvedPolicy, Sampling, positive, whole
 from templora_memory.domain.turns import newest_exchange, oldest_turns, turn_starts
 from templora_memory.errors import (
@@ -32,14 +32,16 @@ from templora_memory.service.catalog import Catalog
 from templora_memory.service.conversation import SentConversation
 from templora_memory.service.jobs import JobQueue
 from templora_memory.service.learning import Absorber, missing_documents, teaches
-from templora_memory.service.prompt import Prompt, check_wanted, never, system_texts
-from templora_memory.service.search import Searcher
+from templora_memory.service.prompt import NOT_TOLD, Prompt, check_wanted, never, system_texts
+from templora_memory.service.search import RecallResult, Searcher
 from templora_memory.service.streams import OpenStreams, ReplyStream
 from templora_memory.service.turn import AskedTurn
 
 HEAD = "head"
 """Stands for the newest revision where a revision is named."""
 _CANCEL_POLL_SECONDS = 0.1
+_NOTHING = RecallResult(passages=(), coverage=None)
+_QUESTION_MARKS = frozenset("?\u037e\u055e\u061f\u1367\uff1f")
 GATE_TOKENS = 12
 """Tokens of a trial answer that `Policy.gate` looks at."""
 
@@ -56,8 +58,10 @@ class ReplyOptions(TypedDict, total=False):
         revision: answer with exactly this revision ("head" or a name): the messages go into the
             prompt as they are, nothing is absorbed or journalled.
         recall_tokens: maximum of tokens of the prompt for passages of what the answering revision
-            has learned, found by the words of the newest message; they stand in the system
-            message, after `context`. None, the default: `Policy.recall_tokens`.
+            has learned, found by the words of the newest message and by the speaker and time that
+            it asks for; they stand in the system message, after `context`. None, the default:
+            `Policy.recall_tokens`, but 0 at strength 0 and where `revision` names one, so that the
+            prompt is only what was sent.
         continue_final_message: an assistant's message at the end is the beginning of the answer,
             and the reply goes on with it, the default; False: it stands, and another one follows.
         create: make the memory if it does not exist, the default; False: `UnknownMemory`, so that
@@ -142,8 +146,10 @@ class Answerer:
             raise InvalidSetting(
                 f"max_tokens is {reply_tokens!r}: it must be below the window of {policy.window}."
             )
+        whole("recall_tokens", recall_tokens, zero=True, none=True)
         passage_tokens = policy.recall_tokens if recall_tokens is None else recall_tokens
-        whole("recall_tokens", passage_tokens, zero=True)
+        if recall_tokens is None and (memory_id is None or revision is not None or not strength):
+            passage_tokens = 0
         prompt = Prompt(
             self._backend.count,
             system_texts(asked.system, context),
@@ -186,7 +192,7 @@ class Answerer:
             self._store.record(manifest.id, body, after=conversation.start)
         manifest, covering = self._absorb_until_fits(manifest, conversation, prompt, cancelled)
         rest = conversation.after(covering, self._store.journal(manifest.id))
-        shown, recalled = self._with_recalled(manifest, covering, rest, prompt)
+        shown, recall = self._with_recalled(manifest, covering, rest, prompt)
         adapter = self._absorber.adapter(manifest, covering)
         request = self._apply_confidence_gate(replace(request, messages=shown, adapter=adapter))
         check_wanted(cancelled)
@@ -194,7 +200,7 @@ class Answerer:
         tokens = self._backend.stream(request)
 
         def make(completion: Completion) -> Reply:
-            reply = _reply(completion, covering, recalled, request.strength)
+            reply = _reply(completion, covering, recall, request.strength)
             return replace(reply, omitted_messages=conversation.omitted)
 
         def finished(reply: Reply) -> None:
@@ -216,18 +222,18 @@ class Answerer:
         """Answer with the base model or one revision, the messages as they are."""
         prompt.check(body)
         chosen, adapter = None, None
-        shown, recalled = prompt.with_passages(body, ())
+        (shown, _), recall = prompt.with_passages(body, ()), _NOTHING
         if memory_id is not None and revision is not None:
             manifest = self._catalog.get(memory_id)
             chosen = manifest.newest if revision == HEAD else manifest.get(revision)
             adapter = self._absorber.adapter(manifest, chosen)
-            shown, recalled = self._with_recalled(manifest, chosen, body, prompt)
+            shown, recall = self._with_recalled(manifest, chosen, body, prompt)
         elif revision is not None:
             raise InvalidSetting(f"revision {revision!r} was given without a memory id.")
         request = self._apply_confidence_gate(replace(request, messages=shown, adapter=adapter))
         stream = ReplyStream(
             self._backend.stream(request),
-            make=lambda completion: _reply(completion, chosen, recalled, request.strength),
+            make=lambda completion: _reply(completion, chosen, recall, request.strength),
             finished=lambda _: None,
         )
         return stream if memory_id is None else self._streams.add(stream, str(parse_id(memory_id)))
@@ -266,25 +272,32 @@ class Answerer:
         revision: Revision | None,
         rest: tuple[Message, ...],
         prompt: Prompt,
-    ) -> tuple[tuple[Message, ...], tuple[Passage, ...]]:
+    ) -> tuple[tuple[Message, ...], RecallResult]:
         """Return the messages to show, with passages of what a revision has learned; and those.
 
         Documents that are for recall only are searched along, also where nothing is learned.
         Pinned texts come first, unless the messages say them.
         """
-        passages: tuple[Passage, ...] = ()
-        if prompt.passage_tokens and (rest or prompt.instruction):
-            found = self._searcher.search(
-                manifest,
-                prompt.instruction or rest[newest_exchange(rest)].content,
-                documents=revision.documents if revision else (),
-                dialogue=revision.dialogue if revision else manifest.first,
-            )
-            shown = {message.content.strip() for message in rest}
-            pinned = self._searcher.pinned(manifest, shown)
-            told = "\n".join(passage.text for passage in pinned)
-            passages = (*pinned, *(hit for hit in found if hit.text not in told))
-        return prompt.with_passages(rest, passages)
+        if not prompt.passage_tokens or not (rest or prompt.instruction):
+            return prompt.with_passages(rest, ())[0], _NOTHING
+        asked = newest_exchange(rest)
+        question = prompt.instruction or rest[asked].content
+        found = self._searcher.recall(
+            manifest,
+            question,
+            documents=revision.documents if revision else (),
+            dialogue=revision.dialogue if revision else manifest.first,
+            shown=(*prompt.system, *(rest if prompt.instruction else rest[:asked])),
+        )
+        said = {message.content.strip() for message in rest}
+        pinned = self._searcher.pinned(manifest, said)
+        told = "\n".join(passage.text for passage in pinned)
+        passages = (*pinned, *(hit for hit in found.passages if hit.text not in told))
+        gate, coverage = self._policy.question_gate, found.coverage
+        untold = gate is not None and coverage is not None and coverage < gate
+        note = NOT_TOLD if untold and not _QUESTION_MARKS.isdisjoint(question) else ""
+        messages, taken = prompt.with_passages(rest, passages, note=note)
+        return messages, replace(found, passages=taken)
 
     def _absorb_until_fits(
         self,
@@ -372,7 +385,7 @@ class Answerer:
 def _reply(
     completion: Completion,
     revision: Revision | None,
-    recalled: tuple[Passage, ...],
+    recall: RecallResult,
     strength: float,
 ) -> Reply:
     return Reply(
@@ -382,7 +395,8 @@ def _reply(
         completion_tokens=completion.completion_tokens,
         absorbed_tokens=revision.tokens if revision else 0,
         revision=revision.name if revision else None,
-        recalled=recalled,
+        recalled=recall.passages,
+        coverage=recall.coverage,
         strength=strength,
         logprobs=completion.logprobs,
     )

@@ -311,10 +311,11 @@ class Memory:
         return self._loaded().store.folder(manifest.id, manifest.newest)
 
     def search(self, query: str, *, limit: int = 8) -> tuple[Passage, ...]:
-        """Return passages of the memory's texts that share words with a query, best first.
+        """Return passages of the memory's texts that fit a query, best first.
 
         Its documents, those of the memory it began from, and its newest conversation, learned or
-        not. Ranked by BM25, words taken by their English stem.
+        not: by the words of the query (BM25 of their stems) and by the speaker and time that it
+        asks for, as for the passages of a prompt.
 
         Raises:
             UnknownMemory, InvalidSetting.
@@ -323,13 +324,13 @@ class Memory:
         parts, manifest = self._loaded(), self._manifest()
         journal, head = parts.store.journal(manifest.id), manifest.newest
         learned = head.documents if head else ()
-        hits = parts.searcher.search(
+        found = parts.searcher.recall(
             manifest,
             query,
             documents=tuple(dict.fromkeys((*learned, *journal.documents))),
             dialogue=journal.tip,
         )
-        return hits[:limit]
+        return found.passages[:limit]
 
     def probe(
         self, question: str | Iterable[MessageLike], answer: str, *, strength: float = 1.0

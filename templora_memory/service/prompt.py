@@ -10,7 +10,13 @@ from templora_memory.domain.results import Passage
 from templora_memory.domain.turns import newest_exchange
 from templora_memory.errors import Cancelled, InvalidText, PromptTooLong
 
+NOT_TOLD = (
+    "You were told nothing about this. Unless the conversation here answers the question, say that "
+    "you were not told."
+)
+"""What the prompt asks for where a question is not covered (`Policy.question_gate`)."""
 _PIECE_CHARACTERS = 8192
+_MAX_MISSES = 8  # passages that are too long for the room left: then no smaller one is looked for
 _CUT_TOKENS = 8  # that a cut through the text may add to a piece, generously
 
 
@@ -106,22 +112,43 @@ class Prompt:
         return tokens <= self._max_tokens - (self.passage_tokens if newest_exchange(body) else 0)
 
     def with_passages(
-        self, body: Sequence[Message], passages: Sequence[Passage]
+        self, body: Sequence[Message], passages: Sequence[Passage], *, note: str = ""
     ) -> tuple[tuple[Message, ...], tuple[Passage, ...]]:
-        """Return system message and body, with as many of these passages as there is room for."""
-        taken: list[Passage] = []
-        messages = (*self.system, *body, *self._instruction)
-        if not passages:
-            return messages, ()  # without counting: nearly every prompt goes this way
+        """Return system message and body, with as many of these passages as there is room for.
+
+        Args:
+            body: the turns.
+            passages: the most important one first.
+            note: for the model, after the passages, in their room and before any of them.
+        """
+        if not passages and not note:
+            # without counting: nearly every prompt goes this way
+            return (*self.system, *body, *self._instruction), ()
         before = self._count(body)
+        room = min(self.passage_tokens, self._max_tokens - before)
+        # beside the newest exchange alone: counting all turns for every passage takes long
+        newest = (*body[newest_exchange(body) :], *self._after)
+        alone = self._tokens_of((*self.system, *newest))
+
+        def added(texts: Sequence[str]) -> int:
+            return self._tokens_of((*_system_message((*self._texts, *texts)), *newest)) - alone
+
+        end = (note,) if note and added((note,)) <= room else ()
+        taken: list[Passage] = []
+        misses = 0
         for passage in passages:
-            texts = (*self._texts, *(p.text for p in taken), passage.text)
-            system = _system_message(texts)
-            tokens = self._tokens_of((*system, *body, *self._after))
-            if tokens - before <= self.passage_tokens and tokens <= self._max_tokens:
+            if added((*(p.text for p in taken), passage.text, *end)) <= room:
                 taken.append(passage)
-                messages = (*system, *body, *self._instruction)
-        return messages, tuple(taken)
+            elif (misses := misses + 1) == _MAX_MISSES:
+                break
+        while True:
+            texts = (*self._texts, *(passage.text for passage in taken), *end)
+            system = _system_message(texts)
+            over = self._tokens_of((*system, *body, *self._after)) - before > room
+            if not over or not (taken or end):
+                return (*system, *body, *self._instruction), tuple(taken)
+            # a template that counts otherwise beside all turns
+            taken, end = (taken[:-1], end) if taken else (taken, ())
 
     def check(self, body: Sequence[Message]) -> None:
         """Refuse what can never fit.

@@ -42,6 +42,7 @@ COMMANDS = (
     "bench perplexity",
     "bench recall",
     "bench conversation",
+    "bench retrieval",
     "bench translation",
     "bench speed",
 )

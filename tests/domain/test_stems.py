@@ -58,4 +58,10 @@ def test_terms_do_not_depend_on_the_coding():
 
 
 def test_terms_hold_nothing_that_a_query_language_could_read():
-    assert query_terms('" OR * NEAR(', ["en"]) == ["or", "near"]
+    assert query_terms('" OR * NEAR(', ["en"]) == ["near"]
+
+
+def test_the_smallest_words_of_a_question_are_looked_for_only_where_there_are_no_others():
+    assert query_terms("What did the bees do?", ["en"]) == ["bee"]
+    assert query_terms("Was ist das für eine Biene?", ["de"]) == ["bien"]
+    assert query_terms("Who is he?", ["en"]) == ["who", "is", "he"]

@@ -5,6 +5,7 @@ from unicodedata import normalize
 import pytest
 
 from templora_memory import Document, Message, Policy
+from templora_memory.domain.journal import JournalEntry
 from templora_memory.errors import InvalidSetting, UnknownMemory
 from templora_memory.service.search import PassageIndex, Searcher
 from tools.search_languages import SETS, measure
@@ -194,7 +195,7 @@ def test_text_without_spaces_is_recalled_in_short_passages(box):
 
 def test_a_closed_index_holds_no_text():
     index = PassageIndex(("salt", 0))
-    index.add_document("digest", Document(BEES))
+    index.add_document(JournalEntry(id="1", digest="digest", item=Document(BEES), time=None))
     index.close()
     assert index.search("bees", {"digest"}) == ()
     assert BEES not in str(vars(index))

@@ -419,7 +419,7 @@ def test_a_pinned_text_is_recalled_first(make_box):
     reply = ada.reply([Message("user", "Who keeps bees?")])
     assert [passage.text for passage in reply.recalled] == [CODE, BIO]
     ada.unpin([id_of(ada, CODE)])
-    reply = ada.reply([Message("user", "Who keeps bees?")], revision="head")
+    reply = ada.reply([Message("user", "Who keeps bees?")], revision="head", recall_tokens=24)
     assert [passage.text for passage in reply.recalled] == [BIO]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from langgraph.store.base import BaseStore, Item, Op, PutOp, Result, SearchItem, SearchOp
 from langgraph.store.memory import InMemoryStore
 from templora_memory import Document
+from templora_memory.domain.journal import JournalEntry
 from templora_memory.service.search import PassageIndex
 
 _ALL = 2**31 - 1  # items that a search by words looks at
@@ -81,7 +82,7 @@ class FullTextStore(BaseStore):
                 digest, text = _entry(item)
                 by_digest[digest] = item
                 if text.strip() and digest not in self._index.known:
-                    self._index.add_document(digest, Document(text))
+                    self._index.add_document(_as_entry(digest, text))
                     self._indexed.add((item.namespace, item.key))
             hits = self._index.search(op.query, by_digest.keys())
         scores: dict[str, float] = {}
@@ -98,6 +99,11 @@ def _without_query(op: Op) -> Op:
     if isinstance(op, SearchOp) and op.query:
         return op._replace(query=None, limit=_ALL, offset=0)
     return op
+
+
+def _as_entry(digest: str, text: str) -> JournalEntry:
+    """A text as the index takes it; when it was told is the store's to know."""
+    return JournalEntry(id=digest, digest=digest, item=Document(text), time=None)
 
 
 def _entry(item: Item) -> tuple[str, str]:

@@ -119,7 +119,9 @@ def core():
 def tiny(tmp_path_factory):
     """A service over the embedded model, for all tests that need a real one."""
     root = tmp_path_factory.mktemp("memories")
-    policy = Policy(recipe="continue", learning=Learning(document_steps=24))  # quick
+    policy = Policy(
+        recipe="continue", recall_tokens=0, learning=Learning(document_steps=24)
+    )  # quick
     with ParametricMemory.from_pretrained(
         root=root, policy=policy, device="cpu", dtype="float32"
     ) as service:

@@ -27,7 +27,9 @@ from llama_index.memory.templora import (
 )
 
 QUICK = Policy(
-    reply_tokens=12, learning=Learning(steps_per_chunk=1, document_steps=4, kl_weight=0.0)
+    reply_tokens=12,
+    recall_tokens=0,
+    learning=Learning(steps_per_chunk=1, document_steps=4, kl_weight=0.0),
 )
 
 

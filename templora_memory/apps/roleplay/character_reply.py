@@ -212,6 +212,7 @@ class CharacterReply:
             strength=self._options.strength,
             sampling=self._sampling,
             max_tokens=self._max_tokens,
+            recall_tokens=0,  # the page shows what stands in the prompt, and the rest is in weights
             create=False,
         )
         with stream:
