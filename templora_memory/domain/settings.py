@@ -143,7 +143,7 @@ class Learning:
     reuse_context: bool = True
     document_steps: int = 120
     stop_loss: float = 0.03
-    kl_weight: float = 2.0
+    kl_weight: float = 1.0
     replay: float = 0.25
     damp_repeats: bool = True
     scale_short: bool = True
