@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from character import FACTS, NAME, Fact, bio
 from rich.console import Console
 
-from templora_memory import Message, ParametricMemory, Policy
+from templora_memory import Learning, Message, ParametricMemory, Policy
 from templora_memory.models import TINY
 
 ID = "orla"
@@ -64,10 +64,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
     parser.add_argument("--window", type=int, default=512, help="tokens of prompt and reply")
+    # half of the default: so small a model has no room for all it knows and all it is told
+    parser.add_argument("--pull", type=float, default=0.5, help="pull to the base while learning")
     parser.add_argument("--quiet", action="store_true", help="print the figures only")
     arguments = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
-    policy = Policy(window=arguments.window, reply_tokens=48)
+    policy = Policy(
+        window=arguments.window, reply_tokens=48, learning=Learning(kl_weight=arguments.pull)
+    )
     history: list[Message] = []
     right, longest = [0, 0], 0
     with (

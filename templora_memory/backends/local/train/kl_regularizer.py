@@ -71,7 +71,7 @@ TURNS_PER_PIECE = 8
 """Questions with their answers in one piece."""
 BEGINNING = 4
 """Tokens of an answer that count, the first ones; the rest is left out."""
-PROSE_EVERY = 16
+PROSE_EVERY = 8
 """One piece in so many is prose, where there are questions."""
 MAX_PIECES = 1024
 """Pieces that are kept, each with each of its leads."""
@@ -149,9 +149,9 @@ class NeutralText:
 
     def _key(self, turn: int, held: Held) -> _Key:
         """Return the piece of a turn: in each round it stands behind the next lead."""
-        count, leads = len(self._training), held.leads
-        lead = leads[(turn + turn // count) % len(leads)]
-        return self._training[turn % count], lead, held.answers
+        rounds, place = divmod(turn, len(self._training))
+        lead = held.leads[(rounds + place) % len(held.leads)]
+        return self._training[place], lead, held.answers
 
     def kl_to_base(self, adapters: AdapterBatch) -> float:
         """Return the mean KL(base || adapter) of one adapter on the held-out pieces, in nats.
