@@ -353,9 +353,9 @@ def test_a_cancelled_absorb_does_not_wait_for_what_it_lets_the_model_write(make_
     asked = iter([False] * 3)
     cut = []
     leave = backend.loaded.thread._drafts._leave
-    backend.loaded.thread._drafts._leave = lambda rows, why: (
-        cut.extend([why] * len(rows)),
-        leave(rows, why),
+    backend.loaded.thread._drafts._leave = lambda ended: (
+        cut.extend(why for _, why in ended),
+        leave(ended),
     )
     with pytest.raises(Cancelled):
         write(backend, prompts, max_tokens=3000, cancelled=lambda: next(asked, True))
