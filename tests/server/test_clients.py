@@ -62,6 +62,7 @@ def test_the_base_model_knows_nothing(client):
         "absorbed_tokens": 0,
         "omitted_messages": 0,
         "recalled": [],
+        "coverage": None,
         "notes": [],
     }
 
