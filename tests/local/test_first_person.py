@@ -86,6 +86,7 @@ def test_the_user_of_a_card_is_spoken_to():
          "I bake bread, sings a psalm and have no cat."),
         ("She has a dog and a cat and hates the sea but loves to row.",
          "I have a dog and a cat and hate the sea but love to row."),
+        ("She rows to Iona and sells the fish.", "I row to Iona and sell the fish."),
         ("She keeps bees and goats in the yard.", "I keep bees and goats in the yard."),
         ("She has a brother who lives in Rome and wants a boat.",
          "I have a brother who lives in Rome and wants a boat."),
@@ -165,3 +166,8 @@ def test_what_others_say_in_quotes_does_not_make_it_their_own():
 )
 def test_a_name_that_is_told_stays_a_name(told, said):
     assert first_person(told, "Ada Moreau", "she") == said
+
+
+def test_a_sentence_that_does_not_end_takes_no_longer_than_its_length_asks_for():
+    told = "She rows " + "and is " * 20_000
+    assert first_person(told, "Ada", "she") == ("I row " + "and am " * 20_000)

@@ -52,6 +52,7 @@ from templora_memory.backends.local.recipes import (
     with_replay,
 )
 from templora_memory.backends.local.recipes.facts import facts_of
+from templora_memory.backends.local.recipes.next_token import needs_extra_passes
 from templora_memory.backends.local.recipes.questions import MAX_FACTS, leads_of
 from templora_memory.backends.local.recipes.topic_words import topic_words
 from templora_memory.backends.local.scheduler import (
@@ -375,7 +376,7 @@ class LocalBackend:
             cancelled=control.cancelled,
             priority=priority,
             language=neutral_language(_sample(request)),
-            held=_held(request),
+            held=_held(request, examples),
         )
         learned = self._train(run)
         save_weights(
@@ -678,9 +679,9 @@ def _sample(request: LearnRequest) -> str:
     return "\n".join(text[:SAMPLE] for text in islice(texts, SAMPLED_ITEMS))
 
 
-def _held(request: LearnRequest) -> Held:
+def _held(request: LearnRequest, examples: Sequence[Example]) -> Held:
     """Return where a memory of this is held to the base model, see `train/kl_regularizer.py`."""
-    if not request.min_steps:
+    if not needs_extra_passes(request, examples):  # only then it is held
         return Held()
     learned = (*request.items, *chain.from_iterable(request.replay))
     documents = [item for item in learned if isinstance(item, Document)]

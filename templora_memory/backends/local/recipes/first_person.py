@@ -31,6 +31,11 @@ _AFTER_VERB = (
 """Behind one of these a word with "s" before it was a verb, not a plural."""
 _IRREGULAR = {"is": "am", "has": "have", "does": "do"}
 _NEGATED = {"isn't": "am not", "hasn't": "haven't", "doesn't": "don't"}
+_CLAUSE_END = re.compile(rf"\b(?:{_NOT_ACROSS})\b|[.;:!?]")
+_SECOND_VERB = re.compile(
+    rf"(\b(?:and|but|or|then) )((?:(?:{_BETWEEN}) )+[^\W\d_]+s\b"
+    rf"|[^\W\d_]+s(?= (?:{_AFTER_VERB})\b)|(?:{'|'.join([*_IRREGULAR, *_NEGATED])})\b)"
+)
 _PRONOUNS = {
     "she": {"she": "I", "herself": "myself", "hers": "mine", "her": "my"},
     "he": {"he": "I", "himself": "myself", "him": "me", "his": "my"},
@@ -97,21 +102,18 @@ def first_person(sentence: str, name: str, pronoun: str | None) -> str:
 
 def _second_verbs(text: str) -> str:
     """Return a text with the endings gone from verbs behind "and" whose subject is the "I"."""
-    verb = (
-        rf"(?:(?:{_BETWEEN}) )+[^\W\d_]+s\b|[^\W\d_]+s(?= (?:{_AFTER_VERB})\b)"
-        rf"|(?:{'|'.join([*_IRREGULAR, *_NEGATED])})\b"
-    )
-    pattern = re.compile(
-        rf"({_SUBJECT} (?:(?!\b(?:{_NOT_ACROSS})\b|[.;:!?{_SUBJECT}]).)*?"
-        rf"\b(?:and|but|or|then) )({verb})"
-    )
-    while (match := pattern.search(text)) is not None:
-        adverbs, _, last = match[2].rpartition(" ")
-        own = f"{adverbs} {_without_ending(last)}".lstrip()
-        if own == match[2]:  # no third person; nothing behind it is one either
-            break
-        text = text[: match.start(2)] + own + text[match.end(2) :]
-    return text
+    before, *clauses = text.split(_SUBJECT)  # each clause but the first follows an "I"
+    changed = [before]
+    for clause in clauses:
+        end = _CLAUSE_END.search(clause)
+        own = len(clause) if end is None else end.start()
+        changed.append(_SECOND_VERB.sub(_as_spoken, clause[:own]) + clause[own:])
+    return _SUBJECT.join(changed)
+
+
+def _as_spoken(match: re.Match[str]) -> str:
+    adverbs, gap, verb = match[2].rpartition(" ")
+    return f"{match[1]}{adverbs}{gap}{_without_ending(verb)}"
 
 
 def _replace_pronouns(text: str, pronoun: str) -> str:
