@@ -179,7 +179,7 @@ def main() -> int:
     parser.add_argument("--model", default=TINY, help="a name, a hub id, a folder or a .gguf file")
     arguments = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
-    policy = Policy(recipe="continue", chunk=256, learning=Learning(steps_per_chunk=24))
+    policy = Policy(recipe="continue", chunk=256, learning=Learning(steps_per_chunk=28))
     with (
         tempfile.TemporaryDirectory() as root,
         ParametricMemory.from_pretrained(arguments.model, root=root, policy=policy) as memory,
