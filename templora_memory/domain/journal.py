@@ -406,8 +406,7 @@ class Journal:
 
     def position(self, digest: str) -> int:
         """Return where a text stands: texts that were told later have larger positions."""
-        at = self._messages[digest] if digest in self._messages else self._documents[digest]
-        return at[1]
+        return self._stands(digest)[1]
 
     def entry(self, digest: str) -> JournalEntry:
         """Return a text that the journal `holds`, with what stands beside it."""
@@ -435,8 +434,13 @@ class Journal:
                     yield self._read(self.position(one))
 
     def _parent(self, digest: str) -> str:
-        at = self._messages[digest] if digest in self._messages else self._documents[digest]
-        return at[0]
+        return self._stands(digest)[0]
+
+    def _stands(self, digest: str) -> tuple[str, int]:
+        """Return what a text stands behind, and its position."""
+        if digest in self._messages:
+            return self._messages[digest]
+        return self._documents[digest][:2]
 
     def same_message(self, digest: str) -> tuple[str, ...]:
         """Return the digests of all messages that say the same, wherever they stand."""

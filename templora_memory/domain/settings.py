@@ -43,8 +43,7 @@ def positive(name: str, value: float | None, *, zero: bool = False, none: bool =
     """
     if value is None and none:
         return
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value or 0) or (value or 0) < 0 or not (value or zero):
+    if not _is_number(value) or (value or 0) < 0 or not (value or zero):
         minimum = "zero or more" if zero else "more than zero"
         raise InvalidSetting(f"{name} is {value!r}: it must be a number, {minimum}.")
 
@@ -55,9 +54,15 @@ def finite(name: str, value: float) -> None:
     Raises:
         InvalidSetting: with the value.
     """
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
+    if not _is_number(value):
         raise InvalidSetting(f"{name} is {value!r}: it must be a number.")
+
+
+def _is_number(value: object) -> bool:
+    """Return whether a value is a finite number; True and False are none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value)
 
 
 def whole(name: str, value: int | None, *, zero: bool = False, none: bool = False) -> None:

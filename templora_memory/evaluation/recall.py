@@ -18,7 +18,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -385,12 +385,17 @@ def _out_of_bio(person: Person, answer: ArmAnswer) -> bool:
 
 def _quotes_bio(person: Person, answer: ArmAnswer) -> bool:
     """Return whether an answer has a run of the bio's words, also in the person's own voice."""
+    return not _runs_of(person).isdisjoint(_runs(answer.text))
+
+
+@cache
+def _runs_of(person: Person) -> frozenset[tuple[str, ...]]:
+    """Return the runs of words of a bio, and of its facts in the person's own voice."""
     # only here: it loads torch, which who looks at the command line's help does not wait for
     from templora_memory.backends.local.recipes.facts import facts_of  # noqa: PLC0415
 
     texts = (person.bio, *facts_of(person.document).facts)
-    said = _runs(answer.text)
-    return any(said & _runs(text) for text in texts)
+    return frozenset(run for text in texts for run in _runs(text))
 
 
 def _runs(text: str) -> set[tuple[str, ...]]:

@@ -481,10 +481,10 @@ class Searcher:
         passages: list[Passage] = []
         for digest in reversed(journal.pinned):
             if digest in path or journal.keeps(digest):
-                item = journal.entry(digest).item
-                said = item.text if isinstance(item, Document) else item.content
-                if said.strip() not in shown:
-                    text = said if isinstance(item, Document) else _spoken(item)
+                entry = journal.entry(digest)
+                if entry.text.strip() not in shown:
+                    item = entry.item
+                    text = _spoken(item) if isinstance(item, Message) else entry.text
                     passages.append(Passage(text=text.strip(), score=0.0, source=digest))
         return tuple(passages)
 

@@ -49,6 +49,18 @@ def roomy(make_backend):
     return make_backend(max_position_embeddings=2048).loaded
 
 
+@pytest.fixture
+def held(monkeypatch):
+    """Where the memories that are learned are held to the base, step by step."""
+    where = []
+    monkeypatch.setattr(
+        NeutralText,
+        "kl_penalty",
+        lambda *args: where.extend(args[-1]) or torch.zeros((), requires_grad=True),
+    )
+    return where
+
+
 def pieces_of(text):
     return [text.piece(number) for number in range(len(text))]
 
@@ -150,14 +162,8 @@ def test_a_lead_stands_before_the_questions_of_its_pieces_and_before_no_prose(ro
 
 
 def test_a_character_is_held_to_the_base_behind_their_own_name_too(
-    make_backend, learn, tmp_path, monkeypatch
+    make_backend, learn, tmp_path, held
 ):
-    held = []
-    monkeypatch.setattr(
-        NeutralText,
-        "kl_penalty",
-        lambda *args: held.extend(args[-1]) or torch.zeros((), requires_grad=True),
-    )
     backend = make_backend()
     document = Document("Ada lives in Salt Harbour.", character="Ada")
     learn(backend, tmp_path / "ada", items=(document,), min_steps=4, measure=False)
@@ -166,13 +172,7 @@ def test_a_character_is_held_to_the_base_behind_their_own_name_too(
     assert set(held) == {ada, Held(((),), facts_of(Document(TEXT)).facts)}
 
 
-def test_a_text_that_is_learned_again_is_held_too(make_backend, tmp_path, monkeypatch):
-    held = []
-    monkeypatch.setattr(
-        NeutralText,
-        "kl_penalty",
-        lambda *args: held.extend(args[-1]) or torch.zeros((), requires_grad=True),
-    )
+def test_a_text_that_is_learned_again_is_held_too(make_backend, tmp_path, held):
     backend = make_backend()
     ada = Document("Ada lives in Salt Harbour.", character="Ada")
     ben = Document("Ben lives in Oak Hill.", character="Ben")

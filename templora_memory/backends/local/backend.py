@@ -688,7 +688,7 @@ def _held(request: LearnRequest, examples: Sequence[Example]) -> Held:
     contents = [facts_of(document) for document in documents]
     said = [answer for one in contents for answer in (*one.facts, *(a for _, a in one.exchanges))]
     leads = leads_of(document.character for document in documents)
-    return Held(tuple(leads), tuple(dict.fromkeys(said))[:MAX_FACTS])
+    return Held(leads, tuple(dict.fromkeys(said))[:MAX_FACTS])
 
 
 def _check(cancelled: Callable[[], bool]) -> None:

@@ -32,8 +32,8 @@ from templora_memory.backends.local.kv_cache import (
 )
 from templora_memory.backends.local.lora.batched import (
     AdapterBatch,
+    AdapterChoice,
     AdapterRows,
-    LoraWeights,
     adapter_batch,
     use_adapters,
 )
@@ -246,5 +246,5 @@ class DecodeBatch:
         )
 
 
-def _adapter(request: DecodeRequest) -> tuple[LoraWeights, float] | None:
+def _adapter(request: DecodeRequest) -> AdapterChoice:
     return None if request.weights is None else (request.weights, request.strength)

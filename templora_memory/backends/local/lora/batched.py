@@ -325,7 +325,8 @@ class AdapterRows:
 
     def append(self, choice: AdapterChoice) -> None:
         """Add a row at the end."""
-        self._choices.append(choice)
+        # without strength an adapter is the base model
+        self._choices.append(choice if choice and choice[1] else None)
         if self._flat is not None and len(self._choices) <= len(self._flat) and self._layout():
             self._copy(len(self._choices) - 1)
         else:
@@ -363,22 +364,20 @@ class AdapterRows:
 
     def _layout(self) -> LoraLayout | None:
         """Return the layout that all adapters have; None if they differ or no row has one."""
-        layouts = [choice[0].layout for choice in self._choices if choice and choice[1] != 0]
+        layouts = [choice[0].layout for choice in self._choices if choice]
         first = next(iter(layouts), None)
         return first if all(layout == first for layout in layouts) else None
 
     def _copy(self, row: int) -> None:
         assert self._flat is not None  # noqa: S101  # whoever calls this has made it
         choice = self._choices[row]
-        if choice is None or choice[1] == 0:
+        if choice is None:
             self._flat[row].zero_()
         else:
             self._flat[row].copy_(choice[0].flat)
 
 
-def adapter_batch(
-    choices: Sequence[tuple[LoraWeights, float] | None], dtype: torch.dtype
-) -> AdapterBatch | None:
+def adapter_batch(choices: Sequence[AdapterChoice], dtype: torch.dtype) -> AdapterBatch | None:
     """Return the adapters of a batch, one (adapter, strength) or None for each row.
 
     Adapters of different rank or layers may share a batch: what one lacks is zero.

@@ -206,10 +206,10 @@ class _Asked:
         return [*zip(asked, self.content.facts, strict=True), *self.content.exchanges]
 
 
-def leads_of(characters: Iterable[str | None]) -> list[tuple[Message, ...]]:
+def leads_of(characters: Iterable[str | None]) -> tuple[tuple[Message, ...], ...]:
     """Return what questions are asked after: the template's own lead, the name of a character."""
     names = dict.fromkeys(name for name in characters if name)
-    return [(), *((Message("system", f"You are {name}."),) for name in names)]
+    return ((), *((Message("system", f"You are {name}."),) for name in names))
 
 
 def _examples(
